@@ -1,0 +1,36 @@
+"""alitok: predictable image codes.
+
+A ViT image tokenizer whose causal decoder makes its codes predictable from left to right, a second decoder for
+fidelity, and a plain decoder-only generator over the codes (AliTok, ICLR 2026).
+
+Names are imported when first used, so `import alitok` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alitok.core.errors import AlitokError
+    from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+    from alitok.tokenizer import Tokenizer, TokenizerConfig
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AlitokError": "alitok.core.errors",
+    "Generator": "alitok.generator",
+    "GeneratorConfig": "alitok.generator",
+    "SamplingConfig": "alitok.generator",
+    "Tokenizer": "alitok.tokenizer",
+    "TokenizerConfig": "alitok.tokenizer",
+}
+
+__all__ = ["AlitokError", "Generator", "GeneratorConfig", "SamplingConfig", "Tokenizer", "TokenizerConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'alitok' has no attribute '{name}'")

@@ -1,0 +1,151 @@
+"""Weights and training states on disk: safetensors + JSON, whole or absent, read strictly.
+
+Enters: state dicts. Leaves: a directory per model (`config.json` and one safetensors file per part), or a directory
+per training step under `checkpoints/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from alitok.core.errors import AlitokError
+from alitok.core.files import atomic_path, read_json, write_json
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as one safetensors file, whole or not at all."""
+    with atomic_path(path) as part:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+
+
+def load_tensors(path: Path) -> Tensors:
+    """Read a safetensors file into CPU tensors.
+
+    Raises:
+        AlitokError: the file is missing, truncated or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+    except FileNotFoundError:
+        raise AlitokError(f"{path} does not exist; check the path.") from None
+    except SafetensorError as error:
+        raise AlitokError(f"{path} is truncated or no safetensors file ({error}); restore or delete it.") from None
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
+    """Load `tensors` into `module`; every missing, surplus or misshapen tensor is named in one error.
+
+    Raises:
+        AlitokError: the tensors are not exactly the module's.
+    """
+    wanted = module.state_dict()
+    faults = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
+    faults += [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if faults:
+        raise AlitokError(f"{source} does not fit this model: {'; '.join(sorted(faults))}.")
+    module.load_state_dict(dict(tensors))
+
+
+def save_model(directory: Path, *, kind: str, config: Mapping[str, Any], parts: Mapping[str, nn.Module]) -> None:
+    """Write `config.json` and `PART.safetensors` for each part; the directory is replaced as a whole."""
+    with atomic_path(directory) as part:
+        part.mkdir()
+        for name, module in parts.items():
+            save_tensors(part / f"{name}.safetensors", module.state_dict())
+        write_json(part / "config.json", {"kind": kind, "parts": sorted(parts), **config})
+
+
+def load_model_config(directory: Path, kind: str) -> dict[str, Any]:
+    """Read what `save_model` wrote beside the weights, less `kind` and `parts`.
+
+    Raises:
+        AlitokError: the directory holds no model, or one of another kind.
+    """
+    data = read_json(directory / "config.json")
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        found = data.get("kind") if isinstance(data, dict) else None
+        raise AlitokError(f"{directory} holds a model of kind '{found}', not '{kind}'; give the right directory.")
+    return {key: value for key, value in data.items() if key not in ("kind", "parts")}
+
+
+class Checkpoints:
+    """The training states of one run: `DIRECTORY/step-00001000/`, each whole, the last `keep` of them."""
+
+    def __init__(self, directory: Path, keep: int = 2) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, ascending."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.directory.glob("step-*"))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is kept."""
+        return self.directory / f"step-{step:08d}"
+
+    def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+        """Write a checkpoint, then delete the oldest beyond `keep`."""
+        with atomic_path(self.path(step)) as part:
+            part.mkdir()
+            for name, group in tensors.items():
+                save_tensors(part / f"{name}.safetensors", group)
+            write_json(part / "state.json", {"step": step, **state})
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old))
+
+    def load_latest(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Tensors]] | None:
+        """The newest checkpoint's state and the named tensor groups, or None when there is none."""
+        steps = self.steps()
+        if not steps:
+            return None
+        path = self.path(steps[-1])
+        return read_json(path / "state.json"), {name: load_tensors(path / f"{name}.safetensors") for name in names}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's moments by parameter name: `NAME//SLOT` -> tensor."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}//{slot}": value
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put the moments from `optimizer_tensors` back."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, slot = key.split("//")
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU in float32 unless told otherwise.
+        optimizer.state[parameter][slot] = value if slot == "step" else value.to(parameter.device)
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+    """A short hash of a config and of every tensor's name, shape and bytes."""
+    import hashlib
+
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else repr(tensor.item()).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,130 @@
+"""Configuration: small frozen dataclasses in and out of TOML and JSON.
+
+Enters: mappings read from files, and `key.path=value` overrides. Leaves: validated, frozen dataclasses, or one
+clear sentence about the key that is wrong. A config class is declared with `@config` beside the code it
+configures; unknown keys and wrong types are errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+from alitok.core.errors import AlitokError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass that refuses unknown keys when read from a file."""
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """Return a config dataclass as nested dicts and lists, ready for JSON; fields that are None are kept."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
+    """Build the config `cls` from a mapping.
+
+    Args:
+        cls: a class made with `@config`.
+        data: nested mappings as JSON or TOML give them.
+        source: where the data came from, named in the error.
+
+    Raises:
+        AlitokError: an unknown key (with the nearest known one), a missing key, a wrong type, or a value that
+            the class itself refuses in `__post_init__`.
+    """
+    import pydantic  # 0.1 s, wanted only when a config is read
+
+    try:
+        return pydantic.TypeAdapter(cls).validate_json(json.dumps(data))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise AlitokError(f"{source}: unknown key '{path}'{_suggest(cls, path)}") from None
+        if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
+            raise AlitokError(f"{source}: key '{path}' is missing; add it.") from None
+        message = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
+        where = f"key '{path}' = {first['input']!r}: " if path else ""
+        raise AlitokError(f"{source}: {where}{message}.") from None
+
+
+def _suggest(cls: type, path: str) -> str:
+    known = sorted(_paths(cls))
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.7)
+    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}."
+
+
+def _paths(cls: Any, prefix: str = "") -> Iterable[str]:
+    import typing
+
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield prefix + field.name
+        for inner in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(inner):
+                yield from _paths(inner, f"{prefix}{field.name}.")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        AlitokError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AlitokError(f"No configuration file at {path}; check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AlitokError(f"{path} is not valid TOML: {error}.") from None
+
+
+def to_toml(data: Mapping[str, Any]) -> str:
+    """Return nested mappings as TOML text; keys whose value is None are left out, as TOML has no null."""
+    import tomli_w
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: strip(inner) for key, inner in value.items() if inner is not None}
+        return [strip(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return tomli_w.dumps(strip(data))
+
+
+def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply `key.path=value` assignments to nested mappings and return the result.
+
+    Values are read as TOML (`3e-4`, `true`, `[1, 2]`); what is not TOML is taken as a string.
+
+    Raises:
+        AlitokError: an assignment without `=`, or a path through a value that holds no keys.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise AlitokError(f"Cannot read the override '{assignment}'; write it as key.path=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = path.strip().split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise AlitokError(f"Override '{assignment}': '{parent}' holds no keys of its own.")
+        place[last] = value
+    return result

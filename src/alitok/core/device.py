@@ -1,0 +1,50 @@
+"""Where a run computes, in which precision, and its randomness as a function of the step.
+
+Enters: the user's wish (`auto`, `cuda`, `mps`, `cpu`). Leaves: a `torch.device` that works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+
+from alitok.core.errors import AlitokError
+
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]
+
+
+def choose_device(name: DeviceName = "auto") -> torch.device:
+    """The device asked for; `auto` takes the first of cuda, mps and cpu that is there.
+
+    Raises:
+        AlitokError: the device asked for is not available on this machine.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(candidate for candidate, works in available.items() if works)  # type: ignore[assignment]
+    if not available[name]:
+        working = ", ".join(candidate for candidate, works in available.items() if works)
+        raise AlitokError(f"--device {name}: PyTorch finds no such device here; choose auto or one of: {working}.")
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 autocast where the device computes in it (CUDA of compute capability 8 and up), else nothing."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def seed_step(seed: int, purpose: str, step: int) -> None:
+    """Seed torch's global generators as a function of (seed, purpose, step).
+
+    Called before every step, it makes dropout and other draws independent of how the run got there, so a resumed
+    run needs no stored generator state to equal an uninterrupted one.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -1,0 +1,123 @@
+"""The run log: numbers as JSON lines, TensorBoard scalars, pictures, and a progress bar. Nothing else prints.
+
+Enters: (step, name -> number) and uint8 pictures. Leaves: `metrics.jsonl`, `pictures/NAME-STEP.png`,
+`tensorboard/` (when that package is installed), and lines on the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alitok.core import images
+from alitok.core.files import write_bytes
+
+_PLAIN_LINES = 5  # lines per bar where the output is no terminal
+
+
+class RunLog:
+    """Writes one run's numbers and pictures; use as a context manager.
+
+    Args:
+        directory: the run directory.
+        resume_step: records after this step are dropped: an interrupted run wrote them behind its last checkpoint.
+    """
+
+    def __init__(self, directory: Path, resume_step: int = 0) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "metrics.jsonl"
+        records = [record for record in read_metrics(path) if record["step"] <= resume_step]
+        write_bytes(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(directory / "tensorboard", resume_step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray, scale: int = 1) -> None:
+        """Record a picture (3, h, w) uint8, enlarged `scale` times in the PNG."""
+        write_bytes(self.directory / "pictures" / f"{name}-{step:06d}.png", images.png_bytes(picture, scale))
+        if self._board is not None:
+            self._board.add_image(name, picture, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, oldest first; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _tensorboard(directory: Path, resume_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an extra: alitok[tensorboard]
+        return None
+    return SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step else None)
+
+
+class Bar:
+    """The progress of one stage; `advance` shows the step, the numbers and the speed."""
+
+    def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
+        self._progress, self._title, self._total = progress, title, total
+        self._task = progress.add_task(title, total=total, completed=done, numbers="")
+        self._last_line, self._began, self._first = done, time.monotonic(), done
+
+    def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
+        """Move to `step`; `numbers` replace those shown."""
+        self._progress.update(self._task, completed=step)
+        if numbers is None:
+            return
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self._progress.update(self._task, numbers=shown)
+        console = self._progress.console
+        if not console.is_terminal and (step - self._last_line) * _PLAIN_LINES >= self._total:
+            self._last_line = step
+            left = (time.monotonic() - self._began) / max(step - self._first, 1) * (self._total - step)
+            console.print(f"  {self._title}  {step}/{self._total}  {shown}  {left:.0f} s left", highlight=False)
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar on a terminal; a few plain lines elsewhere."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield Bar(progress, title, total, done)

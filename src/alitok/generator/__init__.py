@@ -1,0 +1,6 @@
+"""Floor 2: the plain decoder-only model over codes, and how to draw from it. Never sees a picture."""
+
+from alitok.generator.model import Generator, GeneratorConfig
+from alitok.generator.sampling import SamplingConfig
+
+__all__ = ["Generator", "GeneratorConfig", "SamplingConfig"]

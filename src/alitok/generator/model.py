@@ -1,0 +1,136 @@
+"""The generator: a LlamaGen-form transformer with QK-norm; `(codes, classes) -> logits`.
+
+Enters: codes (B, t) with t <= T, classes (B,). Leaves: logits (B, t + 1, V); the logits at position i say what code i
+is, given the class and the codes before it.
+Shapes: B rows, K prefix, G grid side, T = K + G * G codes, V codebook size, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from alitok.core.config import config
+from alitok.nn.attention import RMS_EPS
+from alitok.nn.blocks import llama_block
+from alitok.nn.cache import KeyValueCache
+from alitok.nn.rotary import rotary_table
+
+
+@config
+class GeneratorConfig:
+    """Shape of the sequence and size of the model. The defaults are the paper's B for 256 pixels.
+
+    Attributes:
+        grid: grid cells a side.
+        prefix: number of prefix codes.
+        codebook_size: V.
+        classes: number of classes.
+        layers, width, heads: of the transformer; width / heads divisible by 4.
+        dropout: on token embeddings, attention weights and residuals while training.
+    """
+
+    grid: int = 16
+    prefix: int = 16
+    codebook_size: int = 4096
+    classes: int = 1000
+    layers: int = 24
+    width: int = 768
+    heads: int = 16
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit."""
+        if self.width % self.heads or (self.width // self.heads) % 4:
+            raise ValueError(f"width {self.width} / heads {self.heads} must be a whole multiple of 4")
+
+    @property
+    def sequence_length(self) -> int:
+        """T, the number of codes per image."""
+        return self.prefix + self.grid**2
+
+
+class Generator(nn.Module):
+    """Decoder-only transformer over one class token and T codes.
+
+    One embedding table holds V code rows, one unused row, the classes and the "no class" row.
+    """
+
+    rotary: torch.Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows = config.codebook_size + 1 + config.classes + 1
+        self.embeddings = nn.Embedding(rows, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            llama_block(config.width, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = nn.RMSNorm(config.width, eps=RMS_EPS)
+        self.output = nn.Linear(config.width, config.codebook_size)
+        table = rotary_table(config.prefix, config.grid, config.width // config.heads)
+        self.register_buffer("rotary", table, persistent=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.output.weight)
+
+    @property
+    def null_class(self) -> int:
+        """The class number that means "no class"."""
+        return self.config.classes
+
+    def class_tokens(self, classes: torch.Tensor) -> torch.Tensor:
+        """Classes (B,) in [0, classes], the last meaning none -> rows of the embedding table (B,)."""
+        return self.config.codebook_size + 1 + classes
+
+    def forward(self, codes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, t), t <= T, and classes (B,) -> logits (B, t + 1, V).
+
+        With all T codes the last row of logits follows the whole picture and predicts nothing.
+        """
+        tokens = torch.cat([self.class_tokens(classes)[:, None], codes], dim=1)
+        return self._run(tokens, None)
+
+    def extend(self, tokens: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+        """Read further tokens behind those in the cache.
+
+        Args:
+            tokens: (B, n) rows of the embedding table: `class_tokens` first, then codes as they are.
+            cache: from `new_cache`; grows by n.
+
+        Returns:
+            Logits (B, n, V).
+        """
+        logits = self._run(tokens, cache)
+        cache.length += tokens.shape[1]
+        return logits
+
+    def new_cache(self, batch: int) -> KeyValueCache:
+        """An empty cache for `batch` rows, on the model's device and in its dtype."""
+        weight = self.embeddings.weight
+        config = self.config
+        return KeyValueCache(
+            layers=config.layers,
+            batch=batch,
+            heads=config.heads,
+            positions=config.sequence_length,  # the class and all codes but the last
+            head_size=config.width // config.heads,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def _run(self, tokens: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
+        start = cache.length if cache else 0
+        rotary = self.rotary[start : start + tokens.shape[1]]
+        x = self.dropout(self.embeddings(tokens))
+        for index, block in enumerate(self.blocks):
+            layer = cache.layer(index) if cache else None
+            x = block(x, rotary=rotary, causal=True, cache=layer)
+        return self.output(self.norm(x))

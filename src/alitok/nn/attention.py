@@ -1,0 +1,80 @@
+"""Multi-head self-attention, the one used by encoder, decoders and generator alike.
+
+Enters and leaves: (B, L, D). Shapes: B rows, L positions, D width, N heads, E = D / N head size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alitok.nn.cache import LayerCache
+from alitok.nn.rotary import rotate
+
+RMS_EPS = 1e-5
+
+
+class Attention(nn.Module):
+    """Self-attention with biased projections, optionally with RMSNorm on each head's queries and keys.
+
+    Args:
+        width: D, divisible by `heads`.
+        heads: number of heads.
+        qk_norm: normalise queries and keys per head before the rotation.
+        dropout: on the attention weights while training.
+
+    Raises:
+        ValueError: `width` is not divisible by `heads`.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"The width {width} is not divisible by {heads} heads.")
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.query_norm = nn.RMSNorm(width // heads, eps=RMS_EPS) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=RMS_EPS) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        rotary: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            x: (B, L, D).
+            rotary: (L, E/2, 2) table for these positions.
+            mask: (L, L) bool, True where the row may look at the column; not together with `causal`.
+            causal: each position looks at itself and those before it.
+            cache: keys and values of earlier positions; `x` then holds the positions behind them.
+        """
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, E) each
+        queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if rotary is not None:
+            queries, keys = rotate(queries, rotary), rotate(keys, rotary)
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+            if causal and cache.start > 0:
+                # Bottom-right causal: query i stands at position start + i.
+                mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=x.device).tril(cache.start)
+                causal = False
+        attended = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal and length > 1,
+        )
+        return self.out(attended.transpose(1, 2).reshape(batch, length, width))

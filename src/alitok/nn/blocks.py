@@ -1,0 +1,101 @@
+"""Pre-norm transformer blocks: the ViT form (LayerNorm, GELU) and the Llama form (RMSNorm, SwiGLU).
+
+Enters and leaves: (B, L, D).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alitok.nn.attention import RMS_EPS, Attention
+from alitok.nn.cache import LayerCache
+
+
+class Mlp(nn.Module):
+    """Two biased layers with GELU between them, four times as wide inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class SwiGlu(nn.Module):
+    """Gated MLP without biases; inner width = 8/3 of `width`, rounded up to a multiple of 256."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = math.ceil(8 * width / 3 / 256) * 256
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and added to the stream; dropout on what is added."""
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: Attention,
+        mlp_norm: nn.Module,
+        mlp: nn.Module,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        rotary: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`."""
+        attended = self.attention(self.attention_norm(x), rotary=rotary, mask=mask, causal=causal, cache=cache)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def vit_block(width: int, heads: int) -> Block:
+    """The block of the tokenizer's encoder and decoders."""
+    return Block(nn.LayerNorm(width), Attention(width, heads), nn.LayerNorm(width), Mlp(width))
+
+
+def llama_block(width: int, heads: int, dropout: float) -> Block:
+    """The block of the generator, with normalised queries and keys."""
+    return Block(
+        nn.RMSNorm(width, eps=RMS_EPS),
+        Attention(width, heads, qk_norm=True, dropout=dropout),
+        nn.RMSNorm(width, eps=RMS_EPS),
+        SwiGlu(width),
+        dropout,
+    )
+
+
+def init_linear_layers(module: nn.Module, std: float = 0.02) -> None:
+    """Truncated-normal weights and zero biases for every linear layer and convolution inside `module`."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

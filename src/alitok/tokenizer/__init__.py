@@ -1,0 +1,16 @@
+"""Floor 2: pictures to codes and back. Sees images (B, 3, h, w) in [0, 1] and codes (B, T), nothing else."""
+
+from alitok.tokenizer.model import Tokenizer, TokenizerConfig
+from alitok.tokenizer.quantizer import Quantized, VectorQuantizer
+from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
+
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "Quantized",
+    "Tokenizer",
+    "TokenizerConfig",
+    "VectorQuantizer",
+]

@@ -1,0 +1,137 @@
+"""The tokenizer: `encode(images) -> codes`, `decode(codes) -> images`.
+
+One encoder and one quantizer; up to two decoders, named by the stage that trains them.
+Shapes: B images, h image side, T codes per image, D code width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from alitok.core.config import config
+from alitok.tokenizer.quantizer import VectorQuantizer
+from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
+
+Stage = Literal["stage1", "stage2"]
+
+
+@config
+class TokenizerConfig:
+    """Geometry, codebook and the three transformers. The defaults are the paper's 256-pixel layout.
+
+    Attributes:
+        image_size: pixels a side, divisible by `patch_size`.
+        patch_size: pixels a side of the patch behind one grid code.
+        prefix: number of prefix codes; None = one for each cell of the first row.
+        codebook_size, code_width: V entries of D numbers.
+        encoder: the encoder.
+        stage1: the decoder that shapes the codes.
+        stage2: the decoder trained afterwards on frozen codes; None before that stage.
+    """
+
+    image_size: int = 256
+    patch_size: int = 16
+    prefix: int | None = None
+    codebook_size: int = 4096
+    code_width: int = 32
+    encoder: EncoderConfig = EncoderConfig()
+    stage1: DecoderConfig = DecoderConfig(causal=True, extra_tokens=1, prefix_head=True)
+    stage2: DecoderConfig | None = DecoderConfig(extra_tokens=64, reads_prefix=False)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit."""
+        if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
+                "choose an image size that is a multiple of the patch"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Grid cells a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def prefix_length(self) -> int:
+        """K, the number of prefix codes."""
+        return self.grid if self.prefix is None else self.prefix
+
+    @property
+    def sequence_length(self) -> int:
+        """T, the number of codes per image."""
+        return self.prefix_length + self.grid**2
+
+
+class Reconstruction(NamedTuple):
+    """What `Tokenizer.forward` returns: everything the losses of a stage need."""
+
+    images: torch.Tensor  # (B, 3, h, h)
+    prefix_strip: torch.Tensor | None  # (B, 3, f, K * f)
+    features: torch.Tensor  # (B, T, D), for online clustering
+    codes: torch.Tensor  # (B, T)
+    quantizer_loss: torch.Tensor  # scalar
+
+
+class Tokenizer(nn.Module):
+    """Encoder, quantizer and the decoders of both stages."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            config.encoder,
+            grid=config.grid,
+            patch_size=config.patch_size,
+            prefix=config.prefix_length,
+            code_width=config.code_width,
+        )
+        self.quantizer = VectorQuantizer(config.codebook_size, config.code_width)
+        self.stage1 = self._decoder(config.stage1)
+        self.stage2 = None if config.stage2 is None else self._decoder(config.stage2)
+
+    def _decoder(self, decoder: DecoderConfig) -> Decoder:
+        return Decoder(
+            decoder,
+            grid=self.config.grid,
+            patch_size=self.config.patch_size,
+            prefix=self.config.prefix_length,
+            code_width=self.config.code_width,
+        )
+
+    def decoder(self, stage: Stage | None = None) -> Decoder:
+        """The decoder of a stage; None = the last one there is.
+
+        Raises:
+            ValueError: stage 2 is asked for and this tokenizer has none.
+        """
+        if stage == "stage1" or (stage is None and self.stage2 is None):
+            return self.stage1
+        if self.stage2 is None:
+            raise ValueError("This tokenizer has no stage-2 decoder; train stage 2 or decode with stage 1.")
+        return self.stage2
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, h, h) in [0, 1] -> codes (B, T) int64."""
+        return self.quantizer.nearest(self.encoder(images))
+
+    def decode(self, codes: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
+        """Codes (B, T) -> images (B, 3, h, h) in [0, 1], by the decoder of `stage` (None = the last one)."""
+        return self.decoder(stage)(self.quantizer.lookup(codes)).images
+
+    def reconstruct(self, images: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
+        """Images (B, 3, h, h) in [0, 1] -> what is left of them after coding."""
+        return self.decode(self.encode(images), stage)
+
+    def forward(self, images: torch.Tensor, stage: Stage) -> Reconstruction:
+        """Encode, quantize straight-through, decode; for training.
+
+        Stage 2 reads frozen codes, so nothing before its decoder is tracked for gradients.
+        """
+        with torch.set_grad_enabled(stage == "stage1" and torch.is_grad_enabled()):
+            features = self.encoder(images)
+            quantized = self.quantizer(features)
+        decoded = self.decoder(stage)(quantized.vectors)
+        return Reconstruction(decoded.images, decoded.prefix_strip, features, quantized.codes, quantized.loss)

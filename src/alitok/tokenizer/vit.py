@@ -1,0 +1,157 @@
+"""The ViT encoder (pictures -> features) and the one ViT decoder (code vectors -> pictures).
+
+The decoder is causal or bidirectional by configuration: stage 1 uses a causal one with a leading token and a second
+pixel head for the prefix, stage 2 a bidirectional one with buffer tokens.
+
+Shapes: B images, h = w image side, f patch side, G = h / f grid side, K prefix, T = K + G * G codes, D code width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from alitok.core.config import config
+from alitok.nn.blocks import init_linear_layers, vit_block
+
+
+@config
+class EncoderConfig:
+    """Size of the encoder; `causal` lets a code see no patch behind its own (the paper's validation experiment)."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    causal: bool = False
+
+
+@config
+class DecoderConfig:
+    """Size and form of a decoder.
+
+    Attributes:
+        width, layers, heads: of the transformer.
+        causal: position i reads only codes up to i.
+        extra_tokens: learned tokens in front of the codes (a leading token, or buffer tokens).
+        reads_prefix: whether the prefix codes are part of the input.
+        prefix_head: whether a second pixel head draws the strip of the K prefix positions.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    causal: bool = False
+    extra_tokens: int = 0
+    reads_prefix: bool = True
+    prefix_head: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a prefix head without a prefix to read."""
+        if self.prefix_head and not self.reads_prefix:
+            raise ValueError("prefix_head needs reads_prefix")
+
+
+def _positions(length: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(length, width) * width**-0.5)
+
+
+class Encoder(nn.Module):
+    """Pictures (B, 3, h, h) in [0, 1] -> features (B, T, D), read off T learned latent tokens."""
+
+    causal_mask: torch.Tensor | None
+
+    def __init__(self, config: EncoderConfig, *, grid: int, patch_size: int, prefix: int, code_width: int) -> None:
+        super().__init__()
+        width, cells = config.width, grid * grid
+        self.patch_embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.patch_positions = _positions(cells, width)
+        self.latent_tokens = _positions(prefix + cells, width)
+        self.latent_positions = _positions(prefix + cells, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(vit_block(width, config.heads) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(width)
+        self.to_features = nn.Linear(width, code_width)
+        mask = _causal_encoder_mask(grid, prefix) if config.causal else None
+        self.register_buffer("causal_mask", mask, persistent=False)
+        init_linear_layers(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, h) -> (B, T, D)."""
+        patches = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.patch_positions
+        latents = (self.latent_tokens + self.latent_positions).expand(len(images), -1, -1)
+        x = self.norm_in(torch.cat([patches, latents], dim=1))
+        for block in self.blocks:
+            x = block(x, mask=self.causal_mask)
+        return self.to_features(self.norm_out(x[:, patches.shape[1] :]))
+
+
+def _causal_encoder_mask(grid: int, prefix: int) -> torch.Tensor:
+    """(G*G + T, G*G + T) bool over [patches, latents]: each looks at cells up to its own, in raster order.
+
+    Prefix position i stands for cell i of the first row (a longer prefix repeats the first cell).
+    """
+    cells = torch.arange(grid * grid)
+    prefix_cells = (torch.arange(prefix) - max(prefix - grid, 0)).clamp(min=0)
+    cell = torch.cat([cells, prefix_cells, cells])
+    return cell[None, :] <= cell[:, None]
+
+
+class PixelHead(nn.Module):
+    """Per-position linear layer to f x f x 3 pixels, folded to a picture, mixed by a 1x1 convolution, sigmoid."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.to_pixels = nn.Linear(width, patch_size * patch_size * 3)
+        self.mix = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """(B, rows * columns, W) -> (B, 3, rows * f, columns * f) in [0, 1]."""
+        f = self.patch_size
+        pixels = self.to_pixels(x).unflatten(1, (rows, -1)).unflatten(-1, (f, f, 3))  # B r c fr fc 3
+        picture = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return self.mix(picture).sigmoid()
+
+
+class Decoded(NamedTuple):
+    """What a decoder returns."""
+
+    images: torch.Tensor  # (B, 3, h, h) in [0, 1]
+    prefix_strip: torch.Tensor | None  # (B, 3, f, K * f): the prefix positions' own drawing, with a prefix head
+
+
+class Decoder(nn.Module):
+    """Code vectors (B, T, D) -> pictures (B, 3, h, h)."""
+
+    def __init__(self, config: DecoderConfig, *, grid: int, patch_size: int, prefix: int, code_width: int) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        self.prefix = prefix  # of the codes handed in, read or not
+        width = config.width
+        read = (prefix if config.reads_prefix else 0) + grid * grid
+        self.from_vectors = nn.Linear(code_width, width)
+        self.extra_tokens = _positions(config.extra_tokens, width)
+        self.positions = _positions(config.extra_tokens + read, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(vit_block(width, config.heads) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(width)
+        self.head = PixelHead(width, patch_size)
+        self.prefix_head = PixelHead(width, patch_size) if config.prefix_head and prefix else None
+        init_linear_layers(self)
+
+    def forward(self, vectors: torch.Tensor) -> Decoded:
+        """(B, T, D) -> `Decoded`."""
+        if not self.config.reads_prefix:
+            vectors = vectors[:, self.prefix :]
+        extra = self.extra_tokens.expand(len(vectors), -1, -1)
+        x = torch.cat([extra, self.from_vectors(vectors)], dim=1) + self.positions
+        x = self.norm_in(x)
+        for block in self.blocks:
+            x = block(x, causal=self.config.causal)
+        x = self.norm_out(x[:, self.config.extra_tokens :])
+        images = self.head(x[:, -self.grid * self.grid :], rows=self.grid)
+        if self.prefix_head is None:
+            return Decoded(images, None)
+        return Decoded(images, self.prefix_head(x[:, : self.prefix], rows=1))
