@@ -6,9 +6,10 @@ per training step under `checkpoints/`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +64,41 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source
     module.load_state_dict(dict(tensors))
 
 
-def save_model(directory: Path, *, kind: str, config: Mapping[str, Any], parts: Mapping[str, nn.Module]) -> None:
+def save_model(
+    directory: Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    parts: Mapping[str, nn.Module],
+    class_names: Sequence[str] = (),
+) -> None:
     """Write `config.json` and `PART.safetensors` for each part; the directory is replaced as a whole."""
-    with atomic_path(directory) as part:
-        part.mkdir()
+    with atomic_path(directory) as whole:
+        whole.mkdir()
         for name, module in parts.items():
-            save_tensors(part / f"{name}.safetensors", module.state_dict())
-        write_json(part / "config.json", {"kind": kind, "parts": sorted(parts), **config})
+            save_tensors(whole / f"{name}.safetensors", module.state_dict())
+        head = {"kind": kind, "config": config, "parts": list(parts), "class_names": list(class_names)}
+        write_json(whole / "config.json", head)
 
 
-def load_model_config(directory: Path, kind: str) -> dict[str, Any]:
-    """Read what `save_model` wrote beside the weights, less `kind` and `parts`.
+def load_model_head(directory: Path, kind: str) -> dict[str, Any]:
+    """Read the `config.json` that `save_model` wrote: `config`, `parts` and `class_names`.
 
     Raises:
         AlitokError: the directory holds no model, or one of another kind.
     """
-    data = read_json(directory / "config.json")
-    if not isinstance(data, dict) or data.get("kind") != kind:
-        found = data.get("kind") if isinstance(data, dict) else None
+    head = read_json(directory / "config.json")
+    found = head.get("kind") if isinstance(head, dict) else None
+    if found != kind:
         raise AlitokError(f"{directory} holds a model of kind '{found}', not '{kind}'; give the right directory.")
-    return {key: value for key, value in data.items() if key not in ("kind", "parts")}
+    return head
+
+
+def load_parts(directory: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Load `PART.safetensors` into each module, strictly."""
+    for name, module in parts.items():
+        path = directory / f"{name}.safetensors"
+        load_strictly(module, load_tensors(path), path)
 
 
 class Checkpoints:
@@ -121,7 +137,7 @@ class Checkpoints:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     """The optimizer's moments by parameter name: `NAME//SLOT` -> tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}//{slot}": value
         for parameter, slots in optimizer.state.items()
@@ -141,8 +157,6 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
 
 def fingerprint(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
     """A short hash of a config and of every tensor's name, shape and bytes."""
-    import hashlib
-
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -26,12 +26,11 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if name == "auto":
-        name = next(candidate for candidate, works in available.items() if works)  # type: ignore[assignment]
-    if not available[name]:
-        working = ", ".join(candidate for candidate, works in available.items() if works)
-        raise AlitokError(f"--device {name}: PyTorch finds no such device here; choose auto or one of: {working}.")
-    return torch.device(name)
+    working = [candidate for candidate, works in available.items() if works]
+    chosen = working[0] if name == "auto" else name
+    if chosen not in working:
+        raise AlitokError(f"Device {name}: PyTorch finds none here; choose auto or one of: {', '.join(working)}.")
+    return torch.device(chosen)
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -7,10 +7,14 @@ Shapes: B rows, K prefix, G grid side, T = K + G * G codes, V codebook size, D w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from alitok.core.config import config
+from alitok.core.checkpoint import load_model_head, load_parts, save_model
+from alitok.core.config import config, from_dict, to_dict
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import llama_block
 from alitok.nn.cache import KeyValueCache
@@ -54,13 +58,18 @@ class Generator(nn.Module):
     """Decoder-only transformer over one class token and T codes.
 
     One embedding table holds V code rows, one unused row, the classes and the "no class" row.
+
+    Args:
+        config: shape and size.
+        class_names: what the classes are called, in order; may be empty.
     """
 
     rotary: torch.Tensor
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorConfig, class_names: Sequence[str] = ()) -> None:
         super().__init__()
         self.config = config
+        self.class_names = tuple(class_names)
         rows = config.codebook_size + 1 + config.classes + 1
         self.embeddings = nn.Embedding(rows, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -134,3 +143,26 @@ class Generator(nn.Module):
             layer = cache.layer(index) if cache else None
             x = block(x, rotary=rotary, causal=True, cache=layer)
         return self.output(self.norm(x))
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write `config.json` with the class names, and `generator.safetensors`."""
+        save_model(
+            directory,
+            kind="generator",
+            config=to_dict(self.config),
+            parts={"generator": self},
+            class_names=self.class_names,
+        )
+
+    @classmethod
+    def from_pretrained(cls, directory: Path) -> Generator:
+        """Read what `save_pretrained` wrote; the generator is on the CPU, in evaluation mode.
+
+        Raises:
+            AlitokError: a file is missing, damaged, or not a generator's.
+        """
+        head = load_model_head(directory, "generator")
+        config = from_dict(GeneratorConfig, head["config"], str(directory / "config.json"))
+        generator = cls(config, head["class_names"])
+        load_parts(directory, {"generator": generator})
+        return generator.eval()

@@ -6,12 +6,14 @@ Shapes: B images, h image side, T codes per image, D code width.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from alitok.core.config import config
+from alitok.core.checkpoint import fingerprint, load_model_head, load_parts, save_model
+from alitok.core.config import config, from_dict, to_dict
 from alitok.tokenizer.quantizer import VectorQuantizer
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 
@@ -135,3 +137,29 @@ class Tokenizer(nn.Module):
             quantized = self.quantizer(features)
         decoded = self.decoder(stage)(quantized.vectors)
         return Reconstruction(decoded.images, decoded.prefix_strip, features, quantized.codes, quantized.loss)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules by the names their weight files carry: `encoder`, `quantizer`, `stage1`, `stage2`."""
+        return dict(self.named_children())
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write `config.json` and one safetensors file per part, each decoder under the name of its stage."""
+        save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts())
+
+    @classmethod
+    def from_pretrained(cls, directory: Path) -> Tokenizer:
+        """Read what `save_pretrained` wrote; the tokenizer is on the CPU, in evaluation mode.
+
+        Raises:
+            AlitokError: a file is missing, damaged, or not a tokenizer's.
+        """
+        head = load_model_head(directory, "tokenizer")
+        tokenizer = cls(from_dict(TokenizerConfig, head["config"], str(directory / "config.json")))
+        load_parts(directory, tokenizer.parts())
+        return tokenizer.eval()
+
+    def codes_fingerprint(self) -> str:
+        """A hash of all that decides the codes of a picture: geometry, encoder and codebook, not the decoders."""
+        tensors = {**self.encoder.state_dict(), "codebook": self.quantizer.codebook}
+        geometry = {"image_size": self.config.image_size, "patch_size": self.config.patch_size}
+        return fingerprint(tensors, {**geometry, "prefix": self.config.prefix_length})

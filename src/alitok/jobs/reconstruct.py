@@ -1,0 +1,23 @@
+"""Pictures to what the tokenizer leaves of them: an iterator of batches in, reconstructions by stage out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.device import autocast
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import Stage
+
+
+def reconstruct(
+    tokenizer: Tokenizer, batches: Iterable[np.ndarray], stage: Stage, device: torch.device
+) -> Iterator[np.ndarray]:
+    """(B, 3, h, h) uint8 pictures -> (B, 3, h, h) float32 reconstructions in [0, 1] by the decoder of `stage`."""
+    for pictures in batches:
+        with torch.inference_mode(), autocast(device):
+            images = pixels.to_float(torch.from_numpy(pictures).to(device))
+            yield tokenizer.reconstruct(images, stage).float().cpu().numpy()
