@@ -158,6 +158,15 @@ class Tokenizer(nn.Module):
         load_parts(directory, tokenizer.parts())
         return tokenizer.eval()
 
+    def load_codes(self, directory: Path) -> None:
+        """Take encoder, quantizer and stage-1 decoder from a saved tokenizer; the stage-2 decoder stays as it is.
+
+        Raises:
+            AlitokError: a file is missing, damaged, or of another shape.
+        """
+        load_model_head(directory, "tokenizer")
+        load_parts(directory, {name: module for name, module in self.parts().items() if name != "stage2"})
+
     def codes_fingerprint(self) -> str:
         """A hash of all that decides the codes of a picture: geometry, encoder and codebook, not the decoders."""
         tensors = {**self.encoder.state_dict(), "codebook": self.quantizer.codebook}

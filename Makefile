@@ -1,0 +1,38 @@
+# Everything runs from .venv in this checkout; it is made, and remade when pyproject.toml changes, by any target below.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test test-fast lint format clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("alitok needs Python 3.11 or newer; run make with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[demo,tensorboard,dev]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,tensorboard,dev]'
+	@touch $@
+
+# FRESH=1 starts over; ARGS passes further options, such as ARGS="--data photos --out runs/photos".
+demo: $(READY)
+	$(BIN)/alitok demo $(if $(FRESH),--fresh) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,48 @@
+"""`alitok demo`: the whole system on real pictures, small."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def demo(
+    *,
+    data: str = "digits",
+    out: Path = Path("runs/demo"),
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    seed: int = 0,
+    config: Path | None = None,
+    override: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+) -> None:
+    """Train stage 1, stage 2 and the generator, draw samples, measure them, and write a report.
+
+    Run again, it continues where it stopped, or shows the numbers when all is done.
+
+    Args:
+        data: `digits`, `photos`, or a folder with one folder of pictures per class.
+        out: where everything is written.
+        fresh: start over, replacing what an earlier run wrote to OUT.
+        device: where to compute; auto takes the first of cuda, mps and cpu that is there.
+        seed: of everything that is drawn at random.
+        config: a TOML file with recipe keys that replace the preset's.
+        override: single recipe keys, such as `--set stage1.loop.steps=100`.
+    """
+    from alitok.workflow.demo import DemoOptions, run_demo
+
+    options = DemoOptions(
+        data=data,
+        out=out,
+        fresh=fresh,
+        device=device,
+        seed=seed,
+        config=config,
+        overrides=tuple(override or ()),
+        command=shlex.join(["alitok", *sys.argv[1:]]),
+    )
+    run_demo(options)

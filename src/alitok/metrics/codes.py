@@ -1,0 +1,75 @@
+"""How much of a codebook is in use.
+
+Enter: integer codes of any shape, usually (B, T), in [0, V). Leave: the share of the V entries that were drawn at
+least once, and the perplexity exp(entropy), the number of equally likely codes that would be as varied.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from alitok.core.errors import AlitokError
+
+
+class CodeUsage:
+    """Counts codes as they stream by; counters of several streams add up with `+`.
+
+    Args:
+        codebook_size: V, the number of entries.
+    """
+
+    def __init__(self, codebook_size: int) -> None:
+        self.counts = torch.zeros(codebook_size, dtype=torch.int64)
+
+    def update(self, codes: torch.Tensor) -> None:
+        """Count integer codes of any shape, on any device.
+
+        Raises:
+            AlitokError: a code lies outside [0, V).
+        """
+        if codes.numel() == 0:
+            return
+        flat = codes.detach().flatten().to("cpu", torch.int64)
+        low, high = int(flat.min()), int(flat.max())
+        size = len(self.counts)
+        if low < 0 or high >= size:
+            raise AlitokError(
+                f"Codes from {low} to {high} do not fit a codebook of {size} entries; "
+                "use the tokenizer that made these codes."
+            )
+        self.counts += torch.bincount(flat, minlength=size)
+
+    def __add__(self, other: CodeUsage) -> CodeUsage:
+        """The usage of both streams together; both counters stay as they are."""
+        assert len(self.counts) == len(other.counts), "counters of different codebooks"
+        total = CodeUsage(len(self.counts))
+        total.counts = self.counts + other.counts
+        return total
+
+    @property
+    def use(self) -> float:
+        """Share of the entries drawn at least once, in [0, 1]; 0 before any code."""
+        return int((self.counts > 0).sum()) / len(self.counts)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the entropy of the shares, in [1, V]; 0 before any code."""
+        total = int(self.counts.sum())
+        if total == 0:
+            return 0.0
+        shares = self.counts.double() / total
+        return float(torch.special.entr(shares).sum().exp())
+
+
+def codebook_use(codes: torch.Tensor, codebook_size: int) -> float:
+    """Share of the entries that occur in `codes`; see `CodeUsage.use`."""
+    usage = CodeUsage(codebook_size)
+    usage.update(codes)
+    return usage.use
+
+
+def perplexity(codes: torch.Tensor, codebook_size: int) -> float:
+    """Effective number of entries that occur in `codes`; see `CodeUsage.perplexity`."""
+    usage = CodeUsage(codebook_size)
+    usage.update(codes)
+    return usage.perplexity

@@ -1,0 +1,132 @@
+"""The numbers of a finished run, and the pictures that stand beside them in the report.
+
+Enters: a tokenizer, the training codes, both splits and the samples. Leaves: `Measured`.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.data.codes import CodeStore
+from alitok.data.loader import order
+from alitok.data.source import ImageSource, Splits
+from alitok.jobs.reconstruct import reconstruct
+from alitok.metrics.classifier import PictureClassifier
+from alitok.metrics.codes import CodeUsage
+from alitok.metrics.neighbours import nearest_distance
+from alitok.metrics.reconstruction import psnr
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import Stage
+
+_MOST = 20_000  # pictures of a split that are held in memory; a larger split is represented by that many
+_BLOCK = 256  # pictures decoded at a time
+_SHOWN_RECONSTRUCTIONS, _SHOWN_NEIGHBOURS = 12, 20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `measure` returns: numbers by name, and pictures (N, 3, h, h) uint8."""
+
+    numbers: dict[str, float]
+    class_names: tuple[str, ...]
+    originals: np.ndarray
+    stage1: np.ndarray
+    stage2: np.ndarray
+    samples: np.ndarray  # all of them
+    labels: np.ndarray  # (N,) the classes asked for
+    shown_samples: np.ndarray  # some of them, evenly spread
+    nearest: np.ndarray  # the training pictures nearest to `shown_samples`
+    nearest_distances: np.ndarray  # (n,)
+
+
+def measure(
+    tokenizer: Tokenizer,
+    codes: CodeStore,
+    splits: Splits,
+    samples: np.ndarray,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Measured:
+    """Measure reconstructions on held-out pictures, codebook use on training codes, and the samples.
+
+    Args:
+        tokenizer: with both decoders, on `device`.
+        codes: of the training pictures.
+        splits: the pictures.
+        samples: (N, 3, h, h) uint8.
+        labels: (N,) the classes that were asked for.
+        seed: of the subset that represents a large split.
+        device: where to decode.
+    """
+    train, train_labels = _pictures(splits.train, seed)
+    heldout, heldout_labels = _pictures(splits.heldout, seed)
+    stages: tuple[Stage, Stage] = ("stage1", "stage2")
+    rebuilt = {stage: np.concatenate(list(reconstruct(tokenizer, _blocks(heldout), stage, device))) for stage in stages}
+    reference = pixels.to_float(torch.from_numpy(heldout))
+    decibels = {stage: psnr(reference, torch.from_numpy(rebuilt[stage])).mean().item() for stage in stages}
+
+    usage = CodeUsage(tokenizer.config.codebook_size)
+    for start in range(0, len(codes), _MOST):
+        usage.update(torch.from_numpy(codes.codes(np.arange(start, min(start + _MOST, len(codes)))).astype(np.int64)))
+
+    classifier = PictureClassifier.fit(train, train_labels)
+    sample_distances, neighbours = nearest_distance(samples, train)
+    heldout_distances, _ = nearest_distance(heldout, train)
+    numbers = {
+        "psnr_stage1": decibels["stage1"],
+        "psnr_stage2": decibels["stage2"],
+        "codebook_use": usage.use,
+        "codebook_perplexity": usage.perplexity,
+        "sample_accuracy": classifier.accuracy(samples, labels),
+        "classifier_accuracy": classifier.accuracy(heldout, heldout_labels),
+        "nn_distance_samples": float(sample_distances.mean()),
+        "nn_distance_heldout": float(heldout_distances.mean()),
+        "nn_distance_samples_min": float(sample_distances.min()),
+        "nn_distance_heldout_min": float(heldout_distances.min()),
+        "samples": len(samples),
+        "peak_memory_gb": peak_memory() / 1e9,
+    }
+    shown = _spread(len(heldout), _SHOWN_RECONSTRUCTIONS)
+    some = _spread(len(samples), _SHOWN_NEIGHBOURS)
+    return Measured(
+        numbers,
+        splits.train.classes,
+        heldout[shown],
+        pixels.to_uint8(torch.from_numpy(rebuilt["stage1"][shown])).numpy(),
+        pixels.to_uint8(torch.from_numpy(rebuilt["stage2"][shown])).numpy(),
+        samples,
+        labels,
+        samples[some],
+        train[neighbours[some]],
+        sample_distances[some],
+    )
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _pictures(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.sort(order(len(source), seed, 0)[:_MOST])
+    return np.stack([source.read(int(row), None) for row in rows]), source.labels[rows]
+
+
+def _blocks(pictures: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(pictures), _BLOCK):
+        yield pictures[start : start + _BLOCK]
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    return np.arange(length)[:: math.ceil(length / count)]

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch import nn
+
+from alitok.core.checkpoint import (
+    Checkpoints,
+    fingerprint,
+    load_model_head,
+    load_parts,
+    load_strictly,
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_model,
+    save_tensors,
+)
+from alitok.core.errors import AlitokError
+
+
+def test_every_fault_of_a_wrong_state_is_named_at_once():
+    module = nn.Linear(3, 2)
+    with pytest.raises(AlitokError, match=r"missing bias.*surplus extra.*weight is \(2, 4\), not \(2, 3\)"):
+        load_strictly(module, {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}, "a.safetensors")
+
+
+def test_a_truncated_weights_file_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.arange(1000.0)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(AlitokError, match="truncated or no safetensors"):
+        load_tensors(path)
+
+
+def test_model_directory_round_trip_and_wrong_kind(tmp_path):
+    module, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_model(tmp_path / "m", kind="a", config={"size": 3}, parts={"whole": module}, class_names=["x"])
+    head = load_model_head(tmp_path / "m", "a")
+    assert (head["config"], head["parts"], head["class_names"]) == ({"size": 3}, ["whole"], ["x"])
+    load_parts(tmp_path / "m", {"whole": other})
+    assert torch.equal(module.weight, other.weight)
+    with pytest.raises(AlitokError, match="kind 'a', not 'b'"):
+        load_model_head(tmp_path / "m", "b")
+
+
+def test_checkpoints_keep_the_last_ones_and_find_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.load_latest(["model"]) is None
+    for step in (5, 20, 100):
+        checkpoints.save(step, {"model": {"x": torch.tensor([float(step)])}}, {"seconds": 1.5})
+    assert checkpoints.steps() == [20, 100]
+    state, tensors = checkpoints.load_latest(["model"])
+    assert (state["step"], state["seconds"], tensors["model"]["x"].item()) == (100, 1.5, 100.0)
+
+
+def test_optimizer_continues_bit_for_bit():
+    def steps(model, optimizer, first, last):
+        for step in range(first, last):
+            optimizer.zero_grad()
+            model(torch.full((4, 3), float(step))).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(1)
+    straight, stopped = nn.Linear(3, 2), nn.Linear(3, 2)
+    stopped.load_state_dict(straight.state_dict())
+    optimizers = [torch.optim.AdamW(model.parameters(), fused=True) for model in (straight, stopped)]
+    steps(straight, optimizers[0], 0, 6)
+    steps(stopped, optimizers[1], 0, 3)
+    resumed = nn.Linear(3, 2)
+    resumed.load_state_dict(stopped.state_dict())
+    optimizer = torch.optim.AdamW(resumed.parameters(), fused=True)
+    restore_optimizer(resumed, optimizer, optimizer_tensors(stopped, optimizers[1]))
+    steps(resumed, optimizer, 3, 6)
+    assert torch.equal(straight.weight, resumed.weight)
+
+
+def test_fingerprint_follows_values_shapes_and_config():
+    base = {"a": torch.arange(6.0), "n": torch.tensor(3)}
+    prints = {
+        fingerprint(base, {"size": 1}),
+        fingerprint(base, {"size": 2}),
+        fingerprint({**base, "a": torch.arange(6.0).view(2, 3)}, {"size": 1}),
+        fingerprint({**base, "a": torch.arange(6.0) + 1e-6}, {"size": 1}),
+        fingerprint({**base, "n": torch.tensor(4)}, {"size": 1}),
+    }
+    assert len(prints) == 5
+    assert fingerprint({key: value.clone() for key, value in base.items()}, {"size": 1}) in prints

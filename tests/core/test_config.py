@@ -1,0 +1,74 @@
+from typing import Literal
+
+import pytest
+
+from alitok.core.config import config, from_dict, override, read_toml, to_dict, to_toml
+from alitok.core.errors import AlitokError
+
+
+@config
+class Inner:
+    rate: float = 1e-3
+    kind: Literal["cosine", "linear"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def __post_init__(self):
+        if self.rate <= 0:
+            raise ValueError("rate must be > 0")
+
+
+@config
+class Outer:
+    steps: int
+    inner: Inner = Inner()
+    other: Inner | None = None
+
+
+def test_round_trip_through_toml_keeps_every_value(tmp_path):
+    value = Outer(steps=3, inner=Inner(rate=3e-4, betas=(0.5, 0.6)))
+    path = tmp_path / "a.toml"
+    path.write_text(to_toml(to_dict(value)))
+    assert from_dict(Outer, read_toml(path), "a.toml") == value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"steps": 1, "inner": {"rates": 1.0}}, "unknown key 'inner.rates'; did you mean 'inner.rate'?"),
+        ({"steps": 1, "zzz": 1}, "unknown key 'zzz'; known keys: "),
+        ({}, "key 'steps' is missing"),
+        ({"steps": "five"}, "key 'steps' = 'five'"),
+        ({"steps": True}, "key 'steps' = True"),
+        ({"steps": 1.5}, "key 'steps' = 1.5"),
+        ({"steps": 1, "inner": {"kind": "square"}}, "key 'inner.kind' = 'square'"),
+        ({"steps": 1, "inner": {"rate": -1.0}}, "rate must be > 0"),
+        ({"steps": 1, "other": {"rat": 1.0}}, "did you mean 'other.rate'?"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_in_one_sentence(data, message):
+    with pytest.raises(AlitokError, match=r"\w") as error:
+        from_dict(Outer, data, "recipe.toml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("recipe.toml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_override_reads_toml_values_and_leaves_the_original_alone():
+    data = {"a": {"b": 1}, "c": "x"}
+    result = override(data, ["a.b=3e-4", "c=hello", "d.e=[1, 2]", "f=true"])
+    assert result == {"a": {"b": 3e-4}, "c": "hello", "d": {"e": [1, 2]}, "f": True}
+    assert data == {"a": {"b": 1}, "c": "x"}
+
+
+@pytest.mark.parametrize("assignment", ["steps", "=3", "c.d=3"])
+def test_an_override_that_cannot_be_read_says_so(assignment):
+    with pytest.raises(AlitokError, match="verride"):
+        override({"c": 1}, [assignment])
+
+
+def test_broken_and_missing_files(tmp_path):
+    with pytest.raises(AlitokError, match="No configuration file"):
+        read_toml(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(AlitokError, match="not valid TOML"):
+        read_toml(tmp_path / "bad.toml")

@@ -1,0 +1,49 @@
+import pytest
+
+from alitok.core.errors import AlitokError
+from alitok.core.files import atomic_path, read_json, write_bytes, write_json
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_trace(tmp_path):
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+
+    def write_half():
+        with atomic_path(path) as part:
+            part.write_bytes(b"half of the new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_interrupted_directory_is_removed(tmp_path):
+    def write_half():
+        with atomic_path(tmp_path / "model") as part:
+            part.mkdir()
+            (part / "weights").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path):
+    for content in ("one", "two"):
+        with atomic_path(tmp_path / "model") as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["two"]
+
+
+def test_json_round_trip_and_damage(tmp_path):
+    write_json(tmp_path / "deep" / "a.json", {"b": [1, 2.5, None]})
+    assert read_json(tmp_path / "deep" / "a.json") == {"b": [1, 2.5, None]}
+    (tmp_path / "cut.json").write_text('{"b": [1')
+    with pytest.raises(AlitokError, match="not valid JSON"):
+        read_json(tmp_path / "cut.json")
+    with pytest.raises(AlitokError, match="does not exist"):
+        read_json(tmp_path / "none.json")

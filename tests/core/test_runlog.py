@@ -1,0 +1,37 @@
+import io
+import json
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from alitok.core.runlog import RunLog, progress_bar, read_metrics
+
+
+def test_a_resumed_log_drops_what_was_written_behind_the_checkpoint(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in (10, 20, 30):
+            log.scalars(step, {"loss": step / 10})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 35, "lo')  # cut short by a crash
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 30]
+    with RunLog(tmp_path, resume_step=20) as log:
+        log.scalars(30, {"loss": 9.0})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [1.0, 2.0, 9.0]
+
+
+def test_pictures_are_numbered_by_step(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.picture(7, "samples", np.zeros((3, 4, 5), np.uint8), scale=2)
+    assert Image.open(tmp_path / "pictures" / "samples-000007.png").size == (10, 8)
+
+
+def test_without_a_terminal_a_bar_prints_a_few_plain_lines():
+    console = Console(file=io.StringIO(), width=200)
+    with progress_bar(console, "stage1", total=100) as bar:
+        for step in range(1, 101):
+            bar.advance(step, {"loss": 0.5})
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 5
+    assert "stage1  100/100  loss 0.5" in lines[-1]

@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+SMALL = TokenizerConfig(
+    image_size=8,
+    patch_size=2,
+    codebook_size=32,
+    code_width=6,
+    encoder=EncoderConfig(width=16, layers=1, heads=2),
+    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=DecoderConfig(width=24, layers=2, heads=2, extra_tokens=3, reads_prefix=False),
+)
+
+
+@pytest.fixture
+def tokenizer():
+    model = Tokenizer(SMALL).eval()
+    torch.nn.init.normal_(model.quantizer.codebook, std=0.1)
+    return model
+
+
+def test_shapes_of_the_paper_and_of_other_sizes():
+    assert TokenizerConfig().sequence_length == 272
+    assert TokenizerConfig(prefix=17).sequence_length == 273
+    assert TokenizerConfig(image_size=512).prefix_length == 32
+    for size in (4, 8, 12, 20):
+        model = Tokenizer(dataclasses.replace(SMALL, image_size=size))
+        images = torch.rand(2, 3, size, size)
+        codes = model.encode(images)
+        assert codes.shape == (2, size // 2 + (size // 2) ** 2)
+        assert codes.dtype == torch.int64
+        assert model.decode(codes).shape == images.shape
+
+
+def test_reconstruct_is_decode_of_encode_by_either_decoder(tokenizer):
+    images = torch.rand(2, 3, 8, 8)
+    codes = tokenizer.encode(images)
+    for stage in ("stage1", "stage2"):
+        assert torch.equal(tokenizer.reconstruct(images, stage), tokenizer.decode(codes, stage))
+        assert torch.allclose(tokenizer(images, stage).images, tokenizer.decode(codes, stage), atol=1e-6)
+    assert torch.equal(tokenizer.decode(codes), tokenizer.decode(codes, "stage2"))
+    assert not torch.equal(tokenizer.decode(codes, "stage1"), tokenizer.decode(codes, "stage2"))
+
+
+def test_stage1_reaches_the_encoder_with_gradients_and_stage2_only_its_decoder(tokenizer):
+    images = torch.rand(2, 3, 8, 8)
+    tokenizer(images, "stage1").images.sum().backward()
+    assert tokenizer.encoder.latent_tokens.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in tokenizer.stage2.parameters())
+    tokenizer.zero_grad(set_to_none=True)
+    tokenizer(images, "stage2").images.sum().backward()
+    assert tokenizer.stage2.extra_tokens.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
+
+
+def test_saved_and_loaded_it_is_the_same_and_decoders_are_named(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "t")
+    names = {path.name for path in (tmp_path / "t").iterdir()}
+    assert names == {
+        "config.json",
+        "encoder.safetensors",
+        "quantizer.safetensors",
+        "stage1.safetensors",
+        "stage2.safetensors",
+    }
+    loaded = Tokenizer.from_pretrained(tmp_path / "t")
+    images = torch.rand(2, 3, 8, 8)
+    assert loaded.config == tokenizer.config
+    assert torch.equal(loaded.reconstruct(images), tokenizer.reconstruct(images))
+    assert loaded.codes_fingerprint() == tokenizer.codes_fingerprint()
+
+
+def test_loading_names_what_is_wrong(tokenizer, tmp_path):
+    with pytest.raises(AlitokError, match="does not exist"):
+        Tokenizer.from_pretrained(tmp_path / "none")
+    tokenizer.save_pretrained(tmp_path / "t")
+    (tmp_path / "t" / "stage2.safetensors").unlink()
+    with pytest.raises(AlitokError, match=r"stage2\.safetensors does not exist"):
+        Tokenizer.from_pretrained(tmp_path / "t")
+
+
+def test_fingerprint_follows_encoder_and_codebook_but_no_decoder(tokenizer):
+    before = tokenizer.codes_fingerprint()
+    with torch.no_grad():
+        tokenizer.stage1.positions += 1
+        tokenizer.stage2.positions += 1
+    assert tokenizer.codes_fingerprint() == before
+    with torch.no_grad():
+        tokenizer.quantizer.codebook[0] += 1
+    assert tokenizer.codes_fingerprint() != before
+
+
+def test_sizes_that_do_not_fit_and_missing_decoders_are_refused():
+    with pytest.raises(ValueError, match="30 is not divisible by patch_size 16"):
+        TokenizerConfig(image_size=30)
+    model = Tokenizer(dataclasses.replace(SMALL, stage2=None))
+    with pytest.raises(ValueError, match="no stage-2 decoder"):
+        model.decode(torch.zeros(1, 20, dtype=torch.int64), "stage2")
+    assert model.decode(torch.zeros(1, 20, dtype=torch.int64)).shape == (1, 3, 8, 8)

@@ -1,0 +1,87 @@
+import math
+
+import torch
+
+from alitok.tokenizer.quantizer import VectorQuantizer
+
+
+def test_codes_are_the_nearest_by_brute_force():
+    quantizer = VectorQuantizer(20, 4)
+    torch.nn.init.normal_(quantizer.codebook)
+    features = torch.randn(3, 7, 4)
+    codes = quantizer(features).codes
+    for b in range(3):
+        for t in range(7):
+            distances = [math.dist(features[b, t].tolist(), entry.tolist()) for entry in quantizer.codebook]
+            assert codes[b, t] == min(range(20), key=distances.__getitem__)
+
+
+def test_loss_and_gradients_are_those_of_the_formula():
+    quantizer = VectorQuantizer(20, 4)
+    torch.nn.init.normal_(quantizer.codebook)
+    features = torch.randn(3, 7, 4, requires_grad=True)
+    result = quantizer(features)
+    difference = features.detach() - quantizer.codebook.detach()[result.codes]
+    assert torch.allclose(result.loss, 1.25 * difference.square().mean())
+    result.loss.backward()
+    # Commitment reaches the features with weight 0.25, the codebook term the codebook alone.
+    assert torch.allclose(features.grad, 0.25 * 2 * difference / difference.numel(), atol=1e-7)
+    expected = torch.zeros(20, 4).index_add_(0, result.codes.flatten(), -2 * difference.flatten(0, 1))
+    assert torch.allclose(quantizer.codebook.grad, expected / difference.numel(), atol=1e-7)
+
+
+def test_straight_through_passes_gradients_unchanged_and_values_quantized():
+    quantizer = VectorQuantizer(20, 4)
+    features = torch.randn(2, 3, 4, requires_grad=True)
+    result = quantizer(features)
+    assert torch.allclose(result.vectors, quantizer.lookup(result.codes), atol=1e-6)
+    weights = torch.randn(2, 3, 4)
+    (result.vectors * weights).sum().backward()
+    assert torch.equal(features.grad, weights)
+
+
+def test_distances_stay_in_float32_under_autocast():
+    quantizer = VectorQuantizer(512, 8)
+    torch.nn.init.normal_(quantizer.codebook)
+    features = torch.randn(4, 50, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = quantizer.nearest(features)
+    assert torch.equal(inside, quantizer.nearest(features))
+
+
+def test_clustering_equals_the_rule_code_by_code():
+    quantizer = VectorQuantizer(6, 2)
+    torch.nn.init.normal_(quantizer.codebook)
+    quantizer.usage.copy_(torch.tensor([0.0, 1e-5, 1e-4, 1e-3, 0.1, 0.9]))
+    features = torch.randn(2, 5, 2)
+    before, usage = quantizer.codebook.detach().clone(), quantizer.usage.clone()
+    codes = quantizer.nearest(features).flatten().tolist()
+    flat = features.flatten(0, 1)
+    quantizer.cluster(features)
+    for k in range(6):
+        share = codes.count(k) / 10
+        running = 0.99 * usage[k].item() + 0.01 * share
+        move = math.exp(-10 * 6 * running / 0.01 - 1e-3)
+        closest = min(flat.tolist(), key=lambda point, k=k: math.dist(point, before[k].tolist()))
+        assert abs(quantizer.usage[k].item() - running) < 1e-7
+        expected = (1 - move) * before[k] + move * torch.tensor(closest)
+        assert torch.allclose(quantizer.codebook[k], expected, atol=1e-5)
+
+
+def test_the_first_step_moves_unused_codes_onto_features_and_leaves_used_ones():
+    quantizer = VectorQuantizer(50, 3)
+    features = torch.randn(1, 40, 3) + 10
+    used = torch.zeros(50, dtype=torch.bool)
+    used[quantizer.nearest(features).flatten()] = True
+    before = quantizer.codebook.detach().clone()
+    quantizer.cluster(features)
+    after = quantizer.codebook.detach()
+    assert (after[~used] - 10).abs().max() < 5
+    assert torch.allclose(after[used], before[used], atol=1e-2)
+
+
+def test_forward_changes_nothing():
+    quantizer = VectorQuantizer(50, 3)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer.train()(torch.randn(1, 40, 3))
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())

@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from alitok.core.runlog import read_metrics
+from alitok.losses.objective import LossWeights
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.train.loop import LoopConfig, train
+from alitok.train.optim import OptimizerConfig
+from alitok.train.tokenizer import TokenizerTask
+
+CONFIG = TokenizerConfig(
+    image_size=8,
+    patch_size=2,
+    codebook_size=16,
+    code_width=4,
+    encoder=EncoderConfig(width=16, layers=1, heads=2),
+    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2, reads_prefix=False),
+)
+
+
+def pictures(step, batch=8):
+    """Flat pictures in random colours."""
+    colours = np.random.default_rng(step).integers(0, 256, (batch, 3, 1, 1))
+    return np.broadcast_to(colours, (batch, 3, 8, 8)).astype(np.uint8)
+
+
+def batches(start_step):
+    step = start_step
+    while True:
+        yield torch.from_numpy(pictures(step)), torch.zeros(8, dtype=torch.int64)
+        step += 1
+
+
+def run(tokenizer, stage, directory, steps=40):
+    optimizer = OptimizerConfig(learning_rate=5e-3, weight_decay=0.1, ema_decay=0.9)
+    config = LoopConfig(steps=steps, batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=20)
+    task = TokenizerTask(tokenizer, stage, LossWeights(), batches, pictures(10_000, 20))
+    console = Console(file=io.StringIO())
+    return train(task, config, directory, device=torch.device("cpu"), seed=0, console=console).model
+
+
+@pytest.fixture
+def tokenizer():
+    torch.manual_seed(0)
+    return Tokenizer(CONFIG)
+
+
+def test_stage2_leaves_everything_but_its_decoder_bit_for_bit(tokenizer, tmp_path):
+    tokenizer = run(tokenizer, "stage1", tmp_path / "1", steps=10)
+    before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+    after = run(tokenizer, "stage2", tmp_path / "2", steps=10).state_dict()
+    frozen = [name for name in before if not name.startswith("stage2.")]
+    assert {name.split(".")[0] for name in frozen} == {"encoder", "quantizer", "stage1"}
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    moved = [name for name in before if name.startswith("stage2.") and not torch.equal(before[name], after[name])]
+    assert len(moved) == sum(name.startswith("stage2.") for name in before)
+
+
+def test_stage1_trains_all_its_parts_and_clusters_the_codebook(tokenizer, tmp_path):
+    before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+    after = run(tokenizer, "stage1", tmp_path, steps=10).state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == name.startswith("stage2."), name
+    assert after["quantizer.usage"].sum() > 0
+
+
+def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
+    for stage in ("stage1", "stage2"):
+        tokenizer = run(tokenizer, stage, tmp_path / stage, steps=200)
+        records = read_metrics(tmp_path / stage / "metrics.jsonl")
+        decibels = [record["heldout_psnr"] for record in records if "heldout_psnr" in record]
+        assert decibels[-1] > decibels[0] + 1
+        assert 0 < records[-1]["heldout_codebook_use"] <= 1
+        assert (tmp_path / stage / "pictures" / "reconstructions-000200.png").exists()
