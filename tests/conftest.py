@@ -1,11 +1,7 @@
-"""Shared by all tests: one compute thread, so that parallel runs do not fight, and the golden data's place."""
-
-from pathlib import Path
+"""Shared by all tests: one compute thread, so that parallel runs do not fight, and a seed."""
 
 import pytest
 import torch
-
-GOLDEN = Path(__file__).parents[2] / "shared" / "official_v1"
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,10 @@ SAMPLING = {
 def _small_tokenizer(
     *, image_size: int, patch_size: int, codebook_size: int, code_width: int, width: int, layers: int, heads: int
 ) -> TokenizerConfig:
-    """The paper's layout in small: causal decoder with a leading token, then a bidirectional one with a buffer."""
+    """The paper's layout in small: causal decoder with a leading token, then a bidirectional one with a buffer.
+
+    The second decoder reads the prefix: on so short a sequence it holds too much of the picture to be dropped.
+    """
     return TokenizerConfig(
         image_size=image_size,
         patch_size=patch_size,
@@ -100,7 +103,7 @@ def _small_tokenizer(
         code_width=code_width,
         encoder=EncoderConfig(width=width, layers=layers, heads=heads),
         stage1=DecoderConfig(width=width, layers=layers, heads=heads, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=DecoderConfig(width=width * 3 // 2, layers=layers + 1, heads=heads, extra_tokens=8, reads_prefix=False),
+        stage2=DecoderConfig(width=width * 3 // 2, layers=layers + 1, heads=heads, extra_tokens=8),
     )
 
 

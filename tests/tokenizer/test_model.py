@@ -99,6 +99,6 @@ def test_sizes_that_do_not_fit_and_missing_decoders_are_refused():
     with pytest.raises(ValueError, match="30 is not divisible by patch_size 16"):
         TokenizerConfig(image_size=30)
     model = Tokenizer(dataclasses.replace(SMALL, stage2=None))
-    with pytest.raises(ValueError, match="no stage-2 decoder"):
+    with pytest.raises(ValueError, match=r"no stage2 decoder \(it has: stage1\)"):
         model.decode(torch.zeros(1, 20, dtype=torch.int64), "stage2")
     assert model.decode(torch.zeros(1, 20, dtype=torch.int64)).shape == (1, 3, 8, 8)

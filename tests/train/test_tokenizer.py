@@ -38,8 +38,9 @@ def batches(start_step):
 
 def run(tokenizer, stage, directory, steps=40):
     optimizer = OptimizerConfig(learning_rate=5e-3, weight_decay=0.1, ema_decay=0.9)
-    config = LoopConfig(steps=steps, batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=20)
-    task = TokenizerTask(tokenizer, stage, LossWeights(), batches, pictures(10_000, 20))
+    config = LoopConfig(steps=steps, batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=100)
+    # With the full quantizer weight and no feature network, features this small collapse before anything is learnt.
+    task = TokenizerTask(tokenizer, stage, LossWeights(quantizer=0.3), batches, pictures(10_000, 20))
     console = Console(file=io.StringIO())
     return train(task, config, directory, device=torch.device("cpu"), seed=0, console=console).model
 
@@ -70,10 +71,12 @@ def test_stage1_trains_all_its_parts_and_clusters_the_codebook(tokenizer, tmp_pa
 
 
 def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
+    looked_at = pictures(10_000, 20) / 255
+    grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
     for stage in ("stage1", "stage2"):
-        tokenizer = run(tokenizer, stage, tmp_path / stage, steps=200)
+        tokenizer = run(tokenizer, stage, tmp_path / stage, steps=400)
         records = read_metrics(tmp_path / stage / "metrics.jsonl")
         decibels = [record["heldout_psnr"] for record in records if "heldout_psnr" in record]
-        assert decibels[-1] > decibels[0] + 1
+        assert decibels[-1] > grey + 1  # better than one colour for all
         assert 0 < records[-1]["heldout_codebook_use"] <= 1
-        assert (tmp_path / stage / "pictures" / "reconstructions-000200.png").exists()
+        assert (tmp_path / stage / "pictures" / "reconstructions-000400.png").exists()

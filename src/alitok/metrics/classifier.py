@@ -14,10 +14,12 @@ import torch
 from torch.nn import functional as F
 
 from alitok.core.errors import AlitokError
+from alitok.core.images import to_float
 
 _SIDE = 16  # pictures are averaged down to at most this many pixels a side
 _COMPONENTS = 64
 _MOST = 10_000  # pictures fitted on; the time of a kernel machine grows with their square
+_BLOCK = 1024  # pictures shrunk at a time; bounds the memory
 _SEED = 0
 
 
@@ -72,10 +74,12 @@ class PictureClassifier:
 
 
 def _features(images: np.ndarray, colour: bool) -> np.ndarray:
-    """(N, 3, h, w) uint8 -> (N, D) float64 in [0, 1]: pixels averaged down to at most 16 a side."""
-    height, width = images.shape[2:]
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).double() / 255
-    if not colour:
-        pixels = pixels.mean(1, keepdim=True)
-    small = F.adaptive_avg_pool2d(pixels, (min(height, _SIDE), min(width, _SIDE)))
-    return small.flatten(1).numpy()
+    """(N, 3, h, w) uint8 -> (N, D) float32 in [0, 1]: pixels averaged down to at most 16 a side."""
+    side = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
+    parts = []
+    for start in range(0, len(images), _BLOCK):
+        pixels = to_float(torch.from_numpy(np.ascontiguousarray(images[start : start + _BLOCK])))
+        if not colour:
+            pixels = pixels.mean(1, keepdim=True)
+        parts.append(F.adaptive_avg_pool2d(pixels, side).flatten(1).numpy())
+    return np.concatenate(parts)

@@ -53,7 +53,7 @@ class CodeUsage:
 
     @property
     def perplexity(self) -> float:
-        """exp of the entropy of the shares, in [1, V]; 0 before any code."""
+        """The exponential of the entropy of the shares, in [1, V]; 0 before any code."""
         total = int(self.counts.sum())
         if total == 0:
             return 0.0

@@ -12,9 +12,7 @@ from alitok.core.errors import AlitokError
 _MOST_VALUES = 2**24  # pixel values of one block in float64: 128 MB
 
 
-def nearest_distance(
-    queries: np.ndarray, references: np.ndarray, block: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """The nearest reference of each query.
 
     The distance is the root-mean-square difference over all pixels and channels, in units where black to white is

@@ -24,6 +24,7 @@ def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
         (B,) float32 decibels.
     """
     assert images.shape == reconstructions.shape, (images.shape, reconstructions.shape)
-    assert images.is_floating_point() and reconstructions.is_floating_point(), "uint8 pixels have a peak of 255"
+    for pictures in (images, reconstructions):
+        assert pictures.is_floating_point(), f"{pictures.dtype} pixels do not have a peak of 1"
     error = (images.float() - reconstructions.float()).square().flatten(1).mean(1)
     return -10 * error.log10()

@@ -30,7 +30,7 @@ class TokenizerConfig:
         prefix: number of prefix codes; None = one for each cell of the first row.
         codebook_size, code_width: V entries of D numbers.
         encoder: the encoder.
-        stage1: the decoder that shapes the codes.
+        stage1: the decoder that shapes the codes; None where it was not kept.
         stage2: the decoder trained afterwards on frozen codes; None before that stage.
     """
 
@@ -40,7 +40,7 @@ class TokenizerConfig:
     codebook_size: int = 4096
     code_width: int = 32
     encoder: EncoderConfig = EncoderConfig()
-    stage1: DecoderConfig = DecoderConfig(causal=True, extra_tokens=1, prefix_head=True)
+    stage1: DecoderConfig | None = DecoderConfig(causal=True, extra_tokens=1, prefix_head=True)
     stage2: DecoderConfig | None = DecoderConfig(extra_tokens=64, reads_prefix=False)
 
     def __post_init__(self) -> None:
@@ -92,10 +92,10 @@ class Tokenizer(nn.Module):
         )
         self.quantizer = VectorQuantizer(config.codebook_size, config.code_width)
         self.stage1 = self._decoder(config.stage1)
-        self.stage2 = None if config.stage2 is None else self._decoder(config.stage2)
+        self.stage2 = self._decoder(config.stage2)
 
-    def _decoder(self, decoder: DecoderConfig) -> Decoder:
-        return Decoder(
+    def _decoder(self, decoder: DecoderConfig | None) -> Decoder | None:
+        return decoder and Decoder(
             decoder,
             grid=self.config.grid,
             patch_size=self.config.patch_size,
@@ -107,13 +107,13 @@ class Tokenizer(nn.Module):
         """The decoder of a stage; None = the last one there is.
 
         Raises:
-            ValueError: stage 2 is asked for and this tokenizer has none.
+            ValueError: this tokenizer has no such decoder.
         """
-        if stage == "stage1" or (stage is None and self.stage2 is None):
-            return self.stage1
-        if self.stage2 is None:
-            raise ValueError("This tokenizer has no stage-2 decoder; train stage 2 or decode with stage 1.")
-        return self.stage2
+        decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}[stage]
+        if decoder is None:
+            there = " and ".join(name for name in ("stage1", "stage2") if getattr(self, name) is not None)
+            raise ValueError(f"This tokenizer has no {stage or ''} decoder (it has: {there or 'none'}).")
+        return decoder
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, h, h) in [0, 1] -> codes (B, T) int64."""

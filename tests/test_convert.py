@@ -1,0 +1,149 @@
+"""Our models against numbers computed with the released model code (random weights, small widths)."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alitok.convert import (
+    generator_from_released,
+    generator_to_released,
+    tokenizer_from_released,
+    tokenizer_to_released,
+)
+from alitok.core.errors import AlitokError
+from alitok.core.images import to_float
+from alitok.generator import SamplingConfig, engine, oracle
+from alitok.generator.sampling import guidance_scale_at
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "official_v1"
+pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the golden data is not at {GOLDEN}")
+HEADS = {"encoder_heads": 4, "decoder_heads": 6}
+
+
+def load(name):
+    return load_file(GOLDEN / f"{name}.safetensors")
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@pytest.fixture(scope="module")
+def stage1():
+    return tokenizer_from_released(load("stage1_state"), **HEADS), load("stage1_expected")
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return generator_from_released(load("ar_state"), heads=4), load("ar_expected")
+
+
+@torch.no_grad()
+def test_stage1_encoder_codes_picture_and_strip(stage1):
+    tokenizer, expected = stage1
+    result = tokenizer(to_float(expected["images_uint8"]), "stage1")
+    assert relative(result.features, expected["encoder_output"]) < 1e-4
+    assert torch.equal(result.codes, expected["codes"].long())
+    assert relative(result.images[..., ::4, ::4], expected["reconstruction"]) < 1e-4
+    assert relative(result.prefix_strip[..., ::2, ::4], expected["prefix_reconstruction"]) < 1e-4
+    assert result.quantizer_loss.item() == pytest.approx(expected["quantizer_loss_mean"].item(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_one_step_of_clustering(stage1):
+    tokenizer = tokenizer_from_released(load("stage1_state"), **HEADS)
+    expected, quantizer = stage1[1], tokenizer.quantizer
+    quantizer.codebook.copy_(expected["cluster_embedding_before"])
+    quantizer.usage.copy_(expected["cluster_embed_prob_before"])
+    loss = quantizer(expected["encoder_output"]).loss
+    quantizer.cluster(expected["encoder_output"])
+    assert loss.item() == pytest.approx(expected["cluster_quantizer_loss_mean"].item(), rel=1e-5)
+    assert torch.allclose(quantizer.codebook, expected["cluster_embedding_after"], atol=1e-5)
+    assert torch.allclose(quantizer.usage, expected["cluster_embed_prob_after"], atol=1e-5)
+
+
+@torch.no_grad()
+def test_stage2_codes_and_picture():
+    tokenizer, expected = tokenizer_from_released(load("stage2_state"), **HEADS), load("stage2_expected")
+    images = to_float(expected["images_uint8"])
+    assert torch.equal(tokenizer.encode(images), expected["codes"].long())
+    assert relative(tokenizer.decode(expected["codes"].long())[..., ::4, ::4], expected["reconstruction"]) < 1e-4
+    assert tokenizer.stage1 is None
+    assert tokenizer.config.stage2.extra_tokens == 32
+
+
+@torch.no_grad()
+def test_generator_logits_with_and_without_class(generator):
+    model, expected = generator
+    codes, classes = expected["token_ids"].long(), expected["class_ids"]
+    null = torch.full_like(classes, model.null_class)
+    assert relative(model(codes, classes)[:, ::16], expected["logits_cond"]) < 1e-4
+    assert relative(model(codes, null)[:, ::16], expected["logits_uncond"]) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "scale", "power"), [("b", 16.0, 1.8), ("l", 6.0, 0.7), ("xl", 13.0, 1.4)])
+def test_guidance_schedule(generator, name, scale, power):
+    config = SamplingConfig(guidance_scale=scale, guidance_power=power)
+    ours = torch.tensor([guidance_scale_at(s, 273, config) for s in range(273)])
+    assert torch.allclose(ours, generator[1][f"cfg_scale_{name}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [engine, pytest.param(oracle, marks=pytest.mark.slow)])
+def test_greedy_generation(generator, sampler):
+    model, expected = generator
+    config = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
+    codes = sampler.sample(model, expected["class_ids"], torch.zeros(2, 273), config)
+    sure = expected["greedy_margin"] > 1e-3
+    assert sure.float().mean() > 0.9
+    assert torch.equal(codes[sure], expected["greedy_ids_scale6_pow0.7"].long()[sure])
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_tokenizer_goes_back_bit_for_bit(stage):
+    released = load(f"{stage}_state")
+    back = tokenizer_to_released(tokenizer_from_released({"model_state": released}, **HEADS), stage)
+    assert back.keys() == released.keys()
+    assert all(torch.equal(back[name], released[name]) for name in released)
+
+
+def test_a_generator_goes_back_bit_for_bit():
+    released = load("ar_state")
+    back = generator_to_released(generator_from_released(released, heads=4))
+    assert back.keys() == released.keys()
+    assert all(torch.equal(back[name], released[name]) for name in released)
+
+
+def test_every_wrong_tensor_is_named_at_once():
+    released = load("ar_state")
+    del released["norm.weight"]
+    released["surprise"] = torch.zeros(1)
+    released["output.bias"] = torch.zeros(3)
+    with pytest.raises(AlitokError, match=r"missing norm\.weight; output\.bias is \(3,\).*surplus surprise"):
+        generator_from_released(released, heads=4)
+    with pytest.raises(AlitokError, match="no released tokenizer"):
+        tokenizer_from_released(load("ar_state"), **HEADS)
+    poisoned = load("ar_state")
+    poisoned["norm.weight"][0] = math.nan
+    with pytest.raises(AlitokError, match=r"not finite numbers, in norm\.weight"):
+        generator_from_released(poisoned, heads=4)
+
+
+def test_full_size_presets_have_the_released_parameter_counts():
+    from alitok.generator import Generator
+    from alitok.presets import GENERATORS, TOKENIZERS
+    from alitok.tokenizer import Tokenizer
+
+    shapes = json.loads((GOLDEN / "released_checkpoint_keys.json").read_text())
+    counts = {name: sum(math.prod(shape) for shape in tensors.values()) for name, tensors in shapes.items()}
+    config = TOKENIZERS["alitok-256-v1"]
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config)
+        generators = {name: Generator(size.config(config, classes=1000)) for name, size in GENERATORS.items()}
+    with_stage2 = tokenizer_to_released(tokenizer, "stage2")
+    assert sum(tensor.numel() for tensor in with_stage2.values()) == counts["AliTok.pth"]
+    for name, generator in generators.items():
+        assert sum(p.numel() for p in generator.parameters()) == counts[f"alitok_{name.lower()}.bin"]

@@ -1,0 +1,62 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from alitok.core.errors import AlitokError
+from alitok.workflow.workspace import Workspace
+
+
+def workspace(root, fresh=False, **settings):
+    console = Console(file=io.StringIO(), width=200)
+    return Workspace(root, {"data": "digits", "recipe": {"steps": 3}, **settings}, fresh=fresh, console=console)
+
+
+def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        return {"pictures": 5}
+
+    first = workspace(tmp_path / "run").step("encode", "Encoding", work)
+    again = workspace(tmp_path / "run").step("encode", "Encoding", work)
+    assert len(calls) == 1
+    assert first == again
+    assert (first["pictures"], first["seconds"] >= 0) == (5, True)
+
+
+def test_a_step_that_fails_is_not_marked(tmp_path):
+    def fail():
+        raise RuntimeError("no")
+
+    place = workspace(tmp_path / "run")
+    with pytest.raises(RuntimeError):
+        place.step("encode", "Encoding", fail)
+    assert place.done("encode") is None
+
+
+def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
+    workspace(tmp_path / "run").step("a", "A", dict)
+    with pytest.raises(AlitokError, match=r"other settings \(data, recipe\.steps\).*--fresh"):
+        workspace(tmp_path / "run", data="photos", recipe={"steps": 4})
+    assert workspace(tmp_path / "run").done("a") is not None
+
+
+def test_fresh_starts_over(tmp_path):
+    workspace(tmp_path / "run").step("a", "A", dict)
+    assert workspace(tmp_path / "run", fresh=True, data="photos").done("a") is None
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_directory_with_other_files_is_never_taken_or_emptied(tmp_path, fresh):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(AlitokError, match="holds other files"):
+        workspace(tmp_path, fresh=fresh)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(AlitokError, match="is a file"):
+        workspace(tmp_path / "run")
