@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alitok.core.errors import AlitokError
     from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+    from alitok.jobs.pipeline import Pipeline
     from alitok.tokenizer import Tokenizer, TokenizerConfig
 
 __version__ = "0.1.0"
@@ -22,12 +23,13 @@ _HOMES = {
     "AlitokError": "alitok.core.errors",
     "Generator": "alitok.generator",
     "GeneratorConfig": "alitok.generator",
+    "Pipeline": "alitok.jobs.pipeline",
     "SamplingConfig": "alitok.generator",
     "Tokenizer": "alitok.tokenizer",
     "TokenizerConfig": "alitok.tokenizer",
 }
 
-__all__ = ["AlitokError", "Generator", "GeneratorConfig", "SamplingConfig", "Tokenizer", "TokenizerConfig"]
+__all__ = ["AlitokError", "Generator", "GeneratorConfig", "Pipeline", "SamplingConfig", "Tokenizer", "TokenizerConfig"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -110,12 +111,12 @@ def _rename(tensors: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> Te
     }
 
 
-def _unwrapped(state: Mapping[str, torch.Tensor] | Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
+def _unwrapped(state: Mapping[str, Any]) -> Tensors:
     """The tensors of a state dict, out of the `model_state` wrapper of training files if it has one."""
-    inner = state.get("model_state", state)
-    if not isinstance(inner, Mapping) or not all(isinstance(value, torch.Tensor) for value in inner.values()):
+    tensors = state.get("model_state", state)
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AlitokError("This is no released weights file: it holds other things than named tensors.")
-    return dict(inner)
+    return dict(tensors)
 
 
 class _Shapes:
@@ -134,7 +135,7 @@ class _Shapes:
 
 
 def tokenizer_from_released(
-    state_dict: Mapping[str, torch.Tensor], *, encoder_heads: int = 12, decoder_heads: int = 16
+    state_dict: Mapping[str, Any], *, encoder_heads: int = 12, decoder_heads: int = 16
 ) -> Tokenizer:
     """Build our tokenizer from a released one.
 
@@ -198,7 +199,7 @@ def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
 
 
 def generator_from_released(
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, Any],
     *,
     heads: int = 16,
     prefix: int = RELEASED_PREFIX,

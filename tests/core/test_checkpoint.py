@@ -5,7 +5,7 @@ from torch import nn
 from alitok.core.checkpoint import (
     Checkpoints,
     fingerprint,
-    load_model_head,
+    load_head,
     load_parts,
     load_strictly,
     load_tensors,
@@ -34,12 +34,12 @@ def test_a_truncated_weights_file_is_refused(tmp_path):
 def test_model_directory_round_trip_and_wrong_kind(tmp_path):
     module, other = nn.Linear(3, 2), nn.Linear(3, 2)
     save_model(tmp_path / "m", kind="a", config={"size": 3}, parts={"whole": module}, class_names=["x"])
-    head = load_model_head(tmp_path / "m", "a")
+    head = load_head(tmp_path / "m" / "config.json", "a")
     assert (head["config"], head["parts"], head["class_names"]) == ({"size": 3}, ["whole"], ["x"])
     load_parts(tmp_path / "m", {"whole": other})
     assert torch.equal(module.weight, other.weight)
     with pytest.raises(AlitokError, match="kind 'a', not 'b'"):
-        load_model_head(tmp_path / "m", "b")
+        load_head(tmp_path / "m" / "config.json", "b")
 
 
 def test_checkpoints_keep_the_last_ones_and_find_the_newest(tmp_path):

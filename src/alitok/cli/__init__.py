@@ -20,7 +20,19 @@ app = App(
     version=__version__,
 )
 app.command(
-    "alitok.cli.demo:demo", name="demo", help="Train, sample and measure the whole system on real pictures, small."
+    "alitok.cli.demo:demo",
+    name="demo",
+    help="Train, sample and measure the whole system on real pictures, small.",
+)
+app.command(
+    "alitok.cli.convert:app",
+    name="convert",
+    help="Released weights to alitok's own files, and back.",
+)
+app.command(
+    "alitok.cli.models:models",
+    name="models",
+    help="List the named models: sizes, parameters, published and measured gFID.",
 )
 
 

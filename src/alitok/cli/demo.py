@@ -13,7 +13,7 @@ from cyclopts import Parameter
 def demo(
     *,
     data: str = "digits",
-    out: Path = Path("runs/demo"),
+    out: Path | None = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     seed: int = 0,
@@ -26,7 +26,7 @@ def demo(
 
     Args:
         data: `digits`, `photos`, or a folder with one folder of pictures per class.
-        out: where everything is written.
+        out: where everything is written; runs/demo for digits, runs/demo-NAME for other data unless given.
         fresh: start over, replacing what an earlier run wrote to OUT.
         device: where to compute; auto takes the first of cuda, mps and cpu that is there.
         seed: of everything that is drawn at random.
@@ -37,7 +37,7 @@ def demo(
 
     options = DemoOptions(
         data=data,
-        out=out,
+        out=out or Path("runs", "demo" if data == "digits" else f"demo-{Path(data).resolve().name}"),
         fresh=fresh,
         device=device,
         seed=seed,

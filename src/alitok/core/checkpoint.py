@@ -81,16 +81,16 @@ def save_model(
         write_json(whole / "config.json", head)
 
 
-def load_model_head(directory: Path, kind: str) -> dict[str, Any]:
-    """Read the `config.json` that `save_model` wrote: `config`, `parts` and `class_names`.
+def load_head(path: Path, kind: str) -> dict[str, Any]:
+    """Read the JSON file that says what a directory holds, such as the `config.json` of `save_model`.
 
     Raises:
-        AlitokError: the directory holds no model, or one of another kind.
+        AlitokError: there is none, or it is of another kind.
     """
-    head = read_json(directory / "config.json")
+    head = read_json(path)
     found = head.get("kind") if isinstance(head, dict) else None
     if found != kind:
-        raise AlitokError(f"{directory} holds a model of kind '{found}', not '{kind}'; give the right directory.")
+        raise AlitokError(f"{path} describes a model of kind '{found}', not '{kind}'; give the right directory.")
     return head
 
 

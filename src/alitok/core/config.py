@@ -103,6 +103,15 @@ def to_toml(data: Mapping[str, Any]) -> str:
     return tomli_w.dumps(strip(data))
 
 
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` laid over it, key by key at every depth."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
+
+
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key.path=value` assignments to nested mappings and return the result.
 

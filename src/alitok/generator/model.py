@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alitok.core.checkpoint import load_model_head, load_parts, save_model
+from alitok.core.checkpoint import load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, to_dict
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import llama_block
@@ -161,7 +161,7 @@ class Generator(nn.Module):
         Raises:
             AlitokError: a file is missing, damaged, or not a generator's.
         """
-        head = load_model_head(directory, "generator")
+        head = load_head(directory / "config.json", "generator")
         config = from_dict(GeneratorConfig, head["config"], str(directory / "config.json"))
         generator = cls(config, head["class_names"])
         load_parts(directory, {"generator": generator})

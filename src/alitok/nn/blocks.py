@@ -28,12 +28,17 @@ class Mlp(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+def swiglu_width(width: int) -> int:
+    """Inner width of a SwiGLU MLP: 8/3 of `width`, rounded up to a multiple of 256."""
+    return math.ceil(8 * width / 3 / 256) * 256
+
+
 class SwiGlu(nn.Module):
-    """Gated MLP without biases; inner width = 8/3 of `width`, rounded up to a multiple of 256."""
+    """Gated MLP without biases, `swiglu_width` wide inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        inner = math.ceil(8 * width / 3 / 256) * 256
+        inner = swiglu_width(width)
         self.gate = nn.Linear(width, inner, bias=False)
         self.up = nn.Linear(width, inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)

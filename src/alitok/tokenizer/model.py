@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from alitok.core.checkpoint import fingerprint, load_model_head, load_parts, save_model
+from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, to_dict
 from alitok.tokenizer.quantizer import VectorQuantizer
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
@@ -95,7 +95,9 @@ class Tokenizer(nn.Module):
         self.stage2 = self._decoder(config.stage2)
 
     def _decoder(self, decoder: DecoderConfig | None) -> Decoder | None:
-        return decoder and Decoder(
+        if decoder is None:
+            return None
+        return Decoder(
             decoder,
             grid=self.config.grid,
             patch_size=self.config.patch_size,
@@ -153,7 +155,7 @@ class Tokenizer(nn.Module):
         Raises:
             AlitokError: a file is missing, damaged, or not a tokenizer's.
         """
-        head = load_model_head(directory, "tokenizer")
+        head = load_head(directory / "config.json", "tokenizer")
         tokenizer = cls(from_dict(TokenizerConfig, head["config"], str(directory / "config.json")))
         load_parts(directory, tokenizer.parts())
         return tokenizer.eval()
@@ -164,7 +166,7 @@ class Tokenizer(nn.Module):
         Raises:
             AlitokError: a file is missing, damaged, or of another shape.
         """
-        load_model_head(directory, "tokenizer")
+        load_head(directory / "config.json", "tokenizer")
         load_parts(directory, {name: module for name, module in self.parts().items() if name != "stage2"})
 
     def codes_fingerprint(self) -> str:

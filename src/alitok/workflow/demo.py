@@ -3,8 +3,9 @@
 Enters: a source of pictures and a recipe. Leaves, in one directory:
 
     run.toml             data, seed and the resolved recipe
-    stage1/ stage2/ generator/    one run each: metrics.jsonl, pictures/, checkpoints/, tensorboard/
-    model/tokenizer/ model/generator/    the finished models
+    stage1/ stage2/ generator/
+                         one run each: metrics.jsonl, pictures/, checkpoints/, tensorboard/
+    model/               the finished pair, for `alitok.Pipeline.from_pretrained`
     codes/train/ codes/heldout/   the pictures as codes
     samples/             samples.npz (all of them) and samples.png (a sheet)
     metrics.json         the numbers
@@ -14,6 +15,7 @@ Enters: a source of pictures and a recipe. Leaves, in one directory:
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import math
 import time
@@ -28,13 +30,15 @@ from rich.console import Console
 from rich.table import Table
 
 from alitok.core import images as pixels
-from alitok.core.config import from_dict, override, read_toml, to_dict
+from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device, seed_step
+from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_bytes, write_json
 from alitok.data.codes import CodeStore, write_codes
 from alitok.data.loader import Batches, CodeBatches
 from alitok.data.source import ImageSource, Splits, open_splits
 from alitok.generator import Generator
+from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.synthesize import synthesize
 from alitok.jobs.tokenize import PictureBatch, tokenize
 from alitok.presets import Recipe, recipe_for
@@ -67,31 +71,21 @@ class DemoOptions:
 
 
 def resolve_recipe(options: DemoOptions) -> Recipe:
-    """The preset for the data, with the user's file and overrides laid over it.
+    """The preset for the data, with the user's file laid over it and the overrides over both.
 
     Raises:
-        AlitokError: an unknown key or a value that does not fit.
+        AlitokError: an unknown key or a value that does not fit, with the file or option it came from.
     """
-    base = to_dict(recipe_for(options.data))
-    source = "--set"
+    keys = to_dict(recipe_for(options.data))
     if options.config is not None:
-        base = _merged(base, read_toml(options.config))
-        source = f"{options.config}"
-        from_dict(Recipe, base, source)
-    return from_dict(Recipe, override(base, options.overrides), source if not options.overrides else "--set")
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result
+        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(options.config)), str(options.config)))
+    return from_dict(Recipe, override(keys, options.overrides), "--set")
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
     """Run or continue the demo; returns the numbers that stand in `metrics.json`."""
     console = Console()
+    _need_extras()
     recipe = resolve_recipe(options)
     device = choose_device(options.device)
     splits = open_splits(options.data, recipe.tokenizer.image_size, options.seed)
@@ -189,7 +183,7 @@ class _Run:
         task = GeneratorTask(generator, training.class_dropout, batches, heldout, preview)
         trained = self._train(task, training.loop)
         assert isinstance(trained.model, Generator)
-        trained.model.cpu().save_pretrained(self.root / "model" / "generator")
+        Pipeline(tokenizer.cpu(), trained.model.cpu(), self.recipe.sampling).save_pretrained(self.root / "model")
         return _report(trained, trained.model)
 
     def sample(self) -> dict[str, Any]:
@@ -255,6 +249,13 @@ def fixed_batches(source: ImageSource) -> Iterator[PictureBatch]:
     for start in range(0, len(source), _READ_BATCH):
         rows = range(start, min(start + _READ_BATCH, len(source)))
         yield np.stack([source.read(row, None) for row in rows]), source.labels[start : rows.stop]
+
+
+def _need_extras() -> None:
+    """Refuse to start what could not be measured and reported at the end."""
+    missing = [name for name in ("jinja2", "matplotlib", "sklearn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise AlitokError(f"The demo needs {', '.join(missing)}; install with: pip install 'alitok[demo]'.")
 
 
 def _report(trained: Trained, module: torch.nn.Module) -> dict[str, Any]:

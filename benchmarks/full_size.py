@@ -1,0 +1,150 @@
+"""Full-size models on this machine: one forward, one backward and one optimizer step of each at batch 1.
+
+Each case runs in a process of its own, so that its peak memory is its own. Prints a line per case, and one JSON object
+on the last line.
+
+    python benchmarks/full_size.py                     # alitok-256: stage 1, stage 2, B, L, XL; alitok-512: forward
+    python benchmarks/full_size.py --cases digits-stage1 digits-generator   # the same code, small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+CASES = (
+    "alitok-256-stage1",
+    "alitok-256-stage2",
+    "alitok-256-B",
+    "alitok-256-L",
+    "alitok-256-XL",
+    "alitok-512-forward",
+    "alitok-512-B-forward",
+)
+
+
+def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
+    """A case's model, its loss function, FLOPs by formula, and whether it is trained."""
+    import torch
+
+    from alitok.generator import Generator
+    from alitok.losses.objective import LossWeights, tokenizer_losses
+    from alitok.presets import GENERATORS, RECIPE_CLASSES, RECIPES, TOKENIZERS
+    from alitok.tokenizer import Tokenizer
+    from alitok.train.generator import GeneratorTask
+    from alitok.train.tokenizer import freeze_codes
+    from alitok.workflow.flops import decoder_flops, encoder_flops, generator_flops
+
+    trained = not case.endswith("-forward")
+    name = case.removesuffix("-forward")
+    base = next(known for known in [*TOKENIZERS, *RECIPES] if name.startswith(known) and "v1" not in known)
+    kind = name.removeprefix(base).lstrip("-") or "stage1"
+    config = TOKENIZERS[base] if base in TOKENIZERS else RECIPES[base].tokenizer
+    if kind.startswith("stage"):
+        import dataclasses
+
+        config = dataclasses.replace(config, **({"stage2": None} if kind == "stage1" else {}))
+        model = Tokenizer(config)
+        if kind == "stage2":
+            freeze_codes(model)
+        images = torch.rand(1, 3, config.image_size, config.image_size)
+
+        def loss() -> torch.Tensor:
+            result = model(images, kind)
+            strip = {"prefix_strip": result.prefix_strip, "quantizer_loss": result.quantizer_loss}
+            extra = strip if kind == "stage1" else {}
+            return tokenizer_losses(images, result.images, LossWeights(), patch_size=config.patch_size, **extra)["loss"]
+
+        flops = encoder_flops(config) + decoder_flops(config, model.decoder(kind).config)
+        return model, loss, flops, trained
+    size, classes = (
+        (GENERATORS[kind], 1000) if base in TOKENIZERS else (RECIPES[base].generator_size, RECIPE_CLASSES[base])
+    )
+    model = Generator(size.config(config, classes))
+    codes = torch.randint(config.codebook_size, (1, config.sequence_length))
+    batch = codes, torch.zeros(1, dtype=torch.int64)
+    task = GeneratorTask(model, 0.1, lambda step: iter(()), batch)
+    return model, lambda: task.losses(batch)["loss"], generator_flops(model.config), trained
+
+
+def run(case: str) -> dict:
+    """Measure one case in this process."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from alitok.train.optim import OptimizerConfig, make_optimizer
+
+    model, loss, formula, trained = build(case)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        loss()
+    seconds = {}
+    began = time.perf_counter()
+    if trained:
+        value = loss()
+        seconds["forward"], began = time.perf_counter() - began, time.perf_counter()
+        value.backward()
+        seconds["backward"], began = time.perf_counter() - began, time.perf_counter()
+        watched = max((p for p in model.parameters() if p.grad is not None), key=lambda p: p.grad.abs().max())
+        before = watched.detach().clone()
+        make_optimizer(model, OptimizerConfig()).step()
+        seconds["optimizer"] = time.perf_counter() - began
+        moved = not torch.equal(before, watched)
+    else:
+        with torch.no_grad():
+            value = loss()
+        seconds["forward"], moved = time.perf_counter() - began, None
+    return {
+        "case": case,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if trained else 0,
+        "gflops_counted": counter.get_total_flops() / 1e9,
+        "gflops_formula": formula / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "loss": value.item(),
+        "moved": moved,
+    }
+
+
+def main() -> None:
+    """Measure the cases asked for, each in its own process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(run(options.one)))
+        return
+    results = []
+    for case in options.cases:
+        done = subprocess.run([sys.executable, __file__, "--one", case], capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{case} failed:\n{done.stderr}")
+        result = json.loads(done.stdout.splitlines()[-1])
+        results.append(result)
+        print(
+            f"{case:22} {result['parameters']:>12,} parameters  {result['gflops_counted']:8.1f} GFLOP counted  "
+            f"{result['gflops_formula']:8.1f} by formula  {result['peak_memory_gb']:6.2f} GB peak  {result['seconds']}"
+        )
+    import torch
+
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    print(json.dumps({"benchmark": "full_size", "machine": machine, "cases": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Where a saved model is: a local directory, or the name of a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from alitok.core.errors import AlitokError
+
+
+def locate(path_or_name: str | Path, *, offline: bool = False) -> Path:
+    """The local directory of a saved model.
+
+    Args:
+        path_or_name: a directory, or `owner/name` of a hub repository, which is downloaded to the hub's own cache.
+        offline: take a hub repository from the cache only; the variable HF_HUB_OFFLINE does the same.
+
+    Raises:
+        AlitokError: there is no such directory and it cannot be had from the hub.
+    """
+    path = Path(path_or_name)
+    if path.is_dir():
+        return path
+    name = str(path_or_name)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise AlitokError(f"{name} is no directory with a saved model; check the path.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise AlitokError(
+            f"There is no directory {name}; to look for it on the hub, install pip install 'alitok[hub]'."
+        ) from None
+    try:
+        return Path(snapshot_download(name, local_files_only=offline))
+    except (OSError, ValueError) as error:  # offline, unknown or private repository, no network: all of these
+        reason = str(error).strip().splitlines()[0]
+        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {reason}") from None

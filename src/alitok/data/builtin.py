@@ -1,0 +1,222 @@
+"""Real pictures that come with libraries, so that the whole system can be tried without a download.
+
+`digits`: scikit-learn's 1,797 scanned handwritten digits, 8 x 8 pixels, enlarged. `photos`: random crops of the
+photographs in scikit-image's wheel; the class is the photograph. Leaves: pictures (3, size, size) uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alitok.core.errors import AlitokError
+from alitok.data.crops import to_array, to_rgb
+from alitok.data.split import heldout_mask
+
+# Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter
+# holds a crop of 64 pixels.
+PHOTOS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+TRAINING_CROPS = 128  # of each photograph in an epoch: 14 x 128 pictures, about as many as there are training digits
+HELDOUT_CROPS = 16  # of each photograph: 224 pictures, enough for a PSNR and few enough to differ from one another
+PHOTO_SCALE = 4  # short side of a shrunk photograph, in crops: a crop then shows a thing, not a texture
+
+_DIGIT_SIDE, _DIGIT_MAX = 8, 16
+_DIGITS_HELD_OUT = 0.2
+_INSTALL = "is not installed; run: pip install 'alitok[demo]'"
+
+
+@dataclass(eq=False)
+class DigitSource:
+    """Grey pictures held in memory; there is one view of each, with or without `rng`."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64
+    size: int
+    pictures: np.ndarray  # (N, size, size) uint8
+    flip: bool = False  # a mirrored 2 is no digit
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """(3, size, size) uint8."""
+        return np.repeat(self.pictures[index, None], 3, axis=0)
+
+
+def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
+    """The digits for training and the held-out ones: a fifth of each class.
+
+    Raises:
+        AlitokError: scikit-learn is missing, or `size` is below 8.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise AlitokError(f"digits: scikit-learn {_INSTALL}") from None
+    if size < _DIGIT_SIDE:
+        raise AlitokError(f"digits: an image size of {size} is too small; the scans have {_DIGIT_SIDE} pixels a side.")
+    scans = load_digits()
+    pictures = np.stack([_enlarge(scan, size) for scan in scans.images])
+    labels = scans.target.astype(np.int64)
+    classes = tuple(str(name) for name in scans.target_names)
+    held = heldout_mask(labels, _DIGITS_HELD_OUT, seed)
+    return (
+        DigitSource("digits train", classes, labels[~held], size, pictures[~held]),
+        DigitSource("digits held-out", classes, labels[held], size, pictures[held]),
+    )
+
+
+def _enlarge(scan: np.ndarray, size: int) -> np.ndarray:
+    """(8, 8) values in 0..16 -> (size, size) uint8; resampled as floats, so that rounding happens once."""
+    grey = Image.fromarray((scan * (255 / _DIGIT_MAX)).astype(np.float32))
+    return np.asarray(grey.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 255).round().astype(np.uint8)
+
+
+@dataclass(eq=False)
+class PhotoTrainSource:
+    """Random crops of the training region of each photograph, TRAINING_CROPS of each in an epoch.
+
+    The fixed view of an index is one such crop, drawn once and for all and not flipped.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64
+    size: int
+    regions: list[np.ndarray]  # one (3, h, w) uint8 of each photograph
+    flip: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """(3, size, size) uint8."""
+        region = self.regions[self.labels[index]]
+        draw = np.random.default_rng(index) if rng is None else rng
+        top = int(draw.integers(region.shape[1] - self.size + 1))
+        left = int(draw.integers(region.shape[2] - self.size + 1))
+        crop = region[:, top : top + self.size, left : left + self.size]
+        mirrored = rng is not None and self.flip and rng.random() < 0.5
+        return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
+
+
+@dataclass(eq=False)
+class PhotoHeldoutSource:
+    """Fixed crops spread over the held-out region of each photograph; `rng` changes nothing."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64
+    size: int
+    regions: list[np.ndarray]  # one (3, h, w) uint8 of each photograph
+    flip: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """(3, size, size) uint8."""
+        region = self.regions[self.labels[index]]
+        top, left = _spread_corner(region.shape[1:], self.size, index % HELDOUT_CROPS)
+        return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
+
+
+def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:
+    """Corner of one of HELDOUT_CROPS crops: even steps along the long side, alternating ends of the short side."""
+    room = np.array(shape) - size
+    long = int(np.argmax(room))
+    corner = np.empty(2, int)
+    corner[long] = round(room[long] * number / (HELDOUT_CROPS - 1))
+    corner[1 - long] = room[1 - long] * (number % 2)
+    return int(corner[0]), int(corner[1])
+
+
+def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoHeldoutSource]:
+    """Crops of the photographs; the split is one of place, so `seed` changes nothing.
+
+    Raises:
+        AlitokError: scikit-image or one of its photographs is missing, or `size` does not fit the photographs.
+    """
+    try:
+        import skimage
+    except ImportError:
+        raise AlitokError(f"photos: scikit-image {_INSTALL}") from None
+    folder = Path(skimage.__file__).parent / "data"
+    photos = {}
+    for name in PHOTOS:
+        try:
+            with Image.open(folder / name) as image:
+                photos[Path(name).stem] = to_rgb(image)
+        except OSError as error:
+            raise AlitokError(
+                f"photos: {folder / name} of scikit-image cannot be read ({error}); reinstall scikit-image."
+            ) from None
+    return photo_sources(photos, size)
+
+
+def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTrainSource, PhotoHeldoutSource]:
+    """Cut each photograph in two regions, shrink both by the same factor, and make a source of each kind of region.
+
+    Args:
+        photos: RGB pictures by class name.
+        size: pixels a side of the crops.
+
+    Raises:
+        AlitokError: `size` is below 8, or so large that a photograph would have to be enlarged.
+    """
+    largest = min(min(photo.size) for photo in photos.values()) // PHOTO_SCALE
+    if not _DIGIT_SIDE <= size <= largest:
+        raise AlitokError(f"photos: an image size of {size} does not fit; choose one from {_DIGIT_SIDE} to {largest}.")
+    regions = [_cut_and_shrink(photo, size) for photo in photos.values()]
+    classes = tuple(photos)
+    rows = np.arange(len(classes), dtype=np.int64)
+    return (
+        PhotoTrainSource(
+            "photos train", classes, rows.repeat(TRAINING_CROPS), size, [training for training, _ in regions]
+        ),
+        PhotoHeldoutSource(
+            "photos held-out", classes, rows.repeat(HELDOUT_CROPS), size, [heldout for _, heldout in regions]
+        ),
+    )
+
+
+def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first three quarters of the longer side and the last quarter, each (3, h, w) uint8.
+
+    Cut before shrinking: resampling mixes neighbouring pixels, which would carry some over the border.
+    """
+    width, height = photo.size
+    scale = PHOTO_SCALE * size / min(width, height)
+    if width >= height:
+        border = width * 3 // 4
+        boxes = (0, 0, border, height), (border, 0, width, height)
+    else:
+        border = height * 3 // 4
+        boxes = (0, 0, width, border), (0, border, width, height)
+    training, heldout = (_shrink(photo.crop(box), scale) for box in boxes)
+    return training, heldout
+
+
+def _shrink(region: Image.Image, scale: float) -> np.ndarray:
+    target = round(region.width * scale), round(region.height * scale)
+    return to_array(region.resize(target, Image.Resampling.BICUBIC))

@@ -1,0 +1,182 @@
+"""Batches as a pure function of (seed, step), so that a run continues where it stopped without stored state.
+
+Enters: a source of pictures or a store of codes. Leaves: endless batches of tensors.
+Shapes: B pictures of a batch, N pictures of an epoch, T codes of a sequence.
+
+Position p = step * B + i of the endless stream is picture order(N, seed, p // N)[p % N]: a batch may reach over the
+end of an epoch, and no picture is dropped there.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from alitok.core.errors import AlitokError
+from alitok.data.codes import CodeStore
+from alitok.data.source import ImageSource
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+# The uses of randomness; each has streams of its own.
+_PICTURE, _ORDER, _CROP = 0, 1, 2
+
+
+def picture_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The randomness of one picture in one epoch: independent of the batch, the step and the worker it is read in."""
+    return _stream(seed, epoch, index, _PICTURE)
+
+
+def order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """The order (length,) int64 in which an epoch takes the pictures."""
+    return _stream(seed, epoch, 0, _ORDER).permutation(length)
+
+
+def _crop_choice(length: int, crops: int, seed: int, epoch: int) -> np.ndarray:
+    """The crop of each picture in an epoch, (length,) int64; drawn at once, as a stream per picture costs too much."""
+    return _stream(seed, epoch, 0, _CROP).integers(crops, size=length)
+
+
+def _stream(seed: int, epoch: int, index: int, use: int) -> np.random.Generator:
+    """Philox is keyed, not seeded: no hashing, and a counter's high words part the streams for good."""
+    key = np.array([seed % 2**64, epoch], np.uint64)
+    counter = np.array([0, 0, index, use], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class _PerEpoch:
+    """A table of one number per picture, made anew for each epoch; remembers the epoch it was last asked for."""
+
+    def __init__(self, make: Callable[[int], np.ndarray]) -> None:
+        self._make = make
+        self._epoch = -1
+        self._table = np.empty(0, np.int64)
+
+    def at(self, epochs: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Entry `columns[i]` of the table of `epochs[i]`; both (B,), epochs ascending."""
+        result = np.empty(len(columns), np.int64)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            if epoch != self._epoch:
+                self._epoch, self._table = epoch, self._make(epoch)
+            here = epochs == epoch
+            result[here] = self._table[columns[here]]
+        return result
+
+
+class _Positions:
+    """Which picture in which epoch stands at each place of a step's batch."""
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        assert min(length, batch_size) > 0
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._order = _PerEpoch(partial(order, length, seed))  # not a lambda: workers may be sent a pickle of it
+
+    def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epochs and picture indices of a step, both (B,) int64."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, offsets = np.divmod(positions, self.length)
+        return epochs, self._order.at(epochs, offsets)
+
+
+class Batches:
+    """Endless batches of randomly cropped pictures (B, 3, size, size) uint8 and labels (B,) int64.
+
+    Args:
+        source: the pictures.
+        batch_size: B, which may exceed the number of pictures.
+        seed: of the order and of the crops.
+        start_step: the step of the first batch; starting at k equals skipping k batches.
+        workers: processes that read ahead; their number changes nothing about the batches.
+
+    Raises:
+        AlitokError: while iterating, a picture cannot be read.
+    """
+
+    def __init__(self, source: ImageSource, batch_size: int, seed: int, start_step: int = 0, workers: int = 0) -> None:
+        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed))
+        self._start_step, self._workers = start_step, workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        results = self._ahead() if self._workers else map(self._steps.__getitem__, count(self._start_step))
+        for result in results:
+            if isinstance(result, AlitokError):
+                raise result
+            yield result
+
+    def _ahead(self) -> Iterator[Batch | AlitokError]:
+        loader = DataLoader(
+            self._steps,
+            batch_size=None,  # an item is a whole batch already
+            sampler=count(self._start_step),
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),  # else making the iterator would draw from the global one
+        )
+        return iter(loader)
+
+
+@dataclass
+class _PictureSteps(Dataset[Batch | AlitokError]):
+    """Item k is the batch of step k, or the error that a worker hands to its parent instead of raising.
+
+    Raised in a worker, it would reach the user wrapped in the worker's traceback.
+    """
+
+    source: ImageSource
+    positions: _Positions
+
+    def __getitem__(self, step: int) -> Batch | AlitokError:
+        epochs, indices = self.positions.at(step)
+        seed = self.positions.seed
+        try:
+            pictures = [
+                self.source.read(index, picture_rng(seed, epoch, index))
+                for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
+            ]
+        except AlitokError as error:
+            return error
+        return torch.from_numpy(np.stack(pictures)), torch.from_numpy(self.source.labels[indices])
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the parent decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class CodeBatches:
+    """Endless batches of codes (B, T) int64 and labels (B,) int64, in the order of `Batches`.
+
+    Of a store with several crops per picture, one crop of each picture is drawn per epoch.
+
+    Args:
+        store: the codes.
+        batch_size: B, which may exceed the number of pictures.
+        seed: of the order and of the choice of crops.
+        start_step: the step of the first batch; starting at k equals skipping k batches.
+    """
+
+    def __init__(self, store: CodeStore, batch_size: int, seed: int, start_step: int = 0) -> None:
+        self._store, self._start_step = store, start_step
+        self._positions = _Positions(store.pictures, batch_size, seed)
+        self._crop = _PerEpoch(partial(_crop_choice, store.pictures, store.crops, seed))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in count(self._start_step):
+            epochs, pictures = self._positions.at(step)
+            rows = pictures * self._store.crops + self._crop.at(epochs, pictures)
+            codes = self._store.codes(rows).astype(np.int64)
+            yield torch.from_numpy(codes), torch.from_numpy(self._store.labels[rows])

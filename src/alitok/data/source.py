@@ -1,0 +1,98 @@
+"""The one interface of all picture sources, and how a source is found by what the user wrote.
+
+Enters: `digits`, `photos` or a folder. Leaves: two sources, of pictures (3, size, size) uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from alitok.core.errors import AlitokError
+from alitok.data.builtin import open_digits, open_photos
+from alitok.data.folder import open_folder
+
+
+class ImageSource(Protocol):
+    """A fixed number of labelled square pictures.
+
+    Attributes:
+        name: for people, such as "digits train".
+        classes: the class names; a label is an index into them.
+        labels: (N,) int64.
+        size: pixels a side.
+        flip: whether a mirrored picture is still one of its class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    size: int
+    flip: bool
+
+    def __len__(self) -> int:
+        """Number of pictures in an epoch."""
+        ...
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """One picture.
+
+        Args:
+            index: 0 <= index < N.
+            rng: draws the random crop and flip of training; None gives the fixed view.
+
+        Returns:
+            (3, size, size) uint8, contiguous.
+
+        Raises:
+            AlitokError: the picture cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a model is trained on, and what it never sees; both have the same classes and size."""
+
+    train: ImageSource
+    heldout: ImageSource
+
+
+_BUILTIN: dict[str, Callable[[int, int], tuple[ImageSource, ImageSource]]] = {
+    "digits": open_digits,
+    "photos": open_photos,
+}
+
+
+def open_splits(data: str, size: int, seed: int = 0) -> Splits:
+    """Open a data set.
+
+    Args:
+        data: the name of a built-in set, or a folder with one folder of pictures per class.
+        size: pixels a side of the pictures that leave.
+        seed: decides which pictures are held out.
+
+    Raises:
+        AlitokError: there is no such data set, or its pictures cannot be used.
+    """
+    if data in _BUILTIN:
+        return Splits(*_BUILTIN[data](size, seed))
+    root = Path(data).expanduser()
+    if not root.exists():
+        raise AlitokError(
+            f"Data {data!r}: the path does not exist, and the built-in sets are {' and '.join(_BUILTIN)}; "
+            "check the path or choose one of them."
+        )
+    return Splits(*open_folder(root, size, seed))
+
+
+def read_all(source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed views of all pictures, for sets that fit in memory: (N, 3, size, size) uint8 and (N,) int64."""
+    pictures = np.empty((len(source), 3, source.size, source.size), np.uint8)
+    for index in range(len(source)):
+        pictures[index] = source.read(index, None)
+    return pictures, source.labels.copy()

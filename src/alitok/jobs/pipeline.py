@@ -1,0 +1,147 @@
+"""A tokenizer and a generator together: classes in, pictures out.
+
+On disk: a directory with `pipeline.json` (how to sample), `tokenizer/` and `generator/`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.checkpoint import load_head
+from alitok.core.config import from_dict, to_dict
+from alitok.core.device import DeviceName, choose_device
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_json
+from alitok.core.hub import locate
+from alitok.generator import Generator, SamplingConfig
+from alitok.jobs.synthesize import synthesize
+from alitok.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Both models and how they are sampled by default.
+
+    Attributes:
+        tokenizer: in evaluation mode.
+        generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
+        sampling: the default guidance and filters.
+    """
+
+    tokenizer: Tokenizer
+    generator: Generator
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse two models that were not made for each other."""
+        codes, drawn = self.tokenizer.config, self.generator.config
+        ours = (codes.prefix_length, codes.grid, codes.codebook_size)
+        theirs = (drawn.prefix, drawn.grid, drawn.codebook_size)
+        if ours != theirs:
+            raise AlitokError(
+                f"This generator draws {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, "
+                f"but the tokenizer has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use the pair trained together."
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_name: str | Path, *, device: DeviceName = "auto", offline: bool = False
+    ) -> Pipeline:
+        """Load a saved pair from a local directory or the hub.
+
+        Raises:
+            AlitokError: it is not there, damaged, or not a pair.
+        """
+        directory = locate(path_or_name, offline=offline)
+        head = load_head(directory / "pipeline.json", "pipeline")
+        sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
+        place = choose_device(device)
+        tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
+        return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling)
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write both models and the default sampling."""
+        self.tokenizer.save_pretrained(directory / "tokenizer")
+        self.generator.save_pretrained(directory / "generator")
+        write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
+
+    def class_number(self, name: str | int) -> int:
+        """The number of a class given by its number or its name (case does not matter).
+
+        Raises:
+            AlitokError: there is no such class; near names are offered.
+        """
+        count, names = self.generator.config.classes, self.generator.class_names
+        if isinstance(name, int) or (name.isdecimal() and name not in names):
+            number = int(name)
+            if not 0 <= number < count:
+                raise AlitokError(f"Class {number} does not exist; classes are 0 to {count - 1}.")
+            return number
+        folded = [known.casefold() for known in names]
+        if name.casefold() in folded:
+            return folded.index(name.casefold())
+        near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+        hint = ", ".join(names[folded.index(found)] for found in near) or f"numbers 0 to {count - 1}"
+        raise AlitokError(f"There is no class '{name}'; near: {hint}.")
+
+    def __call__(
+        self,
+        classes: Sequence[str | int],
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        batch_size: int = 64,
+    ) -> list[Image]:
+        """Draw one picture per entry of `classes`.
+
+        Args:
+            classes: names or numbers, one per picture.
+            seed: the same seed, classes and options give the same pictures; picture i does not depend on the others.
+            guidance_scale: as in `SamplingConfig`; None = the pair's own default; likewise the four below.
+            guidance_power: likewise.
+            temperature: likewise.
+            top_k: likewise.
+            top_p: likewise.
+            batch_size: pictures drawn at a time.
+
+        Returns:
+            Pillow pictures.
+
+        Raises:
+            AlitokError: an unknown class, or a value outside its range.
+        """
+        given = {
+            "guidance_scale": guidance_scale,
+            "guidance_power": guidance_power,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise AlitokError(f"{error}.") from None
+        return list(self._draw([self.class_number(name) for name in classes], sampling, seed, batch_size))
+
+    def _draw(self, classes: list[int], sampling: SamplingConfig, seed: int, batch_size: int) -> Iterator[Image]:
+        device: torch.device = self.generator.embeddings.weight.device
+        for batch in synthesize(
+            self.generator, self.tokenizer, classes, sampling, seed=seed, batch_size=batch_size, device=device
+        ):
+            for picture in batch:
+                yield pixels.to_pil(picture)

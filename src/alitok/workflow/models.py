@@ -1,0 +1,129 @@
+"""The table of named models: sizes from the presets, parameters counted on the models themselves.
+
+Leaves: rows for `alitok models`. Nothing here is trained or loaded; models are built without memory for their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from alitok.generator import Generator, SamplingConfig
+from alitok.presets import (
+    GENERATORS,
+    MEASURED_GFID,
+    PUBLISHED_GFID,
+    RECIPE_CLASSES,
+    RECIPES,
+    SAMPLING,
+    TOKENIZERS,
+    GeneratorSize,
+)
+from alitok.tokenizer import Tokenizer, TokenizerConfig
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One named model.
+
+    Attributes:
+        name: `TOKENIZER` or `TOKENIZER-GENERATOR`.
+        kind: `tokenizer` or `generator`.
+        image_size: pixels a side.
+        layers, width, heads: of the generator, or of encoder / last decoder of a tokenizer.
+        prefix: prefix codes.
+        buffer: learned tokens in front of the second decoder; None for a generator.
+        codes: codes per picture.
+        guidance: default scale / power of a generator; None for a tokenizer.
+        parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what a picture needs).
+        training_parameters: those and, for a tokenizer, the first decoder.
+        published_gfid: guided gFID of the paper; None where none is published.
+        measured_gfid: measured with this project; None = not yet.
+    """
+
+    name: str
+    kind: str
+    image_size: int
+    layers: str
+    width: str
+    heads: str
+    prefix: int
+    buffer: int | None
+    codes: int
+    guidance: str | None
+    parameters: int
+    training_parameters: int
+    published_gfid: float | None = None
+    measured_gfid: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row without its name."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+def parameters(module: nn.Module | None) -> int:
+    """Number of trainable values."""
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def model_rows() -> list[ModelRow]:
+    """All named models: the full-size ones first, then the small ones of the recipes."""
+    rows = []
+    for name, tokenizer in TOKENIZERS.items():
+        rows.append(_tokenizer_row(name, tokenizer))
+        for letter, size in GENERATORS.items():
+            rows.append(_generator_row(f"{name}-{letter}", tokenizer, size, IMAGENET_CLASSES, SAMPLING[letter]))
+    for name, recipe in RECIPES.items():
+        rows.append(_tokenizer_row(name, recipe.tokenizer))
+        size, classes = recipe.generator_size, RECIPE_CLASSES[name]
+        rows.append(_generator_row(f"{name}-generator", recipe.tokenizer, size, classes, recipe.sampling))
+    return rows
+
+
+def _tokenizer_row(name: str, config: TokenizerConfig) -> ModelRow:
+    assert config.stage2 is not None
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config)
+    first, encoder, last = parameters(tokenizer.stage1), config.encoder, config.stage2
+    return ModelRow(
+        name,
+        "tokenizer",
+        config.image_size,
+        f"{encoder.layers} / {last.layers}",
+        f"{encoder.width} / {last.width}",
+        f"{encoder.heads} / {last.heads}",
+        config.prefix_length,
+        last.extra_tokens,
+        config.sequence_length,
+        None,
+        parameters(tokenizer) - first,
+        parameters(tokenizer),
+    )
+
+
+def _generator_row(
+    name: str, tokenizer: TokenizerConfig, size: GeneratorSize, classes: int, sampling: SamplingConfig
+) -> ModelRow:
+    with torch.device("meta"):
+        count = parameters(Generator(size.config(tokenizer, classes)))
+    return ModelRow(
+        name,
+        "generator",
+        tokenizer.image_size,
+        str(size.layers),
+        str(size.width),
+        str(size.heads),
+        tokenizer.prefix_length,
+        None,
+        tokenizer.sequence_length,
+        f"{sampling.guidance_scale:g} / {sampling.guidance_power:g}",
+        count,
+        count,
+        PUBLISHED_GFID.get(name),
+        MEASURED_GFID.get(name),
+    )

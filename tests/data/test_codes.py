@@ -1,0 +1,165 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from alitok.core.errors import AlitokError
+from alitok.data.codes import CodeStore, write_codes
+
+RNG = np.random.default_rng(0)
+ROWS, LENGTH, CODES, CLASSES = 50, 7, 300, ("a", "b", "c")
+ALL_CODES = RNG.integers(0, CODES, (ROWS, LENGTH))
+LABELS = RNG.integers(0, len(CLASSES), ROWS)
+
+
+def batches(size=8):
+    for start in range(0, ROWS, size):
+        yield ALL_CODES[start : start + size], LABELS[start : start + size]
+
+
+def write(path, **options):
+    settings = {"codebook_size": CODES, "classes": CLASSES, "tokenizer": "hash", **options}
+    write_codes(path, batches(settings.pop("batch", 8)), **settings)
+    return path
+
+
+@pytest.mark.parametrize("shard_rows", [1 << 20, 50, 13, 8, 1])
+@pytest.mark.parametrize("batch", [1, 8, 50])
+def test_round_trip_over_any_number_of_shards(tmp_path, shard_rows, batch):
+    store = CodeStore(write(tmp_path / "codes", shard_rows=shard_rows, batch=batch), "hash")
+    assert len(store) == store.pictures == ROWS
+    assert (store.length, store.codebook_size, store.crops, store.classes) == (LENGTH, CODES, 1, CLASSES)
+    assert (store.labels == LABELS).all()
+    assert store.labels.dtype == np.int64
+    rows = RNG.permutation(ROWS)[:31]
+    rows[3] = rows[4]
+    assert (store.codes(rows) == ALL_CODES[rows]).all()
+    assert store.codes(range(ROWS)).dtype == np.uint16
+    assert store.codes([]).shape == (0, LENGTH)
+    store.verify()
+
+
+def test_files_and_manifest(tmp_path):
+    path = write(tmp_path / "codes", shard_rows=20, crops=5)
+    manifest = json.loads((path / "manifest.json").read_text())
+    shards = manifest.pop("shards")
+    assert manifest == {
+        "format": 1,
+        "sequences": ROWS,
+        "length": LENGTH,
+        "codebook_size": CODES,
+        "crops": 5,
+        "classes": list(CLASSES),
+        "tokenizer": "hash",
+    }
+    assert [shard["rows"] for shard in shards] == [20, 20, 10]
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(
+        ["manifest.json", *(f"{kind}-0000{number}.npy" for kind in ("codes", "labels") for number in range(3))]
+    )
+    second = np.load(path / shards[1]["file"])
+    assert second.dtype == np.uint16
+    assert (second == ALL_CODES[20:40]).all()
+    assert (np.load(path / shards[1]["labels"]) == LABELS[20:40]).all()
+    for shard in shards:
+        assert hashlib.sha256((path / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
+    assert (CodeStore(path).pictures, len(CodeStore(path))) == (10, ROWS)
+
+
+def test_the_largest_codes_survive(tmp_path):
+    codes = np.array([[65_535, 0, 65_534]])
+    write_codes(tmp_path / "codes", [(codes, np.zeros(1))], codebook_size=65_536, classes=("a",), tokenizer="t")
+    assert CodeStore(tmp_path / "codes").codes([0]).tolist() == codes.tolist()
+
+
+def test_too_large_a_codebook(tmp_path):
+    with pytest.raises(AlitokError, match="65,537"):
+        write(tmp_path / "codes", codebook_size=65_537)
+    assert not (tmp_path / "codes").exists()
+
+
+def test_a_code_or_label_out_of_range_is_never_stored(tmp_path):
+    with pytest.raises(AssertionError):
+        write(tmp_path / "codes", codebook_size=int(ALL_CODES.max()))
+    with pytest.raises(AssertionError):
+        write(tmp_path / "codes", classes=("a", "b"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_codes_at_all(tmp_path):
+    with pytest.raises(AlitokError, match="no codes"):
+        write_codes(tmp_path / "codes", [], codebook_size=4, classes=("a",), tokenizer="t")
+
+
+def test_an_interrupted_store_leaves_the_old_one(tmp_path):
+    path = write(tmp_path / "codes")
+
+    def interrupted():
+        yield from batches()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_codes(path, interrupted(), codebook_size=CODES, classes=CLASSES, tokenizer="new")
+    assert CodeStore(path).tokenizer == "hash"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["codes"]
+
+
+def test_codes_of_another_tokenizer_are_refused(tmp_path):
+    path = write(tmp_path / "codes")
+    with pytest.raises(AlitokError, match="made with another tokenizer; encode"):
+        CodeStore(path, "other")
+    CodeStore(path, None)
+
+
+@pytest.mark.parametrize("name", ["codes-00001.npy", "labels-00000.npy"])
+@pytest.mark.parametrize("kept", [0, 5, 0.5, -1])
+def test_a_truncated_file_is_named(tmp_path, name, kept):
+    path = write(tmp_path / "codes", shard_rows=20)
+    whole = (path / name).read_bytes()
+    (path / name).write_bytes(whole[: int(len(whole) * kept) if kept == 0.5 else kept])
+    with pytest.raises(AlitokError, match=name):
+        CodeStore(path)
+
+
+def test_missing_pieces_are_named(tmp_path):
+    with pytest.raises(AlitokError, match="There are no codes at"):
+        CodeStore(tmp_path / "none")
+    path = write(tmp_path / "codes", shard_rows=20)
+    (path / "codes-00002.npy").unlink()
+    with pytest.raises(AlitokError, match=r"codes-00002\.npy is missing"):
+        CodeStore(path)
+    (path / "manifest.json").unlink()
+    with pytest.raises(AlitokError, match=r"no manifest\.json"):
+        CodeStore(path)
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"length": 8}, {"sequences": 49}, {"shards": []}, {"crops": 3}])
+def test_a_manifest_that_does_not_fit(tmp_path, change):
+    path = write(tmp_path / "codes")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(AlitokError, match="encode the pictures again"):
+        CodeStore(path)
+
+
+def test_a_manifest_that_lacks_a_key_or_is_no_json(tmp_path):
+    path = write(tmp_path / "codes")
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["classes"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AlitokError, match="lacks classes"):
+        CodeStore(path)
+    (path / "manifest.json").write_text("{")
+    with pytest.raises(AlitokError, match="not valid JSON"):
+        CodeStore(path)
+
+
+@pytest.mark.parametrize("name", ["codes-00000.npy", "labels-00000.npy"])
+def test_verify_finds_a_flipped_bit(tmp_path, name):
+    path = write(tmp_path / "codes")
+    content = bytearray((path / name).read_bytes())
+    content[-1] ^= 1
+    (path / name).write_bytes(content)
+    store = CodeStore(path)
+    with pytest.raises(AlitokError, match=f"{name} is damaged"):
+        store.verify()

@@ -1,0 +1,196 @@
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.data.codes import CodeStore, write_codes
+from alitok.data.loader import Batches, CodeBatches, order, picture_rng
+
+
+class Source:
+    """Each picture holds its index and, in training, two draws of its own randomness."""
+
+    def __init__(self, length, broken=None):
+        self.name, self.classes, self.size, self.flip = "test", ("a", "b", "c"), 4, True
+        self.labels = np.arange(length, dtype=np.int64) % 3
+        self.broken = broken
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, index, rng):
+        if index == self.broken:
+            raise AlitokError("picture.png is broken.")
+        picture = np.zeros((3, 4, 4), np.uint8)
+        picture[0] = index
+        picture[1:] = rng.integers(0, 256, (2, 4, 4))
+        return picture
+
+
+def first(batches, count):
+    iterator = iter(batches)
+    return [next(iterator) for _ in range(count)]
+
+
+def same(left, right):
+    assert len(left) == len(right) > 0
+    return all(torch.equal(x, y) for a, b in zip(left, right, strict=True) for x, y in zip(a, b, strict=True))
+
+
+def indices(batches):
+    return torch.cat([pictures[:, 0, 0, 0] for pictures, _ in batches]).tolist()
+
+
+def test_order_is_a_permutation_keyed_by_seed_and_epoch():
+    orders = {}
+    for seed in (-1, 0, 1):
+        for epoch in (0, 1):
+            taken = order(100, seed, epoch)
+            assert sorted(taken.tolist()) == list(range(100))
+            assert (taken == order(100, seed, epoch)).all()
+            orders[taken.tobytes()] = None
+    assert len(orders) == 6
+
+
+def test_picture_rng_is_keyed_by_all_three():
+    keys = [(s, e, i) for s in (-1, 0, 1, 2) for e in (0, 1, 2) for i in (0, 1, 2)]
+    draws = {picture_rng(*key).bytes(16) for key in keys}
+    assert len(draws) == len(keys)
+    assert picture_rng(1, 2, 0).bytes(16) == picture_rng(1, 2, 0).bytes(16)
+
+
+def test_neighbouring_pictures_draw_independently():
+    draws = np.stack([picture_rng(0, 0, index).random(400) for index in range(40)])
+    off_diagonal = np.corrcoef(draws)[~np.eye(40, dtype=bool)]
+    assert np.abs(off_diagonal).max() < 0.25
+    assert abs(draws[:, 0].mean() - 0.5) < 0.15
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(10, 4), (10, 10), (3, 8), (7, 23), (1, 5)])
+def test_batches_follow_the_formula_and_drop_nothing(length, batch_size):
+    source, seed = Source(length), 5
+    batches = first(Batches(source, batch_size, seed), 6)
+    for step, (pictures, labels) in enumerate(batches):
+        assert (pictures.shape, pictures.dtype) == ((batch_size, 3, 4, 4), torch.uint8)
+        assert (labels.shape, labels.dtype) == ((batch_size,), torch.int64)
+        for i in range(batch_size):
+            epoch, offset = divmod(step * batch_size + i, length)
+            index = int(order(length, seed, epoch)[offset])
+            expected = source.read(index, picture_rng(seed, epoch, index))
+            assert (pictures[i].numpy() == expected).all()
+            assert labels[i] == source.labels[index]
+    seen = indices(batches)
+    for start in range(0, len(seen) - length + 1, length):
+        assert sorted(seen[start : start + length]) == list(range(length))
+
+
+@pytest.mark.parametrize("start", [1, 4, 9])
+def test_starting_at_a_step_equals_skipping_the_batches_before(start):
+    source = Source(11)
+    assert same(first(Batches(source, 4, 0, start), 5), first(Batches(source, 4, 0), start + 5)[start:])
+
+
+def test_iterating_twice_begins_twice():
+    batches = Batches(Source(11), 4, 0, 2)
+    assert same(first(batches, 3), first(batches, 3))
+
+
+def test_the_seed_matters():
+    source = Source(50)
+    assert indices(first(Batches(source, 10, 0), 2)) != indices(first(Batches(source, 10, 1), 2))
+
+
+def test_workers_change_neither_batches_nor_global_randomness():
+    source = Source(11)
+    expected = first(Batches(source, 4, 0, start_step=3), 7)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 the global one is meant
+    iterator = iter(Batches(source, 4, 0, start_step=3, workers=2))
+    got = list(islice(iterator, 7))
+    iterator.close()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert same(got, expected)
+    assert all(isinstance(batch, tuple) for batch in got)
+
+
+def test_without_workers_global_randomness_is_untouched():
+    state = torch.get_rng_state()
+    first(Batches(Source(5), 2, 0), 4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_told_in_one_line(workers):
+    iterator = iter(Batches(Source(11, broken=4), 4, 0, workers=workers))
+    with pytest.raises(AlitokError, match=r"^picture\.png is broken\.$"):
+        list(islice(iterator, 3))
+
+
+class SignalledSource(Source):
+    """Reading sends the reading process the signals that a terminal or a scheduler would send it."""
+
+    def read(self, index, rng):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().read(index, rng)
+
+
+def test_workers_survive_signals():
+    iterator = iter(Batches(SignalledSource(11), 4, 0, workers=1))
+    got = list(islice(iterator, 2))
+    iterator.close()
+    assert same(got, first(Batches(Source(11), 4, 0), 2))
+
+
+def test_the_work_of_a_worker_can_be_pickled():
+    steps = pickle.loads(pickle.dumps(Batches(Source(11), 4, 0)._steps))
+    assert same([steps[3]], [Batches(Source(11), 4, 0)._steps[3]])
+
+
+def store_of(path, pictures, crops):
+    """Each row holds its picture and its crop."""
+    codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
+    labels = codes[:, 0] % 3
+    write_codes(path, [(codes, labels)], codebook_size=300, classes=("a", "b", "c"), tokenizer="t", crops=crops)
+    return CodeStore(path)
+
+
+@pytest.mark.parametrize("batch_size", [4, 30])
+def test_codes_come_in_the_order_of_the_pictures(tmp_path, batch_size):
+    store = store_of(tmp_path / "codes", 11, 1)
+    codes = first(CodeBatches(store, batch_size, 9), 6)
+    pictures = first(Batches(Source(11), batch_size, 9), 6)
+    for (sequence, label), (picture, expected) in zip(codes, pictures, strict=True):
+        assert (sequence.dtype, label.dtype) == (torch.int64, torch.int64)
+        assert sequence.shape == (batch_size, 2)
+        assert torch.equal(sequence[:, 0], picture[:, 0, 0, 0].long())
+        assert torch.equal(label, expected)
+
+
+def test_one_crop_of_each_picture_is_drawn_per_epoch(tmp_path):
+    store = store_of(tmp_path / "codes", 40, 5)
+    epochs = [codes for codes, _ in first(CodeBatches(store, 40, 0), 60)]  # a batch is an epoch
+    for codes in epochs:
+        assert sorted(codes[:, 0].tolist()) == list(range(40))
+    drawn = torch.cat(epochs)
+    shares = torch.bincount(drawn[:, 1], minlength=5) / len(drawn)
+    assert (shares - 0.2).abs().max() < 0.05
+    of_one_picture = drawn[drawn[:, 0] == 7, 1]
+    assert set(of_one_picture.tolist()) == set(range(5))
+    # the crop belongs to picture and epoch, not to the batch
+    small = torch.cat([codes for codes, _ in first(CodeBatches(store, 8, 0), 10)])
+    assert torch.equal(small, torch.cat(epochs[:2]))
+
+
+def test_codes_from_a_later_step(tmp_path):
+    store = store_of(tmp_path / "codes", 11, 3)
+    assert same(first(CodeBatches(store, 4, 0, 5), 4), first(CodeBatches(store, 4, 0), 9)[5:])
+    state = torch.get_rng_state()
+    first(CodeBatches(store, 4, 0), 2)
+    assert torch.equal(torch.get_rng_state(), state)

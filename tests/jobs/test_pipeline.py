@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_json
+from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+from alitok.jobs.pipeline import Pipeline
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+TOKENIZER = TokenizerConfig(
+    image_size=6,
+    patch_size=2,
+    codebook_size=20,
+    code_width=4,
+    encoder=EncoderConfig(width=16, layers=1, heads=2),
+    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
+)
+GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2)
+
+
+@pytest.fixture
+def pipeline():
+    torch.manual_seed(0)
+    generator = Generator(GENERATOR, ["golden retriever", "tench", "7"]).eval()
+    tokenizer = Tokenizer(TOKENIZER).eval()
+    for model in (generator, tokenizer):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0))
+
+
+def array(pictures):
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def test_classes_by_name_and_number_give_pictures(pipeline):
+    pictures = pipeline(["golden retriever", 1, "TENCH"], seed=3)
+    assert [picture.size for picture in pictures] == [(6, 6)] * 3
+    assert np.array_equal(array(pictures), array(pipeline([0, "1", 1], seed=3)))
+    assert not np.array_equal(array(pictures), array(pipeline([0, 1, 1], seed=4)))
+
+
+def test_a_picture_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
+    together = array(pipeline([0, 1, 2, 0], seed=1))
+    assert np.array_equal(together, array(pipeline([0, 1, 2, 0], seed=1, batch_size=3)))
+    assert np.array_equal(together[:2], array(pipeline([0, 1], seed=1)))
+
+
+def test_options_replace_the_default(pipeline):
+    default = array(pipeline([0] * 8, seed=1))
+    assert np.array_equal(default, array(pipeline([0] * 8, seed=1, guidance_scale=2.0)))
+    assert not np.array_equal(default, array(pipeline([0] * 8, seed=1, guidance_scale=8.0)))
+    greedy = array(pipeline([0] * 8, seed=1, temperature=0.0))
+    assert (greedy == greedy[0]).all()
+
+
+def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "m")
+    loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+    assert loaded.sampling == pipeline.sampling
+    assert np.array_equal(array(loaded(["tench"])), array(pipeline(["tench"])))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("golden retreiver", "near: golden retriever"), (3, "classes are 0 to 2"), (-1, "0 to 2"), ("xyz", "numbers")],
+)
+def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
+    with pytest.raises(AlitokError, match=words):
+        pipeline([name])
+
+
+def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
+    assert pipeline.class_number("7") == 2
+    assert pipeline.class_number("1") == 1
+
+
+def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
+    with pytest.raises(AlitokError, match="temperature"):
+        pipeline([0], temperature=-1.0)
+    other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
+    with pytest.raises(AlitokError, match="use the pair trained together"):
+        Pipeline(pipeline.tokenizer, other)
+    with pytest.raises(AlitokError, match="no directory"):
+        Pipeline.from_pretrained(tmp_path / "none")
+    write_json(tmp_path / "pipeline.json", {"kind": "tokenizer"})
+    with pytest.raises(AlitokError, match="kind 'tokenizer', not 'pipeline'"):
+        Pipeline.from_pretrained(tmp_path)
+
+
+def test_the_hub_is_not_asked_for_what_cannot_be_a_name(tmp_path):
+    with pytest.raises(AlitokError, match="no directory with a saved model"):
+        Pipeline.from_pretrained(str(tmp_path / "a" / "b" / "c"))
+    with pytest.raises(AlitokError, match="hub"):
+        Pipeline.from_pretrained("nobody/nothing-at-all", offline=True)
