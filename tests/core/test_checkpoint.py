@@ -1,7 +1,11 @@
+import errno
+
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from alitok.core import checkpoint
 from alitok.core.checkpoint import (
     Checkpoints,
     fingerprint,
@@ -29,6 +33,20 @@ def test_a_truncated_weights_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(AlitokError, match="truncated or no safetensors"):
         load_tensors(path)
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1)})
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space") as error:
+        save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)})
+    assert error.value.errno == errno.ENOSPC
+    assert load_tensors(tmp_path / "a.safetensors")["x"].item() == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_model_directory_round_trip_and_wrong_kind(tmp_path):

@@ -31,8 +31,9 @@ def bicubic(values, width, height):
 
 
 def halve(values):
-    h, w, c = values.shape
-    return np.floor(values.reshape(h // 2, 2, w // 2, 2, c).mean(axis=(1, 3)) + 0.5)
+    """Means of neighbours, across and then down, rounded to 8 bits each time."""
+    across = np.floor((values[:, 0::2] + values[:, 1::2]) / 2 + 0.5)
+    return np.floor((across[0::2] + across[1::2]) / 2 + 0.5)
 
 
 @pytest.mark.parametrize(

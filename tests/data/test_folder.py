@@ -1,3 +1,4 @@
+import os
 import warnings
 from pathlib import Path
 
@@ -50,8 +51,6 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     picture(tmp_path / "Zebras" / "1.png")
     picture(tmp_path / "Zebras" / "0.png")
     expected = [source.files for source in open_folder(tmp_path, 16, 0)]
-    import os
-
     walk, iterdir = os.walk, Path.iterdir
 
     def backwards(*args, **options):
@@ -119,9 +118,10 @@ def test_verify_tells_its_progress(tmp_path):
 
 def fails(root, *parts, size=16):
     """Opening says one sentence that holds all `parts`, and no warning is shown."""
-    with warnings.catch_warnings(), pytest.raises(AlitokError) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_folder(root, size, 0)
+        with pytest.raises(AlitokError) as caught:
+            open_folder(root, size, 0)
     for part in parts:
         assert str(part) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -223,7 +223,6 @@ def test_a_truncated_picture_is_named_by_read_and_verify(tmp_path, ending):
     bad = tmp_path / "bees" / f"bad.{ending}"
     picture(bad, 100, 100)
     whole = bad.read_bytes()
-    # a tif keeps its table of contents at the end; its pixels are damaged by an offset beyond the file
     bad.write_bytes(whole[: len(whole) * 6 // 10])
     source = FolderSource("x", ("x",), np.zeros(2, np.int64), 16, [tmp_path / "ants" / "1.png", bad])
     with pytest.raises(AlitokError, match=r"bees/bad\.\w+ (cannot be decoded|is not a picture)") as caught:

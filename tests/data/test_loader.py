@@ -1,4 +1,9 @@
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -129,23 +134,35 @@ def test_a_broken_picture_is_told_in_one_line(workers):
         list(islice(iterator, 3))
 
 
-class SignalledSource(Source):
-    """Reading sends the reading process the signals that a terminal or a scheduler would send it."""
-
-    def read(self, index, rng):
-        import os
-        import signal
-
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return super().read(index, rng)
-
-
-def test_workers_survive_signals():
-    iterator = iter(Batches(SignalledSource(11), 4, 0, workers=1))
-    got = list(islice(iterator, 2))
+def test_workers_survive_the_signals_of_a_terminal_and_a_scheduler():
+    iterator = iter(Batches(Source(11), 4, 0, workers=1))
+    got = [next(iterator)]
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    got += islice(iterator, 5)
+    assert worker.is_alive()
     iterator.close()
-    assert same(got, first(Batches(Source(11), 4, 0), 2))
+    assert not worker.is_alive()
+    assert same(got, first(Batches(Source(11), 4, 0), 6))
+
+
+LEAK = """
+import sys
+from alitok.data.loader import Batches
+from alitok.data.builtin import DigitSource
+import numpy as np
+source = DigitSource("x", ("a",), np.zeros(5, np.int64), 8, np.zeros((5, 8, 8), np.uint8))
+iterator = iter(Batches(source, 2, 0, workers=1))
+next(iterator)
+sys.stdout.write("read")
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_never_closes_its_batches_still_ends():
+    ended = subprocess.run([sys.executable, "-c", LEAK], capture_output=True, timeout=60, check=True)
+    assert ended.stdout == b"read"
 
 
 def test_the_work_of_a_worker_can_be_pickled():

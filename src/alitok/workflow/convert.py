@@ -144,6 +144,6 @@ def convert_to_released(directory: Path, out: Path) -> list[Path]:
 
 
 def _save_released(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    with atomic_path(path) as part:
-        torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, part)
+    with atomic_path(path) as part, part.open("wb") as file:  # a file, so that a full disk is an OSError
+        torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, file)
     return path
