@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from alitok.convert import (
+    discriminator_from_released,
     generator_from_released,
     generator_to_released,
     tokenizer_from_released,
@@ -83,6 +84,12 @@ def test_generator_logits_with_and_without_class(generator):
     null = torch.full_like(classes, model.null_class)
     assert relative(model(codes, classes)[:, ::16], expected["logits_cond"]) < 1e-4
     assert relative(model(codes, null)[:, ::16], expected["logits_uncond"]) < 1e-4
+
+
+@torch.no_grad()
+def test_discriminator_logits():
+    model, expected = discriminator_from_released(load("discriminator_state")), load("discriminator_expected")
+    assert relative(model(to_float(expected["images_uint8"])), expected["logits"]) < 1e-4
 
 
 @pytest.mark.parametrize(("name", "scale", "power"), [("b", 16.0, 1.8), ("l", 6.0, 0.7), ("xl", 13.0, 1.4)])

@@ -20,6 +20,7 @@ from torch import nn
 from alitok.core.checkpoint import Tensors, load_strictly
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
+from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.model import Stage
 
@@ -65,6 +66,12 @@ _GENERATOR = {
     "embeddings.*": "embeddings.*",
     "norm.*": "norm.*",
     "output.*": "output.*",
+}
+_DISCRIMINATOR = {
+    "stem.*": "block_in.0.*",
+    "stages.*": "blocks.*",
+    "mix.*": "to_logits.0.*",
+    "logit.*": "to_logits.2.*",
 }
 # Linear layers of ours that are 1x1 convolutions in the released files: (out, in) there is (out, in, 1, 1).
 _POINTWISE = re.compile(r".*\.(to_features|to_pixels)\.weight")
@@ -241,3 +248,17 @@ def generator_from_released(
 def generator_to_released(generator: Generator) -> Tensors:
     """The generator's tensors under their released names."""
     return _rename(generator.state_dict(), _GENERATOR)
+
+
+def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
+    """Build our discriminator from that of a released training file.
+
+    Raises:
+        AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
+    """
+    released = _unwrapped(state_dict)
+    shapes = _Shapes(released, "discriminator")
+    width, stages = shapes["block_in.0.weight"][0], shapes.layers(r"blocks\.(\d+)\.")
+    discriminator = Discriminator(DiscriminatorConfig(width=width, stages=stages))
+    _to_ours(discriminator, released, _DISCRIMINATOR, "The released discriminator")
+    return discriminator.eval()

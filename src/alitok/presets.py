@@ -115,7 +115,7 @@ def _small_tokenizer(
 
 def _tokenizer_training(*, steps: int, batch_size: int = 64) -> TokenizerTraining:
     # With a short warm-up the features can collapse onto few codes before the decoder has learnt to use them:
-    # stage 1 on digits, 1,000 steps, reached 21.7 and 18.6 dB (two seeds) after 50 steps of it, 22.0 and 23.4 after 250.
+    # stage 1 on digits (1,000 steps, two seeds) reached 21.7 and 18.6 dB after 50 steps of it, 22.0 and 23.4 after 250.
     optimizer = OptimizerConfig(learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=250)
     loop = LoopConfig(steps=steps, batch_size=batch_size, optimizer=optimizer, evaluate_every=100)
     return TokenizerTraining(loop=loop)

@@ -6,7 +6,7 @@ photographs in scikit-image's wheel; the class is the photograph. Leaves: pictur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,9 @@ class DigitSource:
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         return np.repeat(self.pictures[index, None], 3, axis=0)
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Nothing to read: the pictures are in memory already."""
 
 
 def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
@@ -119,6 +122,9 @@ class PhotoTrainSource:
         mirrored = rng is not None and self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
 
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Nothing to read: the pictures are in memory already."""
+
 
 @dataclass(eq=False)
 class PhotoHeldoutSource:
@@ -139,6 +145,9 @@ class PhotoHeldoutSource:
         region = self.regions[self.labels[index]]
         top, left = _spread_corner(region.shape[1:], self.size, index % HELDOUT_CROPS)
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Nothing to read: the pictures are in memory already."""
 
 
 def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:

@@ -54,11 +54,11 @@ class FolderSource:
         mirrored = self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1]) if mirrored else crop
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Decode every picture once.
 
         Args:
-            progress: called with (pictures done, pictures in all) after each picture.
+            progress: called with the number of pictures done after each picture.
 
         Raises:
             AlitokError: some cannot be decoded; the message names them.
@@ -71,7 +71,7 @@ class FolderSource:
             except AlitokError as error:
                 problems.append(str(error))
             if progress is not None:
-                progress(done, len(self.files))
+                progress(done)
         _raise_problems(problems)
 
 

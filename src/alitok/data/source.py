@@ -53,6 +53,17 @@ class ImageSource(Protocol):
         """
         ...
 
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Read every picture once, where one can be broken.
+
+        Args:
+            progress: called with the number of pictures done after each picture.
+
+        Raises:
+            AlitokError: some cannot be decoded; the message names them.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -34,6 +34,7 @@ from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device, seed_step
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_bytes, write_json
+from alitok.core.runlog import progress_bar
 from alitok.data.codes import CodeStore, write_codes
 from alitok.data.loader import Batches, CodeBatches
 from alitok.data.source import ImageSource, Splits, open_splits
@@ -122,8 +123,8 @@ class _Run:
     def check(self) -> dict[str, Any]:
         """Decode every picture once, so that a broken one stops the run now and not hours later."""
         for source in (self.splits.train, self.splits.heldout):
-            for index in range(len(source)):
-                source.read(index, None)
+            with progress_bar(self.workspace.console, source.name, len(source)) as bar:
+                source.verify(bar.advance)
         return {"train": len(self.splits.train), "heldout": len(self.splits.heldout)}
 
     def stage1(self) -> dict[str, Any]:
