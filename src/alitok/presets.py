@@ -139,11 +139,11 @@ RECIPES = {
         tokenizer=_small_tokenizer(
             image_size=16, patch_size=4, codebook_size=128, code_width=16, width=64, layers=3, heads=4
         ),
-        stage1=_tokenizer_training(steps=1500),
-        stage2=_tokenizer_training(steps=1000),
+        stage1=_tokenizer_training(steps=1200),
+        stage2=_tokenizer_training(steps=800),
         generator_size=GeneratorSize(layers=4, width=96, heads=4),
-        generator=_generator_training(steps=1300),
-        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
+        generator=_generator_training(steps=1200),
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5, top_k=20),
     ),
     "photos": Recipe(
         tokenizer=_small_tokenizer(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
 from alitok.generator import Generator, GeneratorConfig, SamplingConfig
@@ -61,6 +62,22 @@ def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
     loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
     assert loaded.sampling == pipeline.sampling
     assert np.array_equal(array(loaded(["tench"])), array(pipeline(["tench"])))
+
+
+def test_each_model_can_be_loaded_out_of_a_saved_pair(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "m")
+    assert Tokenizer.from_pretrained(tmp_path / "m").config == TOKENIZER
+    assert Generator.from_pretrained(str(tmp_path / "m")).class_names == pipeline.generator.class_names
+
+
+def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, tmp_path):
+    card = ModelCard("A\ntitle", "Text.", "my pictures", {"stage1": 1500}, {"psnr": 21.987}, licence="cc0: 'x'")
+    pipeline.save_pretrained(tmp_path / "m", card)
+    text = (tmp_path / "m" / "README.md").read_text()
+    head = text.split("---")[1]
+    assert "license: \"cc0: 'x'\"" in head
+    for part in ("# A title", "my pictures", "stage1: 1,500 steps", "| psnr | 21.99 |", '"codebook_size": 20'):
+        assert part in text
 
 
 @pytest.mark.parametrize(

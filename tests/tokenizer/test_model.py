@@ -76,7 +76,7 @@ def test_saved_and_loaded_it_is_the_same_and_decoders_are_named(tokenizer, tmp_p
 
 
 def test_loading_names_what_is_wrong(tokenizer, tmp_path):
-    with pytest.raises(AlitokError, match="does not exist"):
+    with pytest.raises(AlitokError, match="no directory with a saved model"):
         Tokenizer.from_pretrained(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "t")
     (tmp_path / "t" / "stage2.safetensors").unlink()

@@ -8,16 +8,22 @@ from pathlib import Path
 from alitok.core.errors import AlitokError
 
 
-def locate(path_or_name: str | Path, *, offline: bool = False) -> Path:
+def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None = None) -> Path:
     """The local directory of a saved model.
 
     Args:
         path_or_name: a directory, or `owner/name` of a hub repository, which is downloaded to the hub's own cache.
         offline: take a hub repository from the cache only; the variable HF_HUB_OFFLINE does the same.
+        part: `tokenizer` or `generator`: of a saved pair, that one's directory.
 
     Raises:
         AlitokError: there is no such directory and it cannot be had from the hub.
     """
+    path = _directory(path_or_name, offline)
+    return path / part if part is not None and (path / "pipeline.json").exists() else path
+
+
+def _directory(path_or_name: str | Path, offline: bool) -> Path:
     path = Path(path_or_name)
     if path.is_dir():
         return path

@@ -15,6 +15,7 @@ from torch import nn
 
 from alitok.core.checkpoint import load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, to_dict
+from alitok.core.hub import locate
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import llama_block
 from alitok.nn.cache import KeyValueCache
@@ -155,12 +156,17 @@ class Generator(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, directory: Path) -> Generator:
+    def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Generator:
         """Read what `save_pretrained` wrote; the generator is on the CPU, in evaluation mode.
+
+        Args:
+            path_or_name: a directory, or `owner/name` on the hub.
+            offline: take what the hub's cache holds and ask no network.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a generator's.
         """
+        directory = locate(path_or_name, offline=offline, part="generator")
         head = load_head(directory / "config.json", "generator")
         config = from_dict(GeneratorConfig, head["config"], str(directory / "config.json"))
         generator = cls(config, head["class_names"])

@@ -1,6 +1,6 @@
 """A tokenizer and a generator together: classes in, pictures out.
 
-On disk: a directory with `pipeline.json` (how to sample), `tokenizer/` and `generator/`.
+On disk: a directory with `pipeline.json` (how to sample), `tokenizer/`, `generator/` and a model card.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from alitok.core import images as pixels
+from alitok.core.card import ModelCard
 from alitok.core.checkpoint import load_head
 from alitok.core.config import from_dict, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
-from alitok.core.files import write_json
+from alitok.core.files import write_bytes, write_json
 from alitok.core.hub import locate
 from alitok.generator import Generator, SamplingConfig
 from alitok.jobs.synthesize import synthesize
@@ -69,11 +70,17 @@ class Pipeline:
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
         return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling)
 
-    def save_pretrained(self, directory: Path) -> None:
-        """Write both models and the default sampling."""
+    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+        """Write both models, the default sampling, and a model card as `README.md`."""
         self.tokenizer.save_pretrained(directory / "tokenizer")
         self.generator.save_pretrained(directory / "generator")
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
+        self.write_card(directory, card or ModelCard(directory.name))
+
+    def write_card(self, directory: Path, card: ModelCard) -> None:
+        """Write the model card, with the configuration of both models filled in."""
+        config = {"tokenizer": to_dict(self.tokenizer.config), "generator": to_dict(self.generator.config)}
+        write_bytes(directory / "README.md", replace(card, config=config).to_markdown().encode())
 
     def class_number(self, name: str | int) -> int:
         """The number of a class given by its number or its name (case does not matter).

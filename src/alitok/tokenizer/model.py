@@ -14,6 +14,7 @@ from torch import nn
 
 from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, to_dict
+from alitok.core.hub import locate
 from alitok.tokenizer.quantizer import VectorQuantizer
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 
@@ -149,12 +150,17 @@ class Tokenizer(nn.Module):
         save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts())
 
     @classmethod
-    def from_pretrained(cls, directory: Path) -> Tokenizer:
+    def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Tokenizer:
         """Read what `save_pretrained` wrote; the tokenizer is on the CPU, in evaluation mode.
+
+        Args:
+            path_or_name: a directory, or `owner/name` on the hub.
+            offline: take what the hub's cache holds and ask no network.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a tokenizer's.
         """
+        directory = locate(path_or_name, offline=offline, part="tokenizer")
         head = load_head(directory / "config.json", "tokenizer")
         tokenizer = cls(from_dict(TokenizerConfig, head["config"], str(directory / "config.json")))
         load_parts(directory, tokenizer.parts())

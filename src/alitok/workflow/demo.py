@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alitok.core import images as pixels
+from alitok.core.card import ModelCard
 from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device, seed_step
 from alitok.core.errors import AlitokError
@@ -212,6 +213,14 @@ class _Run:
         metrics = {"seconds": before + time.monotonic() - began, **measured.numbers}
         write_json(self.root / "metrics.json", metrics)
         write_summary(self.root, self.options.command, metrics, measured, steps, self.device)
+        card = ModelCard(
+            title=f"alitok on {self.options.data}",
+            description=f"Made by `{self.options.command}`.",
+            data=f"{self.splits.train.name}: {len(self.splits.train):,} pictures of {len(codes.classes)} classes",
+            steps={name: steps[name]["steps"] for name in ("stage1", "stage2", "generator")},
+            metrics=metrics,
+        )
+        Pipeline.from_pretrained(self.root / "model", device="cpu").write_card(self.root / "model", card)
         return {}
 
     def _train(self, task: Task, loop: LoopConfig) -> Trained:

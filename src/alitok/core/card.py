@@ -1,0 +1,56 @@
+"""The model card: what a person needs to know of saved weights, as Markdown with metadata the hub reads.
+
+Enters: `ModelCard`. Leaves: the text of the `README.md` beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model.
+
+    Attributes:
+        title: a heading.
+        description: a sentence or two.
+        data: what it was trained on.
+        steps: optimizer steps by stage.
+        metrics: measured numbers by name.
+        config: the configuration, by model.
+        licence: of the weights.
+    """
+
+    title: str
+    description: str = ""
+    data: str = "not stated"
+    steps: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+
+    def to_markdown(self) -> str:
+        """The card's text; the metadata's values are JSON strings, which are YAML whatever they hold."""
+        metadata = ["---", "library_name: alitok", "pipeline_tag: unconditional-image-generation", "tags: [alitok]"]
+        metadata += [f"license: {json.dumps(self.licence)}", "---"]
+        lines = [*metadata, "", f"# {_line(self.title)}", ""]
+        if self.description:
+            lines += [self.description, ""]
+        lines += ["```python", "import alitok", ""]
+        lines += ['pipeline = alitok.Pipeline.from_pretrained("THIS DIRECTORY")', "pictures = pipeline([0, 1], seed=0)"]
+        lines += ["```", "", f"- Trained on: {_line(self.data)}", f"- Licence of the weights: {_line(self.licence)}"]
+        lines += [f"- {name}: {count:,} steps" for name, count in self.steps.items()]
+        if self.metrics:
+            lines += ["", "| number | value |", "|---|---|"]
+            lines += [f"| {name} | {value:.4g} |" for name, value in self.metrics.items()]
+        if self.config:
+            lines += ["", "## Configuration", "", "```json", json.dumps(self.config, indent=2), "```"]
+        return "\n".join(lines) + "\n"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
