@@ -262,3 +262,8 @@ def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
     discriminator = Discriminator(DiscriminatorConfig(width=width, stages=stages))
     _to_ours(discriminator, released, _DISCRIMINATOR, "The released discriminator")
     return discriminator.eval()
+
+
+def discriminator_to_released(discriminator: Discriminator) -> Tensors:
+    """The discriminator's tensors under their released names."""
+    return _rename(discriminator.state_dict(), _DISCRIMINATOR)
