@@ -71,7 +71,7 @@ def test_a_pictures_numbers_depend_on_seed_and_picture_alone():
     assert torch.equal(picture_uniforms(7, [4, 1], 20), together[[4, 1]])
     assert not torch.equal(picture_uniforms(8, [3], 20)[0], together[3])
     many = picture_uniforms(0, range(500), 20).numpy()
-    assert len(np.unique(many)) == many.size
+    assert len(np.unique(many)) > many.size * 0.999  # 24 random bits each
     assert many.min() >= 0
     assert many.max() < 1
     assert many.mean() == pytest.approx(0.5, abs=0.01)

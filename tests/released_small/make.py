@@ -3,8 +3,8 @@
     python tests/released_small/make.py
 
 The models' outputs are recorded at a commit where they equalled the numbers of the released code
-(tests/test_convert.py, with the golden data at hand). The states have the released names and shapes, so that a clone alone still notices when
-a layer, a name or a formula of the released layout changes.
+(tests/test_convert.py, with the golden data at hand). The states have the released names and shapes, so that a
+clone alone still notices when a layer, a name or a formula of the released layout changes.
 """
 
 from pathlib import Path

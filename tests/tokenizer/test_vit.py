@@ -103,3 +103,9 @@ def test_bidirectional_encoder_lets_every_code_see_every_patch():
 def test_a_prefix_head_without_prefix_codes_is_refused():
     with pytest.raises(ValueError, match="needs reads_prefix"):
         DecoderConfig(prefix_head=True, reads_prefix=False)
+
+
+def test_a_fresh_pixel_head_passes_its_pixels_through():
+    model = Decoder(DecoderConfig(width=16, layers=1, heads=2, prefix_head=True), **SHAPE)
+    for head in (model.head, model.prefix_head):
+        assert torch.equal(head.mix.weight[:, :, 0, 0], torch.eye(3))

@@ -161,8 +161,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     for key, value in tensors.items():
         name, slot = key.split("//")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU in float32 unless told otherwise.
-        optimizer.state[parameter][slot] = value if slot == "step" else value.to(parameter.device)
+        optimizer.state[parameter][slot] = value.to(parameter.device)  # fused AdamW counts its steps there too
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:

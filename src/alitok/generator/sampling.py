@@ -76,9 +76,10 @@ def probabilities(logits: torch.Tensor, config: SamplingConfig) -> torch.Tensor:
 
 def draw(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Inverse-CDF draw: probabilities (B, V) and numbers in [0, 1) (B,) -> codes (B,) int64."""
-    cumulative = probs.double().cumsum(-1)
+    precise = torch.float32 if probs.device.type == "mps" else torch.float64  # mps has no float64
+    cumulative = probs.to(precise).cumsum(-1)
     # Scaling by the total keeps the target below it, so rounding never lands on a code of probability zero.
-    target = uniform.double()[:, None] * cumulative[:, -1:]
+    target = uniform.to(precise)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)
 
 
@@ -100,9 +101,12 @@ def next_codes(
 
 
 def picture_uniforms(seed: int, pictures: Iterable[int], length: int) -> torch.Tensor:
-    """Numbers in [0, 1) for the draws of each picture: (len(pictures), length) float64.
+    """Numbers in [0, 1) for the draws of each picture: (len(pictures), length) float32.
 
     Row i depends on (seed, pictures[i]) alone; Philox is counter-based, so no picture needs another's numbers.
     """
-    rows = [np.random.Generator(np.random.Philox(key=[seed, picture])).random(length) for picture in pictures]
+    rows = [
+        np.random.Generator(np.random.Philox(key=[seed, picture])).random(length, dtype=np.float32)
+        for picture in pictures
+    ]
     return torch.from_numpy(np.stack(rows))

@@ -140,6 +140,10 @@ class Decoder(nn.Module):
         self.head = PixelHead(width, patch_size)
         self.prefix_head = PixelHead(width, patch_size) if config.prefix_head and prefix else None
         init_linear_layers(self)
+        for head in (self.head, self.prefix_head):
+            if head is not None:
+                # Small weights here would shrink every gradient of the picture; see docs/architecture.md.
+                nn.init.dirac_(head.mix.weight)
 
     def forward(self, vectors: torch.Tensor) -> Decoded:
         """(B, T, D) -> `Decoded`."""
