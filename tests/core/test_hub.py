@@ -1,0 +1,58 @@
+import sys
+import types
+
+import pytest
+
+from alitok.core.errors import AlitokError
+from alitok.core.hub import locate
+
+
+def hub(monkeypatch, answer):
+    calls = []
+
+    def snapshot_download(name, local_files_only):
+        calls.append((name, local_files_only))
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    module = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return calls
+
+
+def test_a_local_directory_is_taken_as_it_is(tmp_path, monkeypatch):
+    calls = hub(monkeypatch, OSError("not to be asked"))
+    assert locate(tmp_path) == tmp_path
+    assert locate(str(tmp_path), part="tokenizer") == tmp_path
+    (tmp_path / "pipeline.json").write_text("{}")
+    assert locate(tmp_path, part="tokenizer") == tmp_path / "tokenizer"
+    assert calls == []
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_name_is_fetched_or_taken_from_the_cache(tmp_path, monkeypatch, offline):
+    calls = hub(monkeypatch, tmp_path)
+    assert locate("somebody/alitok-256", offline=offline) == tmp_path
+    assert calls == [("somebody/alitok-256", offline)]
+
+
+def test_what_the_hub_refuses_is_told_in_one_line(monkeypatch):
+    hub(monkeypatch, OSError("no network\nlong traceback"))
+    with pytest.raises(AlitokError, match="the hub does not give it: no network") as error:
+        locate("somebody/alitok-256")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "./somebody", "plain", "/no/such/place", "some body/x"])
+def test_what_cannot_be_a_hub_name_is_never_asked_for(monkeypatch, name):
+    calls = hub(monkeypatch, OSError("not to be asked"))
+    with pytest.raises(AlitokError, match="no directory with a saved model"):
+        locate(name)
+    assert calls == []
+
+
+def test_without_the_hub_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(AlitokError, match=r"alitok\[hub\]"):
+        locate("somebody/alitok-256")
