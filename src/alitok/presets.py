@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from importlib import resources
 
-from alitok.core.config import config
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
+from alitok.data.codes import MAX_CODEBOOK
 from alitok.generator import GeneratorConfig, SamplingConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.generator import GeneratorTraining
@@ -63,9 +65,11 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse a recipe whose second stage has nothing to train."""
         if self.tokenizer.stage2 is None:
-            raise ValueError("tokenizer.stage2 is missing; a recipe trains both stages")
-        if self.samples_per_class < 1:
-            raise ValueError("samples_per_class must be at least 1")
+            raise AlitokError("tokenizer.stage2 is missing; a recipe trains both stages")
+        require_at_least(self, 1, "samples_per_class")
+        if self.tokenizer.codebook_size > MAX_CODEBOOK:
+            raise AlitokError(f"tokenizer.codebook_size must be at most {MAX_CODEBOOK}, what stored codes can hold")
+        self.generator_size.config(self.tokenizer, classes=1)  # refuses sizes that do not fit, before any training
 
 
 # The released layout differs from the paper's in its prefix (17: a second copy of the top-left patch), its buffer

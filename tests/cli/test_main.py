@@ -1,10 +1,14 @@
 """The command as a user starts it, each time in a new process."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+
+from alitok.cli import app
+from alitok.core.errors import AlitokError
 
 
 def alitok(*arguments, **environment):
@@ -57,6 +61,12 @@ def test_help_and_version():
         (["demo", "--set", "stage1.loop.steps=many"], ["stage1.loop.steps", "many"]),
         (["demo", "--set", "stage1.loop.steps=0"], ["steps must be at least 1"]),
         (["demo", "--set", "tokenizer.image_size=18"], ["18 is not divisible by patch_size 4"]),
+        (["demo", "--set", "generator_size.width=50"], ["width 50"]),
+        (["demo", "--set", "tokenizer.encoder.heads=5"], ["width 64 is not divisible by 5 heads"]),
+        (["demo", "--set", "tokenizer.stage1.width=-64"], ["width must be at least 1"]),
+        (["demo", "--set", "tokenizer.codebook_size=100000"], ["65536"]),
+        (["demo", "--seed", "18446744073709551616"], ["seed", "18446744073709551616"]),
+        (["demo", "--data", ""], ["digits"]),
         (["demo", "--config", "none.toml"], ["none.toml"]),
         (["demo", "--data", "no/such/folder"], ["no/such/folder", "digits", "photos"]),
     ],
@@ -69,6 +79,30 @@ def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, argum
     assert all(word in message for word in words)
     assert "Traceback" not in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt("stage1 stopped at step 3"), 130, "Interrupted (stage1 stopped at step 3)"),
+        (OSError(errno.ENOSPC, "No space left", "/x/y"), 2, "The disk is full (/x/y)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "Permission denied (/x/y)"),
+        (AlitokError("That is wrong; do this."), 2, "That is wrong; do this."),
+        (RuntimeError("strange"), 1, "Unexpected RuntimeError: strange"),
+    ],
+)
+def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, status, words):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr("alitok.workflow.demo.run_demo", fail)
+    with pytest.raises(SystemExit) as left:
+        app.meta(["demo"])
+    assert left.value.code == status
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.startswith("alitok: ")
+    assert "Traceback" not in told
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -62,12 +62,15 @@ def test_model_directory_round_trip_and_wrong_kind(tmp_path):
 
 def test_checkpoints_keep_the_last_ones_and_find_the_newest(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    assert checkpoints.load_latest(["model"]) is None
+    assert checkpoints.load_latest(["model"], ["seconds"]) is None
     for step in (5, 20, 100):
         checkpoints.save(step, {"model": {"x": torch.tensor([float(step)])}}, {"seconds": 1.5})
     assert checkpoints.steps() == [20, 100]
-    state, tensors = checkpoints.load_latest(["model"])
+    state, tensors, damaged = checkpoints.load_latest(["model"], ["seconds"])
     assert (state["step"], state["seconds"], tensors["model"]["x"].item()) == (100, 1.5, 100.0)
+    assert damaged == []
+    (tmp_path / "step-strange").mkdir()
+    assert checkpoints.steps() == [20, 100]
 
 
 def test_optimizer_continues_bit_for_bit():

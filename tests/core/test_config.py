@@ -1,3 +1,4 @@
+import datetime
 from typing import Literal
 
 import pytest
@@ -35,7 +36,12 @@ def test_round_trip_through_toml_keeps_every_value(tmp_path):
     ("data", "message"),
     [
         ({"steps": 1, "inner": {"rates": 1.0}}, "unknown key 'inner.rates'; did you mean 'inner.rate'?"),
-        ({"steps": 1, "zzz": 1}, "unknown key 'zzz'; known keys: "),
+        ({"steps": 1, "zzz": 1}, "unknown key 'zzz'; known here: inner, other, steps."),
+        (
+            {"steps": 1, "inner": {"zzz": 1}},
+            "unknown key 'inner.zzz'; known here: inner.betas, inner.kind, inner.rate.",
+        ),
+        ({"steps": datetime.date(2024, 1, 1)}, "key 'steps' = '2024-01-01'"),
         ({}, "key 'steps' is missing"),
         ({"steps": "five"}, "key 'steps' = 'five'"),
         ({"steps": True}, "key 'steps' = True"),
@@ -51,6 +57,7 @@ def test_a_wrong_key_or_value_is_named_in_one_sentence(data, message):
     assert message in str(error.value)
     assert str(error.value).startswith("recipe.toml: ")
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 150
 
 
 def test_override_reads_toml_values_and_leaves_the_original_alone():

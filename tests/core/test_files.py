@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from alitok.core.errors import AlitokError
@@ -37,6 +40,38 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path):
             part.mkdir()
             (part / content).write_text(content)
     assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["two"]
+
+
+def test_a_failed_last_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    with atomic_path(model) as part:
+        part.mkdir()
+        (part / "old").write_text("x")
+    replace = Path.replace
+
+    def interrupted(self, target):
+        if self.name.endswith(".part"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    def write_new():
+        with atomic_path(model) as part:
+            part.mkdir()
+            (part / "new").write_text("y")
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_new()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    assert [entry.name for entry in model.iterdir()] == ["old"]
+
+
+def test_leftovers_of_a_killed_process_with_the_same_number_do_no_harm(tmp_path):
+    left = tmp_path / f".model.{os.getpid()}.part"
+    left.mkdir()
+    with atomic_path(tmp_path / "model") as part:
+        part.mkdir()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 def test_json_round_trip_and_damage(tmp_path):

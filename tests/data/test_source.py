@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.source import open_splits, read_all
+from alitok.data.source import open_splits
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
@@ -33,12 +33,19 @@ def test_a_folder_is_opened_by_its_path(tmp_path):
     assert (len(splits.train), len(splits.heldout)) == (4, 2)
 
 
-def test_read_all_is_every_fixed_view_in_order():
-    pytest.importorskip("sklearn")
-    source = open_splits("digits", 8).heldout
-    pictures, labels = read_all(source)
-    assert (pictures == np.stack([source.read(index, None) for index in range(len(source))])).all()
-    assert (labels == source.labels).all()
+def test_the_hash_of_a_folder_follows_its_files(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    contents = {open_splits(str(tmp_path), 16, seed).contents for seed in (0, 1)}
+    assert len(contents) == 1
+    Image.new("RGB", (20, 20)).save(tmp_path / "cats" / "9.png")
+    contents.add(open_splits(str(tmp_path), 16).contents)
+    (tmp_path / "cats" / "9.png").rename(tmp_path / "dogs" / "9.png")
+    contents.add(open_splits(str(tmp_path), 16).contents)
+    assert len(contents) == 3
+    assert open_splits(str(tmp_path), 16).name == str(tmp_path.resolve())
 
 
 def test_an_unknown_name_is_told_what_there_is():

@@ -39,7 +39,7 @@ def array(pictures):
 def test_classes_by_name_and_number_give_pictures(pipeline):
     pictures = pipeline(["golden retriever", 1, "TENCH"], seed=3)
     assert [picture.size for picture in pictures] == [(6, 6)] * 3
-    assert np.array_equal(array(pictures), array(pipeline([0, "1", 1], seed=3)))
+    assert np.array_equal(array(pictures), array(pipeline([np.int64(0), "1", 1], seed=3)))
     assert not np.array_equal(array(pictures), array(pipeline([0, 1, 1], seed=4)))
 
 
@@ -97,6 +97,10 @@ def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
 def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
     with pytest.raises(AlitokError, match="temperature"):
         pipeline([0], temperature=-1.0)
+    with pytest.raises(AlitokError, match="finite"):
+        pipeline([0], guidance_scale=float("inf"))
+    with pytest.raises(AlitokError, match="batch_size must be at least 1"):
+        pipeline([0], batch_size=0)
     other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
     with pytest.raises(AlitokError, match="use the pair trained together"):
         Pipeline(pipeline.tokenizer, other)
@@ -104,6 +108,9 @@ def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
         Pipeline.from_pretrained(tmp_path / "none")
     write_json(tmp_path / "pipeline.json", {"kind": "tokenizer"})
     with pytest.raises(AlitokError, match="kind 'tokenizer', not 'pipeline'"):
+        Pipeline.from_pretrained(tmp_path)
+    write_json(tmp_path / "pipeline.json", {"kind": "pipeline"})
+    with pytest.raises(AlitokError, match="it lacks sampling"):
         Pipeline.from_pretrained(tmp_path)
 
 

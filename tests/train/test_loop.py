@@ -62,30 +62,34 @@ def same_weights(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def records(directory):
+    """What was recorded, less the only number that depends on the clock."""
+    return [
+        {name: value for name, value in record.items() if name != "images_per_second"}
+        for record in read_metrics(directory / "metrics.jsonl")
+    ]
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_crashed_run_continues_to_bit_identical_weights_and_records(tmp_path, ema):
     whole = run(Regression(), tmp_path / "whole", ema=ema)
     with pytest.raises(RuntimeError, match="plug"):
         run(Regression(stop_at=19), tmp_path / "cut", ema=ema)
-    continued = Regression()
-    resumed = run(continued, tmp_path / "cut", ema=ema)
+    resumed = run(Regression(), tmp_path / "cut", ema=ema)
     assert same_weights(whole.model, resumed.model)
-    timeless = [
-        [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
-        for records in (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
-    ]
-    steps = [[record["step"] for record in records] for records in timeless]
-    assert steps[0] == steps[1]
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
 
 
-def test_ctrl_c_finishes_the_step_saves_and_continues_exactly(tmp_path):
+@pytest.mark.parametrize("step", [10, 29])
+def test_ctrl_c_finishes_the_step_saves_and_continues_exactly(tmp_path, step):
     whole = run(Regression(), tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="stopped at step 11 of 30"):
-        run(Regression(signal_at=10), tmp_path / "cut")
+    with pytest.raises(Interrupted, match=f"stopped at step {step + 1} of 30"):
+        run(Regression(signal_at=step), tmp_path / "cut")
     assert signal.getsignal(signal.SIGINT) is before
-    assert (tmp_path / "cut" / "checkpoints" / "step-00000011").is_dir()
+    assert (tmp_path / "cut" / "checkpoints" / f"step-{step + 1:08d}").is_dir()
     assert same_weights(whole.model, run(Regression(), tmp_path / "cut").model)
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
 
 
 def test_a_finished_run_is_returned_as_it_is(tmp_path):
@@ -94,7 +98,38 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path):
     second = run(task, tmp_path)
     assert task.step == 0  # no batch was drawn
     assert same_weights(first.model, second.model)
-    assert second.seconds == pytest.approx(first.seconds)
+    assert second.step_seconds == pytest.approx(first.step_seconds)
+    assert second.earlier_seconds >= second.step_seconds
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "empty state"])
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage):
+    whole = run(Regression(), tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="plug"):
+        run(Regression(stop_at=19), tmp_path / "cut")
+    newest = tmp_path / "cut" / "checkpoints" / "step-00000014"
+    weights = newest / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage == "gone":
+        weights.unlink()
+    else:
+        (newest / "state.json").write_text("{}")
+    assert same_weights(whole.model, run(Regression(), tmp_path / "cut").model)
+
+
+def test_when_all_checkpoints_are_damaged_it_says_what_to_delete(tmp_path):
+    run(Regression(), tmp_path)
+    for weights in tmp_path.glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(b"")
+    with pytest.raises(AlitokError, match=r"step-00000030 cannot be used.*delete .*checkpoints"):
+        run(Regression(), tmp_path)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    run(Regression(), tmp_path, steps=20)
+    with pytest.raises(AlitokError, match="another configuration"):
+        run(Regression(), tmp_path, steps=30)
 
 
 def test_the_average_is_kept_apart_from_the_trained_weights(tmp_path):
@@ -111,10 +146,12 @@ def test_training_reduces_the_loss_and_only_two_checkpoints_stay(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_named(tmp_path):
-    with pytest.raises(AlitokError, match=r"not a finite number at step 20.*step-00000014"):
-        run(Regression(poison_at=16), tmp_path)
-    assert (tmp_path / "checkpoints" / "step-00000014").is_dir()
+@pytest.mark.parametrize(("log_every", "said"), [(5, "The loss .* at step 20"), (100, "A weight .* at step 21")])
+def test_what_is_not_finite_stops_and_is_never_saved(tmp_path, log_every, said):
+    with pytest.raises(AlitokError, match=rf"{said}.*step-00000014"):
+        run(Regression(poison_at=16), tmp_path, log_every=log_every)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000007", "step-00000014"]
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "log_every", "checkpoint_every", "keep"])

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from alitok.train.optim import OptimizerConfig, ema_decay_at, learning_rate, make_average, parameter_groups
+from alitok.core.errors import AlitokError
+from alitok.train.optim import OptimizerConfig, WeightAverage, ema_decay_at, learning_rate, parameter_groups
 
 
 def test_rate_warms_up_linearly_and_falls_along_half_a_cosine():
@@ -36,14 +37,23 @@ def test_only_weight_matrices_of_layers_decay():
 
 
 def test_average_equals_the_recurrence_with_a_growing_decay():
-    model = nn.Linear(2, 1, bias=False)
-    average = make_average(model, 0.5)
-    expected = None
+    model = nn.BatchNorm1d(1)
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    average, expected = WeightAverage(model, 0.5), 5.0
     for update in range(8):
         with torch.no_grad():
             model.weight.fill_(float(update))
-        average.update_parameters(model)
+            model.running_mean.fill_(float(update))
+        average.update(model)
         decay = ema_decay_at(update, 0.5)
-        expected = float(update) if expected is None else decay * expected + (1 - decay) * update
-        assert average.module.weight[0, 0].item() == pytest.approx(expected)
+        expected = decay * expected + (1 - decay) * update
+        assert average.model.weight.item() == pytest.approx(expected)
+        assert average.model.running_mean.item() == update
     assert [ema_decay_at(updates, 0.9) for updates in (0, 8, 1000)] == pytest.approx([0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"clip": -1.0}, {"betas": (0.9, 1.0)}, {"ema_decay": 1.0}])
+def test_values_outside_their_ranges_are_refused(wrong):
+    with pytest.raises(AlitokError, match=next(iter(wrong))):
+        OptimizerConfig(**wrong)

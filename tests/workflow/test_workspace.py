@@ -9,7 +9,8 @@ from alitok.workflow.workspace import Workspace
 
 def workspace(root, fresh=False, **settings):
     console = Console(file=io.StringIO(), width=200)
-    return Workspace(root, {"data": "digits", "recipe": {"steps": 3}, **settings}, fresh=fresh, console=console)
+    all_settings = {"data": "digits", "recipe": {"steps": 3}, **settings}
+    return Workspace(root, all_settings, outputs=["model"], fresh=fresh, console=console)
 
 
 def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
@@ -36,6 +37,26 @@ def test_a_step_that_fails_is_not_marked(tmp_path):
     assert place.done("encode") is None
 
 
+def test_a_step_is_done_again_when_its_product_is_gone_or_its_marker_damaged(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        (tmp_path / "run" / "report.html").write_text("x")
+        return {"earlier_seconds": 100.0}
+
+    for _ in range(2):
+        report = workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+    assert len(calls) == 1
+    assert 100 <= report["seconds"] < 110
+    (tmp_path / "run" / "report.html").unlink()
+    workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+    assert len(calls) == 2
+    (tmp_path / "run" / "done" / "report.json").write_text("{}")
+    workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+    assert len(calls) == 3
+
+
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
     workspace(tmp_path / "run").step("a", "A", dict)
     with pytest.raises(AlitokError, match=r"other settings \(data, recipe\.steps\).*--fresh"):
@@ -43,14 +64,21 @@ def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
     assert workspace(tmp_path / "run").done("a") is not None
 
 
-def test_fresh_starts_over(tmp_path):
+def test_fresh_starts_over_and_deletes_only_what_a_run_writes(tmp_path):
     workspace(tmp_path / "run").step("a", "A", dict)
-    assert workspace(tmp_path / "run", fresh=True, data="photos").done("a") is None
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert workspace(tmp_path / "link", fresh=True, data="photos").done("a") is None
+    assert not (tmp_path / "run" / "model").exists()
+    assert (tmp_path / "run" / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_directory_with_other_files_is_never_taken_or_emptied(tmp_path, fresh):
+@pytest.mark.parametrize("other", ["thesis.txt", "run.toml"])
+def test_a_directory_with_other_files_is_never_taken_or_emptied(tmp_path, fresh, other):
     (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / other).write_text("years = 1")
     with pytest.raises(AlitokError, match="holds other files"):
         workspace(tmp_path, fresh=fresh)
     assert (tmp_path / "thesis.txt").exists()

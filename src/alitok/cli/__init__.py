@@ -18,7 +18,10 @@ app = App(
     name="alitok",
     help="Predictable image codes: train a tokenizer and a generator on your pictures, and draw new ones.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # told below, in a sentence
 )
+_AGAIN = "run the same command without --fresh"
+
 app.command(
     "alitok.cli.demo:demo",
     name="demo",
@@ -49,27 +52,34 @@ def _launch(
     """
     try:
         app(tokens)
-    except KeyboardInterrupt as stop:
-        if debug:
+    except BaseException as error:
+        if debug or isinstance(error, SystemExit):
             raise
-        detail = f" ({stop})" if str(stop) else ""
-        return _fail(f"Interrupted{detail}. What was finished is kept; the same command continues from there.", 130)
-    except AlitokError as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
-    except OSError as error:
-        if debug:
-            raise
-        return _fail(_system_error(error), 2)
+        return _explain(error)
     return 0
+
+
+def _explain(error: BaseException) -> int:
+    """Print one sentence for an error; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        detail = f" ({error})" if str(error) else ""
+        return _fail(f"Interrupted{detail}. What was finished is kept; {_AGAIN} to continue.", 130)
+    if isinstance(error, AlitokError):
+        return _fail(str(error), 2)
+    if isinstance(error, OSError):
+        return _fail(_system_error(error), 2)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported for this
+        return _fail(f"The device has too little memory ({error}). Choose a smaller batch_size with --set.", 2)
+    return _fail(
+        f"Unexpected {type(error).__name__}: {error}. This should not happen; --debug shows where it came from.", 1
+    )
 
 
 def _system_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"The disk is full{place}. Free some space and run the same command: finished checkpoints are kept."
-    return f"{error.strerror or error}{place}. Check the path and its permissions, then run the same command."
+        return f"The disk is full{place}. Free some space, then {_AGAIN}: finished checkpoints are kept."
+    return f"{error.strerror or error}{place}. Check the path and its permissions, then {_AGAIN}."
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -91,16 +91,24 @@ def save_model(
         write_json(whole / "config.json", head)
 
 
-def load_head(path: Path, kind: str) -> dict[str, Any]:
+def load_head(path: Path, kind: str, *keys: str) -> dict[str, Any]:
     """Read the JSON file that says what a directory holds, such as the `config.json` of `save_model`.
 
+    Args:
+        path: the file.
+        kind: what it must describe.
+        keys: what it must hold besides.
+
     Raises:
-        AlitokError: there is none, or it is of another kind.
+        AlitokError: there is none, it is of another kind, or a key is missing.
     """
     head = read_json(path)
     found = head.get("kind") if isinstance(head, dict) else None
     if found != kind:
         raise AlitokError(f"{path} describes a model of kind '{found}', not '{kind}'; give the right directory.")
+    missing = [key for key in keys if key not in head]
+    if missing:
+        raise AlitokError(f"{path} is damaged: it lacks {', '.join(missing)}; restore the file.")
     return head
 
 
@@ -120,7 +128,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.directory.glob("step-*"))
+        names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.directory.glob("step-*"))
+        return sorted(int(name[1]) for name in names if name)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is kept."""
@@ -136,13 +145,36 @@ class Checkpoints:
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old))
 
-    def load_latest(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Tensors]] | None:
-        """The newest checkpoint's state and the named tensor groups, or None when there is none."""
-        steps = self.steps()
-        if not steps:
-            return None
-        path = self.path(steps[-1])
-        return read_json(path / "state.json"), {name: load_tensors(path / f"{name}.safetensors") for name in names}
+    def load_latest(
+        self, names: Iterable[str], keys: Iterable[str]
+    ) -> tuple[dict[str, Any], dict[str, Tensors], list[str]] | None:
+        """The newest whole checkpoint.
+
+        Args:
+            names: the tensor groups to read.
+            keys: what its state must hold.
+
+        Returns:
+            Its state, its tensor groups, and a sentence for each newer checkpoint that was damaged and left out;
+            None when there is no checkpoint.
+
+        Raises:
+            AlitokError: there are checkpoints and all of them are damaged.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                state = read_json(path / "state.json")
+                missing = {"step", *keys} - (state.keys() if isinstance(state, dict) else set())
+                if missing:
+                    raise AlitokError(f"{path / 'state.json'} is damaged: it lacks {', '.join(sorted(missing))}.")
+                return state, {name: load_tensors(path / f"{name}.safetensors") for name in names}, damaged
+            except AlitokError as error:
+                damaged.append(f"Checkpoint {path} cannot be used: {error}")
+        if damaged:
+            raise AlitokError(f"{damaged[0]} No other is left; delete {self.directory} to train this stage anew.")
+        return None
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
@@ -156,10 +188,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ten
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put the moments from `optimizer_tensors` back."""
+    """Put the moments from `optimizer_tensors` back.
+
+    Raises:
+        AlitokError: they are not those of this model's parameters.
+    """
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
-        name, slot = key.split("//")
+        name, _, slot = key.partition("//")
+        if name not in parameters or value.shape not in ((), parameters[name].shape):
+            raise AlitokError(f"The optimizer state does not fit this model, at '{key}'; start the stage anew.")
         parameter = parameters[name]
         optimizer.state[parameter][slot] = value.to(parameter.device)  # fused AdamW counts its steps there too
 

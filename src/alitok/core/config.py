@@ -27,6 +27,18 @@ def config(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
+def require_at_least(value: Any, least: float, *names: str) -> None:
+    """Check fields of a config, in its `__post_init__`.
+
+    Raises:
+        AlitokError: a field is below `least`.
+    """
+    for name in names:
+        found = getattr(value, name)
+        if not found >= least:  # written so that NaN is refused too
+            raise AlitokError(f"{name} must be at least {least}, not {found}")
+
+
 def to_dict(value: Any) -> dict[str, Any]:
     """Return a config dataclass as nested dicts and lists, ready for JSON; fields that are None are kept."""
     return json.loads(json.dumps(dataclasses.asdict(value)))
@@ -47,7 +59,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
     import pydantic  # 0.1 s, wanted only when a config is read
 
     try:
-        return pydantic.TypeAdapter(cls).validate_json(json.dumps(data))
+        # Dates and the like, which TOML has and JSON has not, become text and are refused as such.
+        return pydantic.TypeAdapter(cls).validate_json(json.dumps(data, default=str))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
@@ -56,14 +69,16 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
         if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
             raise AlitokError(f"{source}: key '{path}' is missing; add it.") from None
         message = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
-        where = f"key '{path}' = {first['input']!r}: " if path else ""
+        found = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        where = f"key '{path}'{found}: " if path else ""
         raise AlitokError(f"{source}: {where}{message}.") from None
 
 
 def _suggest(cls: type, path: str) -> str:
-    known = sorted(_paths(cls))
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.7)
-    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}."
+    parent = path.rpartition(".")[0]
+    siblings = sorted(known for known in _paths(cls) if known.rpartition(".")[0] == parent)
+    near = difflib.get_close_matches(path, siblings, n=1, cutoff=0.7)
+    return f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(siblings)}."
 
 
 def _paths(cls: Any, prefix: str = "") -> Iterable[str]:
@@ -120,7 +135,7 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
     Raises:
         AlitokError: an assignment without `=`, or a path through a value that holds no keys.
     """
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result: dict[str, Any] = json.loads(json.dumps(data))  # a copy at every depth
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:

@@ -12,28 +12,45 @@ from typing import Any
 
 from alitok.core.errors import AlitokError
 
-_PART = ".part"
+_PART, _OLD = ".part", ".old"
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name `path`, on any error it is removed.
 
-    What is written may be a file or a directory; a directory that already stands at `path` is replaced.
+    What is written may be a file or a directory. What already stands at `path` stays until the new one is whole, and
+    is put back if the last step fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    old = path.with_name(f".{path.name}.{os.getpid()}{_OLD}")
+    for stale in (part, old):  # of a killed process that had the same number
+        remove(stale)
     try:
         yield part
         for written in [part, *part.rglob("*")] if part.is_dir() else [part]:
             _sync(written)
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir():  # a directory cannot be renamed over
+            path.replace(old)
         part.replace(path)
         _sync(path.parent)
     except BaseException:
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        remove(part)
+        if old.exists() and not path.exists():
+            old.replace(path)
         raise
+    finally:
+        if path.exists():
+            remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a directory with all it holds, or nothing; a link goes, not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

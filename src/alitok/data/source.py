@@ -5,6 +5,7 @@ Enters: `digits`, `photos` or a folder. Leaves: two sources, of pictures (3, siz
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,19 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """What a model is trained on, and what it never sees; both have the same classes and size."""
+    """What a model is trained on, and what it never sees; both have the same classes and size.
+
+    Attributes:
+        train: the pictures for training.
+        heldout: the pictures for looking and measuring.
+        name: the built-in set, or the folder's full path.
+        contents: a hash that changes when pictures are added, removed, renamed or of another size on disk.
+    """
 
     train: ImageSource
     heldout: ImageSource
+    name: str
+    contents: str
 
 
 _BUILTIN: dict[str, Callable[[int, int], tuple[ImageSource, ImageSource]]] = {
@@ -91,19 +101,16 @@ def open_splits(data: str, size: int, seed: int = 0) -> Splits:
         AlitokError: there is no such data set, or its pictures cannot be used.
     """
     if data in _BUILTIN:
-        return Splits(*_BUILTIN[data](size, seed))
-    root = Path(data).expanduser()
+        return Splits(*_BUILTIN[data](size, seed), data, data)
+    root = Path(data).expanduser().resolve()
+    if not data:
+        raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
     if not root.exists():
         raise AlitokError(
             f"Data {data!r}: the path does not exist, and the built-in sets are {' and '.join(_BUILTIN)}; "
             "check the path or choose one of them."
         )
-    return Splits(*open_folder(root, size, seed))
-
-
-def read_all(source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed views of all pictures, for sets that fit in memory: (N, 3, size, size) uint8 and (N,) int64."""
-    pictures = np.empty((len(source), 3, source.size, source.size), np.uint8)
-    for index in range(len(source)):
-        pictures[index] = source.read(index, None)
-    return pictures, source.labels.copy()
+    train, heldout = open_folder(root, size, seed)
+    files = sorted(train.files + heldout.files)
+    listing = "\n".join(f"{file.relative_to(root).as_posix()} {file.stat().st_size}" for file in files)
+    return Splits(train, heldout, str(root), hashlib.sha256(listing.encode()).hexdigest()[:16])

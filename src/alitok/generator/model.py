@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from alitok.core.checkpoint import load_head, load_parts, save_model
-from alitok.core.config import config, from_dict, to_dict
+from alitok.core.config import config, from_dict, require_at_least, to_dict
+from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import llama_block
@@ -46,8 +47,12 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit."""
+        require_at_least(self, 1, "grid", "codebook_size", "classes", "layers", "width", "heads")
+        require_at_least(self, 0, "prefix")
+        if not 0 <= self.dropout < 1:
+            raise AlitokError(f"dropout must be within [0, 1), not {self.dropout}")
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(f"width {self.width} / heads {self.heads} must be a whole multiple of 4")
+            raise AlitokError(f"width {self.width} / heads {self.heads} must be a whole multiple of 4")
 
     @property
     def sequence_length(self) -> int:
@@ -167,7 +172,7 @@ class Generator(nn.Module):
             AlitokError: a file is missing, damaged, or not a generator's.
         """
         directory = locate(path_or_name, offline=offline, part="generator")
-        head = load_head(directory / "config.json", "generator")
+        head = load_head(directory / "config.json", "generator", "config", "class_names")
         config = from_dict(GeneratorConfig, head["config"], str(directory / "config.json"))
         generator = cls(config, head["class_names"])
         load_parts(directory, {"generator": generator})

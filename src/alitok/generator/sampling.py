@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from alitok.core.config import config
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
 
 
 @config
@@ -36,10 +37,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        if self.guidance_scale < 0 or self.guidance_power <= 0:
-            raise ValueError("guidance_scale must be >= 0 and guidance_power > 0")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("temperature and top_k must be >= 0 and top_p within (0, 1]")
+        require_at_least(self, 0, "guidance_scale", "guidance_power", "temperature", "top_k")
+        if not (math.isfinite(self.guidance_scale) and math.isfinite(self.temperature)):
+            raise AlitokError("guidance_scale and temperature must be finite numbers")
+        if not 0 < self.top_p <= 1:
+            raise AlitokError(f"top_p must be within (0, 1], not {self.top_p}")
 
     @property
     def guided(self) -> bool:
@@ -106,7 +108,7 @@ def picture_uniforms(seed: int, pictures: Iterable[int], length: int) -> torch.T
     Row i depends on (seed, pictures[i]) alone; Philox is counter-based, so no picture needs another's numbers.
     """
     rows = [
-        np.random.Generator(np.random.Philox(key=[seed, picture])).random(length, dtype=np.float32)
+        np.random.Generator(np.random.Philox(key=[seed % 2**64, picture])).random(length, dtype=np.float32)
         for picture in pictures
     ]
     return torch.from_numpy(np.stack(rows))

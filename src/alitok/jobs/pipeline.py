@@ -6,6 +6,7 @@ On disk: a directory with `pipeline.json` (how to sample), `tokenizer/`, `genera
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ class Pipeline:
             AlitokError: it is not there, damaged, or not a pair.
         """
         directory = locate(path_or_name, offline=offline)
-        head = load_head(directory / "pipeline.json", "pipeline")
+        head = load_head(directory / "pipeline.json", "pipeline", "sampling")
         sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
         place = choose_device(device)
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
@@ -89,8 +90,8 @@ class Pipeline:
             AlitokError: there is no such class; near names are offered.
         """
         count, names = self.generator.config.classes, self.generator.class_names
-        if isinstance(name, int) or (name.isdecimal() and name not in names):
-            number = int(name)
+        if not isinstance(name, str) or (name.isdecimal() and name not in names):
+            number = operator.index(name) if not isinstance(name, str) else int(name)
             if not 0 <= number < count:
                 raise AlitokError(f"Class {number} does not exist; classes are 0 to {count - 1}.")
             return number
@@ -143,6 +144,8 @@ class Pipeline:
             sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
         except ValueError as error:
             raise AlitokError(f"{error}.") from None
+        if batch_size < 1:
+            raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
         return list(self._draw([self.class_number(name) for name in classes], sampling, seed, batch_size))
 
     def _draw(self, classes: list[int], sampling: SamplingConfig, seed: int, batch_size: int) -> Iterator[Image]:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from alitok.core import images as pixels
-from alitok.core.device import autocast
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
@@ -18,6 +17,6 @@ def reconstruct(
 ) -> Iterator[np.ndarray]:
     """(B, 3, h, h) uint8 pictures -> (B, 3, h, h) float32 reconstructions in [0, 1] by the decoder of `stage`."""
     for pictures in batches:
-        with torch.inference_mode(), autocast(device):
-            images = pixels.to_float(torch.from_numpy(pictures).to(device))
-            yield tokenizer.reconstruct(images, stage).float().cpu().numpy()
+        with torch.inference_mode():
+            rebuilt = tokenizer.reconstruct(pixels.to_float(torch.from_numpy(pictures).to(device)), stage)
+        yield rebuilt.cpu().numpy()

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from alitok.core import images as pixels
-from alitok.core.device import autocast
 from alitok.generator import Generator, SamplingConfig, engine
 from alitok.generator.sampling import picture_uniforms
 from alitok.tokenizer import Tokenizer
@@ -44,7 +43,7 @@ def synthesize(
     for start in range(0, len(classes), batch_size):
         part = torch.tensor(classes[start : start + batch_size], device=device)
         uniforms = picture_uniforms(seed, range(start, start + len(part)), length)
-        with torch.inference_mode(), autocast(device):
+        with torch.inference_mode():
             codes = engine.sample(generator, part, uniforms, config)
             drawn = tokenizer.decode(codes)
         yield pixels.to_uint8(drawn).cpu().numpy()

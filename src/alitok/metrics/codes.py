@@ -12,7 +12,7 @@ from alitok.core.errors import AlitokError
 
 
 class CodeUsage:
-    """Counts codes as they stream by; counters of several streams add up with `+`.
+    """Counts codes as they stream by.
 
     Args:
         codebook_size: V, the number of entries.
@@ -39,13 +39,6 @@ class CodeUsage:
             )
         self.counts += torch.bincount(flat, minlength=size)
 
-    def __add__(self, other: CodeUsage) -> CodeUsage:
-        """The usage of both streams together; both counters stay as they are."""
-        assert len(self.counts) == len(other.counts), "counters of different codebooks"
-        total = CodeUsage(len(self.counts))
-        total.counts = self.counts + other.counts
-        return total
-
     @property
     def use(self) -> float:
         """Share of the entries drawn at least once, in [0, 1]; 0 before any code."""
@@ -59,17 +52,3 @@ class CodeUsage:
             return 0.0
         shares = self.counts.double() / total
         return float(torch.special.entr(shares).sum().exp())
-
-
-def codebook_use(codes: torch.Tensor, codebook_size: int) -> float:
-    """Share of the entries that occur in `codes`; see `CodeUsage.use`."""
-    usage = CodeUsage(codebook_size)
-    usage.update(codes)
-    return usage.use
-
-
-def perplexity(codes: torch.Tensor, codebook_size: int) -> float:
-    """Effective number of entries that occur in `codes`; see `CodeUsage.perplexity`."""
-    usage = CodeUsage(codebook_size)
-    usage.update(codes)
-    return usage.perplexity

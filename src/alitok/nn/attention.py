@@ -9,10 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alitok.core.errors import AlitokError
 from alitok.nn.cache import LayerCache
 from alitok.nn.rotary import rotate
 
 RMS_EPS = 1e-5
+
+
+def require_heads(width: int, heads: int) -> None:
+    """Refuse a width that does not divide into heads.
+
+    Raises:
+        AlitokError: there is a remainder.
+    """
+    if width % heads:
+        raise AlitokError(f"width {width} is not divisible by {heads} heads")
 
 
 class Attention(nn.Module):
@@ -25,19 +36,20 @@ class Attention(nn.Module):
         dropout: on the attention weights while training.
 
     Raises:
-        ValueError: `width` is not divisible by `heads`.
+        AlitokError: `width` is not divisible by `heads`.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"The width {width} is not divisible by {heads} heads.")
+        require_heads(width, heads)
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=RMS_EPS) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=RMS_EPS) if qk_norm else nn.Identity()
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm = nn.RMSNorm(width // heads, eps=RMS_EPS)
+            self.key_norm = nn.RMSNorm(width // heads, eps=RMS_EPS)
 
     def forward(
         self,
@@ -60,9 +72,13 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, E) each
-        queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.qk_norm:
+            # In the weight's own dtype: under autocast the projections are bf16 and the norm's weights are not.
+            dtype = self.query_norm.weight.dtype
+            queries, keys = self.query_norm(queries.to(dtype)), self.key_norm(keys.to(dtype))
         if rotary is not None:
             queries, keys = rotate(queries, rotary), rotate(keys, rotary)
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if cache is not None:
             keys, values = cache.append(keys, values)
             if causal and cache.start > 0:

@@ -44,11 +44,6 @@ class KeyValueCache:
         self._store = torch.empty((layers, 2, batch, heads, positions, head_size), device=device, dtype=dtype)
         self.length = 0
 
-    @property
-    def bytes(self) -> int:
-        """Memory taken, filled or not."""
-        return self._store.nbytes
-
     def layer(self, index: int) -> LayerCache:
         """The view of one layer; the caller advances `length` after the last layer."""
         keys, values = self._store[index]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from alitok.core.errors import AlitokError
+
 BASE = 10_000.0
 
 
@@ -22,10 +24,10 @@ def rotary_table(prefix: int, grid: int, head_size: int) -> torch.Tensor:
         (1 + prefix + grid * grid, head_size / 2, 2) float32.
 
     Raises:
-        ValueError: `head_size` is not divisible by 4.
+        AlitokError: `head_size` is not divisible by 4.
     """
     if head_size % 4:
-        raise ValueError(f"The head size must be divisible by 4 for 2D rotary positions, not {head_size}.")
+        raise AlitokError(f"The head size must be divisible by 4 for 2D rotary positions, not {head_size}.")
     half = head_size // 2
     line_rates = BASE ** (-torch.arange(half) * 2 / head_size)
     grid_rates = BASE ** (-torch.arange(half // 2) * 4 / head_size)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_model
-from alitok.core.config import config, from_dict, to_dict
+from alitok.core.config import config, from_dict, require_at_least, to_dict
+from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.tokenizer.quantizer import VectorQuantizer
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
@@ -47,10 +48,14 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit."""
         if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
-            raise ValueError(
+            raise AlitokError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
                 "choose an image size that is a multiple of the patch"
             )
+        require_at_least(self, 2, "codebook_size")
+        require_at_least(self, 1, "code_width")
+        if self.prefix is not None:
+            require_at_least(self, 0, "prefix")
 
     @property
     def grid(self) -> int:
@@ -110,12 +115,12 @@ class Tokenizer(nn.Module):
         """The decoder of a stage; None = the last one there is.
 
         Raises:
-            ValueError: this tokenizer has no such decoder.
+            AlitokError: this tokenizer has no such decoder.
         """
         decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}[stage]
         if decoder is None:
             there = " and ".join(name for name in ("stage1", "stage2") if getattr(self, name) is not None)
-            raise ValueError(f"This tokenizer has no {stage or ''} decoder (it has: {there or 'none'}).")
+            raise AlitokError(f"This tokenizer has no {stage or ''} decoder (it has: {there or 'none'}).")
         return decoder
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -161,7 +166,7 @@ class Tokenizer(nn.Module):
             AlitokError: a file is missing, damaged, or not a tokenizer's.
         """
         directory = locate(path_or_name, offline=offline, part="tokenizer")
-        head = load_head(directory / "config.json", "tokenizer")
+        head = load_head(directory / "config.json", "tokenizer", "config", "class_names")
         tokenizer = cls(from_dict(TokenizerConfig, head["config"], str(directory / "config.json")))
         load_parts(directory, tokenizer.parts())
         return tokenizer.eval()

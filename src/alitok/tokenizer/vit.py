@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from alitok.core.config import config
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
+from alitok.nn.attention import require_heads
 from alitok.nn.blocks import init_linear_layers, vit_block
 
 
@@ -25,6 +27,11 @@ class EncoderConfig:
     layers: int = 12
     heads: int = 12
     causal: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit."""
+        require_at_least(self, 1, "width", "layers", "heads")
+        require_heads(self.width, self.heads)
 
 
 @config
@@ -48,9 +55,12 @@ class DecoderConfig:
     prefix_head: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a prefix head without a prefix to read."""
+        """Refuse sizes that do not fit, and a prefix head without a prefix to read."""
+        require_at_least(self, 1, "width", "layers", "heads")
+        require_at_least(self, 0, "extra_tokens")
+        require_heads(self.width, self.heads)
         if self.prefix_head and not self.reads_prefix:
-            raise ValueError("prefix_head needs reads_prefix")
+            raise AlitokError("prefix_head needs reads_prefix")
 
 
 def _positions(length: int, width: int) -> nn.Parameter:
@@ -112,7 +122,8 @@ class PixelHead(nn.Module):
         f = self.patch_size
         pixels = self.to_pixels(x).unflatten(1, (rows, -1)).unflatten(-1, (f, f, 3))  # B r c fr fc 3
         picture = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        return self.mix(picture).sigmoid()
+        with torch.autocast(x.device.type, enabled=False):  # bf16 holds no 256 levels
+            return self.mix(picture.float()).sigmoid()
 
 
 class Decoded(NamedTuple):

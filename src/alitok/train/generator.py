@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from alitok.core.config import config
+from alitok.core.errors import AlitokError
 from alitok.generator import Generator
 from alitok.train.loop import Batch, Evaluation, LoopConfig
+
+_BLOCK = 64  # held-out sequences in memory at a time
 
 
 @config
@@ -33,7 +36,7 @@ class GeneratorTraining:
     def __post_init__(self) -> None:
         """Refuse shares outside [0, 1]."""
         if not 0 <= self.class_dropout <= 1:
-            raise ValueError("class_dropout must be within [0, 1]")
+            raise AlitokError("class_dropout must be within [0, 1]")
 
 
 class GeneratorTask:
@@ -78,15 +81,17 @@ class GeneratorTask:
         """Loss, accuracy and bits per picture on held-out codes, and a sheet of samples."""
         assert isinstance(model, Generator)
         device = model.embeddings.weight.device
-        codes, classes = (tensor.to(device) for tensor in self._heldout)
-        result = _prediction(model, codes, classes)
-        loss = result["loss"].item()
+        sums, (all_codes, all_classes) = {"loss": 0.0, "accuracy": 0.0}, self._heldout
+        for codes, classes in zip(all_codes.split(_BLOCK), all_classes.split(_BLOCK), strict=True):
+            for name, value in _prediction(model, codes.to(device), classes.to(device)).items():
+                sums[name] += value.item() * len(codes) / len(all_codes)
+        loss = sums["loss"]
         pictures = {} if self._preview is None else {"samples": self._preview(model)}
         return Evaluation(
             {
                 "heldout_loss": loss,
-                "heldout_accuracy": result["accuracy"].item(),
-                "heldout_bits_per_image": loss * codes.shape[1] / math.log(2),
+                "heldout_accuracy": sums["accuracy"],
+                "heldout_bits_per_image": loss * all_codes.shape[1] / math.log(2),
             },
             pictures,
         )

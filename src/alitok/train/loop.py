@@ -15,20 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from alitok.core.checkpoint import Checkpoints, load_strictly, optimizer_tensors, restore_optimizer
-from alitok.core.config import config
+from alitok.core.config import config, require_at_least, to_dict
 from alitok.core.device import autocast, seed_step
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import Bar, RunLog, progress_bar
-from alitok.train.optim import OptimizerConfig, learning_rate, make_average, make_optimizer
+from alitok.train.optim import OptimizerConfig, WeightAverage, learning_rate, make_optimizer
 
 
 @config
@@ -43,6 +42,7 @@ class LoopConfig:
         evaluate_every: steps between looks at held-out pictures.
         checkpoint_every: steps between checkpoints.
         keep: checkpoints kept.
+        workers: processes that read pictures ahead; their number changes no result.
     """
 
     steps: int
@@ -52,12 +52,12 @@ class LoopConfig:
     evaluate_every: int = 500
     checkpoint_every: int = 500
     keep: int = 2
+    workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        for name in ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
+        require_at_least(self, 1, "steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "keep")
+        require_at_least(self, 0, "workers")
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ class Trained:
 
     model: nn.Module  # in evaluation mode
     steps: int
-    seconds: float  # spent training, over all resumes
     batch_size: int
+    step_seconds: float  # spent in steps, over all starts; evaluations and checkpoints are not in it
+    earlier_seconds: float  # spent in all, in the starts before this one
 
 
 class Interrupted(KeyboardInterrupt):
@@ -107,38 +108,40 @@ class Interrupted(KeyboardInterrupt):
 def train(
     task: Task, config: LoopConfig, directory: Path, *, device: torch.device, seed: int, console: Console
 ) -> Trained:
-    """Train until `config.steps`, from the newest checkpoint in `directory` if there is one.
+    """Train until `config.steps`, from the newest whole checkpoint in `directory` if there is one.
 
     Raises:
-        AlitokError: the loss is no longer finite, or a checkpoint does not fit the task's model.
+        AlitokError: the loss or a weight is no longer finite, or a checkpoint does not fit the task or `config`.
         Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step was written before.
     """
     state = _State(task, config, directory, device)
+    for notice in state.restore():
+        console.print(notice, highlight=False)
     with (
         RunLog(directory, resume_step=state.step) as log,
         progress_bar(console, task.name, config.steps, state.step) as bar,
         _stop_signals() as stop,
     ):
         batches = task.batches(state.step)
-        window = _Window(config.batch_size)
         for step, batch in zip(range(state.step, config.steps), batches, strict=False):
             seed_step(seed, task.name, step)
             inputs, classes = batch
-            window.add(state.advance((inputs.to(device), classes.to(device))))
+            state.advance((inputs.to(device), classes.to(device)))
             done = step + 1
             last = done == config.steps
             if last or done % config.log_every == 0:
-                _log(log, bar, done, window.mean(), state.rate, state.checkpoints)
-                window = _Window(config.batch_size)
+                _log(log, bar, done, state)
             else:
                 bar.advance(done)
             if last or done % config.evaluate_every == 0:
+                state.pause_clock()
                 _evaluate(task, state, log, done)
+                state.resume_clock()
             if last or done % config.checkpoint_every == 0 or stop.is_set():
                 state.save()
-            if stop.is_set() and not last:
+            if stop.is_set():
                 raise Interrupted(f"{task.name} stopped at step {done} of {config.steps}")
-    return Trained(state.result.eval(), config.steps, state.seconds, config.batch_size)
+    return Trained(state.result.eval(), config.steps, config.batch_size, state.step_seconds, state.earlier_seconds)
 
 
 class _State:
@@ -149,19 +152,20 @@ class _State:
         self.model = task.model.to(device)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         decay = config.optimizer.ema_decay
-        self.average: AveragedModel | None = make_average(self.model, decay) if decay else None
+        self.average = WeightAverage(self.model, decay) if decay else None
         self.checkpoints = Checkpoints(directory / "checkpoints", config.keep)
-        self.step, self.seconds, self.rate = 0, 0.0, 0.0
-        self._restore()
-        self._began = time.monotonic()
+        self.step, self.rate = 0, 0.0
+        self.window = _Window()
+        self.step_seconds, self.earlier_seconds = 0.0, 0.0
+        self._began = self._clock = time.monotonic()
 
     @property
     def result(self) -> nn.Module:
         """The model to look at and to keep."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average.model
 
-    def advance(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step; returns the detached losses."""
+    def advance(self, batch: Batch) -> None:
+        """One optimizer step; its losses are added to the window."""
         optimizer_config = self.config.optimizer
         self.rate = learning_rate(self.step, self.config.steps, optimizer_config)
         for group in self.optimizer.param_groups:
@@ -174,62 +178,116 @@ class _State:
         self.task.after_backward()
         if optimizer_config.clip:
             trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(trainable, optimizer_config.clip)
-            losses["gradient_norm"] = norm
+            losses["gradient_norm"] = nn.utils.clip_grad_norm_(trainable, optimizer_config.clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.step += 1
-        return {name: value.detach() for name, value in losses.items()}
+        self.window.add({name: value.detach() for name, value in losses.items()})
+
+    def pause_clock(self) -> None:
+        """What follows is no step."""
+        self.step_seconds += time.monotonic() - self._clock
+        self.window.seconds += time.monotonic() - self._clock
+
+    def resume_clock(self) -> None:
+        """Steps follow."""
+        self._clock = time.monotonic()
+
+    def close_window(self) -> dict[str, float]:
+        """The means since the last call, with `images_per_second`."""
+        means = self.window.mean()  # waits for the device, so the clock is read behind it
+        self.pause_clock()
+        self.resume_clock()
+        means["images_per_second"] = self.window.steps * self.config.batch_size / self.window.seconds
+        self.window = _Window()
+        return means
 
     def save(self) -> None:
-        now = time.monotonic()
-        self.seconds, self._began = self.seconds + now - self._began, now
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.model, self.optimizer)}
-        if self.average is not None:
-            tensors["average"] = self.average.state_dict()
-        self.checkpoints.save(self.step, tensors, {"task": self.task.name, "seconds": self.seconds})
+        """Write a checkpoint.
 
-    def _restore(self) -> None:
-        names = ["model", "optimizer"] + (["average"] if self.average is not None else [])
-        latest = self.checkpoints.load_latest(names)
+        Raises:
+            AlitokError: a weight is not a finite number; nothing is written then.
+        """
+        self.pause_clock()
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad):
+            raise AlitokError(not_finite("A weight", self.step, self.checkpoints))
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "window": self.window.sums,
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.model.state_dict()
+        self.checkpoints.save(self.step, tensors, self._description())
+        self.resume_clock()
+
+    def _description(self) -> dict[str, Any]:
+        model_config = getattr(self.model, "config", None)
+        return {
+            "task": self.task.name,
+            "loop": to_dict(self.config),
+            "model": None if model_config is None else to_dict(model_config),
+            "average_updates": 0 if self.average is None else self.average.updates,
+            "window": {"steps": self.window.steps, "seconds": self.window.seconds},
+            "step_seconds": self.step_seconds,
+            "seconds": self.earlier_seconds + time.monotonic() - self._began,
+        }
+
+    def restore(self) -> list[str]:
+        """Continue from the newest whole checkpoint; returns a sentence for each damaged one that was passed over."""
+        names = ["model", "optimizer", "window"] + (["average"] if self.average is not None else [])
+        latest = self.checkpoints.load_latest(names, self._description())
         if latest is None:
-            return
-        state, tensors = latest
+            return []
+        state, tensors, damaged = latest
         source = self.checkpoints.path(state["step"])
+        mine = self._description()
+        if any(state[key] != mine[key] for key in ("task", "loop", "model")):
+            raise AlitokError(f"{source} was written with another configuration; give its run another directory.")
         load_strictly(self.model, tensors["model"], source)
         restore_optimizer(self.model, self.optimizer, tensors["optimizer"])
         if self.average is not None:
-            load_strictly(self.average, tensors["average"], source)
-        self.step, self.seconds = state["step"], state["seconds"]
+            load_strictly(self.average.model, tensors["average"], source)
+            self.average.updates = state["average_updates"]
+        sums = {name: value.to(self.device) for name, value in tensors["window"].items()}
+        self.window = _Window(sums, state["window"]["steps"], state["window"]["seconds"])
+        self.step, self.step_seconds, self.earlier_seconds = state["step"], state["step_seconds"], state["seconds"]
+        return damaged
 
 
+@dataclass
 class _Window:
-    """Means of losses over some steps, summed on the device so that no step waits for a number."""
+    """Losses over some steps, summed on the device so that no step waits for a number."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count, self._batch_size, self._began = 0, batch_size, time.monotonic()
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
 
     def mean(self) -> dict[str, float]:
-        means = {name: value.item() / self._count for name, value in self._sums.items()}
-        means["images_per_second"] = self._count * self._batch_size / (time.monotonic() - self._began)
-        return means
+        return {name: value.item() / self.steps for name, value in self.sums.items()}
 
 
-def _log(log: RunLog, bar: Bar, step: int, means: dict[str, float], rate: float, checkpoints: Checkpoints) -> None:
+def not_finite(what: str, step: int, checkpoints: Checkpoints) -> str:
+    """The sentence for a training that ran away."""
+    steps = checkpoints.steps()
+    kept = f"the last checkpoint is {checkpoints.path(steps[-1])}" if steps else "no checkpoint was written yet"
+    return (
+        f"{what} is not a finite number at step {step}; {kept}. "
+        "Lower the learning rate and train this stage in another directory."
+    )
+
+
+def _log(log: RunLog, bar: Bar, step: int, state: _State) -> None:
+    means = state.close_window()
     if not math.isfinite(means["loss"]):
-        steps = checkpoints.steps()
-        kept = f"the last checkpoint is {checkpoints.path(steps[-1])}" if steps else "no checkpoint was written yet"
-        raise AlitokError(
-            f"The loss is not a finite number at step {step}; {kept}. Lower the learning rate and run again."
-        )
-    log.scalars(step, {**means, "learning_rate": rate})
+        raise AlitokError(not_finite("The loss", step, state.checkpoints))
+    log.scalars(step, {**means, "learning_rate": state.rate})
     shown = {"loss": "loss", "accuracy": "accuracy", "images_per_second": "images/s"}
     bar.advance(step, {label: means[name] for name, label in shown.items() if name in means})
 

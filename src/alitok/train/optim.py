@@ -6,15 +6,14 @@ exponential moving average whose decay warms up.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from alitok.core.config import config
-
-Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
 
 
 @config
@@ -41,10 +40,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        if self.learning_rate <= 0 or self.final_learning_rate < 0 or self.warmup_steps < 0:
-            raise ValueError("learning_rate must be > 0, final_learning_rate and warmup_steps >= 0")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError("ema_decay must be within [0, 1)")
+        require_at_least(self, 0, "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "clip")
+        if self.learning_rate == 0:
+            raise AlitokError("learning_rate must be above 0")
+        for name, value in (("ema_decay", self.ema_decay), ("betas", min(self.betas)), ("betas", max(self.betas))):
+            if not 0 <= value < 1:
+                raise AlitokError(f"{name} must be within [0, 1), not {value}")
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -77,10 +78,21 @@ def ema_decay_at(updates: int, decay: float) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of the model's parameters; buffers follow the model."""
+class WeightAverage:
+    """A running average of a model's parameters, beginning with those it has; buffers follow the model.
 
-    def average(averages: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
-        torch._foreach_lerp_(averages, current, 1 - ema_decay_at(int(updates), decay))
+    Counts its updates in Python, as a counter on the device would make every step wait for it.
+    """
 
-    return AveragedModel(model, multi_avg_fn=average)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's parameters as they are now."""
+        weight = 1 - ema_decay_at(self.updates, self.decay)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+        self.updates += 1

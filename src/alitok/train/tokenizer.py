@@ -14,12 +14,13 @@ from torch import nn
 from alitok.core import images as pixels
 from alitok.core.config import config
 from alitok.losses.objective import LossWeights, tokenizer_losses
-from alitok.metrics.codes import codebook_use
+from alitok.metrics.codes import CodeUsage
 from alitok.metrics.reconstruction import psnr
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 from alitok.train.loop import Batch, Evaluation, LoopConfig
 
+_BLOCK = 64  # held-out pictures in memory at a time
 _SHOWN = 16  # held-out pictures on the sheet of originals and reconstructions
 
 
@@ -96,15 +97,16 @@ class TokenizerTask:
         """PSNR and codebook use on held-out pictures, and a sheet of originals above their reconstructions."""
         assert isinstance(model, Tokenizer)
         device = next(model.parameters()).device
-        originals = pixels.to_float(self._heldout.to(device))
-        codes = model.encode(originals)
-        reconstructions = model.decode(codes, self._stage)
-        shown = min(_SHOWN, len(originals))
-        pairs = torch.cat([originals[:shown], reconstructions[:shown]])
+        usage, decibels, shown = CodeUsage(model.config.codebook_size), [], torch.empty(0)
+        for block in self._heldout.split(_BLOCK):
+            originals = pixels.to_float(block.to(device))
+            codes = model.encode(originals)
+            reconstructions = model.decode(codes, self._stage)
+            usage.update(codes)
+            decibels.append(psnr(originals, reconstructions))
+            if not shown.numel():
+                shown = torch.cat([originals[:_SHOWN], reconstructions[:_SHOWN]])
         return Evaluation(
-            {
-                "heldout_psnr": psnr(originals, reconstructions).mean().item(),
-                "heldout_codebook_use": codebook_use(codes.cpu(), model.config.codebook_size),
-            },
-            {"reconstructions": pixels.grid(pixels.to_uint8(pairs).cpu().numpy(), columns=shown)},
+            {"heldout_psnr": torch.cat(decibels).mean().item(), "heldout_codebook_use": usage.use},
+            {"reconstructions": pixels.grid(pixels.to_uint8(shown).cpu().numpy(), columns=len(shown) // 2)},
         )

@@ -19,7 +19,8 @@ import importlib.util
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from alitok.workflow.measure import measure
 from alitok.workflow.summary import write_summary
 from alitok.workflow.workspace import Workspace
 
+OUTPUTS = ("stage1", "stage2", "codes", "generator", "model", "samples", "metrics.json", "report.html")
 STEPS = ("check", "stage1", "stage2", "encode", "generator", "sample", "measure")
 _LOOK = 256  # held-out pictures looked at during training
 _READ_BATCH = 256  # pictures encoded or drawn at a time
@@ -88,11 +90,19 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     """Run or continue the demo; returns the numbers that stand in `metrics.json`."""
     console = Console()
     _need_extras()
+    if not 0 <= options.seed < 2**63:
+        raise AlitokError(f"The seed must be within 0 and 2^63, not {options.seed}.")
     recipe = resolve_recipe(options)
     device = choose_device(options.device)
     splits = open_splits(options.data, recipe.tokenizer.image_size, options.seed)
-    settings = {"data": options.data, "seed": options.seed, "recipe": to_dict(recipe)}
-    workspace = Workspace(options.out, settings, fresh=options.fresh, console=console)
+    _check_sizes(recipe, len(splits.train.classes))
+    settings = {
+        "data": splits.name,
+        "contents": splits.contents,
+        "seed": options.seed,
+        "recipe": to_dict(recipe),
+    }
+    workspace = Workspace(options.out, settings, outputs=OUTPUTS, fresh=options.fresh, console=console)
     run = _Run(options, recipe, splits, device, workspace)
     console.print(
         f"{len(splits.train):,} training and {len(splits.heldout):,} held-out pictures of "
@@ -101,12 +111,13 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     )
     loops = recipe.stage1.loop, recipe.stage2.loop, recipe.generator.loop
     workspace.step("check", "Checking the pictures", run.check)
-    workspace.step("stage1", f"Stage 1: causal decoder, {loops[0].steps} steps", run.stage1)
-    workspace.step("stage2", f"Stage 2: bidirectional decoder, {loops[1].steps} steps", run.stage2)
-    workspace.step("encode", "Pictures to codes", run.encode)
-    workspace.step("generator", f"Generator, {loops[2].steps} steps", run.generator)
-    workspace.step("sample", "Samples", run.sample)
-    workspace.step("measure", "Numbers and report", run.measure)
+    stage1, stage2 = (f"{loop.steps} steps" for loop in loops[:2])
+    workspace.step("stage1", f"Stage 1: causal decoder, {stage1}", run.stage1, ["stage1/tokenizer"])
+    workspace.step("stage2", f"Stage 2: bidirectional decoder, {stage2}", run.stage2, ["model/tokenizer"])
+    workspace.step("encode", "Pictures to codes", run.encode, ["codes/train", "codes/heldout"])
+    workspace.step("generator", f"Generator, {loops[2].steps} steps", run.generator, ["model/generator"])
+    workspace.step("sample", "Samples", run.sample, ["samples/samples.npz", "samples/samples.png"])
+    workspace.step("measure", "Numbers and report", run.measure, ["metrics.json", "report.html", "model/README.md"])
     metrics = read_json(options.out / "metrics.json")
     _show(console, metrics, options.out)
     return metrics
@@ -165,6 +176,7 @@ class _Run:
     def generator(self) -> dict[str, Any]:
         tokenizer = self._tokenizer()
         stores = [CodeStore(self.root / "codes" / name, tokenizer.codes_fingerprint()) for name in ("train", "heldout")]
+        stores[0].verify()
         seed_step(self.options.seed, "generator weights", 0)
         size, classes = self.recipe.generator_size, self.splits.train.classes
         generator = Generator(size.config(self.recipe.tokenizer, len(classes)), classes)
@@ -202,7 +214,7 @@ class _Run:
 
     def measure(self) -> dict[str, Any]:
         began = time.monotonic()
-        drawn = np.load(self.root / "samples" / "samples.npz")
+        drawn = self._samples()
         samples = drawn["arr_0"].transpose(0, 3, 1, 2)
         codes = CodeStore(self.root / "codes" / "train")
         measured = measure(
@@ -222,6 +234,14 @@ class _Run:
         )
         Pipeline.from_pretrained(self.root / "model", device="cpu").write_card(self.root / "model", card)
         return {}
+
+    def _samples(self) -> Mapping[str, np.ndarray]:
+        path = self.root / "samples" / "samples.npz"
+        try:
+            with np.load(path) as archive:
+                return {name: archive[name] for name in ("arr_0", "labels")}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            raise AlitokError(f"{path} is damaged; delete it and run the same command again.") from None
 
     def _train(self, task: Task, loop: LoopConfig) -> Trained:
         directory = self.root / task.name
@@ -251,7 +271,8 @@ class _Run:
 
     def _pictures(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
         seed = self.options.seed
-        return lambda start_step: iter(Batches(self.splits.train, loop.batch_size, seed, start_step))
+        workers = loop.workers
+        return lambda start_step: iter(Batches(self.splits.train, loop.batch_size, seed, start_step, workers))
 
 
 def fixed_batches(source: ImageSource) -> Iterator[PictureBatch]:
@@ -259,6 +280,16 @@ def fixed_batches(source: ImageSource) -> Iterator[PictureBatch]:
     for start in range(0, len(source), _READ_BATCH):
         rows = range(start, min(start + _READ_BATCH, len(source)))
         yield np.stack([source.read(row, None) for row in rows]), source.labels[start : rows.stop]
+
+
+def _check_sizes(recipe: Recipe, classes: int) -> None:
+    """Build all models without memory for their weights, so that sizes that do not fit stop the run at once."""
+    try:
+        with torch.device("meta"):
+            Tokenizer(recipe.tokenizer)
+            Generator(recipe.generator_size.config(recipe.tokenizer, classes))
+    except RuntimeError as error:
+        raise AlitokError(f"The recipe's sizes do not fit: {error}.") from None
 
 
 def _need_extras() -> None:
@@ -270,7 +301,8 @@ def _need_extras() -> None:
 
 def _report(trained: Trained, module: torch.nn.Module) -> dict[str, Any]:
     return {
-        "seconds": trained.seconds,
+        "earlier_seconds": trained.earlier_seconds,
+        "step_seconds": trained.step_seconds,
         "steps": trained.steps,
         "batch_size": trained.batch_size,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),

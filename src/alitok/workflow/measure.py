@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +25,8 @@ from alitok.metrics.reconstruction import psnr
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
-_MOST = 20_000  # pictures of a split that are held in memory; a larger split is represented by that many
+STAGES: tuple[Stage, Stage] = ("stage1", "stage2")
+_MOST_BYTES = 1 << 29  # of a split's pictures in memory; a larger split is represented by that many
 _BLOCK = 256  # pictures decoded at a time
 _SHOWN_RECONSTRUCTIONS, _SHOWN_NEIGHBOURS = 12, 20
 
@@ -70,14 +70,15 @@ def measure(
     """
     train, train_labels = _pictures(splits.train, seed)
     heldout, heldout_labels = _pictures(splits.heldout, seed)
-    stages: tuple[Stage, Stage] = ("stage1", "stage2")
-    rebuilt = {stage: np.concatenate(list(reconstruct(tokenizer, _blocks(heldout), stage, device))) for stage in stages}
-    reference = pixels.to_float(torch.from_numpy(heldout))
-    decibels = {stage: psnr(reference, torch.from_numpy(rebuilt[stage])).mean().item() for stage in stages}
+    shown = _spread(len(heldout), _SHOWN_RECONSTRUCTIONS)
+    decibels, rebuilt = {}, {}
+    for stage in STAGES:
+        decibels[stage], rebuilt[stage] = _reconstructions(tokenizer, heldout, shown, stage, device)
 
     usage = CodeUsage(tokenizer.config.codebook_size)
-    for start in range(0, len(codes), _MOST):
-        usage.update(torch.from_numpy(codes.codes(np.arange(start, min(start + _MOST, len(codes)))).astype(np.int64)))
+    for start in range(0, len(codes), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(codes)))
+        usage.update(torch.from_numpy(codes.codes(rows).astype(np.int64)))
 
     classifier = PictureClassifier.fit(train, train_labels)
     sample_distances, neighbours = nearest_distance(samples, train)
@@ -96,20 +97,34 @@ def measure(
         "samples": len(samples),
         "peak_memory_gb": peak_memory() / 1e9,
     }
-    shown = _spread(len(heldout), _SHOWN_RECONSTRUCTIONS)
     some = _spread(len(samples), _SHOWN_NEIGHBOURS)
     return Measured(
         numbers,
         splits.train.classes,
         heldout[shown],
-        pixels.to_uint8(torch.from_numpy(rebuilt["stage1"][shown])).numpy(),
-        pixels.to_uint8(torch.from_numpy(rebuilt["stage2"][shown])).numpy(),
+        rebuilt["stage1"],
+        rebuilt["stage2"],
         samples,
         labels,
         samples[some],
         train[neighbours[some]],
         sample_distances[some],
     )
+
+
+def _reconstructions(
+    tokenizer: Tokenizer, pictures: np.ndarray, shown: np.ndarray, stage: Stage, device: torch.device
+) -> tuple[float, np.ndarray]:
+    """Mean PSNR in dB over all pictures, and the reconstructions (n, 3, h, h) uint8 of those shown."""
+    decibels, kept = [], []
+    starts = range(0, len(pictures), _BLOCK)
+    blocks = (pictures[start : start + _BLOCK] for start in starts)
+    for start, rebuilt in zip(starts, reconstruct(tokenizer, blocks, stage, device), strict=True):
+        images = torch.from_numpy(rebuilt)
+        decibels.append(psnr(pixels.to_float(torch.from_numpy(pictures[start : start + _BLOCK])), images))
+        here = shown[(shown >= start) & (shown < start + _BLOCK)] - start
+        kept.append(pixels.to_uint8(images[here]).numpy())
+    return torch.cat(decibels).mean().item(), np.concatenate(kept)
 
 
 def peak_memory() -> int:
@@ -119,13 +134,10 @@ def peak_memory() -> int:
 
 
 def _pictures(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.sort(order(len(source), seed, 0)[:_MOST])
+    """The fixed views of all pictures, or of as many drawn by `seed` as fit in memory, and their labels."""
+    most = _MOST_BYTES // (3 * source.size**2)
+    rows = np.sort(order(len(source), seed, 0)[:most])
     return np.stack([source.read(int(row), None) for row in rows]), source.labels[rows]
-
-
-def _blocks(pictures: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(pictures), _BLOCK):
-        yield pictures[start : start + _BLOCK]
 
 
 def _spread(length: int, count: int) -> np.ndarray:

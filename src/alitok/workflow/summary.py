@@ -28,7 +28,7 @@ _SAMPLES_SHOWN = 10  # per class
 _CLASSES_SHOWN = 24  # evenly spread; the file stays small with a thousand classes
 
 _MEANING = {
-    "seconds": "all steps together, over all starts",
+    "seconds": "wall clock of all steps, over all starts; loading Python's libraries comes on top",
     "psnr_stage1": "dB, held-out pictures through the causal decoder",
     "psnr_stage2": "dB, held-out pictures through the bidirectional decoder",
     "codebook_use": "share of the codebook that the training pictures use",
@@ -88,7 +88,7 @@ def write_summary(
 
 
 def _stage(name: str, report: dict[str, Any]) -> Stage:
-    per_step = report["seconds"] / report["steps"]
+    per_step = report["step_seconds"] / report["steps"]
     speed = report["batch_size"] / per_step
     return Stage(name, report["steps"], report["seconds"], per_step, speed, report["parameters"])
 
@@ -124,8 +124,11 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit this code is checked out at, if it is a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """The commit this code is checked out at, if it is a checkout of alitok and not a copy inside another's."""
+    checkout = Path(alitok.__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -6,10 +6,9 @@ Enters: what was asked for (data, seed, recipe). Leaves: `run.toml` with the res
 
 from __future__ import annotations
 
-import shutil
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from rich.console import Console
 
 from alitok.core.config import read_toml, to_toml
 from alitok.core.errors import AlitokError
-from alitok.core.files import read_json, write_bytes, write_json
+from alitok.core.files import read_json, remove, write_bytes, write_json
 
-_RUN = "run.toml"
+_RUN, _DONE = "run.toml", "done"
 
 
 class Workspace:
@@ -28,6 +27,7 @@ class Workspace:
     Args:
         root: its directory; made when missing.
         settings: all that decides the results, as nested mappings for `run.toml`.
+        outputs: the names in `root` that the run writes, and that `fresh` may delete.
         fresh: throw away what an earlier run left in `root`.
         console: where progress is told.
 
@@ -35,47 +35,66 @@ class Workspace:
         AlitokError: `root` is a file, holds things that are not a run's, or holds a run with other settings.
     """
 
-    def __init__(self, root: Path, settings: dict[str, Any], *, fresh: bool, console: Console) -> None:
+    def __init__(
+        self, root: Path, settings: dict[str, Any], *, outputs: Iterable[str], fresh: bool, console: Console
+    ) -> None:
         self.root, self.console = root, console
-        run_file = root / _RUN
+        self._settings = tomllib.loads(to_toml(settings))
         if root.exists() and not root.is_dir():
             raise AlitokError(f"{root} is a file; give a directory to write to with --out.")
-        if root.exists() and not run_file.exists() and any(root.iterdir()):
+        if root.exists() and not self._is_run() and any(root.iterdir()):
             raise AlitokError(
                 f"{root} holds other files and no run of alitok; give a new or empty directory with --out."
             )
         if fresh and root.exists():
-            shutil.rmtree(root)
-        text = to_toml(settings)
-        if run_file.exists():
-            changed = _differences(read_toml(run_file), tomllib.loads(text))
-            if changed:
-                raise AlitokError(
-                    f"{root} holds a run with other settings ({', '.join(changed)}); "
-                    "start over with --fresh, or choose another directory with --out."
-                )
-        else:
-            write_bytes(run_file, text.encode())
+            # run.toml goes last: what a killed removal leaves behind is still known to be a run's.
+            for name in (*outputs, _DONE, _RUN):
+                remove(root / name)
+        if not self._is_run():
+            write_bytes(root / _RUN, to_toml(settings).encode())
+        changed = _differences(read_toml(root / _RUN), self._settings)
+        if changed:
+            raise AlitokError(
+                f"{root} holds a run with other settings ({', '.join(changed)}); "
+                "start over with --fresh, or choose another directory with --out."
+            )
+
+    def _is_run(self) -> bool:
+        """Whether `root` holds a run: a `run.toml` with the keys that this one has."""
+        path = self.root / _RUN
+        return path.is_file() and self._settings.keys() <= read_toml(path).keys()
 
     def done(self, step: str) -> dict[str, Any] | None:
-        """What a finished step reported, with `seconds`; None when it is not finished."""
-        marker = self.root / "done" / f"{step}.json"
-        return read_json(marker) if marker.exists() else None
+        """What a finished step reported, with `seconds`; None when it is not finished, or its marker is damaged."""
+        marker = self.root / _DONE / f"{step}.json"
+        if not marker.exists():
+            return None
+        report = read_json(marker)
+        return report if isinstance(report, dict) and "seconds" in report else None
 
-    def step(self, name: str, title: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a step unless it is done; returns what it reported.
+    def step(
+        self, name: str, title: str, work: Callable[[], dict[str, Any]], products: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """Do a step unless it is done and all its products are there; returns what it reported.
 
-        `work` may report its own `seconds` (a training counts those before an interruption too).
+        `work` may report `earlier_seconds`, spent on the step in starts that were interrupted.
+
+        Args:
+            name: of the marker.
+            title: for people.
+            work: does the step; returns what is worth keeping.
+            products: paths below the root that the step makes.
         """
         finished = self.done(name)
-        if finished is not None:
+        if finished is not None and all((self.root / product).exists() for product in products):
             self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
             return finished
         self.console.print(f"[bold]{title}[/bold]", highlight=False)
         began = time.monotonic()
         report = work()
-        report = {"seconds": time.monotonic() - began, **report}
-        write_json(self.root / "done" / f"{name}.json", report)
+        seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
+        report = {"seconds": seconds, **report}
+        write_json(self.root / _DONE / f"{name}.json", report)
         return report
 
 
