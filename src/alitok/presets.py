@@ -14,8 +14,8 @@ from alitok.data.codes import MAX_CODEBOOK
 from alitok.generator import GeneratorConfig, SamplingConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.generator import GeneratorTraining
-from alitok.train.loop import LoopConfig
 from alitok.train.optim import OptimizerConfig
+from alitok.train.task import LoopConfig
 from alitok.train.tokenizer import TokenizerTraining
 
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from alitok.core.runlog import read_metrics
 from alitok.generator import Generator, GeneratorConfig
 from alitok.train.generator import GeneratorTask
-from alitok.train.loop import LoopConfig, train
+from alitok.train.loop import train
 from alitok.train.optim import OptimizerConfig
+from alitok.train.task import LoopConfig
 
 CONFIG = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
-from alitok.train.loop import Evaluation, Interrupted, LoopConfig, train
+from alitok.train.loop import Interrupted, train
 from alitok.train.optim import OptimizerConfig
+from alitok.train.task import Evaluation, LoopConfig
 
 
 class Regression:

@@ -8,8 +8,9 @@ from rich.console import Console
 from alitok.core.runlog import read_metrics
 from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.train.loop import LoopConfig, train
+from alitok.train.loop import train
 from alitok.train.optim import OptimizerConfig
+from alitok.train.task import LoopConfig
 from alitok.train.tokenizer import TokenizerTask
 
 CONFIG = TokenizerConfig(

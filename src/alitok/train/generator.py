@@ -16,7 +16,7 @@ from torch import nn
 from alitok.core.config import config
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.train.loop import Batch, Evaluation, LoopConfig
+from alitok.train.task import Batch, Evaluation, LoopConfig
 
 _BLOCK = 64  # held-out sequences in memory at a time
 

@@ -18,7 +18,7 @@ from alitok.metrics.codes import CodeUsage
 from alitok.metrics.reconstruction import psnr
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
-from alitok.train.loop import Batch, Evaluation, LoopConfig
+from alitok.train.task import Batch, Evaluation, LoopConfig
 
 _BLOCK = 64  # held-out pictures in memory at a time
 _SHOWN = 16  # held-out pictures on the sheet of originals and reconstructions

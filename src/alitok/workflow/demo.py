@@ -47,7 +47,8 @@ from alitok.jobs.tokenize import PictureBatch, tokenize
 from alitok.presets import Recipe, recipe_for
 from alitok.tokenizer import Tokenizer
 from alitok.train.generator import GeneratorTask
-from alitok.train.loop import Batch, LoopConfig, Task, Trained, train
+from alitok.train.loop import Trained, train
+from alitok.train.task import Batch, LoopConfig, Task
 from alitok.train.tokenizer import TokenizerTask
 from alitok.workflow.measure import measure
 from alitok.workflow.summary import write_summary
