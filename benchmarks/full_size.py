@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -142,7 +143,15 @@ def main() -> None:
         )
     import torch
 
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "commit": commit.stdout.strip(),
+    }
     print(json.dumps({"benchmark": "full_size", "machine": machine, "cases": results}))
 
 
