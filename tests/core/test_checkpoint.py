@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from alitok.core import checkpoint
+from alitok.core.card import ModelCard
 from alitok.core.checkpoint import (
     Checkpoints,
     fingerprint,
@@ -51,7 +52,9 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(tmp_path, monkeypatc
 
 def test_model_directory_round_trip_and_wrong_kind(tmp_path):
     module, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    save_model(tmp_path / "m", kind="a", config={"size": 3}, parts={"whole": module}, class_names=["x"])
+    save_model(
+        tmp_path / "m", kind="a", config={"size": 3}, parts={"whole": module}, class_names=["x"], card=ModelCard("m")
+    )
     head = load_head(tmp_path / "m" / "config.json", "a")
     assert (head["config"], head["parts"], head["class_names"]) == ({"size": 3}, ["whole"], ["x"])
     load_parts(tmp_path / "m", {"whole": other})

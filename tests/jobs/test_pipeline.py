@@ -78,6 +78,10 @@ def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, t
     assert "license: \"cc0: 'x'\"" in head
     for part in ("# A title", "my pictures", "stage1: 1,500 steps", "| psnr | 21.99 |", '"codebook_size": 20'):
         assert part in text
+    for name, loader in (("tokenizer", "alitok.Tokenizer"), ("generator", "alitok.Generator")):
+        text = (tmp_path / "m" / name / "README.md").read_text()
+        assert "my pictures" in text
+        assert f"{loader}.from_pretrained" in text
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_saved_and_loaded_it_is_the_same_and_decoders_are_named(tokenizer, tmp_p
     tokenizer.save_pretrained(tmp_path / "t")
     names = {path.name for path in (tmp_path / "t").iterdir()}
     assert names == {
+        "README.md",
         "config.json",
         "encoder.safetensors",
         "quantizer.safetensors",

@@ -31,6 +31,7 @@ def test_a_pair_goes_out_and_back_bit_for_bit(released, tmp_path):
     assert convert_released([released / "stage2.pth"], released / "ar.pth", out, **HEADS) == [out]
     pipeline = Pipeline.from_pretrained(out, device="cpu")
     assert pipeline(classes=[99], seed=0)[0].size == (256, 256)
+    assert "stage2.pth, ar.pth" in (out / "README.md").read_text()
     written = convert_to_released(out, tmp_path / "back")
     assert [path.name for path in written] == ["AliTok.pth", "alitok_generator.bin"]
     for path, source in zip(written, ("stage2", "ar"), strict=True):

@@ -23,6 +23,7 @@ class ModelCard:
         metrics: measured numbers by name.
         config: the configuration, by model.
         licence: of the weights.
+        loader: the public class that reads the directory.
     """
 
     title: str
@@ -32,6 +33,7 @@ class ModelCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
+    loader: str = "Pipeline"
 
     def to_markdown(self) -> str:
         """The card's text; the metadata's values are JSON strings, which are YAML whatever they hold."""
@@ -40,8 +42,7 @@ class ModelCard:
         lines = [*metadata, "", f"# {_line(self.title)}", ""]
         if self.description:
             lines += [self.description, ""]
-        lines += ["```python", "import alitok", ""]
-        lines += ['pipeline = alitok.Pipeline.from_pretrained("THIS DIRECTORY")', "pictures = pipeline([0, 1], seed=0)"]
+        lines += ["```python", "import alitok", "", f'model = alitok.{self.loader}.from_pretrained("THIS DIRECTORY")']
         lines += ["```", "", f"- Trained on: {_line(self.data)}", f"- Licence of the weights: {_line(self.licence)}"]
         lines += [f"- {name}: {count:,} steps" for name, count in self.steps.items()]
         if self.metrics:

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, read_json, write_json
+from alitok.core.files import atomic_path, read_json, write_bytes, write_json
 
 Tensors = dict[str, torch.Tensor]
 
@@ -81,14 +83,16 @@ def save_model(
     config: Mapping[str, Any],
     parts: Mapping[str, nn.Module],
     class_names: Sequence[str] = (),
+    card: ModelCard,
 ) -> None:
-    """Write `config.json` and `PART.safetensors` for each part; the directory is replaced as a whole."""
+    """Write `config.json`, `PART.safetensors` for each part and the card; the directory is replaced as a whole."""
     with atomic_path(directory) as whole:
         whole.mkdir()
         for name, module in parts.items():
             save_tensors(whole / f"{name}.safetensors", module.state_dict())
         head = {"kind": kind, "config": config, "parts": list(parts), "class_names": list(class_names)}
         write_json(whole / "config.json", head)
+        write_bytes(whole / "README.md", replace(card, config=config).to_markdown().encode())
 
 
 def load_head(path: Path, kind: str, *keys: str) -> dict[str, Any]:

@@ -8,11 +8,13 @@ Shapes: B rows, K prefix, G grid side, T = K + G * G codes, V codebook size, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from alitok.core.card import ModelCard
 from alitok.core.checkpoint import load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
@@ -150,14 +152,15 @@ class Generator(nn.Module):
             x = block(x, rotary=rotary, causal=True, cache=layer)
         return self.output(self.norm(x))
 
-    def save_pretrained(self, directory: Path) -> None:
-        """Write `config.json` with the class names, and `generator.safetensors`."""
+    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+        """Write `config.json` with the class names, `generator.safetensors`, and a card."""
         save_model(
             directory,
             kind="generator",
             config=to_dict(self.config),
             parts={"generator": self},
             class_names=self.class_names,
+            card=replace(card or ModelCard(directory.name), loader="Generator"),
         )
 
     @classmethod

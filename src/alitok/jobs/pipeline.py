@@ -73,8 +73,8 @@ class Pipeline:
 
     def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
         """Write both models, the default sampling, and a model card as `README.md`."""
-        self.tokenizer.save_pretrained(directory / "tokenizer")
-        self.generator.save_pretrained(directory / "generator")
+        self.tokenizer.save_pretrained(directory / "tokenizer", card)
+        self.generator.save_pretrained(directory / "generator", card)
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
         self.write_card(directory, card or ModelCard(directory.name))
 

@@ -6,12 +6,14 @@ Shapes: B images, h image side, T codes per image, D code width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from alitok.core.card import ModelCard
 from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
@@ -150,9 +152,10 @@ class Tokenizer(nn.Module):
         """The modules by the names their weight files carry: `encoder`, `quantizer`, `stage1`, `stage2`."""
         return dict(self.named_children())
 
-    def save_pretrained(self, directory: Path) -> None:
-        """Write `config.json` and one safetensors file per part, each decoder under the name of its stage."""
-        save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts())
+    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+        """Write `config.json`, one safetensors file per part, each decoder under the name of its stage, and a card."""
+        card = replace(card or ModelCard(directory.name), loader="Tokenizer")
+        save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts(), card=card)
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Tokenizer:

@@ -22,6 +22,7 @@ from alitok.convert import (
     tokenizer_from_released,
     tokenizer_to_released,
 )
+from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path
 from alitok.generator import Generator, SamplingConfig
@@ -78,7 +79,7 @@ def convert_released(
     tokenizer = _read_tokenizers(tokenizers, encoder_heads, decoder_heads) if tokenizers else None
     if generator is None:
         assert tokenizer is not None
-        tokenizer.save_pretrained(out / "tokenizer")
+        tokenizer.save_pretrained(out / "tokenizer", _card(tokenizers))
         return [out / "tokenizer"]
     codes = TokenizerConfig(prefix=RELEASED_PREFIX) if tokenizer is None else tokenizer.config
     state = read_released(generator)
@@ -86,10 +87,19 @@ def convert_released(
     if model.config.classes == len(imagenet_classes()):
         model.class_names = imagenet_classes()
     if tokenizer is None:
-        model.save_pretrained(out / "generator")
+        model.save_pretrained(out / "generator", _card([generator]))
         return [out / "generator"]
-    Pipeline(tokenizer, model, default_sampling(model)).save_pretrained(out)
+    Pipeline(tokenizer, model, default_sampling(model)).save_pretrained(out, _card([*tokenizers, generator]))
     return [out]
+
+
+def _card(sources: Sequence[Path]) -> ModelCard:
+    names = ", ".join(path.name for path in sources)
+    return ModelCard(
+        title="AliTok, converted",
+        description=f"Converted tensor for tensor from the released layout: {names}.",
+        data="not stated in the files; the published weights were trained on ImageNet-1k",
+    )
 
 
 def default_sampling(generator: Generator) -> SamplingConfig:
