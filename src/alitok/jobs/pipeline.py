@@ -76,12 +76,9 @@ class Pipeline:
         self.tokenizer.save_pretrained(directory / "tokenizer", card)
         self.generator.save_pretrained(directory / "generator", card)
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
-        self.write_card(directory, card or ModelCard(directory.name))
-
-    def write_card(self, directory: Path, card: ModelCard) -> None:
-        """Write the model card, with the configuration of both models filled in."""
         config = {"tokenizer": to_dict(self.tokenizer.config), "generator": to_dict(self.generator.config)}
-        write_bytes(directory / "README.md", replace(card, config=config).to_markdown().encode())
+        card = replace(card or ModelCard(directory.name), config=config)
+        write_bytes(directory / "README.md", card.to_markdown().encode())
 
     def class_number(self, name: str | int) -> int:
         """The number of a class given by its number or its name (case does not matter).

@@ -233,7 +233,7 @@ class _Run:
             steps={name: steps[name]["steps"] for name in ("stage1", "stage2", "generator")},
             metrics=metrics,
         )
-        Pipeline.from_pretrained(self.root / "model", device="cpu").write_card(self.root / "model", card)
+        Pipeline.from_pretrained(self.root / "model", device="cpu").save_pretrained(self.root / "model", card)
         return {}
 
     def _samples(self) -> Mapping[str, np.ndarray]:
