@@ -5,6 +5,7 @@ Enters: a stream of uint8 pictures. Leaves: the trained tokenizer, through `alit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -97,16 +98,17 @@ class TokenizerTask:
         """PSNR and codebook use on held-out pictures, and a sheet of originals above their reconstructions."""
         assert isinstance(model, Tokenizer)
         device = next(model.parameters()).device
-        usage, decibels, shown = CodeUsage(model.config.codebook_size), [], torch.empty(0)
+        usage, decibels = CodeUsage(model.config.codebook_size), []
         for block in self._heldout.split(_BLOCK):
             originals = pixels.to_float(block.to(device))
             codes = model.encode(originals)
             reconstructions = model.decode(codes, self._stage)
             usage.update(codes)
             decibels.append(psnr(originals, reconstructions))
-            if not shown.numel():
-                shown = torch.cat([originals[:_SHOWN], reconstructions[:_SHOWN]])
+        spread = self._heldout[:: math.ceil(len(self._heldout) / _SHOWN)]  # pictures often come class by class
+        originals = pixels.to_float(spread.to(device))
+        sheet = torch.cat([originals, model.reconstruct(originals, self._stage)])
         return Evaluation(
             {"heldout_psnr": torch.cat(decibels).mean().item(), "heldout_codebook_use": usage.use},
-            {"reconstructions": pixels.grid(pixels.to_uint8(shown).cpu().numpy(), columns=len(shown) // 2)},
+            {"reconstructions": pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))},
         )
