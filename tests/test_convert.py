@@ -1,5 +1,6 @@
 """Our models against numbers computed with the released model code (random weights, small widths)."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,8 +18,10 @@ from alitok.convert import (
 )
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
-from alitok.generator import SamplingConfig, engine, oracle
+from alitok.generator import Generator, SamplingConfig, engine, oracle
 from alitok.generator.sampling import guidance_scale_at
+from alitok.presets import GENERATORS, TOKENIZERS
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "official_v1"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the golden data is not at {GOLDEN}")
@@ -124,26 +127,81 @@ def test_a_generator_goes_back_bit_for_bit():
     assert all(torch.equal(back[name], released[name]) for name in released)
 
 
-def test_every_wrong_tensor_is_named_at_once():
+def test_every_wrong_tensor_is_named_at_once_as_the_file_names_it():
     released = load("ar_state")
-    del released["norm.weight"]
+    del released["blocks.0.attn.qkv.weight"], released["blocks.1.norm1.weight"]
     released["surprise"] = torch.zeros(1)
-    released["output.bias"] = torch.zeros(3)
-    with pytest.raises(AlitokError, match=r"missing norm\.weight; output\.bias is \(3,\).*surplus surprise"):
+    released["blocks.2.mlp.w1.weight"] = torch.zeros(3)
+    released["norm.weight"][0] = math.nan
+    with pytest.raises(AlitokError) as error:
         generator_from_released(released, heads=4)
-    with pytest.raises(AlitokError, match="no released tokenizer"):
+    for words in (
+        "missing blocks.0.attn.qkv.weight",
+        "missing blocks.1.norm1.weight",
+        "surplus surprise",
+        "blocks.2.mlp.w1.weight is (3,), not (256, 64)",
+        "norm.weight holds values that are not finite numbers",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "replaced", "words"),
+    [
+        ("decoder.ffn_aux.0.weight", None, "missing decoder.ffn_aux.0.weight"),
+        ("encoder.conv_out.weight", torch.zeros(32, 64), "encoder.conv_out.weight is (32, 64), not (32, 64, 1, 1)"),
+        ("latent_tokens", None, "missing latent_tokens"),
+        ("decoder.class_embedding", torch.zeros(1, 2, 3), "decoder.class_embedding is (1, 2, 3)"),
+        ("quantize.embedding.weight", torch.tensor(3.0), "quantize.embedding.weight is ()"),
+        ("encoder.transformer.0.ln_1.weight", torch.zeros(64, dtype=torch.int64), "holds torch.int64"),
+    ],
+)
+def test_a_faulty_tokenizer_is_told_by_the_released_name(name, replaced, words):
+    released = load("stage1_state")
+    del released[name]
+    if replaced is not None:
+        released[name] = replaced
+    with pytest.raises(AlitokError) as error:
+        tokenizer_from_released(released, **HEADS)
+    assert words in str(error.value)
+
+
+def test_a_missing_middle_layer_and_another_model_are_told():
+    released = {name: value for name, value in load("ar_state").items() if not name.startswith("blocks.1.")}
+    with pytest.raises(AlitokError, match=r"missing blocks\.1\.attn\.qkv\.weight"):
+        generator_from_released(released, heads=4)
+    with pytest.raises(AlitokError, match=r"no released tokenizer: missing .*latent_tokens"):
         tokenizer_from_released(load("ar_state"), **HEADS)
-    poisoned = load("ar_state")
-    poisoned["norm.weight"][0] = math.nan
-    with pytest.raises(AlitokError, match=r"not finite numbers, in norm\.weight"):
-        generator_from_released(poisoned, heads=4)
+    for nothing in ({}, {"a": 1}, {1: torch.zeros(1)}, None):
+        with pytest.raises(AlitokError, match="no released"):
+            generator_from_released(nothing)
+
+
+def test_wrong_head_counts_are_told_with_the_right_one():
+    with pytest.raises(AlitokError, match=r"heads=16 does not fit.*so heads=4"):
+        generator_from_released(load("ar_state"))
+    with pytest.raises(AlitokError, match=r"encoder_heads=12 does not fit: the width 64"):
+        tokenizer_from_released(load("stage1_state"))
+    with pytest.raises(AlitokError, match=r"decoder_heads=7 does not fit: the width 96"):
+        tokenizer_from_released(load("stage1_state"), encoder_heads=4, decoder_heads=7)
+
+
+def test_what_the_released_layout_cannot_tell_is_refused():
+    for changes in ({"encoder": EncoderConfig(width=16, layers=1, heads=2, causal=True)}, {"prefix": 0}):
+        small = {"width": 16, "layers": 1, "heads": 2}
+        base = TokenizerConfig(
+            image_size=32,
+            codebook_size=8,
+            encoder=EncoderConfig(**small),
+            stage1=DecoderConfig(**small, causal=True, extra_tokens=1, prefix_head=True),
+            stage2=None,
+        )
+        tokenizer_to_released(Tokenizer(base), "stage1")
+        with pytest.raises(AlitokError, match="something else"):
+            tokenizer_to_released(Tokenizer(dataclasses.replace(base, **changes)), "stage1")
 
 
 def test_full_size_presets_have_the_released_parameter_counts():
-    from alitok.generator import Generator
-    from alitok.presets import GENERATORS, TOKENIZERS
-    from alitok.tokenizer import Tokenizer
-
     shapes = json.loads((GOLDEN / "released_checkpoint_keys.json").read_text())
     counts = {name: sum(math.prod(shape) for shape in tensors.values()) for name, tensors in shapes.items()}
     config = TOKENIZERS["alitok-256-v1"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alitok.core.checkpoint import Tensors, load_strictly
+from alitok.core.checkpoint import Tensors, require_same
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
@@ -98,16 +98,15 @@ def _released_name(name: str, table: Mapping[str, str]) -> str:
 
 
 def _to_ours(module: nn.Module, released: Tensors, table: Mapping[str, str], source: str) -> None:
-    """Load released tensors into `module`; every missing, surplus or misshapen one is named in one error."""
-    names = {_released_name(name, table): name for name in module.state_dict()}
-    ours = {}
-    for name, tensor in released.items():
-        mine = names.get(name, f"{name} (released name)")
-        ours[mine] = tensor.flatten(1) if _POINTWISE.fullmatch(mine) and tensor.shape[2:] == (1, 1) else tensor
-    broken = [name for name, tensor in ours.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise AlitokError(f"{source} holds values that are not finite numbers, in {', '.join(broken)}.")
-    load_strictly(module, ours, source)
+    """Load released tensors into `module`; every fault is named in one error, by its released name.
+
+    Half-precision weights are widened to float32.
+    """
+    wanted = _rename(module.state_dict(), table)
+    require_same(wanted, released, source)
+    state = module.state_dict()
+    names = {name: _released_name(name, table) for name in state}
+    module.load_state_dict({name: released[theirs].view_as(state[name]) for name, theirs in names.items()})
 
 
 def _rename(tensors: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> Tensors:
@@ -120,25 +119,39 @@ def _rename(tensors: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> Te
 
 def _unwrapped(state: Mapping[str, Any]) -> Tensors:
     """The tensors of a state dict, out of the `model_state` wrapper of training files if it has one."""
-    tensors = state.get("model_state", state)
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    tensors = state.get("model_state", state) if isinstance(state, Mapping) else None
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
         raise AlitokError("This is no released weights file: it holds other things than named tensors.")
     return dict(tensors)
 
 
-class _Shapes:
-    """Shapes of a state dict by name; a missing name is a user's error, not a KeyError."""
+def _shapes(tensors: Tensors, kind: str, dimensions: Mapping[str, int]) -> dict[str, torch.Size]:
+    """The shapes that tell the sizes of a model.
 
-    def __init__(self, tensors: Tensors, kind: str) -> None:
-        self._tensors, self._kind = tensors, kind
+    Args:
+        tensors: of a released file.
+        kind: what it should be, for the error.
+        dimensions: the tensors that tell, and how many dimensions each has.
 
-    def __getitem__(self, name: str) -> torch.Size:
-        if name not in self._tensors:
-            raise AlitokError(f"This is no released {self._kind}: it has no tensor '{name}'.")
-        return self._tensors[name].shape
+    Raises:
+        AlitokError: some are missing or have other dimensions; all of them are named.
+    """
+    faults = [f"missing {name}" for name in dimensions if name not in tensors]
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, which has not {count} dimensions"
+        for name, count in dimensions.items()
+        if name in tensors and tensors[name].ndim != count
+    ]
+    if faults:
+        raise AlitokError(f"This is no released {kind}: {'; '.join(faults)}.")
+    return {name: tensors[name].shape for name in dimensions}
 
-    def layers(self, pattern: str) -> int:
-        return len({match[1] for name in self._tensors if (match := re.match(pattern, name))})
+
+def _layers(tensors: Tensors, pattern: str) -> int:
+    """Number of layers, by the highest number in the names; a hole is named later as missing."""
+    return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
 
 
 def tokenizer_from_released(
@@ -158,22 +171,36 @@ def tokenizer_from_released(
         AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
     """
     released = _unwrapped(state_dict)
-    shapes = _Shapes(released, "tokenizer")
-    cells = shapes["encoder.positional_embedding"][0]
-    codes = shapes["latent_tokens"][0]
+    shapes = _shapes(
+        released,
+        "tokenizer",
+        {
+            "encoder.positional_embedding": 2,
+            "latent_tokens": 2,
+            "encoder.patch_embed.weight": 4,
+            "quantize.embedding.weight": 2,
+            "decoder.class_embedding": 2,
+            "decoder.latent_token_positional_embedding": 2,
+        },
+    )
+    cells, (codes, width) = shapes["encoder.positional_embedding"][0], shapes["latent_tokens"]
     extra, decoder_width = shapes["decoder.class_embedding"]
-    stage1 = "decoder.ffn_aux.0.weight" in released
+    patch_size, (codebook_size, code_width) = (
+        shapes["encoder.patch_embed.weight"][-1],
+        shapes["quantize.embedding.weight"],
+    )
+    stage1 = any("_aux." in name for name in released)
+    _require_heads("encoder_heads", encoder_heads, width)
+    _require_heads("decoder_heads", decoder_heads, decoder_width)
     decoder = DecoderConfig(
         width=decoder_width,
-        layers=shapes.layers(r"decoder\.transformer\.(\d+)\."),
+        layers=_layers(released, r"decoder\.transformer\.(\d+)\."),
         heads=decoder_heads,
         causal=stage1,
         extra_tokens=extra,
-        reads_prefix=shapes["decoder.latent_token_positional_embedding"][0] == extra + codes,
+        reads_prefix=stage1 or shapes["decoder.latent_token_positional_embedding"][0] == extra + codes,
         prefix_head=stage1,
     )
-    patch_size = shapes["encoder.patch_embed.weight"][-1]
-    codebook_size, code_width = shapes["quantize.embedding.weight"]
     config = TokenizerConfig(
         image_size=math.isqrt(cells) * patch_size,
         patch_size=patch_size,
@@ -181,9 +208,7 @@ def tokenizer_from_released(
         codebook_size=codebook_size,
         code_width=code_width,
         encoder=EncoderConfig(
-            width=shapes["latent_tokens"][1],
-            layers=shapes.layers(r"encoder\.transformer\.(\d+)\."),
-            heads=encoder_heads,
+            width=width, layers=_layers(released, r"encoder\.transformer\.(\d+)\."), heads=encoder_heads
         ),
         stage1=decoder if stage1 else None,
         stage2=None if stage1 else decoder,
@@ -195,9 +220,25 @@ def tokenizer_from_released(
     return tokenizer.eval()
 
 
+def _require_heads(name: str, heads: int, width: int) -> None:
+    if heads < 1 or width % heads:
+        raise AlitokError(f"{name}={heads} does not fit: the width {width} of this file does not divide by it.")
+
+
 def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
-    """The tensors of encoder, codebook and one decoder under their released names."""
-    tokenizer.decoder(stage)  # refuses a decoder that is not there
+    """The tensors of encoder, codebook and one decoder under their released names.
+
+    Raises:
+        AlitokError: there is no such decoder, or the released layout cannot tell what this tokenizer is.
+    """
+    decoder = tokenizer.decoder(stage).config
+    is_stage1 = decoder.causal and decoder.prefix_head and tokenizer.config.prefix_length > 0
+    plain = not decoder.causal and not decoder.prefix_head
+    if tokenizer.config.encoder.causal or not (is_stage1 if stage == "stage1" else plain):
+        raise AlitokError(
+            "The released layout has no causal encoder, a causal stage-1 decoder with a prefix head, and a "
+            f"bidirectional stage-2 decoder; the {stage} of this tokenizer is something else."
+        )
     names, other = _tokenizer_names(stage), "stage1." if stage == "stage2" else "stage2."
     kept = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith(other)}
     if stage == "stage2":
@@ -229,14 +270,22 @@ def generator_from_released(
         AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
     """
     released = _unwrapped(state_dict)
-    shapes = _Shapes(released, "generator")
+    shapes = _shapes(
+        released, "generator", {"output.weight": 2, "embeddings.weight": 2, "blocks.0.attn.q_norm.weight": 1}
+    )
     codebook_size, width = shapes["output.weight"]
+    head_size = shapes["blocks.0.attn.q_norm.weight"][0]
+    if heads * head_size != width:
+        raise AlitokError(
+            f"heads={heads} does not fit: this file has width {width} and heads of {head_size}, so heads="
+            f"{width // max(head_size, 1)}."
+        )
     config = GeneratorConfig(
         grid=grid,
         prefix=prefix,
         codebook_size=codebook_size,
         classes=shapes["embeddings.weight"][0] - codebook_size - 2,
-        layers=shapes.layers(r"blocks\.(\d+)\."),
+        layers=_layers(released, r"blocks\.(\d+)\."),
         width=width,
         heads=heads,
     )
@@ -257,8 +306,8 @@ def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
         AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
     """
     released = _unwrapped(state_dict)
-    shapes = _Shapes(released, "discriminator")
-    width, stages = shapes["block_in.0.weight"][0], shapes.layers(r"blocks\.(\d+)\.")
+    width = _shapes(released, "discriminator", {"block_in.0.weight": 4})["block_in.0.weight"][0]
+    stages = _layers(released, r"blocks\.(\d+)\.")
     discriminator = Discriminator(DiscriminatorConfig(width=width, stages=stages))
     _to_ours(discriminator, released, _DISCRIMINATOR, "The released discriminator")
     return discriminator.eval()

@@ -94,8 +94,16 @@ SAMPLING = {
     "XL": SamplingConfig(guidance_scale=13.0, guidance_power=1.4),
 }
 
-# Guided gFID as published for the paper's models, and as measured with this project where that has been done.
-PUBLISHED_GFID = {"alitok-256-B": 1.44, "alitok-256-L": 1.38, "alitok-256-XL": 1.28}
+# Guided gFID as published, for the paper's models and (by SoftCFG's authors) for the released weights; and as measured
+# with this project where that has been done.
+PUBLISHED_GFID = {
+    "alitok-256-B": 1.44,
+    "alitok-256-L": 1.38,
+    "alitok-256-XL": 1.28,
+    "alitok-256-v1-B": 1.50,
+    "alitok-256-v1-L": 1.42,
+    "alitok-256-v1-XL": 1.35,
+}
 MEASURED_GFID: dict[str, float] = {}
 
 

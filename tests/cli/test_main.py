@@ -1,6 +1,7 @@
 """The command as a user starts it, each time in a new process."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,24 @@ def test_help_and_version():
     assert alitok("--version").stdout.strip() == "0.1.0"
     text = alitok("demo", "--help").stdout
     assert all(option in text for option in ("--data", "--out", "--fresh", "--device", "--set", "--debug"))
+
+
+def test_models_as_a_table_and_as_json():
+    assert "389,899,308" in alitok("models").stdout
+    rows = json.loads(alitok("models", "--json").stdout)
+    assert rows["alitok-256-v1"]["parameters"] == 389_899_308
+    assert rows["alitok-256-XL"]["guidance_scale"] == 13
+
+
+def test_convert_tells_what_is_wrong(tmp_path):
+    for arguments, words in (
+        (["released", "--out", tmp_path / "o"], "nothing to convert"),
+        (["released", "--tokenizer", tmp_path / "x.pth", "--out", tmp_path / "o"], "There is no file"),
+        (["to-released", tmp_path, "--out", tmp_path / "o"], "holds neither"),
+    ):
+        result = alitok("convert", *arguments)
+        assert (result.returncode, words in result.stderr) == (2, True)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

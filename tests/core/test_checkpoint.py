@@ -56,7 +56,7 @@ def test_model_directory_round_trip_and_wrong_kind(tmp_path):
         tmp_path / "m", kind="a", config={"size": 3}, parts={"whole": module}, class_names=["x"], card=ModelCard("m")
     )
     head = load_head(tmp_path / "m" / "config.json", "a")
-    assert (head["config"], head["parts"], head["class_names"]) == ({"size": 3}, ["whole"], ["x"])
+    assert (head["config"], head["class_names"]) == ({"size": 3}, ["x"])
     load_parts(tmp_path / "m", {"whole": other})
     assert torch.equal(module.weight, other.weight)
     with pytest.raises(AlitokError, match="kind 'a', not 'b'"):

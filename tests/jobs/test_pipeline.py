@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,14 @@ def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, t
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("golden retreiver", "near: golden retriever"), (3, "classes are 0 to 2"), (-1, "0 to 2"), ("xyz", "numbers")],
+    [
+        ("golden retreiver", r"near: golden retriever \(0\)"),
+        (3, "classes are 0 to 2"),
+        (-1, "0 to 2"),
+        ("xyz", "numbers"),
+        (1.5, "whole number"),
+        (None, "whole number"),
+    ],
 )
 def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
     with pytest.raises(AlitokError, match=words):
@@ -96,6 +105,45 @@ def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
 def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
     assert pipeline.class_number("7") == 2
     assert pipeline.class_number("1") == 1
+
+
+def test_exact_names_come_before_folded_ones_and_doubtful_ones_are_refused(pipeline):
+    generator = Generator(GENERATOR, ["Cardigan", "cardigan", "golden retriever"]).eval()
+    pipeline = Pipeline(pipeline.tokenizer, generator)
+    assert [pipeline.class_number(name) for name in ("Cardigan", "cardigan", "Golden_Retriever")] == [0, 1, 2]
+    with pytest.raises(AlitokError, match=r"more than one class 'CARDIGAN'; near: Cardigan \(0\), cardigan \(1\)"):
+        pipeline.class_number("CARDIGAN")
+    assert len(pipeline("cardigan")) == len(pipeline(1)) == 1
+    with pytest.raises(AlitokError, match="2 class names for 3 classes"):
+        Generator(GENERATOR, ["a", "b"])
+
+
+def test_saving_takes_a_string_and_touches_nothing_that_is_not_a_models(pipeline, tmp_path):
+    pipeline.save_pretrained(str(tmp_path / "m"))
+    pipeline.save_pretrained(str(tmp_path / "m"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    for model in (pipeline.tokenizer, pipeline.generator):
+        for taken in (tmp_path / "mine", tmp_path / "m"):
+            with pytest.raises(AlitokError, match="holds other files than a saved"):
+                model.save_pretrained(str(taken))
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(pipeline, tmp_path):
+    pipeline.generator.norm.weight.data[0] = float("nan")
+    pipeline.save_pretrained(tmp_path / "m")
+    with pytest.raises(AlitokError, match=r"generator\.safetensors.*norm\.weight holds values that are not finite"):
+        Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+
+
+def test_a_pair_that_lacks_a_part_never_asks_the_hub(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AlitokError, match="no whole pair: it has no tokenizer/"):
+        Pipeline.from_pretrained("m", device="cpu")
 
 
 def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):

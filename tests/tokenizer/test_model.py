@@ -103,3 +103,18 @@ def test_sizes_that_do_not_fit_and_missing_decoders_are_refused():
     with pytest.raises(ValueError, match=r"no stage2 decoder \(it has: stage1\)"):
         model.decode(torch.zeros(1, 20, dtype=torch.int64), "stage2")
     assert model.decode(torch.zeros(1, 20, dtype=torch.int64)).shape == (1, 3, 8, 8)
+
+
+def test_tensors_of_another_kind_are_refused_in_a_sentence(tokenizer):
+    for images in (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8), torch.rand(1, 3, 10, 8)):
+        with pytest.raises(AlitokError, match=r"Images must be floats \(B, 3, 8, 8\)"):
+            tokenizer.encode(images)
+    images = torch.rand(2, 3, 8, 8)
+    codes = tokenizer.encode(images)
+    assert torch.equal(tokenizer.encode(images.double()), codes)
+    assert torch.equal(tokenizer.decode(codes.to(torch.int16)), tokenizer.decode(codes))
+    for wrong in (codes[0], codes[:, 1:], codes.float()):
+        with pytest.raises(AlitokError, match=r"Codes must be whole numbers \(B, 20\)"):
+            tokenizer.decode(wrong)
+    with pytest.raises(AlitokError, match="no strange decoder"):
+        tokenizer.decode(codes, "strange")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alitok.core.errors import AlitokError
 from alitok.jobs.pipeline import Pipeline
@@ -86,6 +86,12 @@ def test_truncated_missing_and_strange_files_are_told_apart(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(AlitokError, match="truncated or no weights file"):
         read_released(tmp_path / "cut.safetensors")
+    for content in (b"<html>not found</html>", b"version https://git-lfs", b"\x80\x02", b"", b"random" * 99):
+        (tmp_path / "page.pth").write_bytes(content)
+        with pytest.raises(AlitokError, match="truncated or no weights file"):
+            read_released(tmp_path / "page.pth")
+    save_file({"x": torch.ones(3)}, tmp_path / "renamed.bin")
+    assert read_released(tmp_path / "renamed.bin")["x"].sum() == 3
     with pytest.raises(AlitokError, match="no file"):
         read_released(tmp_path / "none.pth")
     torch.save([1, 2], tmp_path / "list.pth")

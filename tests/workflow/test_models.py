@@ -33,7 +33,8 @@ def test_layouts_are_those_of_the_paper_and_the_release(rows):
     assert shape["alitok-256"] == (16, 64, 272)
     assert shape["alitok-256-v1"] == (17, 32, 273)
     assert shape["alitok-512"] == (32, 64, 1056)
-    assert rows["alitok-256-XL"].guidance == "13 / 1.4"
+    assert (rows["alitok-256-XL"].guidance_scale, rows["alitok-256-XL"].guidance_power) == (13, 1.4)
+    assert [rows[name].reads_prefix for name in ("alitok-256", "alitok-256-v1")] == [False, True]
     assert rows["alitok-256-XL"].published_gfid == 1.28
     assert all(row.measured_gfid is None for row in rows.values())
 
@@ -42,3 +43,5 @@ def test_a_row_turns_into_json(rows):
     text = json.loads(json.dumps({name: row.to_json() for name, row in rows.items()}))
     assert text["digits"]["parameters"] > 100_000
     assert "name" not in text["digits"]
+    assert text["alitok-256-B"]["layers"] == 24
+    assert text["alitok-256"]["layers"] == [12, 24]

@@ -26,7 +26,7 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("name", no_wrap=True)
-    heads = ("px", "layers", "width", "heads", "prefix", "buffer", "codes", "guidance", "parameters")
+    heads = ("px", "layers", "width", "heads", "prefix", "buffer", "reads prefix", "codes", "guidance", "parameters")
     for head in (*heads, "gFID published", "measured here"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
@@ -35,15 +35,16 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
         table.add_row(
             row.name,
             str(row.image_size),
-            row.layers,
-            row.width,
-            row.heads,
+            " / ".join(map(str, row.layers)),
+            " / ".join(map(str, row.width)),
+            " / ".join(map(str, row.heads)),
             str(row.prefix),
             "" if row.buffer is None else str(row.buffer),
+            {None: "", True: "yes", False: "no"}[row.reads_prefix],
             str(row.codes),
-            row.guidance or "",
+            f"{row.guidance_scale:g} / {row.guidance_power:g}" if generator else "",
             f"{row.parameters:,}",
             f"{row.published_gfid:.2f}" if row.published_gfid is not None else "",
             measured if generator else "",
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 175).print(table)

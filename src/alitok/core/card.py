@@ -37,8 +37,9 @@ class ModelCard:
 
     def to_markdown(self) -> str:
         """The card's text; the metadata's values are JSON strings, which are YAML whatever they hold."""
-        metadata = ["---", "library_name: alitok", "pipeline_tag: unconditional-image-generation", "tags: [alitok]"]
-        metadata += [f"license: {json.dumps(self.licence)}", "---"]
+        facts = {"data": self.data, "steps": dict(self.steps), "metrics": dict(self.metrics), "config": self.config}
+        metadata = ["---", "library_name: alitok", "tags: [alitok, class-conditional-image-generation]"]
+        metadata += [f"license: {json.dumps(self.licence)}", f"alitok: {json.dumps(facts)}", "---"]
         lines = [*metadata, "", f"# {_line(self.title)}", ""]
         if self.description:
             lines += [self.description, ""]

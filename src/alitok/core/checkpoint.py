@@ -57,22 +57,29 @@ def load_tensors(path: Path) -> Tensors:
         raise AlitokError(f"{path} is truncated or no safetensors file ({error}); restore or delete it.") from None
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
-    """Load `tensors` into `module`; every missing, surplus or misshapen tensor is named in one error.
+def require_same(wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: object) -> None:
+    """Check that `tensors` are exactly those wanted; every fault is named in one error.
 
     Raises:
-        AlitokError: the tensors are not exactly the module's.
+        AlitokError: a tensor is missing, surplus, of another shape or kind of number, or holds NaN or infinity.
     """
-    wanted = module.state_dict()
     faults = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
     faults += [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
-    faults += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & tensors.keys()
-        if tensors[name].shape != wanted[name].shape
-    ]
+    for name in wanted.keys() & tensors.keys():
+        found, need = tensors[name], wanted[name]
+        if found.shape != need.shape:
+            faults.append(f"{name} is {tuple(found.shape)}, not {tuple(need.shape)}")
+        elif found.is_floating_point() != need.is_floating_point():
+            faults.append(f"{name} holds {found.dtype}, not {need.dtype}")
+        elif found.is_floating_point() and not found.isfinite().all():
+            faults.append(f"{name} holds values that are not finite numbers")
     if faults:
         raise AlitokError(f"{source} does not fit this model: {'; '.join(sorted(faults))}.")
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
+    """Load `tensors` into `module`, if `require_same` finds them to be exactly the module's."""
+    require_same(module.state_dict(), tensors, source)
     module.load_state_dict(dict(tensors))
 
 
@@ -85,12 +92,23 @@ def save_model(
     class_names: Sequence[str] = (),
     card: ModelCard,
 ) -> None:
-    """Write `config.json`, `PART.safetensors` for each part and the card; the directory is replaced as a whole."""
+    """Write `config.json`, `PART.safetensors` for each part and the card; the directory is replaced as a whole.
+
+    Raises:
+        AlitokError: `directory` holds other things than a model of the same kind; nothing is touched then.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        try:
+            load_head(directory / "config.json", kind)
+        except AlitokError:
+            raise AlitokError(
+                f"{directory} holds other files than a saved {kind}; give a new or empty directory."
+            ) from None
     with atomic_path(directory) as whole:
         whole.mkdir()
         for name, module in parts.items():
             save_tensors(whole / f"{name}.safetensors", module.state_dict())
-        head = {"kind": kind, "config": config, "parts": list(parts), "class_names": list(class_names)}
+        head = {"kind": kind, "config": config, "class_names": list(class_names)}
         write_json(whole / "config.json", head)
         write_bytes(whole / "README.md", replace(card, config=config).to_markdown().encode())
 

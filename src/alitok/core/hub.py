@@ -39,5 +39,5 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=offline))
     except (OSError, ValueError) as error:  # offline, unknown or private repository, no network: all of these
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AlitokError(f"There is no directory {name}, and the hub does not give it: {reason}") from None

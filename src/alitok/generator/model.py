@@ -77,6 +77,8 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, class_names: Sequence[str] = ()) -> None:
         super().__init__()
         self.config = config
+        if class_names and len(class_names) != config.classes:
+            raise AlitokError(f"There are {len(class_names)} class names for {config.classes} classes.")
         self.class_names = tuple(class_names)
         rows = config.codebook_size + 1 + config.classes + 1
         self.embeddings = nn.Embedding(rows, config.width)
@@ -152,8 +154,9 @@ class Generator(nn.Module):
             x = block(x, rotary=rotary, causal=True, cache=layer)
         return self.output(self.norm(x))
 
-    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+    def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
         """Write `config.json` with the class names, `generator.safetensors`, and a card."""
+        directory = Path(directory)
         save_model(
             directory,
             kind="generator",

@@ -38,8 +38,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         require_at_least(self, 0, "guidance_scale", "guidance_power", "temperature", "top_k")
-        if not (math.isfinite(self.guidance_scale) and math.isfinite(self.temperature)):
-            raise AlitokError("guidance_scale and temperature must be finite numbers")
+        if not all(map(math.isfinite, (self.guidance_scale, self.guidance_power, self.temperature))):
+            raise AlitokError("guidance_scale, guidance_power and temperature must be finite numbers")
         if not 0 < self.top_p <= 1:
             raise AlitokError(f"top_p must be within (0, 1], not {self.top_p}")
 

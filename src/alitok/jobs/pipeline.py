@@ -67,12 +67,16 @@ class Pipeline:
         directory = locate(path_or_name, offline=offline)
         head = load_head(directory / "pipeline.json", "pipeline", "sampling")
         sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
+        for part in ("tokenizer", "generator"):
+            if not (directory / part).is_dir():
+                raise AlitokError(f"{directory} is no whole pair: it has no {part}/; save or fetch it again.")
         place = choose_device(device)
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
         return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling)
 
-    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+    def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
         """Write both models, the default sampling, and a model card as `README.md`."""
+        directory = Path(directory)
         self.tokenizer.save_pretrained(directory / "tokenizer", card)
         self.generator.save_pretrained(directory / "generator", card)
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
@@ -81,27 +85,33 @@ class Pipeline:
         write_bytes(directory / "README.md", card.to_markdown().encode())
 
     def class_number(self, name: str | int) -> int:
-        """The number of a class given by its number or its name (case does not matter).
+        """The number of a class given by its number or its name.
+
+        A name is looked for as it is first, then with case and underscores set aside.
 
         Raises:
-            AlitokError: there is no such class; near names are offered.
+            AlitokError: there is no such class, or several; near names are offered.
         """
         count, names = self.generator.config.classes, self.generator.class_names
-        if not isinstance(name, str) or (name.isdecimal() and name not in names):
-            number = operator.index(name) if not isinstance(name, str) else int(name)
+        if name in names:
+            return names.index(str(name))
+        if not isinstance(name, str) or name.isdecimal():
+            number = _whole_number(name)
             if not 0 <= number < count:
                 raise AlitokError(f"Class {number} does not exist; classes are 0 to {count - 1}.")
             return number
-        folded = [known.casefold() for known in names]
-        if name.casefold() in folded:
-            return folded.index(name.casefold())
-        near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-        hint = ", ".join(names[folded.index(found)] for found in near) or f"numbers 0 to {count - 1}"
-        raise AlitokError(f"There is no class '{name}'; near: {hint}.")
+        folded = [_fold(known) for known in names]
+        found = [number for number, known in enumerate(folded) if known == _fold(name)]
+        if len(found) == 1:
+            return found[0]
+        near = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.5)
+        numbers = found or [folded.index(known) for known in near]
+        hint = ", ".join(f"{names[number]} ({number})" for number in numbers) or f"numbers 0 to {count - 1}"
+        raise AlitokError(f"There is {'more than one' if found else 'no'} class '{name}'; near: {hint}.")
 
     def __call__(
         self,
-        classes: Sequence[str | int],
+        classes: str | int | Sequence[str | int],
         *,
         seed: int = 0,
         guidance_scale: float | None = None,
@@ -114,7 +124,7 @@ class Pipeline:
         """Draw one picture per entry of `classes`.
 
         Args:
-            classes: names or numbers, one per picture.
+            classes: names or numbers, one per picture; a single one for a single picture.
             seed: the same seed, classes and options give the same pictures; picture i does not depend on the others.
             guidance_scale: as in `SamplingConfig`; None = the pair's own default; likewise the four below.
             guidance_power: likewise.
@@ -143,7 +153,8 @@ class Pipeline:
             raise AlitokError(f"{error}.") from None
         if batch_size < 1:
             raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
-        return list(self._draw([self.class_number(name) for name in classes], sampling, seed, batch_size))
+        asked = [classes] if isinstance(classes, str | int) else classes
+        return list(self._draw([self.class_number(name) for name in asked], sampling, seed, batch_size))
 
     def _draw(self, classes: list[int], sampling: SamplingConfig, seed: int, batch_size: int) -> Iterator[Image]:
         device: torch.device = self.generator.embeddings.weight.device
@@ -152,3 +163,14 @@ class Pipeline:
         ):
             for picture in batch:
                 yield pixels.to_pil(picture)
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _whole_number(value: str | int) -> int:
+    try:
+        return int(value) if isinstance(value, str) else operator.index(value)
+    except TypeError:
+        raise AlitokError(f"A class is a name or a whole number, not {value!r}.") from None

@@ -119,19 +119,37 @@ class Tokenizer(nn.Module):
         Raises:
             AlitokError: this tokenizer has no such decoder.
         """
-        decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}[stage]
+        decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}.get(stage)
         if decoder is None:
             there = " and ".join(name for name in ("stage1", "stage2") if getattr(self, name) is not None)
             raise AlitokError(f"This tokenizer has no {stage or ''} decoder (it has: {there or 'none'}).")
         return decoder
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, h, h) in [0, 1] -> codes (B, T) int64."""
-        return self.quantizer.nearest(self.encoder(images))
+        """Images (B, 3, h, h) in [0, 1] -> codes (B, T) int64.
+
+        Raises:
+            AlitokError: images of another shape or of whole numbers.
+        """
+        size = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
+            raise AlitokError(
+                f"Images must be floats (B, 3, {size}, {size}) in [0, 1], not {images.dtype} {tuple(images.shape)}."
+            )
+        return self.quantizer.nearest(self.encoder(images.to(self.encoder.latent_tokens.dtype)))
 
     def decode(self, codes: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
-        """Codes (B, T) -> images (B, 3, h, h) in [0, 1], by the decoder of `stage` (None = the last one)."""
-        return self.decoder(stage)(self.quantizer.lookup(codes)).images
+        """Codes (B, T) -> images (B, 3, h, h) in [0, 1], by the decoder of `stage` (None = the last one).
+
+        Raises:
+            AlitokError: codes of another shape, or no such decoder.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.config.sequence_length or codes.is_floating_point():
+            raise AlitokError(
+                f"Codes must be whole numbers (B, {self.config.sequence_length}), "
+                f"not {codes.dtype} {tuple(codes.shape)}."
+            )
+        return self.decoder(stage)(self.quantizer.lookup(codes.long())).images
 
     def reconstruct(self, images: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
         """Images (B, 3, h, h) in [0, 1] -> what is left of them after coding."""
@@ -152,8 +170,9 @@ class Tokenizer(nn.Module):
         """The modules by the names their weight files carry: `encoder`, `quantizer`, `stage1`, `stage2`."""
         return dict(self.named_children())
 
-    def save_pretrained(self, directory: Path, card: ModelCard | None = None) -> None:
+    def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
         """Write `config.json`, one safetensors file per part, each decoder under the name of its stage, and a card."""
+        directory = Path(directory)
         card = replace(card or ModelCard(directory.name), loader="Tokenizer")
         save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts(), card=card)
 

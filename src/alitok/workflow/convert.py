@@ -7,6 +7,7 @@ Enters: paths of released files, or a model directory. Leaves: the paths written
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,16 +42,26 @@ def read_released(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AlitokError(f"There is no file {path}; check the path.")
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            start = file.read(16)
+        if start[8:9] == b"{":  # safetensors: the length of the header, then JSON
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+            raise AlitokError(f"{path} is truncated or no weights file; fetch it again.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except AlitokError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+            raise AlitokError(f"{path} is truncated or no weights file; fetch it again.") from None
         raise AlitokError(
             f"{path} holds Python objects besides tensors, which could run code; it is refused. "
             "Save the plain state dict of the model instead."
         ) from None
     except Exception as error:  # truncated archives raise whatever the reader stumbles over
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AlitokError(f"{path} is truncated or no weights file ({reason}); fetch it again.") from None
     if not isinstance(state, dict):
         raise AlitokError(f"{path} holds a {type(state).__name__}, not the named tensors of a model.")

@@ -35,11 +35,12 @@ class ModelRow:
         name: `TOKENIZER` or `TOKENIZER-GENERATOR`.
         kind: `tokenizer` or `generator`.
         image_size: pixels a side.
-        layers, width, heads: of the generator, or of encoder / last decoder of a tokenizer.
+        layers, width, heads: one number for a generator; encoder and second decoder for a tokenizer.
         prefix: prefix codes.
         buffer: learned tokens in front of the second decoder; None for a generator.
         codes: codes per picture.
-        guidance: default scale / power of a generator; None for a tokenizer.
+        reads_prefix: whether the second decoder reads the prefix codes; None for a generator.
+        guidance_scale, guidance_power: defaults of a generator; None for a tokenizer.
         parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what a picture needs).
         training_parameters: those and, for a tokenizer, the first decoder.
         published_gfid: guided gFID of the paper; None where none is published.
@@ -49,21 +50,24 @@ class ModelRow:
     name: str
     kind: str
     image_size: int
-    layers: str
-    width: str
-    heads: str
+    layers: tuple[int, ...]
+    width: tuple[int, ...]
+    heads: tuple[int, ...]
     prefix: int
     buffer: int | None
+    reads_prefix: bool | None
     codes: int
-    guidance: str | None
+    guidance_scale: float | None
+    guidance_power: float | None
     parameters: int
     training_parameters: int
     published_gfid: float | None = None
     measured_gfid: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row without its name."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        """The row without its name; a single number stands by itself."""
+        row = {key: value for key, value in asdict(self).items() if key != "name"}
+        return {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in row.items()}
 
 
 def parameters(module: nn.Module | None) -> int:
@@ -94,12 +98,14 @@ def _tokenizer_row(name: str, config: TokenizerConfig) -> ModelRow:
         name,
         "tokenizer",
         config.image_size,
-        f"{encoder.layers} / {last.layers}",
-        f"{encoder.width} / {last.width}",
-        f"{encoder.heads} / {last.heads}",
+        (encoder.layers, last.layers),
+        (encoder.width, last.width),
+        (encoder.heads, last.heads),
         config.prefix_length,
         last.extra_tokens,
+        last.reads_prefix,
         config.sequence_length,
+        None,
         None,
         parameters(tokenizer) - first,
         parameters(tokenizer),
@@ -115,13 +121,15 @@ def _generator_row(
         name,
         "generator",
         tokenizer.image_size,
-        str(size.layers),
-        str(size.width),
-        str(size.heads),
+        (size.layers,),
+        (size.width,),
+        (size.heads,),
         tokenizer.prefix_length,
         None,
+        None,
         tokenizer.sequence_length,
-        f"{sampling.guidance_scale:g} / {sampling.guidance_power:g}",
+        sampling.guidance_scale,
+        sampling.guidance_power,
         count,
         count,
         PUBLISHED_GFID.get(name),
