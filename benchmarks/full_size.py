@@ -3,7 +3,7 @@
 Each case runs in a process of its own, so that its peak memory is its own. Prints a line per case, and one JSON object
 on the last line.
 
-    python benchmarks/full_size.py                     # alitok-256: stage 1, stage 2, B, L, XL; alitok-512: forward only
+    python benchmarks/full_size.py                     # alitok-256 trained one step, alitok-512 forward only
     python benchmarks/full_size.py --cases digits-stage1 digits-generator   # the same code, small
 """
 
