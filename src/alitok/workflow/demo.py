@@ -96,7 +96,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     recipe = resolve_recipe(options)
     device = choose_device(options.device)
     splits = open_splits(options.data, recipe.tokenizer.image_size, options.seed)
-    _check_sizes(recipe, len(splits.train.classes))
     settings = {
         "data": splits.name,
         "contents": splits.contents,
@@ -281,16 +280,6 @@ def fixed_batches(source: ImageSource) -> Iterator[PictureBatch]:
     for start in range(0, len(source), _READ_BATCH):
         rows = range(start, min(start + _READ_BATCH, len(source)))
         yield np.stack([source.read(row, None) for row in rows]), source.labels[start : rows.stop]
-
-
-def _check_sizes(recipe: Recipe, classes: int) -> None:
-    """Build all models without memory for their weights, so that sizes that do not fit stop the run at once."""
-    try:
-        with torch.device("meta"):
-            Tokenizer(recipe.tokenizer)
-            Generator(recipe.generator_size.config(recipe.tokenizer, classes))
-    except RuntimeError as error:
-        raise AlitokError(f"The recipe's sizes do not fit: {error}.") from None
 
 
 def _need_extras() -> None:
