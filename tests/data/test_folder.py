@@ -116,7 +116,7 @@ def test_verify_tells_its_progress(tmp_path):
     assert told == [1, 2, 3, 4]
 
 
-def fails(root, *parts, size=16):
+def assert_refused(root, *parts, size=16):
     """Opening says one sentence that holds all `parts`, and no warning is shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,58 +128,58 @@ def fails(root, *parts, size=16):
 
 
 def test_missing_path(tmp_path):
-    fails(tmp_path / "none", tmp_path / "none", "does not exist")
+    assert_refused(tmp_path / "none", tmp_path / "none", "does not exist")
 
 
 def test_path_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    fails(tmp_path / "file", tmp_path / "file", "is a file")
+    assert_refused(tmp_path / "file", tmp_path / "file", "is a file")
 
 
 def test_empty_folder(tmp_path):
-    fails(tmp_path, tmp_path, "no class folders")
+    assert_refused(tmp_path, tmp_path, "no class folders")
 
 
 def test_pictures_outside_class_folders(tmp_path):
     picture(tmp_path / "1.png")
-    fails(tmp_path, tmp_path, "no class folders")
+    assert_refused(tmp_path, tmp_path, "no class folders")
 
 
 def test_class_folders_without_any_picture(tmp_path):
     (tmp_path / "ants").mkdir()
     (tmp_path / "bees").mkdir()
-    fails(tmp_path, tmp_path, "no pictures")
+    assert_refused(tmp_path, tmp_path, "no pictures")
 
 
 def test_one_class_only(tmp_path):
     picture(tmp_path / "ants" / "1.png")
     picture(tmp_path / "ants" / "2.png")
-    fails(tmp_path, tmp_path, "only one class, ants")
+    assert_refused(tmp_path, tmp_path, "only one class, ants")
 
 
 def test_a_class_without_pictures(tmp_path):
     two_classes(tmp_path)
     (tmp_path / "wasps").mkdir()
-    fails(tmp_path, tmp_path / "wasps", "no pictures")
+    assert_refused(tmp_path, tmp_path / "wasps", "no pictures")
 
 
 def test_a_class_of_one_picture(tmp_path):
     two_classes(tmp_path)
     picture(tmp_path / "wasps" / "1.png")
-    fails(tmp_path, tmp_path / "wasps", "one picture only")
+    assert_refused(tmp_path, tmp_path / "wasps", "one picture only")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
 def test_what_is_no_picture(tmp_path, content):
     two_classes(tmp_path)
     (tmp_path / "bees" / "bad.png").write_bytes(content)
-    fails(tmp_path, tmp_path / "bees" / "bad.png")
+    assert_refused(tmp_path, tmp_path / "bees" / "bad.png")
 
 
 def test_a_dangling_link(tmp_path):
     two_classes(tmp_path)
     (tmp_path / "bees" / "bad.png").symlink_to(tmp_path / "gone.png")
-    fails(tmp_path, tmp_path / "bees" / "bad.png", "cannot be decoded")
+    assert_refused(tmp_path, tmp_path / "bees" / "bad.png", "cannot be decoded")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,9 @@ def test_too_small_a_picture(tmp_path, width, height, size, least):
     for name in ("ants/1", "ants/2", "bees/1"):
         picture(tmp_path / f"{name}.png", least, least)
     picture(tmp_path / "bees" / "2.png", width, height)
-    fails(tmp_path, tmp_path / "bees" / "2.png", f"is {width} x {height} pixels", f"at least {least}", size=size)
+    assert_refused(
+        tmp_path, tmp_path / "bees" / "2.png", f"is {width} x {height} pixels", f"at least {least}", size=size
+    )
 
 
 def test_the_smallest_allowed_picture_is_enlarged(tmp_path):
@@ -203,7 +205,7 @@ def test_a_decompression_bomb(tmp_path, monkeypatch):
     two_classes(tmp_path)
     picture(tmp_path / "bees" / "big.png", 60, 60)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    fails(tmp_path, tmp_path / "bees" / "big.png", "more than 2,000 pixels")
+    assert_refused(tmp_path, tmp_path / "bees" / "big.png", "more than 2,000 pixels")
 
 
 def test_a_picture_that_pillow_only_warns_of_is_used_in_silence(tmp_path, monkeypatch):
@@ -213,7 +215,7 @@ def test_a_picture_that_pillow_only_warns_of_is_used_in_silence(tmp_path, monkey
         warnings.simplefilter("error")
         for source in open_folder(tmp_path, 16, 0):
             source.verify()
-            source.read(0, None)
+            assert source.read(0, None).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "gif", "tif"])
