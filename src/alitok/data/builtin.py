@@ -96,11 +96,8 @@ def _enlarge(scan: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(eq=False)
-class PhotoTrainSource:
-    """Random crops of the training region of each photograph, TRAINING_CROPS of each in an epoch.
-
-    The fixed view of an index is one such crop, drawn once and for all and not flipped.
-    """
+class _PhotoSource:
+    """What both kinds of crops share: a region of each photograph, in memory."""
 
     name: str
     classes: tuple[str, ...]
@@ -111,6 +108,16 @@ class PhotoTrainSource:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Nothing to read: the pictures are in memory already."""
+
+
+class PhotoTrainSource(_PhotoSource):
+    """Random crops of the training region of each photograph, TRAINING_CROPS of each in an epoch.
+
+    The fixed view of an index is one such crop, drawn once and for all and not flipped.
+    """
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
@@ -122,32 +129,15 @@ class PhotoTrainSource:
         mirrored = rng is not None and self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
-        """Nothing to read: the pictures are in memory already."""
 
-
-@dataclass(eq=False)
-class PhotoHeldoutSource:
+class PhotoHeldoutSource(_PhotoSource):
     """Fixed crops spread over the held-out region of each photograph; `rng` changes nothing."""
-
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # (N,) int64
-    size: int
-    regions: list[np.ndarray]  # one (3, h, w) uint8 of each photograph
-    flip: bool = True
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         region = self.regions[self.labels[index]]
         top, left = _spread_corner(region.shape[1:], self.size, index % HELDOUT_CROPS)
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
-
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
-        """Nothing to read: the pictures are in memory already."""
 
 
 def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:

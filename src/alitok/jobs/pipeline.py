@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -146,10 +146,10 @@ class Pipeline:
             "top_k": top_k,
             "top_p": top_p,
         }
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         try:
-            sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
-        except ValueError as error:
+            sampling = replace(self.sampling, **changes)
+        except AlitokError as error:  # configs leave the full stop to whoever tells it
             raise AlitokError(f"{error}.") from None
         if batch_size < 1:
             raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
