@@ -44,16 +44,18 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
     import torch
 
     from alitok.generator import Generator
-    from alitok.losses.objective import LossWeights, tokenizer_losses
+    from alitok.losses.objective import LossWeights, Objective
     from alitok.presets import GENERATORS, RECIPE_CLASSES, RECIPES, TOKENIZERS
     from alitok.tokenizer import Tokenizer
-    from alitok.train.generator import GeneratorTask
+    from alitok.train.generator import GeneratorTask, GeneratorTraining
+    from alitok.train.schedule import Phase
+    from alitok.train.task import LoopConfig, Moment
     from alitok.train.tokenizer import freeze_codes
     from alitok.workflow.flops import decoder_flops, encoder_flops, generator_flops
 
     trained = not case.endswith("-forward")
     name = case.removesuffix("-forward")
-    base = next(known for known in [*TOKENIZERS, *RECIPES] if name.startswith(known) and "v1" not in known)
+    base = next(known for known in [*TOKENIZERS, *RECIPE_CLASSES] if name.startswith(known) and "v1" not in known)
     kind = name.removeprefix(base).lstrip("-") or "stage1"
     config = TOKENIZERS[base] if base in TOKENIZERS else RECIPES[base].tokenizer
     if kind.startswith("stage"):
@@ -69,7 +71,7 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
             result = model(images, kind)
             strip = {"prefix_strip": result.prefix_strip, "quantizer_loss": result.quantizer_loss}
             extra = strip if kind == "stage1" else {}
-            return tokenizer_losses(images, result.images, LossWeights(), patch_size=config.patch_size, **extra)["loss"]
+            return Objective({}, config.patch_size)(images, result.images, LossWeights(), **extra)["loss"]
 
         flops = encoder_flops(config) + decoder_flops(config, model.decoder(kind).config)
         return model, loss, flops, trained
@@ -79,8 +81,13 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
     model = Generator(size.config(config, classes))
     codes = torch.randint(config.codebook_size, (1, config.sequence_length))
     batch = codes, torch.zeros(1, dtype=torch.int64)
-    task = GeneratorTask(model, 0.1, lambda step: iter(()), batch)
-    return model, lambda: task.losses(batch)["loss"], generator_flops(model.config), trained
+    training = GeneratorTraining(loop=LoopConfig(batch_size=1), phases=(Phase(steps=1),))
+    task = GeneratorTask(model, training, lambda start: iter(()), batch)
+
+    def guess() -> torch.Tensor:
+        return next(task.losses({"model": model}, batch, Moment(0, 0, 0))).minimise
+
+    return model, guess, generator_flops(model.config), trained
 
 
 def run(case: str) -> dict:

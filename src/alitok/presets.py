@@ -6,17 +6,22 @@ Only the numbers differ between the small and the full-size entries: classes and
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import resources
 
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.data.codes import MAX_CODEBOOK
+from alitok.data.crops import CropRecipe
 from alitok.generator import GeneratorConfig, SamplingConfig
+from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
+from alitok.train.features import FeaturesTraining
 from alitok.train.generator import GeneratorTraining
 from alitok.train.optim import OptimizerConfig
-from alitok.train.task import LoopConfig
-from alitok.train.tokenizer import TokenizerTraining
+from alitok.train.schedule import Phase
+from alitok.train.task import EngineConfig, LoopConfig
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 
 
 @config
@@ -48,19 +53,25 @@ class Recipe:
 
     Attributes:
         tokenizer: geometry and sizes; it has a stage-2 decoder.
+        features: the feature network that is learnt from the pictures, where a phase has `losses.local`.
         stage1, stage2, generator: the three trainings.
         generator_size: size of the generator.
+        crops: the views of each picture that the generator is trained on.
         sampling: how the samples are drawn.
         samples_per_class: samples that are drawn and measured.
+        engine: how the trainings are laid over the machine; the only part that may change while a run goes on.
     """
 
     tokenizer: TokenizerConfig
+    features: FeaturesTraining = FeaturesTraining()
     stage1: TokenizerTraining
     stage2: TokenizerTraining
     generator_size: GeneratorSize
     generator: GeneratorTraining
+    crops: CropRecipe = "centre"
     sampling: SamplingConfig = SamplingConfig()
     samples_per_class: int = 50
+    engine: EngineConfig = EngineConfig()
 
     def __post_init__(self) -> None:
         """Refuse a recipe whose second stage has nothing to train."""
@@ -127,23 +138,77 @@ def _small_tokenizer(
 
 def _tokenizer_training(*, steps: int, batch_size: int = 64) -> TokenizerTraining:
     # After a short warm-up the features can collapse onto few codes; measured in docs/architecture.md.
-    optimizer = OptimizerConfig(learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=250)
-    loop = LoopConfig(steps=steps, batch_size=batch_size, optimizer=optimizer, evaluate_every=100)
-    return TokenizerTraining(loop=loop)
+    phase = TokenizerPhase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=min(250, steps // 2))
+    return TokenizerTraining(loop=LoopConfig(batch_size=batch_size, evaluate_every=100), phases=(phase,))
 
 
 def _generator_training(*, steps: int, batch_size: int = 64) -> GeneratorTraining:
-    optimizer = OptimizerConfig(
-        learning_rate=1e-3,
-        final_learning_rate=1e-5,
-        warmup_steps=100,
-        betas=(0.9, 0.96),
-        weight_decay=0.03,
-        ema_decay=0.998,
-    )
-    loop = LoopConfig(steps=steps, batch_size=batch_size, optimizer=optimizer, evaluate_every=100)
-    return GeneratorTraining(loop=loop)
+    optimizer = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.998)
+    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
+    loop = LoopConfig(batch_size=batch_size, optimizer=optimizer, evaluate_every=100)
+    return GeneratorTraining(loop=loop, phases=(phase,))
 
+
+_IMAGENET = 1_281_167  # training pictures
+
+
+def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
+    """The published training of B and L (800 epochs) and XL (400), at batch 2048."""
+    optimizer = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.9999)
+    phase = Phase(
+        steps=round(_IMAGENET * epochs / 2048),
+        learning_rate=4e-4,
+        final_learning_rate=1e-5,
+        warmup_steps=round(_IMAGENET * 100 / 2048),
+    )
+    loop = LoopConfig(batch_size=2048, optimizer=optimizer, evaluate_every=10_000, checkpoint_every=2_500)
+    return GeneratorTraining(loop=loop, phases=(phase,))
+
+
+def _imagenet_tokenizer(*, main_steps: int, losses: LossWeights, adversarial: float) -> TokenizerTraining:
+    """The published phases, on 32 GPUs with 48 pictures each: start, main, GAN."""
+    optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
+    loop = LoopConfig(batch_size=1536, optimizer=optimizer, evaluate_every=5_000, checkpoint_every=2_500)
+    return TokenizerTraining(
+        loop=loop,
+        phases=(
+            TokenizerPhase(
+                name="start",
+                steps=50_000,
+                learning_rate=1e-4,
+                final_learning_rate=1e-4,
+                warmup_steps=10_000,
+                losses=dataclasses.replace(losses, lpips=1.0, convnext=0.1),
+            ),
+            TokenizerPhase(name="main", steps=main_steps, learning_rate=1e-4, final_learning_rate=2e-5, losses=losses),
+            TokenizerPhase(
+                name="gan",
+                steps=100_000,
+                learning_rate=2e-5,
+                final_learning_rate=2e-6,
+                losses=dataclasses.replace(losses, adversarial=adversarial),
+                discriminator=True,
+            ),
+        ),
+    )
+
+
+def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeights, adversarial: float) -> Recipe:
+    return Recipe(
+        tokenizer=tokenizer,
+        stage1=_imagenet_tokenizer(main_steps=stage1_main, losses=losses, adversarial=adversarial),
+        stage2=_imagenet_tokenizer(main_steps=150_000, losses=losses, adversarial=adversarial),
+        generator_size=GENERATORS["B"],
+        generator=_imagenet_generator(epochs=800),
+        crops="ten",
+        sampling=SAMPLING["B"],
+        engine=EngineConfig(workers=8),
+    )
+
+
+_PAPER = LossWeights(convnext=1.0)
+# Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
+_RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)
 
 RECIPES = {
     "digits": Recipe(
@@ -167,6 +232,10 @@ RECIPES = {
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
         samples_per_class=20,
     ),
+    # The paper's 600,000 steps of stage 1 are the released phases with a longer middle; both have the same stage 2.
+    "alitok-256": _imagenet(TOKENIZERS["alitok-256"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
+    "alitok-256-v1": _imagenet(TOKENIZERS["alitok-256-v1"], stage1_main=200_000, losses=_RELEASED, adversarial=0.005),
+    "alitok-512": _imagenet(TOKENIZERS["alitok-512"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
 }
 
 RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in pictures that the recipes are named after
@@ -180,4 +249,20 @@ def imagenet_classes() -> tuple[str, ...]:
 
 def recipe_for(data: str) -> Recipe:
     """The recipe of a built-in set by its name; any other data gets that of `photos`."""
-    return RECIPES.get(data, RECIPES["photos"])
+    return RECIPES[data] if data in RECIPE_CLASSES else RECIPES["photos"]
+
+
+def with_generator(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with a published size of generator, its training and its guidance.
+
+    Raises:
+        AlitokError: there is no such size.
+    """
+    if name not in GENERATORS:
+        raise AlitokError(f"There is no generator {name!r}; choose one of: {', '.join(GENERATORS)}.")
+    return dataclasses.replace(
+        recipe,
+        generator_size=GENERATORS[name],
+        generator=_imagenet_generator(epochs=400 if name == "XL" else 800),
+        sampling=SAMPLING[name],
+    )

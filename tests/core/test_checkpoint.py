@@ -8,14 +8,11 @@ from torch import nn
 from alitok.core import checkpoint
 from alitok.core.card import ModelCard
 from alitok.core.checkpoint import (
-    Checkpoints,
     fingerprint,
     load_head,
     load_parts,
     load_strictly,
     load_tensors,
-    optimizer_tensors,
-    restore_optimizer,
     save_model,
     save_tensors,
 )
@@ -61,40 +58,6 @@ def test_model_directory_round_trip_and_wrong_kind(tmp_path):
     assert torch.equal(module.weight, other.weight)
     with pytest.raises(AlitokError, match="kind 'a', not 'b'"):
         load_head(tmp_path / "m" / "config.json", "b")
-
-
-def test_checkpoints_keep_the_last_ones_and_find_the_newest(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    assert checkpoints.load_latest(["model"], ["seconds"]) is None
-    for step in (5, 20, 100):
-        checkpoints.save(step, {"model": {"x": torch.tensor([float(step)])}}, {"seconds": 1.5})
-    assert checkpoints.steps() == [20, 100]
-    state, tensors, damaged = checkpoints.load_latest(["model"], ["seconds"])
-    assert (state["step"], state["seconds"], tensors["model"]["x"].item()) == (100, 1.5, 100.0)
-    assert damaged == []
-    (tmp_path / "step-strange").mkdir()
-    assert checkpoints.steps() == [20, 100]
-
-
-def test_optimizer_continues_bit_for_bit():
-    def steps(model, optimizer, first, last):
-        for step in range(first, last):
-            optimizer.zero_grad()
-            model(torch.full((4, 3), float(step))).square().sum().backward()
-            optimizer.step()
-
-    torch.manual_seed(1)
-    straight, stopped = nn.Linear(3, 2), nn.Linear(3, 2)
-    stopped.load_state_dict(straight.state_dict())
-    optimizers = [torch.optim.AdamW(model.parameters(), fused=True) for model in (straight, stopped)]
-    steps(straight, optimizers[0], 0, 6)
-    steps(stopped, optimizers[1], 0, 3)
-    resumed = nn.Linear(3, 2)
-    resumed.load_state_dict(stopped.state_dict())
-    optimizer = torch.optim.AdamW(resumed.parameters(), fused=True)
-    restore_optimizer(resumed, optimizer, optimizer_tensors(stopped, optimizers[1]))
-    steps(resumed, optimizer, 3, 6)
-    assert torch.equal(straight.weight, resumed.weight)
 
 
 def test_fingerprint_follows_values_shapes_and_config():

@@ -107,6 +107,28 @@ def test_training_crops_and_flips():
     assert 0.35 < mirrored < 0.65
 
 
+def test_five_places_of_a_photograph_are_drawn_for_each_picture_and_mirrored():
+    train, _ = photo_sources({"a": coordinates(100, 64), "b": coordinates(64, 100)}, 16)
+    places = set()
+    for index in range(0, len(train), 8):
+        views = train.views(index, "ten").astype(int)
+        assert (views == train.views(index, "ten")).all()
+        assert (views[0] == train.read(index, None)).all()
+        assert (views[5:] == views[:5, :, :, ::-1]).all()
+        assert (views[:5, 0, 0, 1] > views[:5, 0, 0, 0]).all()  # x grows to the right: not mirrored
+        assert (train.views(index, "flip") == views[[0, 5]]).all()
+        places |= {view.tobytes() for view in views[:5]}
+    assert len(places) > 0.9 * 5 * len(train) / 8
+
+
+def test_sources_without_random_crops_have_one_stored_view():
+    for source in (photo_sources({"a": coordinates(100, 64)}, 16)[1], open_digits(8, 0)[0]):
+        for recipe in ("centre", "flip", "ten"):
+            views = source.views(3, recipe)
+            assert views.shape == (1, 3, source.size, source.size)
+            assert (views[0] == source.read(3, None)).all()
+
+
 def test_heldout_crops_are_fixed_distinct_and_reach_both_ends():
     _, heldout = photo_sources({"a": coordinates(100, 64)}, 16)
     assert heldout.labels.tolist() == [0] * HELDOUT_CROPS

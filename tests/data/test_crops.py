@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alitok.data.crops import centre_crop, random_crop, to_array, to_rgb
+from alitok.data.crops import centre_crop, five_crops, random_crop, stack_views, to_array, to_rgb
 
 RNG = np.random.default_rng(0)
 
@@ -81,6 +81,36 @@ def test_random_crop_resizes_the_short_side_to_the_scale():
     ]
     assert min(errors) <= 1
     assert sorted(errors)[1] > 20
+
+
+@pytest.mark.parametrize(("width", "height"), [(22, 22), (22, 33), (40, 22), (27, 22), (22, 29)])
+def test_five_crops_are_those_of_torchvision(width, height):
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    image = Image.fromarray(noise(width, height))  # the short side is round(1.1 * 20) already
+    pairs = list(zip(five_crops(image, 20), functional.five_crop(image, [20, 20]), strict=True))
+    assert all((np.asarray(mine) == np.asarray(theirs)).all() for mine, theirs in pairs)
+    mirrored = functional.ten_crop(image, [20, 20])[5:]  # of the mirrored picture, so left and right change places
+    for mine, place in zip(five_crops(image, 20)[:4], (1, 0, 3, 2), strict=True):
+        assert (np.asarray(mine)[:, ::-1] == np.asarray(mirrored[place])).all()
+
+
+def test_five_crops_resize_the_short_side_to_the_scale():
+    pixels = noise(90, 60)
+    resized = bicubic(halve(pixels.astype(float)), 36, 24)  # short side round(1.5 * 16)
+    crops = [np.asarray(crop).astype(float) for crop in five_crops(Image.fromarray(pixels), 16, scale=1.5)]
+    for crop, (top, left) in zip(crops, [(0, 0), (0, 20), (8, 0), (8, 20), (4, 10)], strict=True):
+        assert np.abs(crop - resized[top : top + 16, left : left + 16]).max() <= 1
+
+
+def test_mirrored_views_follow_the_others_in_their_order():
+    views = [RNG.integers(0, 256, (3, 4, 5), dtype=np.uint8) for _ in range(3)]
+    assert (stack_views(views, mirrored=False) == np.stack(views)).all()
+    both = stack_views(views, mirrored=True)
+    assert both.shape == (6, 3, 4, 5)
+    assert both.flags.c_contiguous
+    for number, view in enumerate(views):
+        assert (both[number] == view).all()
+        assert all((both[3 + number, :, :, x] == view[:, :, 4 - x]).all() for x in range(5))
 
 
 def test_to_array_is_channels_first():

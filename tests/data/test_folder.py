@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.crops import centre_crop
+from alitok.data.crops import centre_crop, five_crops
 from alitok.data.folder import FolderSource, open_folder
 
 
@@ -93,6 +93,21 @@ def test_the_fixed_view_is_the_centre_crop(tmp_path):
     image = picture(tmp_path / "x.png", 50, 37)
     source = FolderSource("x", ("x",), np.zeros(1, np.int64), 16, [tmp_path / "x.png"])
     assert (source.read(0, None) == np.asarray(centre_crop(image, 16)).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_stored_views_are_the_centre_or_five_crops_and_then_their_mirror_images(tmp_path, flip):
+    image = picture(tmp_path / "x.png", 50, 37)
+    source = FolderSource("x", ("x",), np.zeros(1, np.int64), 16, [tmp_path / "x.png"], flip)
+    assert (source.views(0, "centre") == source.read(0, None)).all()
+    assert source.views(0, "centre").shape == (1, 3, 16, 16)
+    for recipe, crops in (("flip", [centre_crop(image, 16)]), ("ten", five_crops(image, 16))):
+        plain = np.stack([np.asarray(crop).transpose(2, 0, 1) for crop in crops])
+        views = source.views(0, recipe)
+        assert views.dtype == np.uint8
+        assert (views[: len(crops)] == plain).all()
+        assert len(views) == len(crops) * (2 if flip else 1)
+        assert not flip or (views[len(crops) :] == np.flip(plain, axis=3)).all()
 
 
 def test_training_views_differ_and_half_of_them_are_mirrored(tmp_path):
@@ -232,6 +247,8 @@ def test_a_truncated_picture_is_named_by_read_and_verify(tmp_path, ending):
     assert "\n" not in str(caught.value)
     with pytest.raises(AlitokError, match=r"bees/bad\.\w+ (cannot be decoded|is not a picture)"):
         source.read(1, None)
+    with pytest.raises(AlitokError, match=r"bees/bad\.\w+ (cannot be decoded|is not a picture)"):
+        source.views(1, "ten")
     assert source.read(0, None).shape == (3, 16, 16)
 
 

@@ -211,3 +211,38 @@ def test_codes_from_a_later_step(tmp_path):
     state = torch.get_rng_state()
     first(CodeBatches(store, 4, 0), 2)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def joined(parts):
+    """Batches of several processes, put together in the order of their ranks."""
+    return [tuple(torch.cat(pieces) for pieces in zip(*step, strict=True)) for step in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size", "processes", "start", "workers"),
+    [(11, 4, 2, 0, 0), (11, 6, 3, 7, 0), (3, 8, 4, 0, 0), (5, 2, 1, 3, 0), (11, 6, 2, 7, 2)],
+)
+def test_the_parts_of_all_processes_are_the_batch_of_one(length, batch_size, processes, start, workers):
+    source = Source(length)
+    parts = []
+    for rank in range(processes):
+        iterator = iter(Batches(source, batch_size, 3, start, workers, part=(rank, processes)))
+        parts.append(list(islice(iterator, 6)))
+        iterator.close()
+        assert all(len(pictures) == len(labels) == batch_size // processes for pictures, labels in parts[-1])
+    assert same(joined(parts), first(Batches(source, batch_size, 3, start), 6))
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "start"), [(4, 2, 0), (12, 3, 5), (30, 6, 1)])
+def test_the_parts_of_stored_codes_are_the_batch_of_one_process(tmp_path, batch_size, processes, start):
+    store = store_of(tmp_path / "codes", 11, 3)
+    parts = [first(CodeBatches(store, batch_size, 9, start, part=(rank, processes)), 8) for rank in range(processes)]
+    assert all(len(codes) == batch_size // processes for part in parts for codes, _ in part)
+    assert same(joined(parts), first(CodeBatches(store, batch_size, 9, start), 8))
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(AlitokError, match="batch_size 10 does not divide over 4 processes"):
+        Batches(Source(11), 10, 0, part=(0, 4))
+    with pytest.raises(AlitokError, match="batch_size 10 does not divide over 3 processes"):
+        CodeBatches(store_of(tmp_path / "codes", 11, 1), 10, 0, part=(1, 3))

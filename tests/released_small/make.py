@@ -68,7 +68,7 @@ def main() -> None:
     }
     for name, tensors in states.items():
         save(name, tensors)
-    tokenizer.quantizer.cluster(first.features)  # changes the codebook in place
+    tokenizer.quantizer.cluster(tokenizer.quantizer.candidates(first.features))  # changes the codebook in place
     expected["cluster_embedding_after"] = tokenizer.quantizer.codebook
     expected["cluster_embed_prob_after"] = tokenizer.quantizer.usage
     save("expected", expected)

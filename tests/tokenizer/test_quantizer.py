@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from alitok.tokenizer.quantizer import VectorQuantizer
+from alitok.tokenizer.quantizer import Candidates, VectorQuantizer
 
 
 def test_codes_are_the_nearest_by_brute_force():
@@ -57,7 +57,7 @@ def test_clustering_equals_the_rule_code_by_code():
     before, usage = quantizer.codebook.detach().clone(), quantizer.usage.clone()
     codes = quantizer.nearest(features).flatten().tolist()
     flat = features.flatten(0, 1)
-    quantizer.cluster(features)
+    quantizer.cluster(quantizer.candidates(features))
     for k in range(6):
         share = codes.count(k) / 10
         running = 0.99 * usage[k].item() + 0.01 * share
@@ -74,7 +74,7 @@ def test_the_first_step_moves_unused_codes_onto_features_and_leaves_used_ones():
     used = torch.zeros(50, dtype=torch.bool)
     used[quantizer.nearest(features).flatten()] = True
     before = quantizer.codebook.detach().clone()
-    quantizer.cluster(features)
+    quantizer.cluster(quantizer.candidates(features))
     after = quantizer.codebook.detach()
     assert (after[~used] - 10).abs().max() < 5
     assert torch.allclose(after[used], before[used], atol=1e-2)
@@ -85,3 +85,63 @@ def test_forward_changes_nothing():
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer.train()(torch.randn(1, 40, 3))
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def clustered(features, codebook, usage, blocks):
+    """One step with the features handed over in blocks."""
+    quantizer = VectorQuantizer(*codebook.shape)
+    with torch.no_grad():
+        quantizer.codebook.copy_(codebook)
+        quantizer.usage.copy_(usage)
+    found = Candidates.none(*codebook.shape, features.device)
+    for block in features.split(blocks):
+        found = found.merge(quantizer.candidates(block))
+    quantizer.cluster(found)
+    return quantizer.codebook.detach(), quantizer.usage
+
+
+def test_clustering_over_microbatches_equals_clustering_over_all_at_once():
+    codebook, usage, features = torch.randn(64, 4), torch.rand(64) * 1e-4, torch.randn(12, 9, 4)
+    whole, cut = clustered(features, codebook, usage, 12), clustered(features, codebook, usage, 5)
+    for one, other in zip(whole, cut, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_two_processes_cluster_as_one_does_on_the_joined_batch(together):
+    codebook, usage, features = torch.randn(64, 4), torch.rand(64) * 1e-4, torch.randn(12, 9, 4)
+    features[6] = features[0]  # the same features on both: the first process's are taken
+
+    def work(world):
+        quantizer = VectorQuantizer(64, 4)
+        with torch.no_grad():
+            quantizer.codebook.copy_(codebook)
+            quantizer.usage.copy_(usage)
+        for step in range(3):
+            mine = (features + step)[world.rank * 6 : world.rank * 6 + 6]
+            quantizer.cluster(quantizer.candidates(mine).over_processes(world))
+        return quantizer.codebook.detach().numpy(), quantizer.usage.numpy()
+
+    joined = VectorQuantizer(64, 4)
+    with torch.no_grad():
+        joined.codebook.copy_(codebook)
+        joined.usage.copy_(usage)
+    for step in range(3):
+        joined.cluster(joined.candidates(features + step))
+    ranks = together(work)
+    for codes, shares in ranks:
+        assert abs(codes - joined.codebook.detach().numpy()).max() < 1e-6
+        assert abs(shares - joined.usage.numpy()).max() < 1e-7
+    assert (ranks[0][0] == ranks[1][0]).all()  # bit for bit on both
+    assert (ranks[0][1] == ranks[1][1]).all()
+
+
+def test_the_features_are_looked_at_in_blocks_that_change_nothing(monkeypatch):
+    quantizer = VectorQuantizer(64, 4)
+    torch.nn.init.normal_(quantizer.codebook)
+    features = torch.randn(3, 50, 4)
+    whole = quantizer.candidates(features), quantizer.nearest(features)
+    monkeypatch.setattr("alitok.tokenizer.quantizer._ROWS", 17)
+    cut = quantizer.candidates(features), quantizer.nearest(features)
+    assert torch.equal(whole[1], cut[1])
+    assert torch.equal(whole[0].counts, cut[0].counts)
+    assert torch.equal(whole[0].features, cut[0].features)

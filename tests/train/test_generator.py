@@ -1,18 +1,28 @@
 import io
+import json
 import math
 
 import numpy as np
+import pytest
 import torch
 from rich.console import Console
 
+from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
 from alitok.generator import Generator, GeneratorConfig
-from alitok.train.generator import GeneratorTask
+from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.loop import train
-from alitok.train.optim import OptimizerConfig
-from alitok.train.task import LoopConfig
+from alitok.train.schedule import Phase
+from alitok.train.task import LoopConfig, Moment
 
 CONFIG = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
+
+
+def training(class_dropout=0.1):
+    phase = Phase(steps=150, learning_rate=1e-2)
+    return GeneratorTraining(
+        loop=LoopConfig(batch_size=32, log_every=50, evaluate_every=150), phases=(phase,), class_dropout=class_dropout
+    )
 
 
 def codes_of(classes, generator):
@@ -38,16 +48,18 @@ def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
     heldout = codes_of(classes, generator), classes
     preview = np.zeros((3, 4, 4), np.uint8)
     model = Generator(CONFIG)
-    task = GeneratorTask(model, 0.1, batches, heldout, lambda _: preview)
-    optimizer = OptimizerConfig(learning_rate=1e-2)
-    config = LoopConfig(steps=150, batch_size=32, optimizer=optimizer, log_every=50, evaluate_every=150)
-    console = Console(file=io.StringIO())
-    train(task, config, tmp_path, device=torch.device("cpu"), seed=0, console=console)
+    task = GeneratorTask(model, training(), batches, heldout, lambda _: preview)
+    console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
+    train(task, training().loop, tmp_path, world=world, seed=0, console=console)
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
     # The first code is a guess among eight, the other five follow.
     assert abs(last["heldout_accuracy"] - (5 + 1 / 8) / 6) < 0.1
     assert abs(last["heldout_bits_per_image"] - math.log2(8)) < 0.6
     assert (tmp_path / "pictures" / "samples-000150.png").exists()
+    curve = json.loads((tmp_path / "curves" / "loss_by_position-000150.json").read_text())["loss_by_position"]
+    assert curve[0] > math.log(8) - 0.3
+    assert max(curve[1:]) < 0.5
+    assert sum(curve) / 6 == pytest.approx(last["heldout_loss"])
 
 
 def test_the_class_is_hidden_as_often_as_asked():
@@ -56,6 +68,7 @@ def test_the_class_is_hidden_as_often_as_asked():
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     codes, classes = torch.zeros(5000, 6, dtype=torch.int64), torch.ones(5000, dtype=torch.int64)
     for share in (0.0, 0.1, 1.0):
-        GeneratorTask(model, share, batches, (codes, classes)).losses((codes, classes))
+        task = GeneratorTask(model, training(share), batches, (codes, classes))
+        list(task.losses({"model": model}, (codes, classes), Moment(0, 0, 0)))
         assert abs((seen[-1] == model.null_class).float().mean().item() - share) < 0.02
         assert set(seen[-1].tolist()) <= {1, model.null_class}

@@ -1,21 +1,17 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from alitok.core.errors import AlitokError
-from alitok.train.optim import OptimizerConfig, WeightAverage, ema_decay_at, learning_rate, parameter_groups
-
-
-def test_rate_warms_up_linearly_and_falls_along_half_a_cosine():
-    config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
-    rates = [learning_rate(step, 111, config) for step in range(111)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[60] == pytest.approx(0.55)
-    assert rates[35] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rates[110] == pytest.approx(0.1)
+from alitok.train.optim import (
+    OptimizerConfig,
+    WeightAverage,
+    clip_gradients,
+    ema_decay_at,
+    gradient_norm,
+    make_optimizer,
+    parameter_groups,
+)
 
 
 def test_only_weight_matrices_of_layers_decay():
@@ -36,7 +32,7 @@ def test_only_weight_matrices_of_layers_decay():
     assert names == {"linear.bias", "conv.bias", "norm.weight", "norm.bias", "embedding.weight", "positions"}
 
 
-def test_average_equals_the_recurrence_with_a_growing_decay():
+def test_average_equals_the_recurrence_with_a_growing_decay_and_is_lent_to_the_model():
     model = nn.BatchNorm1d(1)
     with torch.no_grad():
         model.weight.fill_(5.0)
@@ -48,12 +44,52 @@ def test_average_equals_the_recurrence_with_a_growing_decay():
         average.update(model)
         decay = ema_decay_at(update, 0.5)
         expected = decay * expected + (1 - decay) * update
-        assert average.model.weight.item() == pytest.approx(expected)
-        assert average.model.running_mean.item() == update
+        with average.applied(model):
+            assert model.weight.item() == pytest.approx(expected)
+            assert model.running_mean.item() == update
+        assert model.weight.item() == update
     assert [ema_decay_at(updates, 0.9) for updates in (0, 8, 1000)] == pytest.approx([0.1, 0.5, 0.9])
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"clip": -1.0}, {"betas": (0.9, 1.0)}, {"ema_decay": 1.0}])
+def test_moments_that_exist_from_the_start_change_no_step():
+    def weights(optimizer_of):
+        torch.manual_seed(1)
+        model = nn.Linear(3, 2)
+        optimizer = optimizer_of(model)
+        for step in range(5):
+            optimizer.zero_grad()
+            model(torch.full((4, 3), float(step))).square().sum().backward()
+            optimizer.step()
+        return model.weight
+
+    config = OptimizerConfig(weight_decay=0.0)
+    ours = weights(lambda model: make_optimizer(model, config))
+    plain = weights(lambda model: torch.optim.AdamW(model.parameters(), weight_decay=0.0, fused=True))
+    assert torch.equal(ours, plain)
+
+
+def test_norm_and_clipping_are_those_of_torch():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 4), nn.Linear(5, 4)
+    for model in (ours, theirs):
+        for parameter in model.parameters():
+            torch.manual_seed(parameter.numel())
+            parameter.grad = torch.randn_like(parameter)
+    norm = gradient_norm(ours.parameters(), torch.device("cpu"))
+    assert torch.allclose(norm, nn.utils.clip_grad_norm_(theirs.parameters(), 0.7))
+    clip_gradients(ours.parameters(), norm, 0.7)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad)
+    assert gradient_norm([nn.Parameter(torch.ones(2))], torch.device("cpu")) == 0
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("sqrt", 0.25), ("linear", 0.0625)])
+def test_rates_follow_the_batch_by_the_rule_asked_for(rule, factor):
+    assert OptimizerConfig(rate_rule=rule).rate_factor(128) == pytest.approx(factor)
+    assert OptimizerConfig().rate_factor(128) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"clip": -1.0}, {"betas": (0.9, 1.0)}, {"ema_decay": 1.0}, {"reference_batch": 0}])
 def test_values_outside_their_ranges_are_refused(wrong):
     with pytest.raises(AlitokError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)

@@ -5,13 +5,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
 from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.train.loop import train
 from alitok.train.optim import OptimizerConfig
 from alitok.train.task import LoopConfig
-from alitok.train.tokenizer import TokenizerTask
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
 
 CONFIG = TokenizerConfig(
     image_size=8,
@@ -37,13 +38,23 @@ def batches(start_step):
         step += 1
 
 
+# With the full quantizer weight and no feature network, features this small collapse before anything is learnt.
+WEIGHTS = LossWeights(quantizer=0.3)
+
+
+def training(steps=40, losses=WEIGHTS, **options):
+    optimizer = OptimizerConfig(weight_decay=0.1, ema_decay=0.9)
+    loop = LoopConfig(batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=100)
+    phases = (TokenizerPhase(steps=steps, learning_rate=5e-3, losses=losses),)
+    return TokenizerTraining(**{"loop": loop, "phases": phases, **options})
+
+
 def run(tokenizer, stage, directory, steps=40):
-    optimizer = OptimizerConfig(learning_rate=5e-3, weight_decay=0.1, ema_decay=0.9)
-    config = LoopConfig(steps=steps, batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=100)
-    # With the full quantizer weight and no feature network, features this small collapse before anything is learnt.
-    task = TokenizerTask(tokenizer, stage, LossWeights(quantizer=0.3), batches, pictures(10_000, 20))
-    console = Console(file=io.StringIO())
-    return train(task, config, directory, device=torch.device("cpu"), seed=0, console=console).model
+    task = TokenizerTask(tokenizer, stage, training(steps), batches, pictures(10_000, 20))
+    console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
+    weights = train(task, training().loop, directory, world=world, seed=0, console=console).weights
+    tokenizer.load_state_dict(weights)
+    return tokenizer
 
 
 @pytest.fixture

@@ -19,10 +19,13 @@ SMALL = (
     "tokenizer.encoder.layers=1",
     "tokenizer.stage1.layers=1",
     "tokenizer.stage2.layers=1",
-    "stage1.loop.steps=12",
-    "stage2.loop.steps=8",
+    "stage1.phases.main.steps=12",
+    "stage1.phases.main.warmup_steps=6",
+    "stage2.phases.main.steps=8",
+    "stage2.phases.main.warmup_steps=4",
     "generator_size.layers=1",
-    "generator.loop.steps=12",
+    "generator.phases.main.steps=12",
+    "generator.phases.main.warmup_steps=6",
     "stage1.loop.checkpoint_every=3",
     "stage2.loop.checkpoint_every=3",
     "generator.loop.checkpoint_every=3",
@@ -149,9 +152,9 @@ def test_a_broken_picture_stops_before_training_and_is_named(tmp_path):
 
 
 def test_a_file_of_recipe_keys_is_laid_over_the_preset_and_overrides_over_it(tmp_path):
-    (tmp_path / "my.toml").write_text("samples_per_class = 7\n[stage1.loop]\nsteps = 5\n[sampling]\ntop_k = 3\n")
-    recipe = resolve_recipe(DemoOptions(config=tmp_path / "my.toml", overrides=("stage1.loop.steps=6",)))
-    assert (recipe.samples_per_class, recipe.stage1.loop.steps, recipe.sampling.top_k) == (7, 6, 3)
+    (tmp_path / "my.toml").write_text("samples_per_class = 7\n[stage1.loop]\nbatch_size = 5\n[sampling]\ntop_k = 3\n")
+    recipe = resolve_recipe(DemoOptions(config=tmp_path / "my.toml", overrides=("stage1.loop.batch_size=6",)))
+    assert (recipe.samples_per_class, recipe.stage1.loop.batch_size, recipe.sampling.top_k) == (7, 6, 3)
     assert recipe.stage2 == resolve_recipe(DemoOptions()).stage2
     (tmp_path / "bad.toml").write_text("[stage1.lop]\nsteps = 5\n")
     with pytest.raises(AlitokError, match=r"bad\.toml: unknown key 'stage1\.lop'; did you mean 'stage1\.loop'"):

@@ -1,16 +1,22 @@
 import io
 
 import pytest
+import torch
 from rich.console import Console
 
+from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.workflow.workspace import Workspace
 
+ALONE = World(torch.device("cpu"))
 
-def workspace(root, fresh=False, **settings):
+
+def workspace(root, fresh=False, protected=None, **settings):
     console = Console(file=io.StringIO(), width=200)
     all_settings = {"data": "digits", "recipe": {"steps": 3}, **settings}
-    return Workspace(root, all_settings, outputs=["model"], fresh=fresh, console=console)
+    return Workspace(
+        root, all_settings, outputs=["model"], fresh=fresh, console=console, world=ALONE, protected=protected
+    )
 
 
 def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
@@ -88,3 +94,14 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(AlitokError, match="is a file"):
         workspace(tmp_path / "run")
+
+
+def test_settings_that_are_not_protected_are_taken_over(tmp_path):
+    workspace(tmp_path, recipe={"steps": 3, "later": {"steps": 5}})
+    changed = {"steps": 3, "later": {"steps": 6}}
+    with pytest.raises(AlitokError, match=r"other settings \(recipe.later.steps\)"):
+        workspace(tmp_path, recipe=changed, protected=("data", "recipe.later"))
+    workspace(tmp_path, recipe=changed, protected=("data", "recipe.steps"))
+    workspace(tmp_path, recipe=changed)
+    with pytest.raises(AlitokError, match=r"other settings \(data\)"):
+        workspace(tmp_path, data="photos", recipe=changed, protected=("data", "recipe.steps"))

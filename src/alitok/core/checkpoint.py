@@ -1,7 +1,6 @@
-"""Weights and training states on disk: safetensors + JSON, whole or absent, read strictly.
+"""Weights on disk: safetensors + JSON, whole or absent, read strictly.
 
-Enters: state dicts. Leaves: a directory per model (`config.json` and one safetensors file per part), or a directory
-per training step under `checkpoints/`.
+Enters: state dicts. Leaves: a directory per model, `config.json` and one safetensors file per part.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ import errno
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,89 +137,6 @@ def load_parts(directory: Path, parts: Mapping[str, nn.Module]) -> None:
     for name, module in parts.items():
         path = directory / f"{name}.safetensors"
         load_strictly(module, load_tensors(path), path)
-
-
-class Checkpoints:
-    """The training states of one run: `DIRECTORY/step-00001000/`, each whole, the last `keep` of them."""
-
-    def __init__(self, directory: Path, keep: int = 2) -> None:
-        self.directory = directory
-        self.keep = keep
-
-    def steps(self) -> list[int]:
-        """The steps there are checkpoints of, ascending."""
-        names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.directory.glob("step-*"))
-        return sorted(int(name[1]) for name in names if name)
-
-    def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is kept."""
-        return self.directory / f"step-{step:08d}"
-
-    def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then delete the oldest beyond `keep`."""
-        with atomic_path(self.path(step)) as part:
-            part.mkdir()
-            for name, group in tensors.items():
-                save_tensors(part / f"{name}.safetensors", group)
-            write_json(part / "state.json", {"step": step, **state})
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
-
-    def load_latest(
-        self, names: Iterable[str], keys: Iterable[str]
-    ) -> tuple[dict[str, Any], dict[str, Tensors], list[str]] | None:
-        """The newest whole checkpoint.
-
-        Args:
-            names: the tensor groups to read.
-            keys: what its state must hold.
-
-        Returns:
-            Its state, its tensor groups, and a sentence for each newer checkpoint that was damaged and left out;
-            None when there is no checkpoint.
-
-        Raises:
-            AlitokError: there are checkpoints and all of them are damaged.
-        """
-        damaged: list[str] = []
-        for step in reversed(self.steps()):
-            path = self.path(step)
-            try:
-                state = read_json(path / "state.json")
-                missing = {"step", *keys} - (state.keys() if isinstance(state, dict) else set())
-                if missing:
-                    raise AlitokError(f"{path / 'state.json'} is damaged: it lacks {', '.join(sorted(missing))}.")
-                return state, {name: load_tensors(path / f"{name}.safetensors") for name in names}, damaged
-            except AlitokError as error:
-                damaged.append(f"Checkpoint {path} cannot be used: {error}")
-        if damaged:
-            raise AlitokError(f"{damaged[0]} No other is left; delete {self.directory} to train this stage anew.")
-        return None
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's moments by parameter name: `NAME//SLOT` -> tensor."""
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}//{slot}": value
-        for parameter, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
-
-
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put the moments from `optimizer_tensors` back.
-
-    Raises:
-        AlitokError: they are not those of this model's parameters.
-    """
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, _, slot = key.partition("//")
-        if name not in parameters or value.shape not in ((), parameters[name].shape):
-            raise AlitokError(f"The optimizer state does not fit this model, at '{key}'; start the stage anew.")
-        parameter = parameters[name]
-        optimizer.state[parameter][slot] = value.to(parameter.device)  # fused AdamW counts its steps there too
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:

@@ -75,6 +75,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
 
 
 def _suggest(cls: type, path: str) -> str:
+    path = ".".join(part for part in path.split(".") if not part.isdecimal())  # items of a list are alike
     parent = path.rpartition(".")[0]
     siblings = sorted(known for known in _paths(cls) if known.rpartition(".")[0] == parent)
     near = difflib.get_close_matches(path, siblings, n=1, cutoff=0.7)
@@ -130,6 +131,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key.path=value` assignments to nested mappings and return the result.
 
+    An item of a list is named by its number from 0, or by its `name`: `stage1.phases.main.steps=100`.
     Values are read as TOML (`3e-4`, `true`, `[1, 2]`); what is not TOML is taken as a string.
 
     Raises:
@@ -145,10 +147,23 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
         except tomllib.TOMLDecodeError:
             value = text
         *parents, last = path.strip().split(".")
-        place = result
+        place: Any = result
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            place = (
+                place.setdefault(parent, {}) if isinstance(place, dict) else place[_index(place, parent, assignment)]
+            )
+            if not isinstance(place, dict | list):
                 raise AlitokError(f"Override '{assignment}': '{parent}' holds no keys of its own.")
-        place[last] = value
+        place[last if isinstance(place, dict) else _index(place, last, assignment)] = value
     return result
+
+
+def _index(items: list[Any], text: str, assignment: str) -> int:
+    """The number of an item: itself, or the place of the item with that `name`."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if text in names:
+        return names.index(text)
+    if not text.isdecimal() or int(text) >= len(items):
+        known = ", ".join([str(number) for number in range(len(items))] + [name for name in names if name])
+        raise AlitokError(f"Override '{assignment}': '{text}' is no item of a list; choose one of: {known}.")
+    return int(text)

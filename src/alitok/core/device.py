@@ -13,6 +13,7 @@ import torch
 from alitok.core.errors import AlitokError
 
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: DeviceName = "auto") -> torch.device:
@@ -33,10 +34,15 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
     return torch.device(chosen)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 autocast where the device computes in it (CUDA of compute capability 8 and up), else nothing."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+def computes_in_half(device: torch.device, precision: Precision = "auto") -> bool:
+    """Whether forward passes are in bf16: if asked for, or by `auto` on devices that compute in it."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16" or (precision == "auto" and native)
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """bf16 autocast where `computes_in_half`, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_half(device, precision))
 
 
 def seed_step(seed: int, purpose: str, step: int) -> None:

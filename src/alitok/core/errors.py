@@ -1,4 +1,4 @@
-"""The one exception meant for users."""
+"""The exceptions meant for users."""
 
 
 class AlitokError(ValueError):
@@ -7,3 +7,7 @@ class AlitokError(ValueError):
     The message is one sentence or two: what is wrong, where, and what to do. The command line prints it
     without a traceback and exits with status 2.
     """
+
+
+class ToldElsewhereError(AlitokError):
+    """Another process of the run failed and tells why; this one only ends."""

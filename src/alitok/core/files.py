@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,11 +25,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-    old = path.with_name(f".{path.name}.{os.getpid()}{_OLD}")
-    for stale in (part, old):  # of a killed process that had the same number
-        remove(stale)
+    remove(part)  # of a killed process that had the same number
     try:
         yield part
+        commit(part, path)
+    except BaseException:
+        remove(part)
+        raise
+
+
+def commit(part: Path, path: Path) -> None:
+    """Give a finished file or directory its name; what stood there is put back if that fails."""
+    old = path.with_name(f".{path.name}.{os.getpid()}{_OLD}")
+    remove(old)
+    try:
         for written in [part, *part.rglob("*")] if part.is_dir() else [part]:
             _sync(written)
         if path.is_dir():  # a directory cannot be renamed over
@@ -36,7 +46,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
         _sync(path.parent)
     except BaseException:
-        remove(part)
         if old.exists() and not path.exists():
             old.replace(path)
         raise
@@ -84,3 +93,9 @@ def read_json(path: Path) -> Any:
         raise AlitokError(f"{path} does not exist; check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AlitokError(f"{path} is not valid JSON ({error}); restore or delete it.") from None
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

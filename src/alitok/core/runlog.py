@@ -1,14 +1,14 @@
 """The run log: numbers as JSON lines, TensorBoard scalars, pictures, and a progress bar. Nothing else prints.
 
 Enters: (step, name -> number) and uint8 pictures. Leaves: `metrics.jsonl`, `pictures/NAME-STEP.png`,
-`tensorboard/` (when that package is installed), and lines on the terminal.
+`curves/NAME-STEP.json`, `tensorboard/` (when that package is installed), and lines on the terminal.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alitok.core import images
-from alitok.core.files import write_bytes
+from alitok.core.files import write_bytes, write_json
 
 _PLAIN_LINES = 5  # lines per bar where the output is no terminal
 
@@ -35,11 +35,19 @@ class RunLog:
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "metrics.jsonl"
+        self._open(resume_step)
+
+    def _open(self, resume_step: int) -> None:
+        path = self.directory / "metrics.jsonl"
         records = [record for record in read_metrics(path) if record["step"] <= resume_step]
         write_bytes(path, "".join(json.dumps(record) + "\n" for record in records).encode())
         self._lines = path.open("a", encoding="utf-8")
-        self._board = _tensorboard(directory / "tensorboard", resume_step)
+        self._board = _tensorboard(self.directory / "tensorboard", resume_step)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records after `step`: training went back to it."""
+        self._close()
+        self._open(step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -47,6 +55,9 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._lines.close()
         if self._board is not None:
             self._board.close()
@@ -58,6 +69,10 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def curve(self, step: int, name: str, values: Sequence[float]) -> None:
+        """Record a list of numbers, such as one for each position of a sequence."""
+        write_json(self.directory / "curves" / f"{name}-{step:06d}.json", {"step": step, name: list(values)})
 
     def picture(self, step: int, name: str, picture: np.ndarray, scale: int = 1) -> None:
         """Record a picture (3, h, w) uint8, enlarged `scale` times in the PNG."""
@@ -97,9 +112,10 @@ class Bar:
         self._task = progress.add_task(title, total=total, completed=done, numbers="")
         self._last_line, self._began, self._first = done, time.monotonic(), done
 
-    def advance(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
-        """Move to `step`; `numbers` replace those shown."""
-        self._progress.update(self._task, completed=step)
+    def advance(self, step: int, numbers: Mapping[str, float] | None = None, total: int | None = None) -> None:
+        """Move to `step`; `numbers` replace those shown, and `total` the steps in all."""
+        self._total = total or self._total
+        self._progress.update(self._task, completed=step, total=self._total)
         if numbers is None:
             return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
@@ -113,7 +129,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(console: Console, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar on a terminal; a few plain lines elsewhere."""
+    """A bar on a terminal; a few plain lines elsewhere; nothing on a quiet console."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=24),

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.crops import to_array, to_rgb
+from alitok.data.crops import CropRecipe, stack_views, to_array, to_rgb
 from alitok.data.split import heldout_mask
 
 # Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter
@@ -62,7 +62,11 @@ class DigitSource:
         """(3, size, size) uint8."""
         return np.repeat(self.pictures[index, None], 3, axis=0)
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """(1, 3, size, size) uint8, whatever the recipe."""
+        return self.read(index, None)[None]
+
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
         """Nothing to read: the pictures are in memory already."""
 
 
@@ -109,7 +113,7 @@ class _PhotoSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
         """Nothing to read: the pictures are in memory already."""
 
 
@@ -121,13 +125,24 @@ class PhotoTrainSource(_PhotoSource):
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
-        region = self.regions[self.labels[index]]
-        draw = np.random.default_rng(index) if rng is None else rng
-        top = int(draw.integers(region.shape[1] - self.size + 1))
-        left = int(draw.integers(region.shape[2] - self.size + 1))
-        crop = region[:, top : top + self.size, left : left + self.size]
+        crop = self._cut(index, np.random.default_rng(index) if rng is None else rng)
         mirrored = rng is not None and self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
+
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """(C, 3, size, size) uint8: the fixed view; with `ten` four more crops that were drawn after it.
+
+        The corners of the region would be the same for all pictures of a photograph.
+        """
+        draw = np.random.default_rng(index)
+        crops = [self._cut(index, draw) for _ in range(5 if recipe == "ten" else 1)]
+        return stack_views(crops, self.flip and recipe != "centre")
+
+    def _cut(self, index: int, draw: np.random.Generator) -> np.ndarray:
+        region = self.regions[self.labels[index]]
+        top = int(draw.integers(region.shape[1] - self.size + 1))
+        left = int(draw.integers(region.shape[2] - self.size + 1))
+        return region[:, top : top + self.size, left : left + self.size]
 
 
 class PhotoHeldoutSource(_PhotoSource):
@@ -138,6 +153,10 @@ class PhotoHeldoutSource(_PhotoSource):
         region = self.regions[self.labels[index]]
         top, left = _spread_corner(region.shape[1:], self.size, index % HELDOUT_CROPS)
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
+
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """(1, 3, size, size) uint8, whatever the recipe."""
+        return self.read(index, None)[None]
 
 
 def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:

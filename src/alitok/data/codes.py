@@ -10,7 +10,6 @@ Shapes: B rows of a batch, T codes of a sequence.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, read_json, write_json
+from alitok.core.files import atomic_path, read_json, sha256, write_json
 
 FORMAT = 1
 MAX_CODEBOOK = 1 << 16  # what uint16 can tell apart
@@ -123,8 +122,8 @@ class _ShardWriter:
             "file": self.codes_path.name,
             "labels": self.labels_path.name,
             "rows": self.rows,
-            "sha256": _sha256(self.codes_path),
-            "labels_sha256": _sha256(self.labels_path),
+            "sha256": sha256(self.codes_path),
+            "labels_sha256": sha256(self.labels_path),
         }
 
     def _write_header(self, mode: str) -> None:
@@ -132,11 +131,6 @@ class _ShardWriter:
         header = {"descr": "<u2", "fortran_order": False, "shape": (self.rows, self.length)}
         with self.codes_path.open(mode) as file:
             np.lib.format.write_array_header_1_0(file, header)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class CodeStore:
@@ -212,7 +206,7 @@ class CodeStore:
         for entry in self._entries:
             for file, checksum in (("file", "sha256"), ("labels", "labels_sha256")):
                 damaged = self.path / entry[file]
-                if _sha256(damaged) != entry[checksum]:
+                if sha256(damaged) != entry[checksum]:
                     raise AlitokError(f"{damaged} is damaged (wrong checksum); encode the pictures again.")
 
 

@@ -1,12 +1,17 @@
-"""From any Pillow picture to an RGB square.
+"""From any Pillow picture to RGB squares.
 
-Enters: a picture of any size and mode. Leaves: an RGB picture of size x size pixels.
+Enters: a picture of any size and mode. Leaves: RGB pictures of size x size pixels, cut in one or in five places.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from PIL import Image, ImageOps
+
+CropRecipe = Literal["centre", "flip", "ten"]  # which views of a picture are stored, see ImageSource.views
 
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -50,6 +55,19 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator, scale: 
     return image.crop((left, top, left + size, top + size))
 
 
+def five_crops(image: Image.Image, size: int, scale: float = 1.1) -> list[Image.Image]:
+    """Resize the short side to round(scale * size) and cut size x size pixels out of the corners and the centre.
+
+    Returns:
+        Top left, top right, bottom left, bottom right, centre. Half a pixel beside the centre is rounded to the even
+        one, as torchvision does.
+    """
+    image = _resize_short_side(image, round(scale * size))
+    right, bottom = image.width - size, image.height - size
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
+    return [image.crop((left, top, left + size, top + size)) for left, top in corners]
+
+
 def _resize_short_side(image: Image.Image, short: int) -> Image.Image:
     """Halve with BOX while the short side has two times `short` pixels or more, then BICUBIC to exactly `short`."""
     while min(image.size) >= 2 * short:
@@ -61,3 +79,9 @@ def _resize_short_side(image: Image.Image, short: int) -> Image.Image:
 def to_array(image: Image.Image) -> np.ndarray:
     """RGB Pillow picture -> (3, h, w) uint8, contiguous."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def stack_views(views: Sequence[np.ndarray], mirrored: bool) -> np.ndarray:
+    """Pictures (3, h, w) -> (C, 3, h, w); if `mirrored`, all of them, then their mirror images in the same order."""
+    stacked = np.stack(views)
+    return np.concatenate([stacked, stacked[..., ::-1]]) if mirrored else stacked

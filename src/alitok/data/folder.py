@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.crops import centre_crop, random_crop, to_array, to_rgb
+from alitok.data.crops import CropRecipe, centre_crop, five_crops, random_crop, stack_views, to_array, to_rgb
 from alitok.data.split import heldout_mask
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -46,25 +46,39 @@ class FolderSource:
         Raises:
             AlitokError: the file is gone, damaged or truncated.
         """
-        with _opened(self.files[index]) as image:
-            picture = to_rgb(image)
+        picture = self._decode(index)
         if rng is None:
             return to_array(centre_crop(picture, self.size))
         crop = to_array(random_crop(picture, self.size, rng))
         mirrored = self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1]) if mirrored else crop
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """(C, 3, size, size) uint8: the centre crop, or with `ten` the corners and the centre at 1.1 x.
+
+        Raises:
+            AlitokError: the file is gone, damaged or truncated.
+        """
+        picture = self._decode(index)
+        crops = five_crops(picture, self.size) if recipe == "ten" else [centre_crop(picture, self.size)]
+        return stack_views([to_array(crop) for crop in crops], self.flip and recipe != "centre")
+
+    def _decode(self, index: int) -> Image.Image:
+        with _opened(self.files[index]) as image:
+            return to_rgb(image)
+
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
         """Decode every picture once.
 
         Args:
             progress: called with the number of pictures done after each picture.
+            part: number of this process and of all; each decodes its share.
 
         Raises:
             AlitokError: some cannot be decoded; the message names them.
         """
         problems = []
-        for done, file in enumerate(self.files, start=1):
+        for done, file in list(enumerate(self.files, start=1))[part[0] :: part[1]]:
             try:
                 with _opened(file) as image:
                     to_rgb(image)

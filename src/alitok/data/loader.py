@@ -1,10 +1,10 @@
 """Batches as a pure function of (seed, step), so that a run continues where it stopped without stored state.
 
-Enters: a source of pictures or a store of codes. Leaves: endless batches of tensors.
-Shapes: B pictures of a batch, N pictures of an epoch, T codes of a sequence.
+Enters: a source of pictures or a store of codes. Leaves: endless batches of tensors, or one process's part of each.
+Shapes: B pictures of a batch over all W processes, N pictures of an epoch, T codes of a sequence.
 
 Position p = step * B + i of the endless stream is picture order(N, seed, p // N)[p % N]: a batch may reach over the
-end of an epoch, and no picture is dropped there.
+end of an epoch, and no picture is dropped there. Of W processes, process r takes i from r * B / W to (r + 1) * B / W.
 """
 
 from __future__ import annotations
@@ -78,16 +78,24 @@ class _PerEpoch:
 
 
 class _Positions:
-    """Which picture in which epoch stands at each place of a step's batch."""
+    """Which picture in which epoch stands at each place of one process's part of a step's batch."""
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
+        rank, processes = part
         assert min(length, batch_size) > 0
+        assert 0 <= rank < processes
+        if batch_size % processes:
+            raise AlitokError(
+                f"batch_size {batch_size} does not divide over {processes} processes; choose a multiple of {processes}."
+            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._size = batch_size // processes
+        self._first = rank * self._size
         self._order = _PerEpoch(partial(order, length, seed))  # not a lambda: workers may be sent a pickle of it
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and picture indices of a step, both (B,) int64."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        """Epochs and picture indices of a step, both (B / W,) int64."""
+        positions = np.arange(self._size) + (step * self.batch_size + self._first)
         epochs, offsets = np.divmod(positions, self.length)
         return epochs, self._order.at(epochs, offsets)
 
@@ -97,17 +105,27 @@ class Batches:
 
     Args:
         source: the pictures.
-        batch_size: B, which may exceed the number of pictures.
+        batch_size: B, of all processes together; it may exceed the number of pictures.
         seed: of the order and of the crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
         workers: processes that read ahead; their number changes nothing about the batches.
+        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W pictures.
 
     Raises:
-        AlitokError: while iterating, a picture cannot be read.
+        AlitokError: the batch does not divide over the processes, or, while iterating, a picture cannot be read.
     """
 
-    def __init__(self, source: ImageSource, batch_size: int, seed: int, start_step: int = 0, workers: int = 0) -> None:
-        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed))
+    def __init__(
+        self,
+        source: ImageSource,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        workers: int = 0,
+        *,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed, part))
         self._start_step, self._workers = start_step, workers
 
     def __iter__(self) -> Iterator[Batch]:
@@ -188,14 +206,20 @@ class CodeBatches:
 
     Args:
         store: the codes.
-        batch_size: B, which may exceed the number of pictures.
+        batch_size: B, of all processes together; it may exceed the number of pictures.
         seed: of the order and of the choice of crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
+        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W rows.
+
+    Raises:
+        AlitokError: the batch does not divide over the processes.
     """
 
-    def __init__(self, store: CodeStore, batch_size: int, seed: int, start_step: int = 0) -> None:
+    def __init__(
+        self, store: CodeStore, batch_size: int, seed: int, start_step: int = 0, *, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self._store, self._start_step = store, start_step
-        self._positions = _Positions(store.pictures, batch_size, seed)
+        self._positions = _Positions(store.pictures, batch_size, seed, part)
         self._crop = _PerEpoch(partial(_crop_choice, store.pictures, store.crops, seed))
 
     def __iter__(self) -> Iterator[Batch]:

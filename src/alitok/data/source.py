@@ -1,13 +1,15 @@
 """The one interface of all picture sources, and how a source is found by what the user wrote.
 
-Enters: `digits`, `photos` or a folder. Leaves: two sources, of pictures (3, size, size) uint8.
+Enters: `digits`, `photos` or a folder. Leaves: two sources, of pictures (3, size, size) uint8, and all stored views
+of a source in order. Shapes: B views of a batch, C views of a picture, N pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import open_digits, open_photos
+from alitok.data.crops import CropRecipe
 from alitok.data.folder import open_folder
 
 
@@ -54,16 +57,62 @@ class ImageSource(Protocol):
         """
         ...
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """The views of one picture whose codes are stored, the same at every call.
+
+        Args:
+            index: 0 <= index < N.
+            recipe: `centre` is the fixed view of `read`; `flip` adds its mirror image; `ten` is four corners and the
+                centre at 1.1 x, or five places drawn once where a source has no whole picture, and then the same five
+                mirrored. Mirror images are left out where `flip` is false, and a source whose `read` draws nothing
+                from `rng` has its fixed view only.
+
+        Returns:
+            (C, 3, size, size) uint8, contiguous; C is the same for all pictures, see `crops_per_picture`.
+
+        Raises:
+            AlitokError: the picture cannot be read.
+        """
+        ...
+
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
         """Read every picture once, where one can be broken.
 
         Args:
             progress: called with the number of pictures done after each picture.
+            part: number of this process and of all; each reads its share.
 
         Raises:
             AlitokError: some cannot be decoded; the message names them.
         """
         ...
+
+
+def crops_per_picture(source: ImageSource, recipe: CropRecipe) -> int:
+    """C, the number of views that a recipe makes of each picture; reads the first picture.
+
+    Raises:
+        AlitokError: the first picture cannot be read.
+    """
+    return len(source.views(0, recipe))
+
+
+def view_batches(
+    source: ImageSource, recipe: CropRecipe, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All views of picture 0, then of picture 1, and so on, as a code store orders its rows.
+
+    Returns:
+        Views (B, 3, size, size) uint8 and the labels of their pictures (B,) int64; only the last batch is shorter
+        than `batch_size`.
+
+    Raises:
+        AlitokError: while iterating, a picture cannot be read.
+    """
+    rows = ((view, label) for index, label in enumerate(source.labels) for view in source.views(index, recipe))
+    while block := list(islice(rows, batch_size)):
+        views, labels = zip(*block, strict=True)
+        yield np.stack(views), np.stack(labels)
 
 
 @dataclass(frozen=True)

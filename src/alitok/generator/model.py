@@ -20,7 +20,7 @@ from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.nn.attention import RMS_EPS
-from alitok.nn.blocks import llama_block
+from alitok.nn.blocks import Blocks, llama_block
 from alitok.nn.cache import KeyValueCache
 from alitok.nn.rotary import rotary_table
 
@@ -83,9 +83,7 @@ class Generator(nn.Module):
         rows = config.codebook_size + 1 + config.classes + 1
         self.embeddings = nn.Embedding(rows, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            llama_block(config.width, config.heads, config.dropout) for _ in range(config.layers)
-        )
+        self.blocks = Blocks(llama_block(config.width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=RMS_EPS)
         self.output = nn.Linear(config.width, config.codebook_size)
         table = rotary_table(config.prefix, config.grid, config.width // config.heads)
@@ -149,9 +147,7 @@ class Generator(nn.Module):
         start = cache.length if cache else 0
         rotary = self.rotary[start : start + tokens.shape[1]]
         x = self.dropout(self.embeddings(tokens))
-        for index, block in enumerate(self.blocks):
-            layer = cache.layer(index) if cache else None
-            x = block(x, rotary=rotary, causal=True, cache=layer)
+        x = self.blocks(x, rotary=rotary, causal=True, cache=cache)
         return self.output(self.norm(x))
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:

@@ -1,1 +1,4 @@
-"""Floor 2: what training minimises. Sees images and tensors by name; returns named terms."""
+"""Floor 2: what training minimises, and the networks that judge pictures for it.
+
+Sees images and tensors by name; returns named terms.
+"""

@@ -1,14 +1,18 @@
 """How much of a codebook is in use.
 
 Enter: integer codes of any shape, usually (B, T), in [0, V). Leave: the share of the V entries that were drawn at
-least once, and the perplexity exp(entropy), the number of equally likely codes that would be as varied.
+least once, and the perplexity exp(entropy), the number of equally likely codes that would be as varied. `CodeUsage`
+counts all it is shown, `UsageWindow` windows of a fixed length during training.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from alitok.core.errors import AlitokError
+
+_SETTLING = 20  # windows before a fall is worth a warning: at first the codebook is still finding its features
 
 
 class CodeUsage:
@@ -50,5 +54,69 @@ class CodeUsage:
         total = int(self.counts.sum())
         if total == 0:
             return 0.0
-        shares = self.counts.double() / total
-        return float(torch.special.entr(shares).sum().exp())
+        return float(perplexity(self.counts.double()))
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """The exponential of the entropy of counts (V,), which are not all zero: a scalar in [1, V]."""
+    return torch.special.entr(counts / counts.sum()).sum().exp()
+
+
+class UsageWindow(nn.Module):
+    """Codebook use and perplexity over windows of a fixed number of steps, kept on the device without waiting for it.
+
+    A use taken over a few codes is low whatever the codebook does; over a fixed window it can be compared.
+
+    Args:
+        codebook_size: V.
+        window: steps.
+        alarm: share of the highest use so far below which `fallen` warns.
+    """
+
+    counts: torch.Tensor
+    steps: torch.Tensor
+    use: torch.Tensor
+    perplexity: torch.Tensor
+    highest: torch.Tensor
+    windows: torch.Tensor
+
+    def __init__(self, codebook_size: int, window: int, alarm: float) -> None:
+        super().__init__()
+        self.window, self.alarm = window, alarm
+        self._warned = False
+        self.register_buffer("counts", torch.zeros(codebook_size, dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("windows", torch.zeros((), dtype=torch.int64))
+        for name in ("use", "perplexity", "highest"):  # of the last full window; 0 before there is one
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, counts: torch.Tensor) -> None:
+        """Add the counts (V,) of a step."""
+        self.counts += counts
+        self.steps += 1
+        full = self.steps >= self.window
+        self.use.copy_(torch.where(full, (self.counts > 0).float().mean(), self.use))
+        self.perplexity.copy_(torch.where(full, perplexity(self.counts.float()), self.perplexity))
+        self.highest.copy_(torch.maximum(self.highest, self.use))
+        self.windows += full
+        for tensor in (self.counts, self.steps):
+            tensor.masked_fill_(full, 0)
+
+    def report(self) -> dict[str, float]:
+        """`codebook_use` and `codebook_perplexity` of the last full window; nothing before there is one."""
+        if not self.highest.item():
+            return {}
+        return {"codebook_use": self.use.item(), "codebook_perplexity": self.perplexity.item()}
+
+    def fallen(self) -> str | None:
+        """A warning when use has fallen, once for each fall."""
+        use, highest = self.use.item(), self.highest.item()
+        low = use < self.alarm * highest and self.windows.item() > _SETTLING
+        first, self._warned = low and not self._warned, low
+        if not first:
+            return None
+        return (
+            f"Warning: {use:.1%} of the codebook was in use over the last {self.window} steps, after {highest:.1%} "
+            "before; if it does not recover, lower the learning rate."
+        )

@@ -1,22 +1,26 @@
 """The vector quantizer, the only one: nearest code in float32, straight-through, kept in use by online clustering.
 
 Enters: features (B, T, D). Leaves: codes (B, T), their vectors (B, T, D) and the quantizer's loss. `forward` changes
-nothing; the trainer calls `cluster` once per step.
+nothing; the trainer calls `cluster` once per step with what `candidates` kept of the features.
 
 Source: AliTok, section on quantization; online clustering after CVQ-VAE (Zheng & Vedaldi, 2023).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alitok.core.distributed import World
+
 COMMITMENT = 0.25  # weight of the term that pulls features towards their codes
 USAGE_DECAY = 0.99  # of the running share of each code
 _DEAD_RATE = 10.0  # how sharply a code counts as unused
+_ROWS = 8192  # features whose distances to all codes are in memory at a time
 
 
 class Quantized(NamedTuple):
@@ -25,6 +29,45 @@ class Quantized(NamedTuple):
     codes: torch.Tensor  # (B, T) int64
     vectors: torch.Tensor  # (B, T, D): the codes' vectors, gradients passing straight to the features
     loss: torch.Tensor  # scalar: codebook term + 0.25 * commitment term
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """For each code, how often it was the nearest to a feature, and the feature nearest to it.
+
+    This is all that online clustering needs of any number of features, so microbatches and processes exchange
+    V * (D + 2) numbers and never a table of distances.
+    """
+
+    counts: torch.Tensor  # (V,) int64
+    distances: torch.Tensor  # (V,) squared distance of the nearest feature
+    features: torch.Tensor  # (V, D) that feature
+
+    @classmethod
+    def none(cls, codebook_size: int, width: int, device: torch.device) -> Candidates:
+        """Of no features at all."""
+        counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        distances = torch.full((codebook_size,), torch.inf, device=device)
+        return cls(counts, distances, torch.zeros(codebook_size, width, device=device))
+
+    def merge(self, other: Candidates) -> Candidates:
+        """Of the features of both; among equally near ones, this side's."""
+        closer = other.distances < self.distances
+        return Candidates(
+            self.counts + other.counts,
+            torch.where(closer, other.distances, self.distances),
+            torch.where(closer[:, None], other.features, self.features),
+        )
+
+    def over_processes(self, world: World) -> Candidates:
+        """Of the features of all processes, the same bits on each; among equally near ones, the lowest rank's."""
+        if world.size == 1:
+            return self
+        distances = world.minimum(self.distances.clone())
+        rank = torch.where(self.distances == distances, world.rank, world.size)
+        mine = world.minimum(rank.clone()) == world.rank
+        features = world.sum(torch.where(mine[:, None], self.features, 0.0))
+        return Candidates(world.sum(self.counts.clone()), distances, features)
 
 
 class VectorQuantizer(nn.Module):
@@ -51,12 +94,13 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def nearest(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, T, D) -> codes (B, T) int64 of the nearest codebook vectors."""
-        return self._distances(features).argmin(dim=1).view(features.shape[:-1])
+        blocks = features.flatten(0, -2).split(_ROWS)
+        return torch.cat([self._distances(rows).argmin(dim=1) for rows in blocks]).view(features.shape[:-1])
 
     def _distances(self, features: torch.Tensor) -> torch.Tensor:
-        """Squared distances (B * T, V), in float32 whatever autocast says."""
+        """Squared distances (N, V) of features (N, D), in float32 whatever autocast says."""
         with torch.autocast(features.device.type, enabled=False):
-            flat = features.detach().float().flatten(0, -2)
+            flat = features.detach().float()
             codebook = self.codebook.detach().float()
             return torch.addmm(
                 flat.square().sum(1, keepdim=True) + codebook.square().sum(1), flat, codebook.T, alpha=-2
@@ -71,19 +115,29 @@ class VectorQuantizer(nn.Module):
         return Quantized(codes, features + (vectors - features).detach(), loss)
 
     @torch.no_grad()
-    def cluster(self, features: torch.Tensor) -> None:
+    def candidates(self, features: torch.Tensor) -> Candidates:
+        """What `cluster` needs of features (B, T, D), with the codebook as it is now."""
+        size, width = self.codebook.shape
+        found = Candidates.none(size, width, features.device)
+        for rows in features.detach().float().flatten(0, -2).split(_ROWS):
+            distances = self._distances(rows)
+            nearest, row = distances.min(dim=0)
+            counts = torch.bincount(distances.argmin(dim=1), minlength=size)
+            found = found.merge(Candidates(counts, nearest, rows[row]))
+        return found
+
+    @torch.no_grad()
+    def cluster(self, candidates: Candidates) -> None:
         """One step of online clustering: move codes that are hardly used onto features.
 
         With `p_k` the running share of code k, `a_k = exp(-10 V p_k / 0.01 - 1e-3)` and `z*_k` the feature nearest
         to code k: `e_k <- (1 - a_k) e_k + a_k z*_k`.
 
         Args:
-            features: (B, T, D), the features of this step.
+            candidates: of all features of this step, on all processes, taken with the codebook as it still is.
         """
-        distances = self._distances(features)
-        size = self.codebook.shape[0]
-        share = torch.bincount(distances.argmin(dim=1), minlength=size) / distances.shape[0]
+        share = candidates.counts / candidates.counts.sum()
         self.usage.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
+        size = self.codebook.shape[0]
         move = torch.exp(-_DEAD_RATE * size * self.usage / (1 - USAGE_DECAY) - 1e-3)[:, None]
-        anchors = features.detach().float().flatten(0, -2)[distances.argmin(dim=0)]
-        self.codebook.lerp_(anchors.to(self.codebook.dtype), move)
+        self.codebook.lerp_(candidates.features.to(self.codebook.dtype), move)

@@ -16,7 +16,7 @@ from torch import nn
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.nn.attention import require_heads
-from alitok.nn.blocks import init_linear_layers, vit_block
+from alitok.nn.blocks import Blocks, init_linear_layers, vit_block
 
 
 @config
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         self.latent_tokens = _positions(prefix + cells, width)
         self.latent_positions = _positions(prefix + cells, width)
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(vit_block(width, config.heads) for _ in range(config.layers))
+        self.blocks = Blocks(vit_block(width, config.heads) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(width)
         self.to_features = nn.Linear(width, code_width)
         mask = _causal_encoder_mask(grid, prefix) if config.causal else None
@@ -92,8 +92,7 @@ class Encoder(nn.Module):
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.patch_positions
         latents = (self.latent_tokens + self.latent_positions).expand(len(images), -1, -1)
         x = self.norm_in(torch.cat([patches, latents], dim=1))
-        for block in self.blocks:
-            x = block(x, mask=self.causal_mask)
+        x = self.blocks(x, mask=self.causal_mask)
         return self.to_features(self.norm_out(x[:, patches.shape[1] :]))
 
 
@@ -146,7 +145,7 @@ class Decoder(nn.Module):
         self.extra_tokens = _positions(config.extra_tokens, width)
         self.positions = _positions(config.extra_tokens + read, width)
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(vit_block(width, config.heads) for _ in range(config.layers))
+        self.blocks = Blocks(vit_block(width, config.heads) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(width)
         self.head = PixelHead(width, patch_size)
         self.prefix_head = PixelHead(width, patch_size) if config.prefix_head and prefix else None
@@ -162,9 +161,7 @@ class Decoder(nn.Module):
             vectors = vectors[:, self.prefix :]
         extra = self.extra_tokens.expand(len(vectors), -1, -1)
         x = torch.cat([extra, self.from_vectors(vectors)], dim=1) + self.positions
-        x = self.norm_in(x)
-        for block in self.blocks:
-            x = block(x, causal=self.config.causal)
+        x = self.blocks(self.norm_in(x), causal=self.config.causal)
         x = self.norm_out(x[:, self.config.extra_tokens :])
         images = self.head(x[:, -self.grid * self.grid :], rows=self.grid)
         if self.prefix_head is None:

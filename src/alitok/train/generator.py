@@ -6,7 +6,7 @@ Enters: a stream of codes (B, T) and classes (B,). Leaves: the trained generator
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from alitok.core.config import config
+from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.train.task import Batch, Evaluation, LoopConfig
+from alitok.metrics.predictability import loss_by_position
+from alitok.train.optim import OptimizerConfig
+from alitok.train.schedule import Phase
+from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
 _BLOCK = 64  # held-out sequences in memory at a time
 
@@ -26,15 +30,19 @@ class GeneratorTraining:
     """How the generator is trained.
 
     Attributes:
-        loop: length, batch and optimizer.
+        loop: batch, optimizer, what is written when.
+        phases: how long, and at which rate.
         class_dropout: share of pictures whose class is hidden, so that guidance has an unconditional branch.
     """
 
     loop: LoopConfig
+    phases: tuple[Phase, ...]
     class_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse shares outside [0, 1]."""
+        """Refuse a plan without phases and shares outside [0, 1]."""
+        if not self.phases:
+            raise AlitokError("phases is empty; give at least one")
         if not 0 <= self.class_dropout <= 1:
             raise AlitokError("class_dropout must be within [0, 1]")
 
@@ -44,8 +52,8 @@ class GeneratorTask:
 
     Args:
         generator: trained in place.
-        class_dropout: see `GeneratorTraining`.
-        batches: start step -> endless batches of codes (B, T) int64 and classes (B,) int64.
+        training: how.
+        batches: batch number -> endless batches of codes (B, T) int64 and classes (B,) int64.
         heldout: codes (N, T) and classes (N,) looked at during training.
         preview: draws a sheet (3, h, w) uint8 with the model as it is; it may use a tokenizer, this room does not.
     """
@@ -55,51 +63,56 @@ class GeneratorTask:
     def __init__(
         self,
         generator: Generator,
-        class_dropout: float,
+        training: GeneratorTraining,
         batches: Callable[[int], Iterator[Batch]],
         heldout: Batch,
         preview: Callable[[Generator], np.ndarray] | None = None,
     ) -> None:
-        self.model: nn.Module = generator
-        self._generator, self._class_dropout = generator, class_dropout
-        self._batches, self._heldout, self._preview = batches, heldout, preview
+        self.phases = training.phases
+        self.modules: dict[str, nn.Module] = {"model": generator}
+        self.optimizers: dict[str, OptimizerConfig] = {}
+        self.batches = batches
+        self._generator, self._class_dropout = generator, training.class_dropout
+        self._heldout, self._preview = heldout, preview
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
-        """Codes and classes from `start_step` on."""
-        return self._batches(start_step)
+    def to(self, device: torch.device) -> None:
+        """Move the generator."""
+        self._generator.to(device)
 
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def begin(self) -> None:
+        """Nothing is gathered."""
+
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
         """Mean cross-entropy per code in nats, and the share of codes guessed right."""
         codes, classes = batch
         hidden = torch.rand(len(classes)).to(classes.device) < self._class_dropout
-        return _prediction(self._generator, codes, classes.masked_fill(hidden, self._generator.null_class))
+        logits = models["model"](codes[:, :-1], classes.masked_fill(hidden, self._generator.null_class))  # (B, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
+        yield Terms(loss, {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()})
 
-    def after_backward(self) -> None:
+    def update(self, world: World) -> None:
         """Nothing besides the optimizer."""
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Loss, accuracy and bits per picture on held-out codes, and a sheet of samples."""
-        assert isinstance(model, Generator)
-        device = model.embeddings.weight.device
-        sums, (all_codes, all_classes) = {"loss": 0.0, "accuracy": 0.0}, self._heldout
+    def report(self) -> Evaluation:
+        """Nothing besides the terms."""
+        return Evaluation()
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> Evaluation:
+        """Loss, accuracy and bits per picture on held-out codes, both also by position, and a sheet of samples."""
+        generator, (all_codes, all_classes) = self._generator, self._heldout
+        device = generator.embeddings.weight.device
+        nats, right = torch.zeros(all_codes.shape[1]), torch.zeros(all_codes.shape[1])
         for codes, classes in zip(all_codes.split(_BLOCK), all_classes.split(_BLOCK), strict=True):
-            for name, value in _prediction(model, codes.to(device), classes.to(device)).items():
-                sums[name] += value.item() * len(codes) / len(all_codes)
-        loss = sums["loss"]
-        pictures = {} if self._preview is None else {"samples": self._preview(model)}
-        return Evaluation(
-            {
-                "heldout_loss": loss,
-                "heldout_accuracy": sums["accuracy"],
-                "heldout_bits_per_image": loss * all_codes.shape[1] / math.log(2),
-            },
-            pictures,
-        )
-
-
-def _prediction(generator: Generator, codes: torch.Tensor, classes: torch.Tensor) -> dict[str, torch.Tensor]:
-    logits = generator(codes[:, :-1], classes)  # (B, T, V)
-    return {
-        "loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten()),
-        "accuracy": (logits.argmax(-1) == codes).float().mean(),
-    }
+            codes = codes.to(device)
+            found = loss_by_position(generator(codes[:, :-1], classes.to(device)), codes)
+            for total, mean in zip((nats, right), found, strict=True):
+                total += mean.cpu() * len(codes) / len(all_codes)
+        scalars = {
+            "heldout_loss": nats.mean().item(),
+            "heldout_accuracy": right.mean().item(),
+            "heldout_bits_per_image": nats.sum().item() / math.log(2),
+        }
+        curves = {"loss_by_position": nats.tolist(), "accuracy_by_position": right.tolist()}
+        pictures = {} if self._preview is None else {"samples": self._preview(generator)}
+        return Evaluation(scalars, curves, pictures)

@@ -6,7 +6,7 @@ Enters: a stream of uint8 pictures. Leaves: the trained tokenizer, through `alit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,23 +14,78 @@ from torch import nn
 
 from alitok.core import images as pixels
 from alitok.core.config import config
-from alitok.losses.objective import LossWeights, tokenizer_losses
-from alitok.metrics.codes import CodeUsage
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.losses.objective import LossWeights, Objective
+from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights
+from alitok.metrics.codes import CodeUsage, UsageWindow
 from alitok.metrics.reconstruction import psnr
 from alitok.tokenizer import Tokenizer
-from alitok.tokenizer.model import Stage
-from alitok.train.task import Batch, Evaluation, LoopConfig
+from alitok.tokenizer.model import Reconstruction, Stage
+from alitok.tokenizer.quantizer import Candidates
+from alitok.train.adversary import Adversary, AdversaryConfig
+from alitok.train.optim import OptimizerConfig
+from alitok.train.predictability import PredictabilityConfig, probe
+from alitok.train.schedule import Phase
+from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
 _BLOCK = 64  # held-out pictures in memory at a time
 _SHOWN = 16  # held-out pictures on the sheet of originals and reconstructions
+_CODES_PER_ENTRY = 64  # codes in the window that codebook use is measured over, for each entry of the codebook
+
+
+@config
+class TokenizerPhase(Phase):
+    """A phase with its own objective.
+
+    Attributes:
+        losses: weight of each term.
+        discriminator: whether the discriminator is trained and its verdict is part of the loss.
+    """
+
+    losses: LossWeights = LossWeights()
+    discriminator: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an adversarial weight that nothing would answer to."""
+        super().__post_init__()
+        if self.losses.adversarial > 0 and not self.discriminator:
+            raise AlitokError("losses.adversarial needs discriminator = true in the same phase")
 
 
 @config
 class TokenizerTraining:
-    """How one stage is trained."""
+    """How one stage is trained.
+
+    Attributes:
+        loop: batch, optimizer, what is written when.
+        phases: what is minimised, how long, and at which rate.
+        adversary: the discriminator, for the phases that have one.
+        perceptual: where the weights of the pretrained feature networks are.
+        predictability: how predictable the codes are, measured along the way in stage 1.
+        usage_alarm: share of the highest codebook use so far below which a warning is given.
+    """
 
     loop: LoopConfig
-    losses: LossWeights = LossWeights()
+    phases: tuple[TokenizerPhase, ...]
+    adversary: AdversaryConfig = AdversaryConfig()
+    perceptual: PerceptualWeights = PerceptualWeights()
+    predictability: PredictabilityConfig = PredictabilityConfig()
+    usage_alarm: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Refuse a plan without phases, and a probe that would never be run."""
+        if not self.phases:
+            raise AlitokError("phases is empty; give at least one")
+        if self.predictability.every % self.loop.evaluate_every:
+            raise AlitokError(
+                f"predictability.every {self.predictability.every} must be a multiple of "
+                f"loop.evaluate_every {self.loop.evaluate_every}"
+            )
+
+    def networks(self) -> tuple[NetworkName, ...]:
+        """The feature networks that some phase needs."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.losses.networks()))
 
 
 def freeze_codes(tokenizer: Tokenizer) -> None:
@@ -46,69 +101,161 @@ class TokenizerTask:
     Args:
         tokenizer: trained in place; for stage 2 it has a stage-2 decoder, and all else is frozen here.
         stage: which decoder is trained.
-        losses: weights of the terms.
-        batches: start step -> endless batches of uint8 pictures (B, 3, h, h) and labels.
+        training: what is minimised.
+        batches: batch number -> endless batches of uint8 pictures (B, 3, h, h) and labels.
         heldout: (N, 3, h, h) uint8, looked at during training.
+        networks: those that `training.networks()` names.
+        probed: pictures (N, 3, h, h) uint8 whose codes the predictability probe learns to guess.
+        seed: of the probe.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         stage: Stage,
-        losses: LossWeights,
+        training: TokenizerTraining,
         batches: Callable[[int], Iterator[Batch]],
         heldout: np.ndarray,
+        *,
+        networks: Mapping[NetworkName, FeatureNetwork] | None = None,
+        probed: np.ndarray | None = None,
+        seed: int = 0,
     ) -> None:
         self.name: str = stage
-        self.model: nn.Module = tokenizer
-        self._tokenizer, self._stage, self._weights = tokenizer, stage, losses
-        self._batches = batches
+        self.phases = training.phases
+        self.batches = batches
+        self._tokenizer, self._stage, self._training = tokenizer, stage, training
         self._heldout = torch.from_numpy(heldout)
-        self._features: torch.Tensor | None = None
+        self._probed, self._seed = probed, seed
+        networks = networks or {}
+        assert set(networks) >= set(training.networks())
+        self._objective = Objective(networks, tokenizer.config.patch_size)
+        self._adversary = (
+            Adversary(training.adversary, self._last_layer()) if any(p.discriminator for p in self.phases) else None
+        )
+        self._candidates: Candidates | None = None
+        self._usage: UsageWindow | None = None
+        self.modules: dict[str, nn.Module] = {"model": tokenizer}
+        self.optimizers: dict[str, OptimizerConfig] = {}
         if stage == "stage2":
             freeze_codes(tokenizer)
+        else:
+            codes = training.loop.batch_size * tokenizer.config.sequence_length
+            window = math.ceil(_CODES_PER_ENTRY * tokenizer.config.codebook_size / codes)
+            self._usage = UsageWindow(tokenizer.config.codebook_size, window, training.usage_alarm)
+            self.modules["usage"] = self._usage
+        if self._adversary is not None:
+            self.modules |= self._adversary.modules()
+            self.optimizers["discriminator"] = training.adversary.optimizer
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
-        """Pictures and labels from `start_step` on."""
-        return self._batches(start_step)
+    def _last_layer(self) -> nn.Parameter:
+        weight = self._tokenizer.decoder(self._stage).head.to_pixels.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
 
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The named terms for one batch of pictures."""
+    def to(self, device: torch.device) -> None:
+        """Move the tokenizer, the discriminator and the feature networks."""
+        for module in (*self.modules.values(), self._objective):
+            module.to(device)
+
+    def begin(self) -> None:
+        """Forget the features of the last step."""
+        self._candidates = None
+        if self._adversary is not None:
+            self._adversary.begin()
+
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
+        """The tokenizer's terms for one batch of pictures, then the discriminator's in phases that have one."""
         images = pixels.to_float(batch[0])
-        result = self._tokenizer(images, self._stage)
+        phase = self.phases[moment.phase]
+        adversary = self._adversary if phase.discriminator else None
+        if adversary is not None and adversary.trains_alone(moment.phase_step):
+            with torch.no_grad():
+                rebuilt = self._tokenizer(images, self._stage).images
+        else:
+            result: Reconstruction = models["model"](images, self._stage)
+            terms = self._terms(images, result, phase.losses)
+            if adversary is not None:
+                verdict = adversary.judge(result.images, terms.pop("reconstruction"), phase.losses.adversarial)
+                terms |= verdict.logged
+                terms["loss"] = terms["loss"] + verdict.minimise
+            terms.pop("reconstruction", None)
+            yield Terms(terms["loss"], terms)
+            rebuilt = result.images.detach()
+            if self._usage is not None:
+                found = self._tokenizer.quantizer.candidates(result.features)
+                self._candidates = found if self._candidates is None else self._candidates.merge(found)
+        if adversary is not None:
+            yield adversary.learn(models["discriminator"], images, rebuilt, phase.losses)
+
+    def _terms(self, images: torch.Tensor, result: Reconstruction, weights: LossWeights) -> dict[str, torch.Tensor]:
         if self._stage == "stage2":
-            return tokenizer_losses(images, result.images, self._weights, patch_size=self._tokenizer.config.patch_size)
-        self._features = result.features
-        return tokenizer_losses(
+            return self._objective(images, result.images, weights)
+        return self._objective(
             images,
             result.images,
-            self._weights,
-            patch_size=self._tokenizer.config.patch_size,
+            weights,
             prefix_strip=result.prefix_strip,
             quantizer_loss=result.quantizer_loss,
         )
 
-    def after_backward(self) -> None:
-        """Stage 1: one step of online clustering on the features of this step."""
-        if self._features is not None:
-            self._tokenizer.quantizer.cluster(self._features)
-            self._features = None
+    def update(self, world: World) -> None:
+        """Stage 1: one step of online clustering on the features of this step, over all processes."""
+        if self._candidates is not None:
+            assert self._usage is not None
+            candidates = self._candidates.over_processes(world)
+            self._tokenizer.quantizer.cluster(candidates)
+            self._usage.update(candidates.counts)
+        if self._adversary is not None:
+            self._adversary.update(world)
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """PSNR and codebook use on held-out pictures, and a sheet of originals above their reconstructions."""
-        assert isinstance(model, Tokenizer)
-        device = next(model.parameters()).device
-        usage, decibels = CodeUsage(model.config.codebook_size), []
+    def report(self) -> Evaluation:
+        """Codebook use and perplexity over the last full window, and an alarm when use has fallen."""
+        if self._usage is None:
+            return Evaluation()
+        fallen = self._usage.fallen()
+        return Evaluation(self._usage.report(), notices=() if fallen is None else (fallen,))
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> Evaluation:
+        """PSNR and codebook use on held-out pictures, a sheet of them, and now and then the predictability of codes."""
+        model = self._tokenizer
+        device = model.quantizer.codebook.device
+        usage, decibels, codes = CodeUsage(model.config.codebook_size), [], []
         for block in self._heldout.split(_BLOCK):
             originals = pixels.to_float(block.to(device))
-            codes = model.encode(originals)
-            reconstructions = model.decode(codes, self._stage)
-            usage.update(codes)
+            codes.append(model.encode(originals))
+            reconstructions = model.decode(codes[-1], self._stage)
+            usage.update(codes[-1])
             decibels.append(psnr(originals, reconstructions))
+        scalars = {"heldout_psnr": torch.cat(decibels).mean().item(), "heldout_codebook_use": usage.use}
         spread = self._heldout[:: math.ceil(len(self._heldout) / _SHOWN)]  # pictures often come class by class
         originals = pixels.to_float(spread.to(device))
         sheet = torch.cat([originals, model.reconstruct(originals, self._stage)])
-        return Evaluation(
-            {"heldout_psnr": torch.cat(decibels).mean().item(), "heldout_codebook_use": usage.use},
-            {"reconstructions": pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))},
+        picture = pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))
+        every = self._training.predictability.every
+        if every and self._probed is not None and step % every == 0:
+            scalars |= self._predictability(torch.cat(codes))
+        return Evaluation(scalars, pictures={"reconstructions": picture})
+
+    def _predictability(self, heldout: torch.Tensor) -> dict[str, float]:
+        assert self._probed is not None
+        model, settings = self._tokenizer, self._training.predictability
+        device = heldout.device
+        blocks = torch.from_numpy(self._probed[: settings.pictures]).split(_BLOCK)
+        codes = torch.cat([model.encode(pixels.to_float(block.to(device))) for block in blocks])
+        found = probe(
+            codes,
+            heldout[: settings.heldout_pictures],
+            grid=model.config.grid,
+            prefix=model.config.prefix_length,
+            codebook_size=model.config.codebook_size,
+            config=settings,
+            device=device,
+            seed=self._seed,
         )
+        return {
+            "probe_accuracy": found.accuracy,
+            "probe_bits_per_image": found.bits_per_image,
+            "probe_grid_bits_per_image": found.grid_bits_per_image,
+        }

@@ -82,9 +82,10 @@ def model_rows() -> list[ModelRow]:
         rows.append(_tokenizer_row(name, tokenizer))
         for letter, size in GENERATORS.items():
             rows.append(_generator_row(f"{name}-{letter}", tokenizer, size, IMAGENET_CLASSES, SAMPLING[letter]))
-    for name, recipe in RECIPES.items():
+    for name, classes in RECIPE_CLASSES.items():
+        recipe = RECIPES[name]
         rows.append(_tokenizer_row(name, recipe.tokenizer))
-        size, classes = recipe.generator_size, RECIPE_CLASSES[name]
+        size = recipe.generator_size
         rows.append(_generator_row(f"{name}-generator", recipe.tokenizer, size, classes, recipe.sampling))
     return rows
 

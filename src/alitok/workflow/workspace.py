@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from alitok.core.config import read_toml, to_toml
+from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, remove, write_bytes, write_json
 
@@ -29,6 +30,9 @@ class Workspace:
         settings: all that decides the results, as nested mappings for `run.toml`.
         outputs: the names in `root` that the run writes, and that `fresh` may delete.
         fresh: throw away what an earlier run left in `root`.
+        protected: key paths of the settings that must be those of the run that `root` holds, with all below them;
+            other settings are taken over. None protects all.
+        world: the processes of the run; the first one writes.
         console: where progress is told.
 
     Raises:
@@ -36,10 +40,24 @@ class Workspace:
     """
 
     def __init__(
-        self, root: Path, settings: dict[str, Any], *, outputs: Iterable[str], fresh: bool, console: Console
+        self,
+        root: Path,
+        settings: dict[str, Any],
+        *,
+        outputs: Iterable[str],
+        fresh: bool,
+        console: Console,
+        world: World,
+        protected: tuple[str, ...] | None = None,
     ) -> None:
-        self.root, self.console = root, console
+        self.root, self.console, self.world = root, console, world
         self._settings = tomllib.loads(to_toml(settings))
+        world.together(lambda: self._prepare(settings, outputs, fresh, protected))
+
+    def _prepare(
+        self, settings: dict[str, Any], outputs: Iterable[str], fresh: bool, protected: tuple[str, ...] | None
+    ) -> None:
+        root = self.root
         if root.exists() and not root.is_dir():
             raise AlitokError(f"{root} is a file; give a directory to write to with --out.")
         if root.exists() and not self._is_run() and any(root.iterdir()):
@@ -52,12 +70,15 @@ class Workspace:
                 remove(root / name)
         if not self._is_run():
             write_bytes(root / _RUN, to_toml(settings).encode())
-        changed = _differences(read_toml(root / _RUN), self._settings)
+        different = _differences(read_toml(root / _RUN), self._settings)
+        changed = different if protected is None else [path for path in different if _below(path, protected)]
         if changed:
             raise AlitokError(
                 f"{root} holds a run with other settings ({', '.join(changed)}); "
                 "start over with --fresh, or choose another directory with --out."
             )
+        if different:
+            write_bytes(root / _RUN, to_toml(settings).encode())
 
     def _is_run(self) -> bool:
         """Whether `root` holds a run: a `run.toml` with the keys that this one has."""
@@ -85,8 +106,8 @@ class Workspace:
             work: does the step; returns what is worth keeping.
             products: paths below the root that the step makes.
         """
-        finished = self.done(name)
-        if finished is not None and all((self.root / product).exists() for product in products):
+        finished = self.world.together(lambda: self._finished(name, products))
+        if finished is not None:
             self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
             return finished
         self.console.print(f"[bold]{title}[/bold]", highlight=False)
@@ -94,8 +115,16 @@ class Workspace:
         report = work()
         seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
         report = {"seconds": seconds, **report}
-        write_json(self.root / _DONE / f"{name}.json", report)
+        self.world.together(lambda: write_json(self.root / _DONE / f"{name}.json", report))
         return report
+
+    def _finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
+        whole = all((self.root / product).exists() for product in products)
+        return self.done(name) if whole else None
+
+
+def _below(path: str, protected: tuple[str, ...]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in protected)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

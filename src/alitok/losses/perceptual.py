@@ -1,0 +1,255 @@
+"""The feature networks of the perceptual loss: how far two pictures are apart in the eyes of a trained network.
+
+Enters: images (B, 3, h, w) in [0, 1]. Leaves: features, and the mean distance of two sets of features as a scalar.
+
+Sources: AliTok for the logits of ConvNeXt; LPIPS 0.1 (Zhang et al. 2018) for the features of VGG.
+Weights are torchvision's (ImageNet) and the heads of the `lpips` package, from files or from torchvision's cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alitok.core.checkpoint import Tensors, load_strictly, load_tensors, require_same
+from alitok.core.config import config
+from alitok.core.errors import AlitokError
+
+NetworkName = Literal["convnext", "lpips", "local"]
+
+_CONVNEXT_SIDE = 224
+_VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 among VGG16's layers
+_VGG_CHANNELS = (64, 128, 256, 512, 512)
+_VGG_LEAST_SIDE = 16  # halved four times
+_CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
+_HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
+_PATIENCE = 30.0  # seconds without a byte before a download is given up
+
+
+@config
+class PerceptualWeights:
+    """Weight files, safetensors or .pth; None = torchvision's cache, else its download, and the `lpips` package.
+
+    Attributes:
+        convnext: torchvision's ConvNeXt-Small, ImageNet.
+        vgg: torchvision's VGG16, ImageNet; its classifier may be left out.
+        lpips_heads: the five heads of LPIPS 0.1 for VGG.
+    """
+
+    convnext: str | None = None
+    vgg: str | None = None
+    lpips_heads: str | None = None
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """A network in whose features pictures are compared; always in evaluation mode, frozen before it is a loss."""
+
+    @abstractmethod
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, h, w) in [0, 1] -> features, each with B in front."""
+
+    @abstractmethod
+    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features of B pictures and of B others -> their mean distance, a float32 scalar >= 0."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked of the module around it."""
+        return super().train(False)
+
+    def freeze(self) -> Self:
+        """Take the parameters out of training."""
+        return self.requires_grad_(False).eval()
+
+
+def unit_difference(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Squared difference (B, C, h, w) float32 of features whose channels have length 1 at each position.
+
+    Features that are 0 in all channels stay 0 and get a finite gradient.
+    """
+    return (F.normalize(found.float(), dim=1, eps=1e-10) - F.normalize(wanted.float(), dim=1, eps=1e-10)).square()
+
+
+class ConvNextLogits(FeatureNetwork):
+    """The 1000 ImageNet logits of ConvNeXt-Small; random weights until some are loaded."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import convnext_small
+
+        self.network = convnext_small(weights=None)
+        self.register_buffer("mean", _per_channel(0.485, 0.456, 0.406), persistent=False)
+        self.register_buffer("deviation", _per_channel(0.229, 0.224, 0.225), persistent=False)
+        self.freeze()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, h, w) in [0, 1] of any size -> the logits (B, 1000) of the pictures at 224 x 224."""
+        resized = F.interpolate(images, (_CONVNEXT_SIDE, _CONVNEXT_SIDE), mode="bilinear", antialias=True)
+        return (self.network((resized - self.mean) / self.deviation),)
+
+    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Mean squared difference of the logits."""
+        return F.mse_loss(found[0].float(), wanted[0].float())
+
+
+class LpipsVgg(FeatureNetwork):
+    """LPIPS 0.1 on VGG16; random weights and heads of 1 until some are loaded."""
+
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import vgg16
+
+        self.features = vgg16(weights=None, init_weights=False).features[: _VGG_TAPS[-1] + 1]
+        self.heads = nn.ParameterList(torch.ones(1, channels, 1, 1) for channels in _VGG_CHANNELS)
+        self.register_buffer("shift", _per_channel(-0.030, -0.088, -0.188), persistent=False)
+        self.register_buffer("scale", _per_channel(0.458, 0.448, 0.450), persistent=False)
+        self.freeze()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, h, w) in [0, 1] -> five features (B, C, h / 2^i, w / 2^i).
+
+        Raises:
+            AlitokError: pictures smaller than VGG can halve.
+        """
+        if min(images.shape[-2:]) < _VGG_LEAST_SIDE:
+            raise AlitokError(
+                f"LPIPS needs pictures of at least {_VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
+                "choose another perceptual network."
+            )
+        x = (images * 2 - 1 - self.shift) / self.scale
+        features = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in _VGG_TAPS:
+                features.append(x)
+        return tuple(features)
+
+    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """LPIPS: the heads' weighted sum over channels, mean over positions, sum over layers."""
+        layers = [
+            (head * unit_difference(a, b)).sum(1).mean() for head, a, b in zip(self.heads, found, wanted, strict=True)
+        ]
+        return torch.stack(layers).sum()
+
+
+def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights) -> FeatureNetwork:
+    """A pretrained feature network, frozen, on the CPU.
+
+    Args:
+        name: which one.
+        weights: the files to read; what is None comes from torchvision's cache, its download, or the lpips package.
+
+    Raises:
+        AlitokError: the weights cannot be had or do not fit; it says what would help.
+    """
+    if name == "convnext":
+        with _told(name, _in_cache(_CONVNEXT_FILE), "convnext"):
+            tensors, source = _torchvision_weights("ConvNeXt_Small_Weights", _CONVNEXT_FILE, weights.convnext)
+            logits = ConvNextLogits()
+            load_strictly(logits.network, tensors, source)
+        return logits
+    with _told(name, _in_cache(_VGG_FILE), "vgg"):
+        tensors, source = _torchvision_weights("VGG16_Weights", _VGG_FILE, weights.vgg)
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
+        lpips = LpipsVgg()
+        load_strictly(nn.ModuleDict({"features": lpips.features}), tensors, source)
+    with _told(name, f"{_HEADS_FILE} of the package lpips 0.1.4", "lpips_heads"):
+        _load_heads(lpips, Path(weights.lpips_heads) if weights.lpips_heads is not None else _installed_heads())
+    return lpips
+
+
+def _per_channel(red: float, green: float, blue: float) -> torch.Tensor:
+    return torch.tensor([red, green, blue])[None, :, None, None]
+
+
+def _in_cache(file: str) -> str:
+    return f"torchvision's {file}, looked for in {Path(torch.hub.get_dir(), 'checkpoints')} and then downloaded,"
+
+
+@contextmanager
+def _told(name: str, wanted: str, key: str) -> Iterator[None]:
+    """Whatever goes wrong within becomes one sentence that says what would help."""
+    try:
+        yield
+    except Exception as error:  # no network, a broken torchvision, a damaged file: each raises something else
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if isinstance(error, ImportError):
+            reason += "; pip install 'alitok[perceptual]'"
+        raise AlitokError(
+            f"The perceptual network '{name}' cannot be had ({reason}): it needs {wanted} or the file that "
+            f"perceptual.{key}=FILE names; --perceptual local (a network trained on your own pictures) and "
+            "--perceptual none do without."
+        ) from None
+
+
+def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Tensors, Path]:
+    """The tensors of torchvision's ImageNet weights, and the file they are from."""
+    if path is not None:
+        return _read(Path(path)), Path(path)
+    from torchvision import models
+
+    choice: Any = getattr(models, weights).IMAGENET1K_V1
+    with _patience():
+        tensors = choice.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    return tensors, Path(torch.hub.get_dir(), "checkpoints", file)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give up a download that stands still: without this a silent network is waited for without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(path: Path) -> Tensors:
+    """The named tensors of a safetensors file, or of a pickle that holds nothing else.
+
+    Raises:
+        AlitokError: the file is missing, damaged, or holds other things.
+    """
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    if not path.is_file():
+        raise AlitokError(f"{path} does not exist; check the path.")
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # the reader stumbles in many ways, and some of its messages advise to run the file's code
+        raise AlitokError(f"{path} is truncated, or holds other things than tensors.") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise AlitokError(f"{path} holds other things than named tensors.")
+    return tensors
+
+
+def _installed_heads() -> Path:
+    """Where the lpips package keeps its heads; found without its import, which takes seconds."""
+    spec = importlib.util.find_spec("lpips")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("the package lpips is not installed")
+    return Path(spec.submodule_search_locations[0]) / _HEADS_FILE
+
+
+def _load_heads(network: LpipsVgg, path: Path) -> None:
+    wanted = {f"lin{index}.model.1.weight": head for index, head in enumerate(network.heads)}
+    tensors = _read(path)
+    require_same(wanted, tensors, path)
+    with torch.no_grad():
+        for name, head in wanted.items():
+            head.copy_(tensors[name])

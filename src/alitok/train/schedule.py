@@ -1,0 +1,147 @@
+"""Training in phases: how long each lasts, and the learning rate at each of its steps.
+
+Enters: a list of `Phase`. Leaves: a `Progress` that knows phase and rate, and moves on by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alitok.core.config import config, require_at_least, to_dict
+from alitok.core.errors import AlitokError
+
+
+@config
+class Convergence:
+    """When a phase has learnt what it can.
+
+    Attributes:
+        window: steps whose mean loss is compared with that of the window before.
+        improvement: share by which it must be lower for the phase to go on.
+    """
+
+    window: int = 5000
+    improvement: float = 0.002
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        require_at_least(self, 1, "window")
+        require_at_least(self, 0, "improvement")
+
+
+@config
+class Phase:
+    """A stretch of training with one segment of the learning-rate schedule.
+
+    Attributes:
+        steps: optimizer steps; with `converged`, at most.
+        learning_rate: reached after the warm-up.
+        final_learning_rate: reached at the last step, along half a cosine.
+        warmup_steps: of linear growth from zero.
+        converged: ends the phase early; None = never.
+        name: for people.
+    """
+
+    steps: int
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 0
+    converged: Convergence | None = None
+    name: str = "main"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        require_at_least(self, 1, "steps")
+        require_at_least(self, 0, "final_learning_rate", "warmup_steps")
+        if not 0 < self.learning_rate < math.inf:
+            raise AlitokError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if self.warmup_steps > self.steps:
+            raise AlitokError(f"warmup_steps {self.warmup_steps} must not be more than the phase's {self.steps} steps")
+
+
+def learning_rate(step: int, phase: Phase) -> float:
+    """The rate for a step in [0, phase.steps): linear warm-up, then half a cosine to the final rate."""
+    if step < phase.warmup_steps:
+        return phase.learning_rate * (step + 1) / phase.warmup_steps
+    progress = (step - phase.warmup_steps) / max(phase.steps - 1 - phase.warmup_steps, 1)
+    span = phase.learning_rate - phase.final_learning_rate
+    return phase.final_learning_rate + span * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+@dataclass
+class Progress:
+    """Where in the phases a run is; its fields are all it takes to continue.
+
+    Attributes:
+        phases: the plan.
+        step: steps done in all.
+        phase: index of the phase that the next step belongs to; the number of phases when all is done.
+        phase_step: steps done in that phase.
+        window_loss, window_steps: sum of losses in the unfinished window of the convergence test, and its steps.
+        last_window: mean loss of the window before; None in the first.
+    """
+
+    phases: Sequence[Phase]
+    step: int = 0
+    phase: int = 0
+    phase_step: int = 0
+    window_loss: float = 0.0
+    window_steps: int = 0
+    last_window: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left."""
+        return self.phase >= len(self.phases)
+
+    @property
+    def total(self) -> int:
+        """Steps in all, if no further phase ends early."""
+        return self.step - self.phase_step + sum(phase.steps for phase in self.phases[self.phase :])
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return learning_rate(self.phase_step, self.phases[self.phase])
+
+    def watches_loss(self) -> bool:
+        """Whether the phase wants `advance` to be told the loss."""
+        return not self.done and self.phases[self.phase].converged is not None
+
+    def advance(self, loss: float | None = None) -> str | None:
+        """Count a step, move to the next phase where one ends; returns a sentence if it ended early.
+
+        Args:
+            loss: of the step over the whole batch, if `watches_loss`.
+        """
+        phase = self.phases[self.phase]
+        self.step, self.phase_step = self.step + 1, self.phase_step + 1
+        ended = None
+        if phase.converged is not None and loss is not None and self._has_converged(phase.converged, loss):
+            ended = f"Phase '{phase.name}' ends at its step {self.phase_step} of {phase.steps}: the loss has converged."
+        if self.phase_step == phase.steps or ended:
+            self.phase, self.phase_step = self.phase + 1, 0
+            self.window_loss, self.window_steps, self.last_window = 0.0, 0, None
+        return ended
+
+    def _has_converged(self, rule: Convergence, loss: float) -> bool:
+        self.window_loss += loss
+        self.window_steps += 1
+        if self.window_steps < rule.window:
+            return False
+        mean, before = self.window_loss / self.window_steps, self.last_window
+        self.window_loss, self.window_steps, self.last_window = 0.0, 0, mean
+        return before is not None and mean > before - abs(before) * rule.improvement
+
+    def state(self) -> dict[str, float | int | None]:
+        """All fields but the plan, for a checkpoint."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "phases"]
+        return {name: getattr(self, name) for name in names}
+
+
+def describe(phases: Sequence[Phase]) -> list[dict[str, object]]:
+    """The plan as a checkpoint records it."""
+    return [to_dict(phase) for phase in phases]

@@ -1,0 +1,106 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator, hinge_generator
+
+REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
+
+
+class Painter(nn.Module):
+    """Numbers -> pictures, behind a last layer whose gradients are measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.body(x))).sigmoid()
+
+
+def test_hinge_terms_by_hand():
+    # relu(1 - real) = 0, 0.5, 2; relu(1 + fake) = 0, 1, 2
+    assert hinge_discriminator(REAL, FAKE).item() == pytest.approx(0.5 * (2.5 / 3 + 3 / 3))
+    assert hinge_generator(FAKE).item() == pytest.approx(2 / 3)
+
+
+def test_bf16_logits_give_float32_terms():
+    real, fake = REAL.bfloat16(), FAKE.bfloat16()
+    terms = hinge_discriminator(real, fake), hinge_generator(fake), LeCam().regularisation(real, fake)
+    assert [term.dtype for term in terms] == [torch.float32] * 3
+
+
+def test_lecam_by_hand_before_and_after_updates():
+    lecam = LeCam()
+    # both means 0: relu(real)^2 = 4, 0.25, 0 and relu(-fake)^2 = 9, 0, 0
+    assert lecam.regularisation(REAL, FAKE).item() == pytest.approx(4.25 / 3 + 9 / 3)
+    lecam.update(torch.tensor(10.0), torch.tensor(-20.0))
+    lecam.update(torch.tensor(30.0), torch.tensor(-20.0))
+    real = 0.999 * 0.001 * 10 + 0.001 * 30
+    fake = -20 * (0.999 * 0.001 + 0.001)
+    assert lecam.real.item() == pytest.approx(real, rel=1e-4)
+    assert lecam.fake.item() == pytest.approx(fake, rel=1e-4)
+    above = [max(value - fake, 0) ** 2 for value in REAL.tolist()]
+    below = [max(real - value, 0) ** 2 for value in FAKE.tolist()]
+    assert lecam.regularisation(REAL, FAKE).item() == pytest.approx((sum(above) + sum(below)) / 3, rel=1e-4)
+
+
+def test_lecam_pulls_on_the_logits_and_keeps_its_means_in_the_state():
+    lecam, real, fake = LeCam(), REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    lecam.regularisation(real, fake).backward()
+    assert real.grad.tolist() == pytest.approx([4 / 3, 1 / 3, 0])
+    assert fake.grad.tolist() == pytest.approx([-2, 0, 0])
+    assert set(lecam.state_dict()) == {"real", "fake"}
+    assert not list(lecam.parameters())
+
+
+def losses(painter, judge, x, images):
+    pictures = painter(x)
+    return F.mse_loss(pictures, images), hinge_generator(judge(pictures))
+
+
+def vqgan_weight(painter, judge, x, images):
+    """The formula of VQGAN on the whole batch, through `backward` on a copy for each loss."""
+    lengths = []
+    for which in (0, 1):
+        copied = copy.deepcopy(painter)
+        losses(copied, judge, x, images)[which].backward()
+        lengths.append(copied.last.weight.grad.square().sum().sqrt().item())
+    return min(max(lengths[0] / (lengths[1] + 1e-4), 0), 1e4)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_adaptive_weight_is_vqgans_for_any_split_of_the_batch(parts):
+    painter, judge = Painter(), nn.Conv2d(3, 1, 4)
+    x, images = torch.randn(8, 3, 8, 8), torch.rand(8, 3, 8, 8)
+    adaptive = AdaptiveWeight()
+    measured = [
+        adaptive.gradients(*losses(painter, judge, *part), painter.last.weight)
+        for part in zip(x.chunk(parts), images.chunk(parts), strict=True)
+    ]
+    assert adaptive.weight == 0  # nothing is measured before the update
+    adaptive.update(*(torch.stack(each).mean(0) for each in zip(*measured, strict=True)))
+    assert adaptive.weight.item() == pytest.approx(vqgan_weight(painter, judge, x, images), rel=1e-5)
+
+
+def test_measuring_leaves_the_graph_and_adds_to_no_gradient():
+    painter, judge = Painter(), nn.Conv2d(3, 1, 4)
+    reconstruction, adversarial = losses(painter, judge, torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
+    measured = AdaptiveWeight().gradients(reconstruction, adversarial, painter.last.weight)
+    assert all(parameter.grad is None for parameter in painter.parameters())
+    assert not any(gradient.requires_grad for gradient in measured)
+    (reconstruction + adversarial).backward()
+    assert torch.allclose(painter.last.weight.grad, sum(measured), atol=1e-7)
+
+
+def test_adaptive_weight_is_at_most_ten_thousand_and_part_of_the_state():
+    adaptive = AdaptiveWeight()
+    adaptive.update(torch.full((4,), 3.0), torch.zeros(4))  # 6 / 1e-4
+    assert adaptive.weight == 1e4
+    adaptive.update(torch.zeros(4), torch.ones(4))
+    assert adaptive.weight == 0
+    assert set(adaptive.state_dict()) == {"weight"}

@@ -1,0 +1,165 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from alitok.core.config import from_dict
+from alitok.core.errors import AlitokError
+from alitok.generator import Generator
+from alitok.train.predictability import PredictabilityConfig, measure, probe
+
+GRID, PREFIX, V = 3, 1, 8
+LENGTH = PREFIX + GRID**2
+SMALL = PredictabilityConfig(steps=100, batch_size=32, layers=1, width=32, heads=2, learning_rate=1e-2)
+TINY = replace(SMALL, steps=4, batch_size=8, width=8)
+CPU = torch.device("cpu")
+
+
+def run(codes, heldout, config=SMALL, seed=0, grid=GRID, prefix=PREFIX):
+    return probe(codes, heldout, grid=grid, prefix=prefix, codebook_size=V, config=config, device=CPU, seed=seed)
+
+
+def uniform(count, seed):
+    return torch.randint(0, V, (count, LENGTH), generator=torch.Generator().manual_seed(seed))
+
+
+def transitions(likely):
+    """Each code has one successor of probability `likely`; the others share the rest."""
+    successor = torch.randperm(V, generator=torch.Generator().manual_seed(5))
+    table = torch.full((V, V), (1 - likely) / (V - 1))
+    table[torch.arange(V), successor] = likely
+    return table
+
+
+def chain(count, table, seed):
+    """Sequences that begin anywhere and follow the table."""
+    draws = torch.Generator().manual_seed(seed)
+    codes = [torch.randint(0, V, (count,), generator=draws)]
+    for _ in range(LENGTH - 1):
+        codes.append(torch.multinomial(table[codes[-1]], 1, generator=draws)[:, 0])
+    return torch.stack(codes, dim=1)
+
+
+@pytest.mark.parametrize("likely", [0.5, 0.9])
+def test_a_markov_chain_is_measured_at_its_entropy_and_at_the_best_possible_accuracy(likely):
+    table = transitions(likely)
+    codes, heldout = chain(2048, table, 0), chain(512, table, 1)
+    found = run(codes, heldout)
+    before, after = heldout[:, :-1], heldout[:, 1:]
+    # what the true probabilities need for just these sequences: no luck of the draw is left in the comparison
+    best = math.log2(V) - table[before, after].log2().sum(1).mean().item()
+    assert best - 0.05 < found.bits_per_image < best + 0.3
+    rate = -(likely * math.log2(likely) + (1 - likely) * math.log2((1 - likely) / (V - 1)))
+    assert found.bits_per_image == pytest.approx(math.log2(V) + (LENGTH - 1) * rate, abs=0.8)  # 3 deviations and more
+    guessed = (table[before].argmax(-1) == after).sum().item()
+    assert found.accuracy == pytest.approx((guessed + len(heldout) / V) / heldout.numel(), abs=0.01)
+    assert found.train_accuracy == pytest.approx(likely * (1 - 1 / LENGTH) + 1 / V / LENGTH, abs=0.02)
+
+
+def test_a_more_predictable_chain_takes_fewer_bits():
+    config = replace(SMALL, steps=60)
+    found = [
+        run(chain(512, transitions(likely), 0), chain(128, transitions(likely), 1), config)
+        for likely in (0.3, 0.6, 0.9)
+    ]
+    bits = [each.bits_per_image for each in found]
+    assert bits[0] > bits[1] + 2 > bits[2] + 4
+    assert found[0].accuracy < found[1].accuracy < found[2].accuracy
+
+
+def test_uniform_codes_take_the_logarithm_of_the_codebook_and_not_less():
+    found = run(uniform(2048, 0), uniform(512, 1))
+    expected = LENGTH * math.log2(V)
+    assert expected - 0.02 < found.bits_per_image < expected + 0.15
+    assert found.accuracy == pytest.approx(1 / V, abs=0.02)
+
+
+def test_codes_learnt_by_heart_are_no_help_and_the_last_step_is_what_is_told():
+    found = run(uniform(4, 0), uniform(128, 1))
+    assert found.train_accuracy > 0.7  # four different beginnings at most can be told apart
+    assert found.accuracy == pytest.approx(1 / V, abs=0.06)
+    assert found.bits_per_image > LENGTH * math.log2(V) + 5  # at the first step it was the logarithm
+
+
+def test_prefix_and_grid_are_told_apart():
+    codes, heldout = uniform(512, 0), uniform(128, 1)
+    of_grid = GRID**2 * math.log2(V)
+    codes[:, :PREFIX] = heldout[:, :PREFIX] = 3
+    found = run(codes, heldout)
+    assert found.grid_bits_per_image == pytest.approx(of_grid, abs=0.4)
+    assert found.bits_per_image - found.grid_bits_per_image < 0.05
+    no_prefix = run(codes[:, PREFIX:], heldout[:, PREFIX:], TINY, prefix=0)
+    assert no_prefix.bits_per_image == no_prefix.grid_bits_per_image
+
+
+def test_measuring_equals_brute_force_whatever_the_batch():
+    config = TINY.generator(grid=GRID, prefix=PREFIX, codebook_size=V)
+    model = Generator(config)
+    torch.nn.init.normal_(model.output.weight)  # zero at first, and all codes equally likely
+    codes = uniform(7, 0)
+    nats, hits = torch.zeros(LENGTH), torch.zeros(LENGTH)
+    for sequence in codes:
+        for t in range(LENGTH):
+            logits = model(sequence[None, :t], torch.tensor([0]))[0, -1].detach()
+            nats[t] -= logits.log_softmax(-1)[sequence[t]] / 7
+            hits[t] += (logits.argmax() == sequence[t]) / 7
+    assert nats.std() > 0.1
+    for batch_size in (1, 3, 7, 100):
+        measured, right = measure(model, codes, batch_size)
+        assert torch.allclose(measured.float(), nats, rtol=1e-4)
+        assert torch.allclose(right.float(), hits)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
+    codes, heldout = uniform(32, 0), uniform(16, 1)
+    first = run(codes, heldout, TINY)
+    torch.manual_seed(99)
+    assert run(codes, heldout, TINY) == first
+    assert run(codes, heldout, TINY, seed=1) != first
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_mode_of_the_caller_neither_matters_nor_changes(mode):
+    expected = run(uniform(32, 0), uniform(16, 1), TINY)
+    with mode():
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        assert run(uniform(32, 0), uniform(16, 1), TINY) == expected
+        after = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+    assert after == modes
+
+
+def test_global_randomness_and_the_codes_stay_as_they_were():
+    codes, heldout = uniform(32, 0), uniform(16, 1)
+    copies, state = (codes.clone(), heldout.clone()), torch.get_rng_state()
+    run(codes, heldout, TINY)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(codes, copies[0])
+    assert torch.equal(heldout, copies[1])
+
+
+def test_the_rate_warms_up_for_a_tenth_and_ends_at_zero():
+    phase = PredictabilityConfig().phase()
+    assert (phase.steps, phase.warmup_steps, phase.learning_rate, phase.final_learning_rate) == (300, 30, 1e-3, 0)
+    assert run(uniform(4, 0), uniform(4, 1), replace(TINY, steps=1)).bits_per_image > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"every": -1},
+        {"pictures": 0},
+        {"heldout_pictures": 0},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"layers": 0},
+        {"width": 130},
+        {"heads": 0},
+        {"learning_rate": 0.0},
+    ],
+)
+def test_values_outside_their_ranges_are_refused(wrong):
+    with pytest.raises(AlitokError, match=next(iter(wrong))):
+        PredictabilityConfig(**wrong)
+    with pytest.raises(AlitokError, match=next(iter(wrong))):
+        from_dict(PredictabilityConfig, wrong, "run.toml")
