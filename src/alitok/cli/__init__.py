@@ -6,13 +6,14 @@ Users' mistakes end in one sentence on the error stream and status 2; `--debug` 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from alitok import __version__
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, ToldElsewhereError
 
 app = App(
     name="alitok",
@@ -26,6 +27,11 @@ app.command(
     "alitok.cli.demo:demo",
     name="demo",
     help="Train, sample and measure the whole system on real pictures, small.",
+)
+app.command(
+    "alitok.cli.train:train",
+    name="train",
+    help="Train one stage of a run, in one process or under torchrun.",
 )
 app.command(
     "alitok.cli.convert:app",
@@ -62,8 +68,12 @@ def _launch(
 def _explain(error: BaseException) -> int:
     """Print one sentence for an error; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
+        if getattr(error, "terminated", False):  # by the system, which is told that nothing is lost
+            return _fail(f"Asked to stop ({error}). The state is saved; {_AGAIN} to continue.", 0)
         detail = f" ({error})" if str(error) else ""
         return _fail(f"Interrupted{detail}. What was finished is kept; {_AGAIN} to continue.", 130)
+    if isinstance(error, ToldElsewhereError):
+        return 2
     if isinstance(error, AlitokError):
         return _fail(str(error), 2)
     if isinstance(error, OSError):
@@ -83,6 +93,8 @@ def _system_error(error: OSError) -> str:
 
 
 def _fail(sentence: str, status: int) -> int:
+    if status in (0, 130) and os.environ.get("RANK", "0") != "0":
+        return status  # all processes stop together; one says so
     print(f"alitok: {sentence}", file=sys.stderr)  # noqa: T201 (the command line speaks)
     return status
 

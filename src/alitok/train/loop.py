@@ -30,9 +30,7 @@ from alitok.train.task import EngineConfig, Evaluation, LoopConfig, Task
 class Trained:
     """What `train` returns."""
 
-    weights: dict[
-        str, torch.Tensor
-    ]  # the state dict to keep, on the CPU of the first process; elsewhere empty if sharded
+    weights: dict[str, torch.Tensor]  # the state dict to keep, on the CPU of the first process; elsewhere empty
     steps: int
     batch_size: int
     step_seconds: float  # spent in steps, over all starts; evaluations and checkpoints are not in it

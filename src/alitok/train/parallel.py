@@ -6,6 +6,7 @@ the whole batch. With one process everything here is the module itself.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -50,7 +51,9 @@ def replicate(module: nn.Module, world: World) -> nn.Module:
     """The module behind DDP, or as it is: one process, nothing to train, or sharded already."""
     if world.size == 1 or isinstance(module, FSDPModule) or not trainable(module):
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():  # newer releases rename the option, older ones know only this name
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager
@@ -91,7 +94,7 @@ def recompute_activations(module: nn.Module) -> None:
 
 
 def whole_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every tensor whole, on the CPU; when sharded, on the first process only (elsewhere empty)."""
+    """The state dict with every tensor whole, on the CPU of the first process; elsewhere it is empty."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(module, options=options)
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

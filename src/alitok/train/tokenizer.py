@@ -140,6 +140,8 @@ class TokenizerTask:
         if stage == "stage2":
             freeze_codes(tokenizer)
         else:
+            if tokenizer.stage2 is not None:
+                tokenizer.stage2.requires_grad_(False)  # takes no part, and DDP waits for whatever could
             codes = training.loop.batch_size * tokenizer.config.sequence_length
             window = math.ceil(_CODES_PER_ENTRY * tokenizer.config.codebook_size / codes)
             self._usage = UsageWindow(tokenizer.config.codebook_size, window, training.usage_alarm)
