@@ -12,7 +12,7 @@ from torch import nn
 
 from alitok.core.errors import AlitokError
 
-_SETTLING = 20  # windows before a fall is worth a warning: at first the codebook is still finding its features
+_SETTLING = 100  # windows before a fall is worth a warning: at first the codebook is still finding its features
 
 
 class CodeUsage:

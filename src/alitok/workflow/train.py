@@ -141,7 +141,7 @@ def run_training(options: TrainOptions) -> None:
             fresh=False,
             console=console,
             world=world,
-            protected=_protected(options),
+            protected=_protected(options.out),
         )
         run = Run(recipe, splits, world, workspace, resolved.seed)
         for step in _STEPS[options.stage]:
@@ -149,11 +149,10 @@ def run_training(options: TrainOptions) -> None:
         console.print(f"Done: {options.out / PRODUCTS[options.stage][0]}", highlight=False)
 
 
-def _protected(options: TrainOptions) -> tuple[str, ...]:
-    """The settings on which the steps depend that have begun, or are about to."""
-    begun = [step for step in _DEPENDS if any((options.out / name).exists() for name in (step, *PRODUCTS[step]))]
-    steps = {*begun, *_STEPS[options.stage]}
-    return ("data", "contents", "seed", *(path for step in steps for path in _DEPENDS.get(step, ())))
+def _protected(out: Path) -> tuple[str, ...]:
+    """The settings that decided what is there already."""
+    begun = [step for step in _DEPENDS if any((out / name).exists() for name in (step, *PRODUCTS[step]))]
+    return ("data", "contents", "seed", *(path for step in begun for path in _DEPENDS[step]))
 
 
 def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Splits, world: World) -> None:
