@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.codes import CodeUsage
+from alitok.metrics.codes import CodeUsage, UsageWindow
 
 
 def usage_of(codes, codebook_size):
@@ -51,3 +51,19 @@ def test_codes_of_another_codebook_are_refused_and_not_counted(code):
     with pytest.raises(AlitokError, match="codebook of 8 entries"):
         usage.update(torch.tensor([0, code]))
     assert usage.use == 0
+
+
+def test_a_window_reports_the_last_full_one_and_warns_of_a_fall_once(monkeypatch):
+    monkeypatch.setattr("alitok.metrics.codes._SETTLING", 0)
+    window = UsageWindow(codebook_size=4, window=2, alarm=0.8)
+    window.update(torch.tensor([5, 0, 0, 0]))
+    assert window.report() == {}
+    window.update(torch.tensor([0, 5, 5, 5]))
+    assert window.report() == pytest.approx({"codebook_use": 1.0, "codebook_perplexity": 4.0})
+    window.update(torch.tensor([9, 0, 0, 0]))  # half of the next window changes nothing
+    assert window.report() == pytest.approx({"codebook_use": 1.0, "codebook_perplexity": 4.0})
+    assert window.fallen() is None
+    window.update(torch.tensor([0, 9, 0, 0]))
+    assert window.report() == pytest.approx({"codebook_use": 0.5, "codebook_perplexity": 2.0})
+    assert "50.0% of the codebook was in use over the last 2 steps, after 100.0%" in window.fallen()
+    assert window.fallen() is None

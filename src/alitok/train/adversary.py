@@ -69,6 +69,10 @@ class Adversary:
         """Whether this step is the discriminator's alone."""
         return self.config.turns == "alternate" and phase_step % 2 == 1
 
+    def learns(self, phase_step: int) -> bool:
+        """Whether the discriminator is trained in this step."""
+        return self.config.turns == "both" or self.trains_alone(phase_step)
+
     def judge(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> Terms:
         """The adversarial term for reconstructions (B, 3, h, w); it leaves the discriminator without gradients.
 

@@ -187,7 +187,7 @@ class TokenizerTask:
             if self._usage is not None:
                 found = self._tokenizer.quantizer.candidates(result.features)
                 self._candidates = found if self._candidates is None else self._candidates.merge(found)
-        if adversary is not None:
+        if adversary is not None and adversary.learns(moment.phase_step):
             yield adversary.learn(models["discriminator"], images, rebuilt, phase.losses)
 
     def _terms(self, images: torch.Tensor, result: Reconstruction, weights: LossWeights) -> dict[str, torch.Tensor]:

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from alitok.core.distributed import World
+from alitok.losses.discriminator import DiscriminatorConfig
+from alitok.losses.objective import LossWeights
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.train.adversary import Adversary, AdversaryConfig
+from alitok.train.task import LoopConfig, Moment
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+
+SMALL = DiscriminatorConfig(width=32, stages=1, regions=4)
+
+
+def test_the_verdict_reaches_the_picture_and_leaves_the_discriminator_alone():
+    adversary = Adversary(AdversaryConfig(network=SMALL), torch.nn.Parameter(torch.ones(1)))
+    picture = torch.rand(2, 3, 16, 16, requires_grad=True)
+    verdict = adversary.judge(picture, torch.zeros(()), 0.5)
+    assert verdict.minimise.item() == pytest.approx(-0.5 * adversary.discriminator(picture).mean().item(), rel=1e-5)
+    verdict.minimise.backward()
+    assert picture.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
+
+
+def test_the_lesson_reaches_the_discriminator_and_its_means_are_remembered():
+    adversary = Adversary(AdversaryConfig(network=SMALL), torch.nn.Parameter(torch.ones(1)))
+    real, fake = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        means = adversary.discriminator(real).mean().item(), adversary.discriminator(fake).mean().item()
+    adversary.learn(adversary.discriminator, real, fake, LossWeights(lecam=0.1)).minimise.backward()
+    assert all(parameter.grad is not None for parameter in adversary.discriminator.parameters())
+    adversary.update(World(torch.device("cpu")))
+    assert adversary.lecam.real.item() == pytest.approx(0.001 * means[0], rel=1e-3)
+    assert adversary.lecam.fake.item() == pytest.approx(0.001 * means[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("turns", ["both", "alternate"])
+def test_both_sides_learn_each_step_or_in_turns(turns):
+    config = TokenizerConfig(
+        image_size=16,
+        patch_size=4,
+        codebook_size=16,
+        code_width=4,
+        encoder=EncoderConfig(width=16, layers=1, heads=2),
+        stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+        stage2=None,
+    )
+    training = TokenizerTraining(
+        loop=LoopConfig(batch_size=2),
+        phases=(TokenizerPhase(steps=9, discriminator=True, losses=LossWeights(adversarial=0.1)),),
+        adversary=AdversaryConfig(network=SMALL, turns=turns),
+    )
+    pictures = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    task = TokenizerTask(Tokenizer(config), "stage1", training, lambda start: iter(()), pictures.numpy())
+    sides = []
+    for step in range(4):
+        for module in task.modules.values():
+            module.zero_grad()
+        task.begin()
+        for terms in task.losses(task.modules, (pictures, torch.zeros(2)), Moment(0, step, step)):
+            terms.minimise.backward()
+        modules = task.modules["model"], task.modules["discriminator"]
+        sides.append([any(p.grad is not None for p in module.parameters()) for module in modules])
+    assert sides == ([[True, True]] * 4 if turns == "both" else [[True, False], [False, True]] * 2)
