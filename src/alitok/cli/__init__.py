@@ -34,6 +34,16 @@ app.command(
     help="Train one stage of a run, in one process or under torchrun.",
 )
 app.command(
+    "alitok.cli.data:app",
+    name="data",
+    help="Look at pictures before training on them, and at stored codes.",
+)
+app.command(
+    "alitok.cli.encode:encode",
+    name="encode",
+    help="Write the codes of all pictures of a source, over any number of processes.",
+)
+app.command(
     "alitok.cli.convert:app",
     name="convert",
     help="Released weights to alitok's own files, and back.",
