@@ -14,6 +14,7 @@ from alitok.core.errors import AlitokError
 from alitok.data.codes import MAX_CODEBOOK
 from alitok.data.crops import CropRecipe
 from alitok.generator import GeneratorConfig, SamplingConfig
+from alitok.losses.local_features import LocalFeaturesConfig
 from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.features import FeaturesTraining
@@ -206,6 +207,7 @@ def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeigh
     )
 
 
+_LOCAL = 1.0  # weight of the distance in features learnt from the pictures themselves
 _PAPER = LossWeights(convnext=1.0)
 # Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
 _RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)
@@ -247,9 +249,118 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def recipe_for(data: str) -> Recipe:
-    """The recipe of a built-in set by its name; any other data gets that of `photos`."""
-    return RECIPES[data] if data in RECIPE_CLASSES else RECIPES["photos"]
+FITTED = ("small", "base")  # recipes that are cut to the pictures at hand
+
+
+def fitted(name: str, *, image_size: int, pictures: int) -> Recipe:
+    """A recipe for pictures of one's own.
+
+    `small` is for a laptop: minutes to an hour on two cores. `base` is for a GPU of its own: hours.
+
+    Args:
+        name: `small` or `base`.
+        image_size: pixels a side that the pictures can fill: 16, 32, 64, 128 or 256; `small` takes at most 64.
+        pictures: training pictures.
+    """
+    assert name in FITTED, name
+    return _small(min(image_size, 64), pictures) if name == "small" else _base(image_size, pictures)
+
+
+def _grown(at_thousand: int, pictures: int, most: int) -> int:
+    """Steps for so many pictures: as given for up to 1,000, from there growing with the square root."""
+    return min(most, round(at_thousand * max(1.0, pictures / 1000) ** 0.5))
+
+
+def _codebook_size(sequence_length: int, pictures: int, most: int) -> int:
+    """The largest power of two such that each entry is met at least 64 times in an epoch; 64 at least."""
+    return 1 << int(min(max(sequence_length * pictures / 64, 64), most)).bit_length() - 1
+
+
+def _small(image_size: int, pictures: int) -> Recipe:
+    patch_size = 4 if image_size <= 32 else 8
+    grid = image_size // patch_size
+    return Recipe(
+        tokenizer=_small_tokenizer(
+            image_size=image_size,
+            patch_size=patch_size,
+            codebook_size=_codebook_size(grid + grid**2, pictures, 512),
+            code_width=16,
+            width=96 if image_size <= 32 else 128,
+            layers=3,
+            heads=4,
+        ),
+        stage1=_tokenizer_training(steps=_grown(1200, pictures, 6000)),
+        stage2=_tokenizer_training(steps=_grown(800, pictures, 4000)),
+        generator_size=GeneratorSize(layers=4, width=128, heads=4),
+        generator=_generator_training(steps=_grown(1200, pictures, 6000)),
+        crops="ten",
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
+        samples_per_class=20,
+    )
+
+
+def _base(image_size: int, pictures: int) -> Recipe:
+    patch_size = max(4, image_size // 16)
+    grid = image_size // patch_size
+    return Recipe(
+        tokenizer=TokenizerConfig(
+            image_size=image_size,
+            patch_size=patch_size,
+            codebook_size=_codebook_size(grid + grid**2, pictures, 4096),
+            encoder=EncoderConfig(width=512, layers=8, heads=8),
+            stage1=DecoderConfig(width=512, layers=12, heads=8, causal=True, extra_tokens=1, prefix_head=True),
+            stage2=DecoderConfig(width=768, layers=12, heads=12, extra_tokens=64, reads_prefix=grid < 16),
+        ),
+        features=FeaturesTraining(network=LocalFeaturesConfig(width=64)),
+        stage1=_base_tokenizer(_grown(20_000, pictures, 200_000)),
+        stage2=_base_tokenizer(_grown(10_000, pictures, 100_000)),
+        generator_size=GeneratorSize(layers=12, width=512, heads=8),
+        generator=GeneratorTraining(
+            loop=LoopConfig(
+                batch_size=256,
+                optimizer=OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.9995),
+                evaluate_every=1000,
+                checkpoint_every=1000,
+            ),
+            phases=(
+                Phase(
+                    steps=_grown(20_000, pictures, 300_000),
+                    learning_rate=4e-4,
+                    final_learning_rate=1e-5,
+                    warmup_steps=1000,
+                ),
+            ),
+        ),
+        crops="ten",
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
+        engine=EngineConfig(workers=4),
+    )
+
+
+def _base_tokenizer(steps: int) -> TokenizerTraining:
+    """Three quarters with features learnt from the pictures, then a quarter with the discriminator."""
+    optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
+    losses, last = LossWeights(local=_LOCAL), steps // 4
+    return TokenizerTraining(
+        loop=LoopConfig(batch_size=128, optimizer=optimizer, evaluate_every=1000, checkpoint_every=1000),
+        phases=(
+            TokenizerPhase(
+                steps=steps - last,
+                learning_rate=4e-4,
+                final_learning_rate=5e-5,
+                warmup_steps=1000,
+                losses=losses,
+            ),
+            TokenizerPhase(
+                name="gan",
+                steps=last,
+                learning_rate=5e-5,
+                final_learning_rate=5e-6,
+                losses=dataclasses.replace(losses, adversarial=0.1),
+                discriminator=True,
+            ),
+        ),
+    )
 
 
 def with_generator(recipe: Recipe, name: str) -> Recipe:

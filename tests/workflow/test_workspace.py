@@ -11,11 +11,11 @@ from alitok.workflow.workspace import Workspace
 ALONE = World(torch.device("cpu"))
 
 
-def workspace(root, fresh=False, protected=None, **settings):
+def workspace(root, fresh=False, on_change=None, **settings):
     console = Console(file=io.StringIO(), width=200)
     all_settings = {"data": "digits", "recipe": {"steps": 3}, **settings}
     return Workspace(
-        root, all_settings, outputs=["model"], fresh=fresh, console=console, world=ALONE, protected=protected
+        root, all_settings, outputs=["model"], fresh=fresh, console=console, world=ALONE, on_change=on_change
     )
 
 
@@ -96,12 +96,42 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
         workspace(tmp_path / "run")
 
 
-def test_settings_that_are_not_protected_are_taken_over(tmp_path):
-    workspace(tmp_path, recipe={"steps": 3, "later": {"steps": 5}})
-    changed = {"steps": 3, "later": {"steps": 6}}
-    with pytest.raises(AlitokError, match=r"other settings \(recipe.later.steps\)"):
-        workspace(tmp_path, recipe=changed, protected=("data", "recipe.later"))
-    workspace(tmp_path, recipe=changed, protected=("data", "recipe.steps"))
-    workspace(tmp_path, recipe=changed)
-    with pytest.raises(AlitokError, match=r"other settings \(data\)"):
-        workspace(tmp_path, data="photos", recipe=changed, protected=("data", "recipe.steps"))
+def test_what_no_longer_fits_is_set_aside_and_the_new_settings_are_taken_over(tmp_path):
+    root = tmp_path / "run"
+    workspace(root).step("a", "A", dict)
+    (root / "model").mkdir()
+    (root / "model" / "weights").write_text("years of work")
+    seen = []
+
+    def on_change(changed):
+        seen.append(changed)
+        return ["model", "done/a.json", "absent"]
+
+    place = workspace(root, on_change=on_change, recipe={"steps": 4})
+    assert seen == [["recipe.steps"]]
+    assert place.done("a") is None
+    assert (root / "replaced" / "1" / "model" / "weights").read_text() == "years of work"
+    assert (root / "replaced" / "1" / "done" / "a.json").exists()
+    workspace(root, on_change=on_change, recipe={"steps": 4})
+    assert len(seen) == 1
+    (root / "model").mkdir()
+    workspace(root, on_change=on_change, recipe={"steps": 5})
+    assert (root / "replaced" / "2" / "model").exists()
+
+
+def test_a_start_killed_while_setting_aside_finds_the_same_changes_again(tmp_path, monkeypatch):
+    root = tmp_path / "run"
+    workspace(root)
+    for name in ("model", "report"):
+        (root / name).mkdir()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alitok.workflow.workspace.write_bytes", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        workspace(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
+    monkeypatch.undo()
+    workspace(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
+    assert not (root / "model").exists()
+    assert not (root / "report").exists()

@@ -29,6 +29,11 @@ app.command(
     help="Train, sample and measure the whole system on real pictures, small.",
 )
 app.command(
+    "alitok.cli.fit:fit",
+    name="fit",
+    help="From a folder of pictures to models and a report, in one line.",
+)
+app.command(
     "alitok.cli.train:train",
     name="train",
     help="Train one stage of a run, in one process or under torchrun.",

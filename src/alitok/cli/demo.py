@@ -16,33 +16,34 @@ def demo(
     out: Path | None = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    seed: int = 0,
+    seed: int | None = None,
     config: Path | None = None,
     override: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
 ) -> None:
     """Train stage 1, stage 2 and the generator, draw samples, measure them, and write a report.
 
-    Run again, it continues where it stopped, or shows the numbers when all is done.
+    It is `alitok fit` on pictures that come with libraries. Run again, it continues where it stopped, or shows the
+    numbers when all is done.
 
     Args:
-        data: `digits`, `photos`, or a folder with one folder of pictures per class.
+        data: `digits`, `photos`, or anything that `alitok fit` takes.
         out: where everything is written; runs/demo for digits, runs/demo-NAME for other data unless given.
         fresh: start over, replacing what an earlier run wrote to OUT.
         device: where to compute; auto takes the first of cuda, mps and cpu that is there.
-        seed: of everything that is drawn at random.
+        seed: of everything that is drawn at random; 0 unless given.
         config: a TOML file with recipe keys that replace the preset's.
-        override: single recipe keys, such as `--set stage1.loop.steps=100`.
+        override: single recipe keys, such as `--set stage1.loop.batch_size=32`.
     """
-    from alitok.workflow.demo import DemoOptions, run_demo
+    from alitok.workflow.fit import run_fit
+    from alitok.workflow.resolve import Request
 
-    options = DemoOptions(
-        data=data,
+    request = Request(
         out=out or Path("runs", "demo" if data == "digits" else f"demo-{Path(data).resolve().name}"),
-        fresh=fresh,
-        device=device,
-        seed=seed,
+        data=data,
         config=config,
         overrides=tuple(override or ()),
-        command=shlex.join(["alitok", *sys.argv[1:]]),
+        seed=seed,
+        fresh=fresh,
+        device=device,
     )
-    run_demo(options)
+    run_fit(request, command=shlex.join(["alitok", *sys.argv[1:]]))

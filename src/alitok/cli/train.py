@@ -31,8 +31,9 @@ def train(
     Args:
         stage: stage1 (encoder, codebook, causal decoder), stage2 (bidirectional decoder), or generator.
         out: the directory of the run.
-        data: `digits`, `photos`, or a folder with one folder of pictures per class.
-        preset: a recipe by name: digits, photos, alitok-256, alitok-256-v1 or alitok-512.
+        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        preset: a recipe by name: digits, photos, small, base, alitok-256, alitok-256-v1 or alitok-512; auto (unless the
+            run has one already) takes that of a built-in set, else base on a GPU and small elsewhere.
         size: a published generator, with its training and guidance.
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
             pictures.
@@ -42,20 +43,18 @@ def train(
         config: a TOML file with recipe keys that replace the preset's; lists are replaced whole.
         override: single recipe keys, such as `--set stage1.phases.main.steps=100 engine.accumulate=2`.
     """
-    from alitok.workflow.train import TrainOptions, run_training
+    from alitok.workflow.resolve import Request
+    from alitok.workflow.train import run_training
 
-    run_training(
-        TrainOptions(
-            stage=stage,
-            out=out,
-            data=data,
-            preset=preset,
-            size=size,
-            perceptual=perceptual,
-            config=config,
-            overrides=tuple(override or ()),
-            device=device,
-            seed=seed,
-            dry_run=dry_run,
-        )
+    request = Request(
+        out=out,
+        data=data,
+        preset=preset,
+        size=size,
+        perceptual=perceptual,
+        config=config,
+        overrides=tuple(override or ()),
+        device=device,
+        seed=seed,
     )
+    run_training(stage, request, dry_run=dry_run)

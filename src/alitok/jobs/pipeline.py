@@ -79,6 +79,11 @@ class Pipeline:
         directory = Path(directory)
         self.tokenizer.save_pretrained(directory / "tokenizer", card)
         self.generator.save_pretrained(directory / "generator", card)
+        self.save_head(directory, card)
+
+    def save_head(self, directory: str | Path, card: ModelCard | None = None) -> None:
+        """Write the default sampling and the card alone, beside models that are there already."""
+        directory = Path(directory)
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
         config = {"tokenizer": to_dict(self.tokenizer.config), "generator": to_dict(self.generator.config)}
         card = replace(card or ModelCard(directory.name), config=config)

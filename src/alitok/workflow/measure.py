@@ -80,7 +80,6 @@ def measure(
         rows = np.arange(start, min(start + _BLOCK, len(codes)))
         usage.update(torch.from_numpy(codes.codes(rows).astype(np.int64)))
 
-    classifier = PictureClassifier.fit(train, train_labels)
     sample_distances, neighbours = nearest_distance(samples, train)
     heldout_distances, _ = nearest_distance(heldout, train)
     numbers = {
@@ -88,8 +87,7 @@ def measure(
         "psnr_stage2": decibels["stage2"],
         "codebook_use": usage.use,
         "codebook_perplexity": usage.perplexity,
-        "sample_accuracy": classifier.accuracy(samples, labels),
-        "classifier_accuracy": classifier.accuracy(heldout, heldout_labels),
+        **_readability(train, train_labels, heldout, heldout_labels, samples, labels),
         "nn_distance_samples": float(sample_distances.mean()),
         "nn_distance_heldout": float(heldout_distances.mean()),
         "nn_distance_samples_min": float(sample_distances.min()),
@@ -110,6 +108,24 @@ def measure(
         train[neighbours[some]],
         sample_distances[some],
     )
+
+
+def _readability(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    heldout: np.ndarray,
+    heldout_labels: np.ndarray,
+    samples: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, float]:
+    """How often a classifier fitted on training pictures reads others right; nothing where there is one class."""
+    if len(np.unique(train_labels)) < 2:
+        return {}
+    classifier = PictureClassifier.fit(train, train_labels)
+    return {
+        "sample_accuracy": classifier.accuracy(samples, labels),
+        "classifier_accuracy": classifier.accuracy(heldout, heldout_labels),
+    }
 
 
 def _reconstructions(

@@ -6,153 +6,85 @@ Enters: which stage, data, recipe, and the directory that all stages of a run sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from alitok.core.config import from_dict, merge, override, read_toml, to_dict
-from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.data.source import Splits, open_splits
-from alitok.presets import RECIPES, Recipe, recipe_for, with_generator
+from alitok.presets import Recipe
 from alitok.train.generator import GeneratorTraining
-from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
+from alitok.train.tokenizer import TokenizerTraining
 from alitok.workflow.plan import plan
-from alitok.workflow.run import PRODUCTS, Run, settings
-from alitok.workflow.workspace import Workspace
+from alitok.workflow.resolve import Request, resolve
+from alitok.workflow.run import Run, settings
+from alitok.workflow.steps import STEPS, begun, stale
+from alitok.workflow.workspace import Workspace, other_settings
 
 StageName = Literal["stage1", "stage2", "generator"]
-PerceptualName = Literal["recipe", "none", "local", "convnext", "lpips"]
 
-# The steps behind each command, and the parts of the recipe that each step's results depend on.
+# The steps behind each command; the pair is put together when the other half is there too.
 _STEPS = {
     "stage1": ("check", "features", "stage1"),
-    "stage2": ("stage2",),
-    "generator": ("encode", "generator"),
+    "stage2": ("check", "features", "stage2"),
+    "generator": ("check", "encode", "generator"),
 }
-_DEPENDS = {
-    "features": ("recipe.features",),
-    "stage1": ("recipe.tokenizer", "recipe.features", "recipe.stage1"),
-    "stage2": ("recipe.stage2",),
-    "encode": ("recipe.crops",),
-    "generator": ("recipe.generator", "recipe.generator_size"),
-}
-_NEEDS = {"stage2": "stage1", "generator": "stage2"}  # the stage before
+_NEEDS = {"stage2": "stage1", "generator": "stage1"}  # the stage before
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the user asked for; see `alitok train --help`. None takes what the run in `out` has."""
-
-    stage: StageName
-    out: Path
-    data: str | None = None
-    preset: str | None = None
-    size: str | None = None
-    perceptual: PerceptualName = "recipe"
-    config: Path | None = None
-    overrides: tuple[str, ...] = ()
-    device: DeviceName = "auto"
-    seed: int | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """Options with everything filled in."""
-
-    recipe: Recipe
-    data: str
-    seed: int
-
-
-def resolve(options: TrainOptions) -> Resolved:
-    """Data, seed and recipe: the options, over what the run in `out` holds, over the preset.
-
-    Raises:
-        AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
-    """
-    stored: dict[str, Any] = {}
-    if (options.out / "run.toml").is_file():
-        stored = read_toml(options.out / "run.toml")
-    data = options.data or stored.get("data")
-    if data is None:
-        raise AlitokError(f"{options.out} holds no run yet; name the pictures with --data.")
-    if options.preset is not None and options.preset not in RECIPES:
-        raise AlitokError(f"There is no preset {options.preset!r}; choose one of: {', '.join(RECIPES)}.")
-    if options.preset is not None:
-        recipe = RECIPES[options.preset]
-    elif "recipe" in stored:
-        recipe = from_dict(Recipe, stored["recipe"], str(options.out / "run.toml"))
-    else:
-        recipe = recipe_for(data)
-    if options.size is not None:
-        recipe = with_generator(recipe, options.size)
-    keys = to_dict(recipe)
-    if options.config is not None:
-        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(options.config)), str(options.config)))
-    recipe = from_dict(Recipe, override(keys, options.overrides), "--set")
-    if options.perceptual != "recipe":
-        recipe = replace(
-            recipe,
-            stage1=_with_perceptual(recipe.stage1, options.perceptual),
-            stage2=_with_perceptual(recipe.stage2, options.perceptual),
-        )
-    seed = options.seed if options.seed is not None else stored.get("seed", 0)
-    if not 0 <= seed < 2**63:
-        raise AlitokError(f"The seed must be within 0 and 2^63, not {seed}.")
-    return Resolved(recipe, data, seed)
-
-
-def _with_perceptual(
-    training: TokenizerTraining, name: Literal["none", "local", "convnext", "lpips"]
-) -> TokenizerTraining:
-    def changed(phase: TokenizerPhase) -> TokenizerPhase:
-        return replace(phase, losses=phase.losses.with_perceptual(name))
-
-    return replace(training, phases=tuple(changed(phase) for phase in training.phases))
-
-
-def run_training(options: TrainOptions) -> None:
+def run_training(stage: StageName, request: Request, *, dry_run: bool = False) -> None:
     """Train or continue one stage; every process of a run calls this.
+
+    Args:
+        stage: which one.
+        request: data, recipe and the directory that all stages of the run share.
+        dry_run: show the plan and stop.
 
     Raises:
         AlitokError: the stage before is not finished, or the run in `out` was made with other settings.
     """
-    resolved = resolve(options)
-    with join(options.device) as world:
+    resolved, out = resolve(request), request.out
+    with join(request.device) as world:
         console = Console(quiet=not world.main)
         recipe = resolved.recipe
         splits = open_splits(resolved.data, recipe.tokenizer.image_size, resolved.seed)
-        _show_plan(console, options.stage, recipe, splits, world)
-        if options.dry_run:
+        _show_plan(console, stage, recipe, splits, world)
+        if dry_run:
             return
-        before = _NEEDS.get(options.stage)
-        if before is not None and not all((options.out / product).exists() for product in PRODUCTS[before]):
-            raise AlitokError(f"{options.out} holds no finished {before}; train it first: alitok train {before}.")
+        before = _NEEDS.get(stage)
+        if before is not None and not _finished(out, before):
+            raise AlitokError(f"{out} holds no finished {before}; train it first: alitok train {before}.")
         workspace = Workspace(
-            options.out,
+            out,
             settings(recipe, splits, resolved.seed),
             outputs=(),
             fresh=False,
             console=console,
             world=world,
-            protected=_protected(options.out),
+            on_change=partial(_refuse_what_is_begun, out),
         )
         run = Run(recipe, splits, world, workspace, resolved.seed)
-        for step in _STEPS[options.stage]:
+        for step in _STEPS[stage]:
             run.step(step)
-        console.print(f"Done: {options.out / PRODUCTS[options.stage][0]}", highlight=False)
+        if all(_finished(out, step) for step in STEPS["pair"].needs):
+            run.step("pair")
+        console.print(f"Done: {out / STEPS[stage].products[0]}", highlight=False)
 
 
-def _protected(out: Path) -> tuple[str, ...]:
-    """The settings that decided what is there already."""
-    begun = [step for step in _DEPENDS if any((out / name).exists() for name in (step, *PRODUCTS[step]))]
-    return ("data", "contents", "seed", *(path for step in begun for path in _DEPENDS[step]))
+def _finished(out: Path, step: str) -> bool:
+    return all((out / product).exists() for product in STEPS[step].products)
+
+
+def _refuse_what_is_begun(out: Path, changed: list[str]) -> list[str]:
+    """Take over settings that nothing depends on yet; a training of days is not thrown away for a changed option."""
+    late = [path for path in changed if any(begun(out, step) for step in stale([path]))]
+    if late:
+        raise other_settings(out, late)
+    return []
 
 
 def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Splits, world: World) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, remove, write_bytes, write_json
 
-_RUN, _DONE = "run.toml", "done"
+_RUN, _DONE, _REPLACED = "run.toml", "done", "replaced"
 
 
 class Workspace:
@@ -30,8 +31,9 @@ class Workspace:
         settings: all that decides the results, as nested mappings for `run.toml`.
         outputs: the names in `root` that the run writes, and that `fresh` may delete.
         fresh: throw away what an earlier run left in `root`.
-        protected: key paths of the settings that must be those of the run that `root` holds, with all below them;
-            other settings are taken over. None protects all.
+        on_change: given the key paths of the settings that differ from those of the run that `root` holds, and the
+            names below `root` of what no longer fits: these are set aside below `replaced/`, and the new settings
+            taken over. It may raise to refuse; None refuses any change.
         world: the processes of the run; the first one writes.
         console: where progress is told.
 
@@ -48,14 +50,18 @@ class Workspace:
         fresh: bool,
         console: Console,
         world: World,
-        protected: tuple[str, ...] | None = None,
+        on_change: Callable[[list[str]], list[str]] | None = None,
     ) -> None:
         self.root, self.console, self.world = root, console, world
         self._settings = tomllib.loads(to_toml(settings))
-        world.together(lambda: self._prepare(settings, outputs, fresh, protected))
+        world.together(lambda: self._prepare(settings, outputs, fresh, on_change))
 
     def _prepare(
-        self, settings: dict[str, Any], outputs: Iterable[str], fresh: bool, protected: tuple[str, ...] | None
+        self,
+        settings: dict[str, Any],
+        outputs: Iterable[str],
+        fresh: bool,
+        on_change: Callable[[list[str]], list[str]] | None,
     ) -> None:
         root = self.root
         if root.exists() and not root.is_dir():
@@ -66,19 +72,29 @@ class Workspace:
             )
         if fresh and root.exists():
             # run.toml goes last: what a killed removal leaves behind is still known to be a run's.
-            for name in (*outputs, _DONE, _RUN):
+            for name in (*outputs, _REPLACED, _DONE, _RUN):
                 remove(root / name)
         if not self._is_run():
             write_bytes(root / _RUN, to_toml(settings).encode())
-        different = _differences(read_toml(root / _RUN), self._settings)
-        changed = different if protected is None else [path for path in different if _below(path, protected)]
+        changed = _differences(read_toml(root / _RUN), self._settings)
         if changed:
-            raise AlitokError(
-                f"{root} holds a run with other settings ({', '.join(changed)}); "
-                "start over with --fresh, or choose another directory with --out."
-            )
-        if different:
+            # run.toml goes last: a start that is killed here finds the same changes again.
+            self._set_aside((on_change or self._refuse)(changed))
             write_bytes(root / _RUN, to_toml(settings).encode())
+
+    def _refuse(self, changed: list[str]) -> list[str]:
+        raise other_settings(self.root, changed)
+
+    def _set_aside(self, names: list[str]) -> None:
+        there = [name for name in names if (self.root / name).exists()]
+        if not there:
+            return
+        number = next(n for n in count(1) if not (self.root / _REPLACED / str(n)).exists())
+        aside = self.root / _REPLACED / str(number)
+        for name in there:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).rename(aside / name)
+        self.console.print(f"What no longer fits was moved to {aside}/; delete it when you like.", highlight=False)
 
     def _is_run(self) -> bool:
         """Whether `root` holds a run: a `run.toml` with the keys that this one has."""
@@ -106,7 +122,7 @@ class Workspace:
             work: does the step; returns what is worth keeping.
             products: paths below the root that the step makes.
         """
-        finished = self.world.together(lambda: self._finished(name, products))
+        finished = self.finished(name, products)
         if finished is not None:
             self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
             return finished
@@ -118,13 +134,22 @@ class Workspace:
         self.world.together(lambda: write_json(self.root / _DONE / f"{name}.json", report))
         return report
 
-    def _finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
-        whole = all((self.root / product).exists() for product in products)
-        return self.done(name) if whole else None
+    def finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
+        """What a step reported, if it is done and all its products are there; the same on every process."""
+
+        def look() -> dict[str, Any] | None:
+            whole = all((self.root / product).exists() for product in products)
+            return self.done(name) if whole else None
+
+        return self.world.together(look)
 
 
-def _below(path: str, protected: tuple[str, ...]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in protected)
+def other_settings(root: Path, changed: list[str]) -> AlitokError:
+    """The error for a run that is asked to go on with other settings."""
+    return AlitokError(
+        f"{root} holds a run with other settings ({', '.join(changed)}); "
+        "start over with --fresh, or choose another directory with --out."
+    )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -2,18 +2,23 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.jobs.pipeline import Pipeline
-from alitok.workflow.demo import DemoOptions, resolve_recipe, run_demo
+from alitok.presets import RECIPES
+from alitok.workflow.fit import duration, run_fit
+from alitok.workflow.resolve import Request, resolve
 
 SMALL = (
     "tokenizer.encoder.layers=1",
@@ -43,8 +48,9 @@ KEYS = {
 }
 
 
-def options(out, data="digits", **changes):
-    return DemoOptions(data=data, out=out, device="cpu", overrides=SMALL, **changes)
+def fit(out, *overrides, data="digits", dry_run=False, **changes):
+    request = Request(out=out, data=data, device="cpu", overrides=(*SMALL, *overrides), **changes)
+    return run_fit(request, command="alitok demo", dry_run=dry_run)
 
 
 def results(out):
@@ -53,10 +59,15 @@ def results(out):
     return timeless, np.load(out / "samples" / "samples.npz")["arr_0"]
 
 
+def same(first, second):
+    second = second.state_dict()
+    return all(torch.equal(value, second[name]) for name, value in first.state_dict().items())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "run"
-    run_demo(options(out))
+    fit(out)
     return out
 
 
@@ -80,8 +91,8 @@ def test_the_finished_models_draw(finished):
 
 def test_the_same_seed_gives_the_same_pictures_and_numbers_and_another_seed_others(finished, tmp_path):
     first = results(finished)
-    run_demo(options(tmp_path / "again"))
-    run_demo(options(tmp_path / "other", seed=1))
+    fit(tmp_path / "again")
+    fit(tmp_path / "other", seed=1)
     again, other = results(tmp_path / "again"), results(tmp_path / "other")
     assert first[0] == again[0]
     assert np.array_equal(first[1], again[1])
@@ -89,14 +100,99 @@ def test_the_same_seed_gives_the_same_pictures_and_numbers_and_another_seed_othe
 
 
 def test_run_again_it_skips_what_is_done(finished):
-    times = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    run_demo(options(finished))
-    assert times == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    before = times(finished)
+    fit(finished)
+    assert times(finished) == before
 
 
-def test_other_settings_in_the_same_place_are_refused(finished):
-    with pytest.raises(AlitokError, match=r"other settings \(seed\)"):
-        run_demo(options(finished, seed=5))
+def times(root):
+    return {
+        path.relative_to(root).as_posix(): path.stat().st_mtime_ns
+        for path in root.rglob("*")
+        if path.is_file() and "replaced" not in path.parts
+    }
+
+
+def below(paths, *names):
+    return {path for path in paths if path.startswith(names)}
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")  # times of change are kept
+    return tmp_path / "run"
+
+
+def test_another_decoder_is_trained_anew_and_codes_and_generator_are_kept(copied):
+    before, model = times(copied), Pipeline.from_pretrained(copied / "model", device="cpu")
+    fit(copied, "stage2.phases.main.steps=10")
+    after = times(copied)
+    kept = below(before, "features", "stage1", "codes", "generator", "done/stage1", "done/encode", "done/generator")
+    assert kept
+    assert {path: before[path] for path in kept} == {path: after[path] for path in kept}
+    assert json.loads((copied / "done" / "stage2.json").read_text())["steps"] == 10
+    for name in ("metrics.json", "samples/samples.npz", "stage2/metrics.jsonl"):
+        assert after[name] > before[name]
+        assert (copied / "replaced" / "1" / name).exists()
+    assert not (copied / "replaced" / "1" / "generator").exists()
+    again = Pipeline.from_pretrained(copied / "model", device="cpu")
+    assert same(again.generator, model.generator)
+    assert same(again.tokenizer.encoder, model.tokenizer.encoder)
+    assert not same(again.tokenizer.stage2, model.tokenizer.stage2)
+    assert results(copied)[0].keys() == results(copied / "replaced" / "1")[0].keys()
+
+
+def test_another_way_of_drawing_trains_nothing(copied):
+    before = times(copied)
+    fit(copied, "sampling.top_k=5")
+    after = times(copied)
+    trained = below(before, "stage1", "stage2", "generator", "codes")
+    assert {path: before[path] for path in trained} == {path: after[path] for path in trained}
+    assert json.loads((copied / "model" / "pipeline.json").read_text())["sampling"]["top_k"] == 5
+    assert after["samples/samples.npz"] > before["samples/samples.npz"]
+
+
+def test_how_often_something_is_written_redoes_nothing(copied):
+    before = times(copied)
+    fit(copied, "stage1.loop.evaluate_every=7")
+    after = times(copied)
+    assert {path for path in before if before[path] != after[path]} == {"run.toml"}
+    assert not (copied / "replaced").exists()
+
+
+def test_another_seed_redoes_all_and_other_data_is_another_run(copied):
+    fit(copied, seed=3)
+    assert (copied / "replaced" / "1" / "stage1" / "tokenizer").exists()
+    with pytest.raises(AlitokError, match=r"other settings \(data\).*--fresh"):
+        fit(copied, data="photos")
+
+
+def test_run_again_without_options_it_goes_on_with_those_it_has(copied):
+    before = times(copied)
+    run_fit(Request(out=copied, data="digits", device="cpu"), command="alitok fit digits")
+    assert times(copied) == before
+
+
+def test_a_plan_is_shown_first_and_a_dry_run_changes_nothing(tmp_path, capsys):
+    assert fit(tmp_path / "run", dry_run=True) == {}
+    said = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    for wanted in ("20 codes a picture", "Stage 1: causal decoder", "about", "still to do"):
+        assert wanted in said
+
+
+def test_the_plan_of_a_run_that_was_stopped_counts_what_is_left(copied, capsys):
+    for name in ("metrics.json", "report.html"):
+        (copied / name).unlink()
+    fit(copied)
+    said = capsys.readouterr().out
+    assert said.count("done, ") == 7
+    assert said.index("still to do") < said.index("Numbers and report\n")
+
+
+def test_durations_are_said_as_people_do():
+    said = [duration(seconds) for seconds in (0.4, 119, 120, 3_601, 7_200, 100_000, 200_000)]
+    assert said == ["0 s", "119 s", "2.0 min", "60 min", "2.0 h", "28 h", "2.3 days"]
 
 
 @pytest.mark.slow
@@ -118,7 +214,7 @@ def test_stopped_anywhere_and_run_again_it_ends_the_same(finished, tmp_path, how
         if how == signal.SIGINT and status != 0:
             assert status == 130
             assert "Interrupted" in text
-    run_demo(options(tmp_path / "run"))
+    fit(tmp_path / "run")
     first, second = results(finished), results(tmp_path / "run")
     assert first[0] == second[0]
     assert np.array_equal(first[1], second[1])
@@ -133,7 +229,7 @@ def test_a_folder_of_pictures_of_many_sizes(tmp_path):
             side = rng.integers(40, 90, 2)
             pixels = np.clip(rng.normal(base, 20, (*side, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
-    run_demo(options(tmp_path / "run", data=str(tmp_path / "data")))
+    fit(tmp_path / "run", data=str(tmp_path / "data"))
     pipeline = Pipeline.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert pipeline.generator.class_names == ("blue", "green", "red")
 
@@ -147,15 +243,16 @@ def test_a_broken_picture_stops_before_training_and_is_named(tmp_path):
     Image.effect_noise((64, 64), 50).save(broken)
     broken.write_bytes(broken.read_bytes()[:-500])
     with pytest.raises(AlitokError, match=r"b/1\.png"):
-        run_demo(options(tmp_path / "run", data=str(tmp_path / "data")))
+        fit(tmp_path / "run", data=str(tmp_path / "data"))
     assert not (tmp_path / "run" / "stage1").exists()
 
 
 def test_a_file_of_recipe_keys_is_laid_over_the_preset_and_overrides_over_it(tmp_path):
     (tmp_path / "my.toml").write_text("samples_per_class = 7\n[stage1.loop]\nbatch_size = 5\n[sampling]\ntop_k = 3\n")
-    recipe = resolve_recipe(DemoOptions(config=tmp_path / "my.toml", overrides=("stage1.loop.batch_size=6",)))
+    request = Request(out=tmp_path, data="digits", config=tmp_path / "my.toml")
+    recipe = resolve(replace(request, overrides=("stage1.loop.batch_size=6",))).recipe
     assert (recipe.samples_per_class, recipe.stage1.loop.batch_size, recipe.sampling.top_k) == (7, 6, 3)
-    assert recipe.stage2 == resolve_recipe(DemoOptions()).stage2
+    assert recipe.stage2 == RECIPES["digits"].stage2
     (tmp_path / "bad.toml").write_text("[stage1.lop]\nsteps = 5\n")
     with pytest.raises(AlitokError, match=r"bad\.toml: unknown key 'stage1\.lop'; did you mean 'stage1\.loop'"):
-        resolve_recipe(DemoOptions(config=tmp_path / "bad.toml"))
+        resolve(replace(request, config=tmp_path / "bad.toml"))

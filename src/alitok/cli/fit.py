@@ -1,0 +1,60 @@
+"""`alitok fit`: from pictures to models and a report, in one line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def fit(
+    source: str,
+    /,
+    *,
+    out: Path | None = None,
+    preset: str | None = None,
+    perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    seed: int | None = None,
+    config: Path | None = None,
+    override: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+) -> None:
+    """Train stage 1, stage 2 and the generator on your pictures, draw samples, measure them, and write a report.
+
+    A plan with the time that each step will take on this machine comes first. Run again, it continues where it
+    stopped; with other options it does again what depends on them, keeps the rest, and moves what it replaces aside.
+
+    Args:
+        source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        out: where everything is written; runs/NAME unless given.
+        preset: auto (the default for new runs): a recipe cut to your pictures, base on a GPU and small elsewhere, or
+            the recipe of a built-in set; small; base; or any recipe by name, such as alitok-256.
+        perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
+            pictures.
+        dry_run: show the plan and stop.
+        fresh: start over, replacing what an earlier run wrote to OUT.
+        device: where to compute; auto takes the first of cuda, mps and cpu that is there.
+        seed: of everything that is drawn at random; 0 unless given.
+        config: a TOML file with recipe keys that replace the preset's.
+        override: single recipe keys, such as `--set stage1.phases.main.steps=100`.
+    """
+    from alitok.workflow.fit import run_fit
+    from alitok.workflow.resolve import Request
+
+    request = Request(
+        out=out or Path("runs", Path(source).resolve().name),
+        data=source,
+        preset=preset,
+        perceptual=perceptual,
+        config=config,
+        overrides=tuple(override or ()),
+        seed=seed,
+        fresh=fresh,
+        device=device,
+    )
+    run_fit(request, command=shlex.join(["alitok", *sys.argv[1:]]), dry_run=dry_run)

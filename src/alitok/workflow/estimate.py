@@ -1,0 +1,171 @@
+"""How long the steps of a run will take on this machine, from a few measured ones.
+
+Enters: the trainings of a run. Leaves: seconds by step. Nothing is written, and nothing that is measured is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.errors import AlitokError
+from alitok.data.builtin import DigitSource
+from alitok.data.source import ImageSource, Splits
+from alitok.generator import Generator
+from alitok.presets import Recipe
+from alitok.tokenizer import Tokenizer
+from alitok.train.generator import GeneratorTask
+from alitok.train.state import TrainingState
+from alitok.train.task import Batch
+from alitok.workflow.run import needs_features
+from alitok.workflow.steps import TRAININGS
+from alitok.workflow.tasks import Training, Trainings
+
+_MEASURED_STEPS = 2  # behind one that warms up
+_READS = 16
+_ENCODED, _DRAWN = 64, 256  # pictures at a time
+
+
+def estimate(trainings: Trainings, done: Collection[str] = ()) -> dict[str, float]:
+    """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
+
+    Args:
+        trainings: of the run.
+        done: steps that are finished; they are left out.
+
+    Raises:
+        AlitokError: a step cannot be taken at all, as when a picture cannot be read.
+    """
+    recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
+    rehearsal = replace(trainings, splits=_noise(splits, recipe))
+    read, views = _reading(splits.train, recipe)
+    seconds = {}
+    for name in TRAININGS:
+        if name not in done and (name != "features" or needs_features(recipe)):
+            seconds[name] = _training(rehearsal, name, read)
+    pictures = len(splits.train) + len(splits.heldout)
+    if "check" not in done:
+        seconds["check"] = read * pictures / world.size
+    if "encode" not in done:
+        encoded = len(splits.train) * views + len(splits.heldout)
+        seconds["encode"] = (encoded * _encode_seconds(trainings) + pictures * read) / world.size
+    if "sample" not in done:
+        seconds["sample"] = _sample_seconds(trainings)
+    return seconds
+
+
+def _noise(splits: Splits, recipe: Recipe) -> Splits:
+    """Pictures in memory in place of the real ones, some of which may be broken; what is seen costs no time."""
+    size, count = recipe.tokenizer.image_size, 64
+    pictures = np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
+    labels = np.arange(count) % len(splits.train.classes)
+    source = DigitSource("noise", splits.train.classes, labels, size, pictures)
+    return replace(splits, train=source, heldout=source)
+
+
+def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
+    """Mean seconds of reading one picture, and the views that are stored of each."""
+    seconds, views = [], 1
+    for row in np.linspace(0, len(source) - 1, min(_READS, len(source))).astype(int).tolist():
+        began = time.perf_counter()
+        try:
+            source.read(row, np.random.default_rng(0))
+            seconds.append(time.perf_counter() - began)
+            views = len(source.views(row, recipe.crops))
+        except AlitokError:
+            continue  # told by the check that follows
+    return float(np.mean(seconds)) if seconds else 0.0, views
+
+
+def _training(trainings: Trainings, name: str, read: float) -> float:
+    if name == "features":
+        training = trainings.features()
+    elif name == "generator":
+        training = _generator_on_noise(trainings)
+    else:
+        training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
+    total = sum(phase.steps for phase in training.task.phases)
+    left = total - _saved_step(trainings.root / name / "checkpoints")
+    computing = step_seconds(training, trainings)
+    if name == "generator":
+        return computing * left
+    reading = read * training.loop.batch_size / trainings.world.size
+    workers = trainings.recipe.engine.workers
+    return (max(computing, reading / workers) if workers else computing + reading) * left
+
+
+def step_seconds(training: Training, trainings: Trainings) -> float:
+    """Mean seconds of a few whole optimizer steps; the task's modules are changed by them."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        engine = trainings.recipe.engine
+        state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
+        batches = training.task.batches(0)
+        state.advance(next(batches), _never)
+        began = time.perf_counter()
+        for _ in range(_MEASURED_STEPS):
+            state.advance(next(batches), _never)
+        return (time.perf_counter() - began) / _MEASURED_STEPS
+
+
+def _never() -> bool:
+    return False
+
+
+def _generator_on_noise(trainings: Trainings) -> Training:
+    """The generator before there are any codes: what they are does not change how long it takes."""
+    generator, training = trainings.new_generator(), trainings.recipe.generator
+    config, batch_size = generator.config, training.loop.batch_size // trainings.world.size
+    codes = torch.randint(config.codebook_size, (batch_size, config.sequence_length))
+    batch = codes, torch.zeros(batch_size, dtype=torch.int64)
+
+    def batches(start: int) -> Iterator[Batch]:
+        while True:
+            yield batch
+
+    return Training(GeneratorTask(generator, training, batches, batch), training.loop, generator)
+
+
+def _saved_step(checkpoints: Path) -> int:
+    found = (re.fullmatch(r"step-(\d+)", path.name) for path in checkpoints.glob("step-*"))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+@torch.inference_mode()
+def _encode_seconds(trainings: Trainings) -> float:
+    """Of one view, without reading it."""
+    tokenizer = Tokenizer(trainings.recipe.tokenizer).to(trainings.world.device).eval()
+    side = tokenizer.config.image_size
+    images = pixels.to_float(torch.zeros(_ENCODED, 3, side, side, dtype=torch.uint8)).to(trainings.world.device)
+    return _seconds(lambda: tokenizer.encode(images).cpu()) / _ENCODED
+
+
+@torch.inference_mode()
+def _sample_seconds(trainings: Trainings) -> float:
+    """Of all samples: one position at half the length, times the positions and the batches."""
+    generator: Generator = trainings.new_generator().to(trainings.world.device).eval()
+    count = trainings.recipe.samples_per_class * len(trainings.splits.train.classes)
+    rows = min(count, _DRAWN) * (2 if trainings.recipe.sampling.guided else 1)
+    cache = generator.new_cache(rows)
+    tokens = torch.zeros(rows, 1, dtype=torch.int64, device=trainings.world.device)
+
+    def position() -> torch.Tensor:
+        cache.length = generator.config.sequence_length // 2
+        return generator.extend(tokens, cache).cpu()
+
+    return _seconds(position) * generator.config.sequence_length * -(-count // _DRAWN)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second of two runs."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,155 @@
+"""What the user asked for, over what the run holds already, over a preset: the recipe, data and seed of a run.
+
+Enters: options as the command line takes them. Leaves: `Resolved`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from alitok.core.config import from_dict, merge, override, read_toml, to_dict
+from alitok.core.device import DeviceName, choose_device
+from alitok.core.errors import AlitokError
+from alitok.data.decode import reason, without_remarks
+from alitok.data.pictures import Pictures
+from alitok.data.source import open_pictures
+from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, Recipe, fitted, with_generator
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
+from alitok.workflow.inspect import suggest_size
+
+PerceptualName = Literal["recipe", "none", "local", "convnext", "lpips"]
+_AUTO = "auto"
+_LOOKED_AT = 256  # pictures whose size decides that of the models
+_BUILTIN_PICTURES = 1500  # about as many as the built-in sets have for training
+_LOCAL_ALONE = 1.0  # weight of a network asked for by name where the recipe has no perceptual term
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that decide a recipe. None takes what the run has, and where there is no run yet the default.
+
+    Attributes:
+        out: the directory of the run.
+        data: which pictures.
+        preset: a recipe by name; `small` and `base` are cut to the pictures, `auto` is the recipe of a built-in set by
+            its name, else `base` where there is a GPU and `small` elsewhere.
+        size: a published generator, with its training and guidance.
+        perceptual: the one feature network that takes all perceptual weight.
+        config: a TOML file laid over the recipe.
+        overrides: `key.path=value`, laid over all.
+        seed: of everything that is drawn at random.
+        fresh: whether what the run has counts for nothing.
+        device: where it will be trained.
+    """
+
+    out: Path
+    data: str | None = None
+    preset: str | None = None
+    size: str | None = None
+    perceptual: PerceptualName = "recipe"
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    seed: int | None = None
+    fresh: bool = False
+    device: DeviceName = "auto"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Options with everything filled in."""
+
+    recipe: Recipe
+    data: str
+    seed: int
+
+
+def resolve(request: Request) -> Resolved:
+    """Data, seed and recipe: the options, over what the run in `out` holds, over the preset.
+
+    Raises:
+        AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
+    """
+    stored = _stored(request)
+    data = request.data or stored.get("data")
+    if data is None:
+        raise AlitokError(f"{request.out} holds no run yet; name the pictures with --data.")
+    if request.preset is None and "recipe" in stored:
+        recipe = from_dict(Recipe, stored["recipe"], str(request.out / "run.toml"))
+    else:
+        recipe = named_recipe(request.preset or _AUTO, data, request.device)
+    if request.size is not None:
+        recipe = with_generator(recipe, request.size)
+    keys = to_dict(recipe)
+    if request.config is not None:
+        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(request.config)), str(request.config)))
+    recipe = from_dict(Recipe, override(keys, request.overrides), "--set")
+    if request.perceptual != "recipe":
+        recipe = replace(
+            recipe,
+            stage1=_with_perceptual(recipe.stage1, request.perceptual),
+            stage2=_with_perceptual(recipe.stage2, request.perceptual),
+        )
+    seed = request.seed if request.seed is not None else stored.get("seed", 0)
+    if not 0 <= seed < 2**63:
+        raise AlitokError(f"The seed must be within 0 and 2^63, not {seed}.")
+    return Resolved(recipe, data, seed)
+
+
+def _stored(request: Request) -> dict[str, Any]:
+    path = request.out / "run.toml"
+    return read_toml(path) if path.is_file() and not request.fresh else {}
+
+
+def named_recipe(name: str, data: str, device: DeviceName = "auto") -> Recipe:
+    """A recipe by its name, cut to the pictures where it is one of those.
+
+    Raises:
+        AlitokError: there is no such preset, or the pictures cannot be looked at.
+    """
+    if name == _AUTO:
+        if data in RECIPE_CLASSES:
+            return RECIPES[data]
+        name = "base" if choose_device(device).type == "cuda" else "small"
+    if name in FITTED:
+        if data in RECIPE_CLASSES:
+            recipe = RECIPES[data]
+            return fitted(name, image_size=recipe.tokenizer.image_size, pictures=_BUILTIN_PICTURES)
+        pictures = open_pictures(data)
+        return fitted(name, image_size=suggest_size(_short_sides(pictures)), pictures=len(pictures))
+    if name not in RECIPES:
+        raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")
+    return RECIPES[name]
+
+
+def _short_sides(pictures: Pictures) -> list[int]:
+    """Of some pictures, evenly spread; those that cannot be read are left to the check."""
+    sides = []
+    for row in np.linspace(0, len(pictures) - 1, min(_LOOKED_AT, len(pictures))).astype(int).tolist():
+        try:
+            with without_remarks(), Image.open(io.BytesIO(pictures.encoded(row))) as image:
+                sides.append(min(image.size))
+        except Exception as error:  # on damaged files Pillow raises nearly anything
+            reason(error)  # raises in turn if no picture can be read at all
+    if not sides:
+        raise AlitokError(f"{pictures.name}: none of {_LOOKED_AT} pictures looked at can be read; check the files.")
+    return sides
+
+
+def _with_perceptual(
+    training: TokenizerTraining, name: Literal["none", "local", "convnext", "lpips"]
+) -> TokenizerTraining:
+    """All perceptual weight on one network; where there is none, the usual weight in every phase."""
+
+    def changed(phase: TokenizerPhase) -> TokenizerPhase:
+        losses = phase.losses
+        if name != "none" and not losses.networks():
+            losses = replace(losses, local=_LOCAL_ALONE)
+        return replace(phase, losses=losses.with_perceptual(name))
+
+    return replace(training, phases=tuple(changed(phase) for phase in training.phases))

@@ -1,0 +1,137 @@
+"""The steps of a whole run: what each one makes, what it needs, and which settings decide its results.
+
+Enters: the key paths of `run.toml` that have changed. Leaves: the steps whose results no longer fit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        title: for people.
+        needs: the steps whose products it reads.
+        settings: key paths of `run.toml` that decide its results, each with all below it.
+        products: paths below the run's directory that are whole when the step is done.
+        outputs: all that it writes there, finished or not.
+    """
+
+    title: str
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+_CODES = ("image_size", "patch_size", "prefix", "codebook_size", "code_width", "encoder", "stage1")
+
+STEPS = {
+    "check": Step("Checking the pictures", settings=("data", "contents", "seed", "recipe.tokenizer.image_size")),
+    "features": Step(
+        "Features learnt from the pictures",
+        needs=("check",),
+        settings=("recipe.features",),
+        products=("features/network",),
+        outputs=("features",),
+    ),
+    "stage1": Step(
+        "Stage 1: causal decoder",
+        needs=("check", "features"),
+        settings=(*(f"recipe.tokenizer.{name}" for name in _CODES), "recipe.stage1"),
+        products=("stage1/tokenizer",),
+        outputs=("stage1",),
+    ),
+    "stage2": Step(
+        "Stage 2: bidirectional decoder",
+        needs=("stage1",),
+        settings=("recipe.tokenizer.stage2", "recipe.stage2"),
+        products=("model/tokenizer",),
+        outputs=("stage2", "model/tokenizer"),
+    ),
+    "encode": Step(
+        "Pictures to codes",
+        needs=("stage1",),
+        settings=("recipe.crops",),
+        products=("codes/train", "codes/heldout"),
+        outputs=("codes",),
+    ),
+    "generator": Step(
+        "Generator",
+        needs=("encode",),
+        settings=("recipe.generator", "recipe.generator_size"),
+        products=("model/generator",),
+        outputs=("generator", "model/generator"),
+    ),
+    "pair": Step(
+        "Both models together",
+        needs=("stage2", "generator"),
+        settings=("recipe.sampling",),
+        products=("model/pipeline.json", "model/README.md"),
+        outputs=("model/pipeline.json", "model/README.md"),
+    ),
+    "sample": Step(
+        "Samples",
+        needs=("pair",),
+        settings=("recipe.samples_per_class",),
+        products=("samples/samples.npz", "samples/samples.png"),
+        outputs=("samples",),
+    ),
+    "measure": Step(
+        "Numbers and report",
+        needs=("sample",),
+        products=("metrics.json", "report.html"),
+        outputs=("metrics.json", "report.html"),
+    ),
+}
+
+TRAININGS = ("features", "stage1", "stage2", "generator")
+
+# How often something is written or looked at changes no weight.
+_HARMLESS = re.compile(
+    r"recipe\.\w+\.(loop\.(log_every|evaluate_every|checkpoint_every|keep|max_skips|max_restores)"
+    r"|usage_alarm|predictability(\..*)?)"
+)
+
+
+def stale(changed: Iterable[str]) -> list[str]:
+    """The steps whose results another value of these settings would have changed, in order."""
+    deciding = [path for path in changed if not _HARMLESS.fullmatch(path)]
+    found: list[str] = []
+    for name, step in STEPS.items():
+        by_itself = any(_within(path, setting) for path in deciding for setting in step.settings)
+        if by_itself or any(need in found for need in step.needs):
+            found.append(name)
+    return found
+
+
+def _within(path: str, setting: str) -> bool:
+    """Whether one path is the other, or lies below it."""
+    longer, shorter = (path, setting) if len(path) >= len(setting) else (setting, path)
+    return longer == shorter or longer.startswith(f"{shorter}.")
+
+
+def begun(root: Path, name: str) -> bool:
+    """Whether a step has left anything in the run's directory."""
+    return any((root / path).exists() for path in remains(name))
+
+
+def remains(name: str) -> tuple[str, ...]:
+    """All paths below the run's directory that a step leaves, its marker included."""
+    return (*STEPS[name].outputs, marker(name))
+
+
+def marker(name: str) -> str:
+    """The file that says a step is done."""
+    return f"done/{name}.json"
+
+
+def outputs() -> tuple[str, ...]:
+    """Everything that the steps of a run write, top level names only."""
+    return tuple(dict.fromkeys(path.partition("/")[0] for step in STEPS.values() for path in step.outputs))
