@@ -14,12 +14,15 @@ from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore, write_codes
 from alitok.data.loader import Batches, CodeBatches, order, picture_rng
 
+GOLDEN = [2, 9, 6, 0, 4, 5, 8, 1, 3, 7]  # order(10, 3, 2): stored codes and runs rely on it
+
 
 class Source:
     """Each picture holds its index and, in training, two draws of its own randomness."""
 
-    def __init__(self, length, broken=None):
+    def __init__(self, length, broken=None, groups=None):
         self.name, self.classes, self.size, self.flip = "test", ("a", "b", "c"), 4, True
+        self.groups = groups
         self.labels = np.arange(length, dtype=np.int64) % 3
         self.broken = broken
 
@@ -58,6 +61,61 @@ def test_order_is_a_permutation_keyed_by_seed_and_epoch():
             assert (taken == order(100, seed, epoch)).all()
             orders[taken.tobytes()] = None
     assert len(orders) == 6
+
+
+def test_the_order_without_groups_is_the_one_of_earlier_versions():
+    assert order(10, 3, 2).tolist() == GOLDEN
+    assert order(10, 3, 2, None).tolist() == GOLDEN
+
+
+def shards_of(rng, shards, most=12):
+    """Shard numbers that are neither dense nor of one size, in the order of the shards."""
+    names = np.sort(rng.choice(10_000, shards, replace=False))
+    return np.repeat(names, rng.integers(1, most, shards)).astype(np.int32)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 16, 17, 50])
+def test_an_epoch_in_groups_visits_each_picture_once_and_few_groups_at_a_time(shards):
+    groups = shards_of(np.random.default_rng(shards), shards)
+    orders = [order(len(groups), 5, epoch, groups) for epoch in range(3)]
+    windows = []
+    for taken in orders:
+        assert sorted(taken.tolist()) == list(range(len(groups)))
+        visits = groups[taken]
+        whole, rest = divmod(shards, 16)
+        opened, start, window = [], 0, []
+        while start < len(visits):  # a window ends where all pictures of its 16 groups, or of the last ones, are taken
+            members = set()
+            end = start
+            while end < len(visits) and (len(members) < 16 or visits[end] in members):
+                members.add(int(visits[end]))
+                end += 1
+            assert sum(np.isin(groups, list(members))) == end - start
+            opened.append(len(members))
+            window.append(frozenset(members))
+            start = end
+        assert opened == [16] * whole + [rest] * (rest > 0)
+        windows.append(window)
+    assert (orders[0] == order(len(groups), 5, 0, groups)).all()
+    assert shards < 3 or any((orders[0] != taken).any() for taken in (orders[1], order(len(groups), 6, 0, groups)))
+    assert shards <= 16 or windows[0] != windows[1]  # which groups share a window changes too
+
+
+def test_within_a_window_all_places_are_alike():
+    groups = np.repeat([0, 1, 2], [4, 2, 6])
+    places = np.array([np.argsort(order(12, 0, epoch, groups)) for epoch in range(3000)])
+    assert np.abs(places.mean(axis=0) - 5.5).max() < 0.3
+    assert np.abs(np.corrcoef(places.T)[~np.eye(12, dtype=bool)] + 1 / 11).max() < 0.08
+
+
+def test_batches_of_grouped_pictures_follow_the_formula_and_resume(tmp_path):
+    source = Source(40, groups=np.repeat(np.arange(20), 2))
+    batches = first(Batches(source, 7, 3), 12)
+    expected = np.concatenate([order(40, 3, epoch, source.groups) for epoch in range(3)])[: 7 * 12]
+    assert indices(batches) == expected.tolist()
+    assert same(first(Batches(source, 7, 3, 5), 7), batches[5:])
+    steps = pickle.loads(pickle.dumps(Batches(source, 7, 3)._steps))
+    assert same([steps[8]], [batches[8]])
 
 
 def test_picture_rng_is_keyed_by_all_three():

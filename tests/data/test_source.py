@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.source import crops_per_picture, open_splits, view_batches
+from alitok.data.source import Look, check_broken, crops_per_picture, look_at, open_splits, suggest_size, view_batches
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
@@ -14,6 +14,9 @@ def test_builtin_sets_fulfil_the_interface(data, library):
     for source in (splits.train, splits.heldout):
         assert source.name.startswith(data)
         assert source.size == 16
+        assert source.groups is None
+        assert source.verify() == []
+        assert len({source.key(index) for index in range(len(source))}) == len(source)
         assert source.labels.shape == (len(source),)
         assert source.labels.dtype == np.int64
         assert set(source.labels) == set(range(len(source.classes)))
@@ -65,6 +68,107 @@ def test_the_number_of_views_of_the_builtin_sets(data, library, expected):
     pytest.importorskip(library)
     train = open_splits(data, 16).train
     assert [crops_per_picture(train, recipe) for recipe in ("centre", "flip", "ten")] == expected
+
+
+@pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
+def test_a_builtin_set_without_some_pictures_keeps_the_others_as_they_were(data, library):
+    pytest.importorskip(library)
+    train = open_splits(data, 16).train
+    rest = train.without({train.key(0), train.key(5)})
+    kept = [row for row in range(len(train)) if row not in (0, 5)]
+    assert len(rest) == len(kept)
+    assert (rest.labels == train.labels[kept]).all()
+    for index in (0, 3, 4, len(rest) - 1):
+        assert rest.key(index) == train.key(kept[index])
+        for rng in (None, 1):
+            draw, again = (None if rng is None else np.random.default_rng(rng) for _ in range(2))
+            assert (rest.read(index, draw) == train.read(kept[index], again)).all()
+        assert (rest.views(index, "ten") == train.views(kept[index], "ten")).all()
+    assert rest.without({rest.key(0)}).key(0) == rest.key(1)
+    assert train.without(()) is train
+
+
+def folder_of(root, good, bad, classes=("cats", "dogs")):
+    for name in classes:
+        (root / name).mkdir()
+    for number in range(good + bad):
+        path = root / classes[number % len(classes)] / f"{number:04d}.png"
+        path.write_bytes(b"no picture") if number < bad else Image.new("RGB", (9, 9)).save(path)
+    return open_splits(str(root), 16)
+
+
+def checked(splits):
+    """As a run does it."""
+    broken = [*splits.train.verify(), *splits.heldout.verify()]
+    check_broken(broken, splits)
+    return splits.without({picture.key for picture in broken})
+
+
+@pytest.mark.parametrize(("good", "bad"), [(200, 0), (198, 2), (99, 1)])
+def test_a_hundredth_may_be_broken_and_is_left_out(tmp_path, good, bad):
+    splits = folder_of(tmp_path, good, bad)
+    rest = checked(splits)
+    assert len(splits) == good + bad
+    assert len(rest) == good
+    for source in (rest.train, rest.heldout):
+        assert all(source.read(index, None).shape == (3, 16, 16) for index in range(len(source)))
+        assert source.verify() == []
+    assert (rest.contents, rest.name) == (splits.contents, splits.name)
+
+
+@pytest.mark.parametrize(("good", "bad"), [(197, 3), (98, 1), (20, 12)])
+def test_more_than_a_hundredth_stops_with_the_list(tmp_path, good, bad):
+    splits = folder_of(tmp_path, good, bad)
+    with pytest.raises(AlitokError) as caught:
+        checked(splits)
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith(f"{bad} of {good + bad} pictures of {splits.name} cannot be used, {bad / (good + bad):.1%}")
+    assert "replace or remove" in first
+    assert len(lines) == min(bad, 11)
+    assert all("is not a picture that Pillow can read" in line for line in lines[:10])
+    assert lines[10:] == (["... and 2 more"] if bad == 12 else [])
+
+
+def test_a_class_must_keep_a_picture_for_training(tmp_path):
+    folder_of(tmp_path, 300, 0)
+    (tmp_path / "rare").mkdir()
+    (tmp_path / "rare" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(AlitokError, match=r"Class 'rare' .* no usable picture for training") as caught:
+        checked(open_splits(str(tmp_path), 16))
+    assert "rare/1.png is not a picture" in str(caught.value)
+
+
+def test_something_must_stay_held_out(tmp_path):
+    for part, number in (("train", 200), ("val", 1)):
+        (tmp_path / part).mkdir()
+        for index in range(number):
+            Image.new("RGB", (9, 9)).save(tmp_path / part / f"{index}.png")
+    checked(open_splits(str(tmp_path), 16))
+    (tmp_path / "val" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(AlitokError, match="All held-out pictures"):
+        checked(open_splits(str(tmp_path), 16))
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"),
+    [([1], 16), ([16], 16), ([31, 31, 500], 16), ([32], 32), ([100, 130, 200], 128), ([255.5], 128), ([4000], 256)],
+)
+def test_the_size_that_at_least_half_of_the_pictures_fill(sides, size):
+    assert suggest_size(sides) == size
+    assert size == 16 or 2 * sum(side >= size for side in sides) >= len(sides)
+
+
+def test_a_first_look_reads_headers_and_passes_over_what_is_broken(tmp_path):
+    folder_of(tmp_path, 40, 4)
+    Image.new("RGB", (40, 70)).save(tmp_path / "cats" / "0008.png")
+    assert look_at(str(tmp_path)) == Look(16, 40)
+    for path in tmp_path.rglob("*.png"):
+        Image.new("RGB", (70, 64)).save(path)
+    assert look_at(str(tmp_path)) == Look(64, 40)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(AlitokError, match="can be read"):
+        look_at(str(tmp_path))
 
 
 class Views:

@@ -17,6 +17,21 @@ def test_every_class_keeps_and_holds_out_its_share(counts, share, seed):
         assert abs(held - share * count) <= 1
 
 
+def test_a_class_of_one_picture_is_never_held_out():
+    assert heldout_mask(np.array([4, 2, 2]), 0.5, 0).tolist().count(True) == 1
+    assert not heldout_mask(np.array([0, 1, 2]), 0.9, 0).any()
+
+
+def test_what_is_drawn_of_a_class():
+    """The draw by its definition, class by class."""
+    labels = np.random.default_rng(1).integers(0, 7, 300)
+    expected = np.zeros(300, bool)
+    for label in range(7):
+        rows = [row for row in range(300) if labels[row] == label]
+        expected[np.random.default_rng([5, label]).choice(rows, round(0.1 * len(rows)), replace=False)] = True
+    assert (heldout_mask(labels, 0.1, 5) == expected).all()
+
+
 def test_the_seed_decides_and_repeats():
     labels = np.repeat(np.arange(3), 50)
     first = heldout_mask(labels, 0.2, 1)

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from alitok.data.codes import CodeStore, write_codes
-from alitok.data.folder import open_folder
-from alitok.data.source import crops_per_picture
+from alitok.data.source import crops_per_picture, open_splits
 from alitok.jobs.reconstruct import reconstruct
 from alitok.jobs.tokenize import encode_source, tokenize
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
@@ -61,7 +60,7 @@ def source(tmp_path):
         path.parent.mkdir(exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    return open_folder(tmp_path, 6, 0)[0]
+    return open_splits(str(tmp_path), 6).train
 
 
 def codes_of(tokenizer, pictures):

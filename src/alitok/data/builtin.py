@@ -6,7 +6,7 @@ photographs in scikit-image's wheel; the class is the photograph. Leaves: pictur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import CropRecipe, stack_views, to_array, to_rgb
+from alitok.data.pictures import Broken
 from alitok.data.split import heldout_mask
 
 # Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter
@@ -44,8 +45,61 @@ _DIGITS_HELD_OUT = 0.2
 _INSTALL = "is not installed; run: pip install 'alitok[demo]'"
 
 
+class _InMemory:
+    """What all built-in sources share: none of their pictures can be broken, and any order is as good as any other."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64
+    size: int
+    flip: bool
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        """The name of the source and the number of the picture in it."""
+        return f"{self.name} {index}"
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        """(3, size, size) uint8."""
+        raise NotImplementedError
+
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        """(C, 3, size, size) uint8."""
+        raise NotImplementedError
+
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
+        """Nothing to read: the pictures are in memory already."""
+        return []
+
+    def without(self, keys: Collection[str]) -> _InMemory:
+        """The same without the pictures named by `keys`."""
+        rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
+        return self if len(rows) == len(self) else _Rest(self, rows)
+
+
+class _Rest(_InMemory):
+    """Some pictures of another source, each as it is there."""
+
+    def __init__(self, source: _InMemory, rows: np.ndarray) -> None:
+        self.name, self.classes, self.size, self.flip = source.name, source.classes, source.size, source.flip
+        self.labels = source.labels[rows]
+        self._source, self._rows = source, rows
+
+    def key(self, index: int) -> str:
+        return self._source.key(int(self._rows[index]))
+
+    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
+        return self._source.read(int(self._rows[index]), rng)
+
+    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
+        return self._source.views(int(self._rows[index]), recipe)
+
+
 @dataclass(eq=False)
-class DigitSource:
+class DigitSource(_InMemory):
     """Grey pictures held in memory; there is one view of each, with or without `rng`."""
 
     name: str
@@ -55,9 +109,6 @@ class DigitSource:
     pictures: np.ndarray  # (N, size, size) uint8
     flip: bool = False  # a mirrored 2 is no digit
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         return np.repeat(self.pictures[index, None], 3, axis=0)
@@ -65,9 +116,6 @@ class DigitSource:
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """(1, 3, size, size) uint8, whatever the recipe."""
         return self.read(index, None)[None]
-
-    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
-        """Nothing to read: the pictures are in memory already."""
 
 
 def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
@@ -100,7 +148,7 @@ def _enlarge(scan: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(eq=False)
-class _PhotoSource:
+class _PhotoSource(_InMemory):
     """What both kinds of crops share: a region of each photograph, in memory."""
 
     name: str
@@ -109,12 +157,6 @@ class _PhotoSource:
     size: int
     regions: list[np.ndarray]  # one (3, h, w) uint8 of each photograph
     flip: bool = True
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
-        """Nothing to read: the pictures are in memory already."""
 
 
 class PhotoTrainSource(_PhotoSource):

@@ -9,11 +9,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 CropRecipe = Literal["centre", "flip", "ten"]  # which views of a picture are stored, see ImageSource.views
 
 _ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -23,8 +32,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     float grey is taken for [0, 1], or for [0, 255] when it holds values above 1. Of an animation, the current
     frame is taken.
     """
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image.load()  # before its EXIF, whose reading may load too and would hide that the file is cut short
+    turned = orientation(image)
+    if turned != 1:
+        image = image.transpose(_UPRIGHT[turned])
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.float64) / 257)
     if image.mode == "F":
@@ -34,6 +45,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it is missing, senseless, or the EXIF itself is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # what is said beside a picture does not make the picture unusable
+        return 1
+    return value if value in _UPRIGHT else 1
 
 
 def _grey(values: np.ndarray) -> Image.Image:

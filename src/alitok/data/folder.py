@@ -1,218 +1,259 @@
-"""A folder of class folders: PATH/<class>/**/picture.
+"""Folders of pictures: class folders, one flat folder, and folders that are divided into train and val.
 
-Pictures of any size, mode and common format enter; pictures (3, size, size) uint8 leave. Every file's header is
-read when the folder is opened, so that what cannot be used is named before any training begins.
+Enters: a path. Leaves: `FilePictures`, whose files are listed when the folder is opened and read when they are wanted.
 """
 
 from __future__ import annotations
 
 import os
-import unicodedata
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.crops import CropRecipe, centre_crop, five_crops, random_crop, stack_views, to_array, to_rgb
-from alitok.data.split import heldout_mask
+from alitok.data.labelled import find_labels, read_labels
+from alitok.data.pictures import (
+    TRAIN,
+    Broken,
+    Contents,
+    Labels,
+    Strings,
+    heldout_names,
+    is_picture,
+    known_endings,
+    normal,
+)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_HELD_OUT = 0.1
-_NAMED = 10  # broken files that one message names
+
+class File(NamedTuple):
+    """A listed picture: its path below the root with `/`, its class, its size in bytes or -1 where it is missing."""
+
+    key: str
+    label: str
+    size: int
+
+
+@dataclass
+class Listing:
+    """The pictures of one folder in order, and what was seen besides."""
+
+    files: Iterable[File]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class FolderSource:
-    """Pictures that are decoded from their files each time they are read."""
+class FilePictures:
+    """Pictures in files of their own below one root; see `Pictures` for the rest."""
 
+    root: str
     name: str
     classes: tuple[str, ...]
-    labels: np.ndarray  # (N,) int64
-    size: int
-    files: list[Path]
-    flip: bool = True
+    labels: np.ndarray
+    keys: Strings
+    contents: str
+    heldout: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    left_out: tuple[Broken, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.labels)
 
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """(3, size, size) uint8: the centre crop, or with `rng` a random crop at 1.1 x, mirrored half of the time.
+    def key(self, index: int) -> str:
+        """The path below the root, with `/`."""
+        return self.keys[index]
 
-        Raises:
-            AlitokError: the file is gone, damaged or truncated.
-        """
-        picture = self._decode(index)
-        if rng is None:
-            return to_array(centre_crop(picture, self.size))
-        crop = to_array(random_crop(picture, self.size, rng))
-        mirrored = self.flip and rng.random() < 0.5
-        return np.ascontiguousarray(crop[:, :, ::-1]) if mirrored else crop
-
-    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(C, 3, size, size) uint8: the centre crop, or with `ten` the corners and the centre at 1.1 x.
-
-        Raises:
-            AlitokError: the file is gone, damaged or truncated.
-        """
-        picture = self._decode(index)
-        crops = five_crops(picture, self.size) if recipe == "ten" else [centre_crop(picture, self.size)]
-        return stack_views([to_array(crop) for crop in crops], self.flip and recipe != "centre")
-
-    def _decode(self, index: int) -> Image.Image:
-        with _opened(self.files[index]) as image:
-            return to_rgb(image)
-
-    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
-        """Decode every picture once.
-
-        Args:
-            progress: called with the number of pictures done after each picture.
-            part: number of this process and of all; each decodes its share.
-
-        Raises:
-            AlitokError: some cannot be decoded; the message names them.
-        """
-        problems = []
-        for done, file in list(enumerate(self.files, start=1))[part[0] :: part[1]]:
-            try:
-                with _opened(file) as image:
-                    to_rgb(image)
-            except AlitokError as error:
-                problems.append(str(error))
-            if progress is not None:
-                progress(done)
-        _raise_problems(problems)
+    def encoded(self, index: int) -> bytes:
+        """The file."""
+        with open(os.path.join(self.root, self.keys[index]), "rb", buffering=0) as file:  # noqa: PTH118, PTH123 (lean)
+            return file.read()
 
 
-def open_folder(root: Path, size: int, seed: int) -> tuple[FolderSource, FolderSource]:
-    """List the pictures of all classes and hold out about a tenth of each class, at least one picture.
+def open_folder(root: Path) -> FilePictures:
+    """List a folder of pictures.
 
     Args:
-        root: holds one folder per class; files beside these folders and hidden ones are ignored.
-        size: pixels a side of the pictures that leave.
-        seed: decides which pictures are held out.
-
-    Returns:
-        The sources for training and held-out pictures.
+        root: one folder per class; or pictures with a file that labels them; or pictures only, one class; or a folder
+            `train` and one of `val`, `valid`, `validation` and `test` of any of these forms. Hidden files and folders
+            are ignored.
 
     Raises:
-        AlitokError: the folder or a picture cannot be used; the message names it.
+        AlitokError: the folder cannot be used; the message says why.
     """
-    by_class = _pictures_by_class(root)
-    files = [file for _, pictures in by_class for file in pictures]
-    _check_headers(files, size)
-    labels = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(pictures) for _, pictures in by_class])
-    held = heldout_mask(labels, _HELD_OUT, seed)
-    name, classes = root.resolve().name, tuple(_normal(folder.name) for folder, _ in by_class)
-
-    def source(split: str, mask: np.ndarray) -> FolderSource:
-        return FolderSource(f"{name} {split}", classes, labels[mask], size, [files[i] for i in np.flatnonzero(mask)])
-
-    return source("train", ~held), source("held-out", held)
-
-
-def _pictures_by_class(root: Path) -> list[tuple[Path, list[Path]]]:
-    """Class folders sorted by name, each with its sorted pictures, of which there are at least two."""
-    if not root.exists():
-        raise AlitokError(f"{root} does not exist; check the path.")
     if not root.is_dir():
-        raise AlitokError(f"{root} is a file; give a folder that holds one folder of pictures per class.")
+        raise AlitokError(f"{root} is a file; give a folder of pictures.")
+    parts, notes = _parts(root)
+    if parts is None:
+        listing = _listing(root, "", root.name)
+        pictures = collect(root, listing.files)
+    else:
+        listings = [_listing(root / part, f"{part}/", root.name) for part in parts]
+        pictures = collect(root, *(listing.files for listing in listings))
+        listing = Listing((), [note for each in listings for note in each.notes])
+    return replace(pictures, notes=(*notes, *listing.notes))
+
+
+def open_labels(labels: Path) -> FilePictures:
+    """The pictures that a labels file names, relative to its own folder.
+
+    Raises:
+        AlitokError: the file cannot be used; the message says why.
+    """
+    listing = _labelled(labels, "", optional=False)
+    assert listing is not None
+    return replace(collect(labels.parent, listing.files), name=labels.name, notes=tuple(listing.notes))
+
+
+def collect(root: Path, train: Iterable[File], heldout: Iterable[File] | None = None) -> FilePictures:
+    """Listed files as `Pictures`; with `heldout`, the split is given."""
+    labels, contents = Labels(), Contents()
+    counts = [0, 0]
+
+    def keys() -> Iterator[str]:
+        for part, files in enumerate((train, heldout or ())):
+            for file in files:
+                labels.append(file.label)
+                contents.append(file.key, file.label, file.size)
+                counts[part] += 1
+                yield file.key
+
+    strings = Strings(keys())
+    classes, rows = labels.finish()
+    held = None if heldout is None else np.arange(len(rows)) >= counts[0]
+    return FilePictures(str(root), root.name or str(root), classes, rows, strings, contents.finish(), held)
+
+
+def _parts(root: Path) -> tuple[list[str] | None, list[str]]:
+    """The folders of a given split, training first, or None where there is none; and what is to be said of it."""
+    folders, _ = _children(root)
+    heldout = heldout_names(folders)
+    if TRAIN not in folders or find_labels(root) is not None:
+        return None, []
+    if heldout is None:  # `train` may be a class among others, or the only part that there is
+        alone = folders == [TRAIN] and _divided(root / TRAIN)
+        return ([TRAIN] if alone else None), []
+    parts, notes = [TRAIN, heldout], []
+    if _divided(root / TRAIN) and not _divided(
+        root / heldout
+    ):  # as in competitions, whose test pictures are unlabelled
+        parts = [TRAIN]
+    unused = [name for name in folders if name not in parts]
+    if unused:
+        notes.append(f"Of {root}, only {' and '.join(parts)} are used; not used: {', '.join(unused)}.")
+    return parts, notes
+
+
+def _divided(folder: Path) -> bool:
+    """Whether the pictures of a folder come with classes."""
+    return bool(_children(folder)[0]) or find_labels(folder) is not None
+
+
+def _listing(folder: Path, prefix: str, flat_class: str) -> Listing:
+    """The pictures below one folder; keys begin with `prefix`, and without labels `flat_class` is the only class."""
+    folders, pictures = _children(folder)
+    labels = find_labels(folder)
+    notes = []
+    if labels is not None:
+        listing = _labelled(labels, prefix, optional=bool(folders))
+        if listing is not None:
+            return listing
+        notes.append(f"{labels} labels none of the pictures; the class folders beside it are used.")
+    by_class = [(name, _below(folder, prefix, name)) for name in sorted(folders, key=_order)]
+    if any(files for _, files in by_class):
+        for name, files in by_class:
+            if not files:
+                raise AlitokError(
+                    f"Class folder {folder / name} has no pictures; remove it or add some ({known_endings()})."
+                )
+        if pictures:
+            notes.append(f"{len(pictures):,} pictures beside the class folders of {folder} are not used.")
+        return Listing((file for _, files in by_class for file in files), notes)
+    if not pictures:
+        raise AlitokError(f"{folder} has no pictures, nor has any folder in it; known endings: {known_endings()}.")
+    names = sorted(pictures, key=_order)
+    return Listing([File(f"{prefix}{name}", flat_class, _size(folder / name)) for name in names], notes)
+
+
+def _labelled(labels: Path, prefix: str, optional: bool) -> Listing | None:
+    """The files that a labels file names, missing ones included; None if it names none and is `optional`."""
+    table, folder = read_labels(labels, optional), labels.parent
+    files = [File(f"{prefix}{name}", table[name], _size(folder / name)) for name in sorted(table, key=_order)]
+    if all(file.size < 0 for file in files):
+        if optional:
+            return None
+        raise AlitokError(
+            f"{labels} names {len(files):,} files, such as {next(iter(table))!r}, and none of them is there; "
+            "paths in it are relative to its own folder."
+        )
+    surplus = [key for key, _ in _walk(folder) if key not in table]
+    if not surplus:
+        return Listing(files)
+    example = min(surplus, key=_order)
+    return Listing(files, [f"{len(surplus):,} pictures have no label in {labels} and are not used, such as {example}."])
+
+
+def _children(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the pictures directly in a folder, hidden ones left out."""
+    folders, pictures = [], []
     try:
-        folders = sorted((entry for entry in root.iterdir() if entry.is_dir() and not _hidden(entry.name)), key=_order)
-        by_class = [(folder, _pictures_below(folder)) for folder in folders]
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif is_picture(entry.name):
+                        pictures.append(entry.name)
     except OSError as error:
-        raise AlitokError(f"{error.filename or root} cannot be listed: {error.strerror}.") from None
-    if not folders:
-        raise AlitokError(f"{root} has no class folders; put the pictures into one folder per class inside it.")
-    if not any(pictures for _, pictures in by_class):
-        raise AlitokError(f"{root} has no pictures in its class folders; known endings: {_known()}.")
-    for folder, pictures in by_class:
-        if not pictures:
-            raise AlitokError(f"Class folder {folder} has no pictures; remove it or add some ({_known()}).")
-    if len(folders) == 1:
-        raise AlitokError(f"{root} has only one class, {folders[0].name}; at least two class folders are needed.")
-    for folder, pictures in by_class:
-        if len(pictures) == 1:
-            raise AlitokError(
-                f"Class folder {folder} has one picture only; each class needs two, one of them to be held out."
-            )
-    return by_class
+        raise _unlisted(folder, error) from None
+    return folders, pictures
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    found = []
-    for parent, subfolders, names in os.walk(folder, onerror=_raise):
-        subfolders[:] = [name for name in subfolders if not _hidden(name)]
-        found += [Path(parent, name) for name in names if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES]
-    return sorted(found, key=_order)
+def _below(folder: Path, prefix: str, name: str) -> list[File]:
+    """All pictures of a class folder, however deep."""
+    found = ((key, _entry_size(entry)) for key, entry in _walk(folder, name))
+    return [File(f"{prefix}{key}", name, size) for key, size in sorted(found, key=lambda pair: _order(pair[0]))]
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All pictures below a folder with their paths from the root, in any order; links to folders are not followed."""
+    waiting = [below]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(root / here) as entries:
+                for entry in entries:
+                    path = f"{here}/{entry.name}" if here else entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+                    elif is_picture(entry.name):
+                        yield path, entry
+        except OSError as error:
+            raise _unlisted(root / here, error) from None
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
+def _entry_size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1
 
 
-def _known() -> str:
-    return " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+def _unlisted(folder: Path, error: OSError) -> AlitokError:
+    return AlitokError(f"{error.filename or folder} cannot be listed: {error.strerror}.")
 
 
-def _normal(name: str) -> str:
-    """One spelling of accented letters: file systems differ in which one they return."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _order(path: Path) -> tuple[str, str]:
+def _order(name: str) -> tuple[str, str]:
     """Sorts by code points, so that neither locale nor file system decides the order."""
-    return _normal(path.as_posix()), path.as_posix()
+    return normal(name), name
 
 
-def _check_headers(files: list[Path], size: int) -> None:
-    least = max(8, size // 4)
-    problems = []
-    for file in files:
-        try:
-            with _opened(file) as image:
-                width, height = image.size
-        except AlitokError as error:
-            problems.append(str(error))
-            continue
-        if min(width, height) < least:
-            problems.append(
-                f"{file} is {width} x {height} pixels; for images of {size} pixels it needs at least {least} a side: "
-                "replace or remove it."
-            )
-    _raise_problems(problems)
-
-
-def _raise_problems(problems: list[str]) -> None:
-    if len(problems) == 1:
-        raise AlitokError(problems[0])
-    if problems:
-        more = f"\n... and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise AlitokError("\n".join([f"{len(problems)} pictures cannot be used:", *problems[:_NAMED]]) + more)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong inside the block becomes an AlitokError that names the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what is wrong enough raises
-        try:
-            with Image.open(file) as image:
-                yield image
-        except Image.DecompressionBombError:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise AlitokError(f"{file} has more than {limit:,} pixels; shrink or remove it.") from None
-        except Image.UnidentifiedImageError:
-            raise AlitokError(f"{file} is not a picture that Pillow can read; replace or remove it.") from None
-        except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
-            reason = str(error) or type(error).__name__
-            raise AlitokError(f"{file} cannot be decoded ({reason}); replace or remove it.") from None
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

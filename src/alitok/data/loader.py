@@ -3,8 +3,9 @@
 Enters: a source of pictures or a store of codes. Leaves: endless batches of tensors, or one process's part of each.
 Shapes: B pictures of a batch over all W processes, N pictures of an epoch, T codes of a sequence.
 
-Position p = step * B + i of the endless stream is picture order(N, seed, p // N)[p % N]: a batch may reach over the
-end of an epoch, and no picture is dropped there. Of W processes, process r takes i from r * B / W to (r + 1) * B / W.
+Position p = step * B + i of the endless stream is picture order(N, seed, p // N, groups)[p % N]: a batch may reach over
+the end of an epoch, and no picture is dropped there. Of W processes, process r takes i from r * B / W to
+(r + 1) * B / W.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ Flag = ctypes.c_byte  # in memory that parent and workers share
 
 # The uses of randomness; each has streams of its own.
 _PICTURE, _ORDER, _CROP = 0, 1, 2
+_WINDOW = 16  # groups whose pictures are mixed: at a gigabyte a shard far less than the cache of fetched shards holds
 
 
 def picture_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -41,9 +43,18 @@ def picture_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return _stream(seed, epoch, index, _PICTURE)
 
 
-def order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The order (length,) int64 in which an epoch takes the pictures."""
-    return _stream(seed, epoch, 0, _ORDER).permutation(length)
+def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The order (length,) int64 in which an epoch takes the pictures.
+
+    Where pictures lie in groups (length,), such as shards that are fetched whole, the groups are shuffled and then the
+    pictures of _WINDOW groups at a time, so that few groups are wanted at once and all pictures of these mix.
+    """
+    draw = _stream(seed, epoch, 0, _ORDER)
+    if groups is None:
+        return draw.permutation(length)
+    distinct, group_of = np.unique(groups, return_inverse=True)
+    window = draw.permutation(len(distinct))[group_of] // _WINDOW
+    return np.lexsort((draw.permutation(length), window))
 
 
 def _crop_choice(length: int, crops: int, seed: int, epoch: int) -> np.ndarray:
@@ -80,7 +91,9 @@ class _PerEpoch:
 class _Positions:
     """Which picture in which epoch stands at each place of one process's part of a step's batch."""
 
-    def __init__(self, length: int, batch_size: int, seed: int, part: tuple[int, int]) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, part: tuple[int, int], groups: np.ndarray | None = None
+    ) -> None:
         rank, processes = part
         assert min(length, batch_size) > 0
         assert 0 <= rank < processes
@@ -91,7 +104,8 @@ class _Positions:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self._size = batch_size // processes
         self._first = rank * self._size
-        self._order = _PerEpoch(partial(order, length, seed))  # not a lambda: workers may be sent a pickle of it
+        # not a lambda: workers may be sent a pickle of it
+        self._order = _PerEpoch(partial(order, length, seed, groups=groups))
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epochs and picture indices of a step, both (B / W,) int64."""
@@ -125,7 +139,7 @@ class Batches:
         *,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed, part))
+        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed, part, source.groups))
         self._start_step, self._workers = start_step, workers
 
     def __iter__(self) -> Iterator[Batch]:

@@ -1,14 +1,22 @@
 """The one interface of all picture sources, and how a source is found by what the user wrote.
 
-Enters: `digits`, `photos` or a folder. Leaves: two sources, of pictures (3, size, size) uint8, and all stored views
-of a source in order. Shapes: B views of a batch, C views of a picture, N pictures.
+Enters: one of the forms below. Leaves: two sources, of pictures (3, size, size) uint8, and all stored views of a source
+in order. Shapes: B views of a batch, C views of a picture, N pictures.
+
+    digits, photos                    pictures that come with libraries
+    FOLDER                            one folder per class, pictures at any depth below it
+                                      or: pictures and a file that labels them, see `labelled`
+                                      or: pictures only, which are one class
+                                      or: train/ and one of val/, valid/, validation/, test/, each of these forms
+    labels.csv, .json, .jsonl         a labels file itself; paths in it are relative to its own folder
+
+A split that the data brings is kept; otherwise a tenth of each class is held out, by the seed.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +26,18 @@ import numpy as np
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import open_digits, open_photos
 from alitok.data.crops import CropRecipe
-from alitok.data.folder import open_folder
+from alitok.data.decode import header_size, without_remarks
+from alitok.data.folder import open_folder, open_labels
+from alitok.data.labelled import LABEL_SUFFIXES
+from alitok.data.pictures import Broken, Pictures, require_training_classes
+from alitok.data.reading import PictureSource
+from alitok.data.split import heldout_mask
+
+MOST_BROKEN = 0.01  # of all pictures; with more, something is wrong with the data as a whole
+SIZES = (16, 32, 64, 128, 256)  # pixels a side that `suggest_size` chooses from
+_HELD_OUT = 0.1
+_LOOKED_AT = 256  # pictures whose headers a first look reads
+_NAMED = 10  # broken pictures that one message names
 
 
 class ImageSource(Protocol):
@@ -30,6 +49,8 @@ class ImageSource(Protocol):
         labels: (N,) int64.
         size: pixels a side.
         flip: whether a mirrored picture is still one of its class.
+        groups: (N,) integers, equal for pictures that should be read at about the same time; None where any order is
+            as good as any other.
     """
 
     name: str
@@ -37,9 +58,14 @@ class ImageSource(Protocol):
     labels: np.ndarray
     size: int
     flip: bool
+    groups: np.ndarray | None
 
     def __len__(self) -> int:
         """Number of pictures in an epoch."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The name of a picture: unique, and the same whatever other pictures are left out."""
         ...
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -75,16 +101,23 @@ class ImageSource(Protocol):
         """
         ...
 
-    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> None:
+    def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
         """Read every picture once, where one can be broken.
 
         Args:
             progress: called with the number of pictures done after each picture.
             part: number of this process and of all; each reads its share.
 
+        Returns:
+            Those of this process's share that cannot be used; `check_broken` says whether they are too many.
+
         Raises:
-            AlitokError: some cannot be decoded; the message names them.
+            AlitokError: no picture can be read, as when the network is gone.
         """
+        ...
+
+    def without(self, keys: Collection[str]) -> ImageSource:
+        """The same pictures in the same order, without those named by `keys`; keys of others do no harm."""
         ...
 
 
@@ -122,44 +155,171 @@ class Splits:
     Attributes:
         train: the pictures for training.
         heldout: the pictures for looking and measuring.
-        name: the built-in set, or the folder's full path.
-        contents: a hash that changes when pictures are added, removed, renamed or of another size on disk.
+        name: the built-in set, or where the data is.
+        contents: a hash that changes when pictures are added, removed, renamed, labelled anew or of another size on
+            disk; it tells nothing of what `without` left out.
+        notes: sentences on what was found and is not used, for people.
     """
 
     train: ImageSource
     heldout: ImageSource
     name: str
     contents: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of pictures of both."""
+        return len(self.train) + len(self.heldout)
+
+    def without(self, keys: Collection[str]) -> Splits:
+        """The same without the pictures named by `keys`, such as those that `verify` found to be broken."""
+        return replace(self, train=self.train.without(keys), heldout=self.heldout.without(keys)) if keys else self
+
+
+def check_broken(broken: Sequence[Broken], splits: Splits) -> None:
+    """Decide whether a training may go on without its broken pictures.
+
+    Args:
+        broken: all that `verify` of both sources found, over all processes.
+        splits: the pictures as they were opened, broken ones included.
+
+    Raises:
+        AlitokError: they are more than a hundredth of all pictures, or without them a class has none for training or
+            nothing is held out; the message names them.
+    """
+    share = len(broken) / max(len(splits), 1)
+    if share > MOST_BROKEN:
+        raise AlitokError(
+            f"{len(broken):,} of {len(splits):,} pictures of {splits.name} cannot be used, {share:.1%}, and at most "
+            f"{MOST_BROKEN:.0%} may be left out; replace or remove them:\n{list_broken(broken)}"
+        )
+    if not broken:
+        return
+    rest = splits.without({picture.key for picture in broken})
+    left = np.bincount(rest.train.labels, minlength=len(splits.train.classes))
+    for label in np.unique(splits.train.labels).tolist():
+        if not left[label]:
+            raise AlitokError(
+                f"Class {splits.train.classes[label]!r} of {splits.name} has no usable picture for training; replace "
+                f"the broken ones or remove the class:\n{list_broken(broken)}"
+            )
+    if not len(rest.heldout):
+        raise AlitokError(f"All held-out pictures of {splits.name} are broken; replace them:\n{list_broken(broken)}")
+
+
+def list_broken(broken: Sequence[Broken], most: int = _NAMED) -> str:
+    """One line for each of the first broken pictures, and one that counts the rest."""
+    lines = [f"{key} {reason}" for key, reason in broken[:most]]
+    return "\n".join(lines + [f"... and {len(broken) - most:,} more"] * (len(broken) > most))
 
 
 _BUILTIN: dict[str, Callable[[int, int], tuple[ImageSource, ImageSource]]] = {
     "digits": open_digits,
     "photos": open_photos,
 }
+_BUILTIN_SIZES = {"digits": 16, "photos": 32}  # of their recipes
 
 
 def open_splits(data: str, size: int, seed: int = 0) -> Splits:
-    """Open a data set.
+    """Open a data set: list its pictures without reading them.
 
     Args:
-        data: the name of a built-in set, or a folder with one folder of pictures per class.
+        data: what the user wrote; the forms are listed above.
         size: pixels a side of the pictures that leave.
-        seed: decides which pictures are held out.
+        seed: decides which pictures are held out, unless the data brings a split.
 
     Raises:
         AlitokError: there is no such data set, or its pictures cannot be used.
     """
     if data in _BUILTIN:
         return Splits(*_BUILTIN[data](size, seed), data, data)
-    root = Path(data).expanduser().resolve()
+    return split_pictures(open_pictures(data), full_name(data), size, seed)
+
+
+def split_pictures(pictures: Pictures, name: str, size: int, seed: int = 0) -> Splits:
+    """Part opened pictures into those for training and those held out; the splits are called `name`.
+
+    Raises:
+        AlitokError: the given split lacks something, or there are too few pictures for one.
+    """
+    require_training_classes(pictures)
+    held = pictures.heldout
+    if held is None:
+        held = heldout_mask(pictures.labels, _HELD_OUT, seed)
+        if not held.any():
+            raise AlitokError(
+                f"{pictures.name} has one picture per class only; at least one class needs two, so that one can be "
+                "held out."
+            )
+    train, heldout = (np.flatnonzero(mask) for mask in (~held, held))
+    return Splits(
+        PictureSource(f"{pictures.name} train", pictures, train, size, left_out=pictures.left_out),
+        PictureSource(f"{pictures.name} held-out", pictures, heldout, size),
+        name,
+        pictures.contents,
+        pictures.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look at a data set tells.
+
+    Attributes:
+        image_size: pixels a side that most pictures can fill.
+        pictures: how many there are for training.
+    """
+
+    image_size: int
+    pictures: int
+
+
+def look_at(data: str, seed: int = 0) -> Look:
+    """List a data set and read the headers of some of its pictures.
+
+    Raises:
+        AlitokError: there is no such data set, or its pictures cannot be used.
+    """
+    if data in _BUILTIN:
+        size = _BUILTIN_SIZES[data]
+        return Look(size, len(open_splits(data, size, seed).train))
+    pictures = open_pictures(data)
+    rows = range(0, len(pictures), -(-len(pictures) // _LOOKED_AT))
+    with without_remarks():
+        shapes = [shape for row in rows if (shape := header_size(pictures, row)) is not None]
+    if not shapes:
+        raise AlitokError(f"Not one of the first pictures of {data} can be read; see alitok data inspect {data}.")
+    train = split_pictures(pictures, data, SIZES[0], seed).train
+    return Look(suggest_size([min(shape) for shape in shapes]), len(train))
+
+
+def suggest_size(short_sides: Sequence[int] | np.ndarray) -> int:
+    """The largest of 16, 32, 64, 128 and 256 pixels a side that at least half of the pictures fill; 16 at least."""
+    median = np.median(short_sides)
+    return max((size for size in SIZES if size <= median), default=SIZES[0])
+
+
+def full_name(data: str) -> str:
+    """What opens the same data from any folder: paths in full."""
+    return data if data in _BUILTIN else str(Path(data).expanduser().resolve())
+
+
+def open_pictures(data: str) -> Pictures:
+    """List the pictures of anything but the built-in sets.
+
+    Raises:
+        AlitokError: there is no such data set, or it cannot be listed.
+    """
     if not data:
         raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
-    if not root.exists():
-        raise AlitokError(
-            f"Data {data!r}: the path does not exist, and the built-in sets are {' and '.join(_BUILTIN)}; "
-            "check the path or choose one of them."
-        )
-    train, heldout = open_folder(root, size, seed)
-    files = sorted(train.files + heldout.files)
-    listing = "\n".join(f"{file.relative_to(root).as_posix()} {file.stat().st_size}" for file in files)
-    return Splits(train, heldout, str(root), hashlib.sha256(listing.encode()).hexdigest()[:16])
+    path = Path(data).expanduser().resolve()
+    if path.is_dir():
+        return open_folder(path)
+    if path.suffix.lower() in LABEL_SUFFIXES and path.is_file():
+        return open_labels(path)
+    if path.exists():
+        raise AlitokError(f"{path} is no source of pictures; give a folder or a labels file.")
+    raise AlitokError(
+        f"Data {data!r}: the path does not exist, and the built-in sets are {' and '.join(_BUILTIN)}; "
+        "check the path or choose one of them."
+    )

@@ -1,0 +1,187 @@
+"""Labelled pictures as files hold them: what every kind of source is opened as, before any picture is decoded.
+
+Leaves: `Pictures`, N encoded pictures in a fixed order, and what they are built from: a table of names that is lean for
+millions of them, and one rule for the order of classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from alitok.core.errors import AlitokError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+TRAIN, HELDOUT = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
+
+_WHOLE = re.compile(r"-?\d+")
+
+
+class Broken(NamedTuple):
+    """A picture that cannot be used: which, and why, as in "cannot be decoded (image file is truncated)"."""
+
+    key: str
+    reason: str
+
+
+class Pictures(Protocol):
+    """A fixed number of labelled, encoded pictures in a fixed order. It can be pickled: loader workers may be spawned.
+
+    Attributes:
+        name: for people.
+        classes: the class names; a label is an index into them.
+        labels: (N,) int64.
+        contents: a hash that changes when pictures are added, removed, renamed, labelled anew or of another size.
+        heldout: (N,) bool where the data brings its own split, true for pictures that are held out; else None.
+        groups: (N,) int32, equal for pictures that lie together, where reading far apart is dear; else None.
+        left_out: what listing met and could not use.
+        notes: sentences on what was found and is not used, for people.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    contents: str
+    heldout: np.ndarray | None
+    groups: np.ndarray | None
+    left_out: tuple[Broken, ...]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def key(self, index: int) -> str:
+        """The stable and unique name of a picture: its path below the root, shard and member, or split and row."""
+        ...
+
+    def encoded(self, index: int) -> bytes:
+        """A picture as its file holds it.
+
+        Raises:
+            OSError: this picture cannot be read.
+            AlitokError: none can, as without a network.
+        """
+        ...
+
+
+class Strings:
+    """Many short texts in one buffer: a list of a million strings would take ten times the memory."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        buffer, ends = bytearray(), array("q", [0])
+        for text in texts:
+            buffer += text.encode("utf-8", "surrogateescape")  # names of files may hold any bytes
+            ends.append(len(buffer))
+        self._buffer, self._ends = bytes(buffer), np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._buffer[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The buffer (bytes,) uint8 and where each text ends (N + 1,) int64, for `from_arrays`."""
+        return np.frombuffer(self._buffer, np.uint8), self._ends
+
+    @classmethod
+    def from_arrays(cls, buffer: np.ndarray, ends: np.ndarray) -> Strings:
+        """What `to_arrays` returned, as it was."""
+        strings = cls()
+        strings._buffer, strings._ends = buffer.tobytes(), ends
+        return strings
+
+
+class Labels:
+    """Class names, picture by picture, as indices into the classes once all are known."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._rows = array("q")
+
+    def append(self, name: str) -> None:
+        """The class of the next picture."""
+        name = normal(name)
+        self._rows.append(self._ids.setdefault(name, len(self._ids)))
+
+    def finish(self, classes: Iterable[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
+        """The classes that occur, in the order of `classes` or in `class_order`, and the labels (N,) int64."""
+        order = class_order(self._ids) if classes is None else [name for name in classes if name in self._ids]
+        place = {name: number for number, name in enumerate(order)}
+        table = np.array([place[name] for name in self._ids], np.int64)
+        rows = np.frombuffer(self._rows, np.int64)
+        return tuple(order), table[rows] if len(rows) else rows.copy()
+
+
+class Contents:
+    """The hash of a listing, fed picture by picture."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def append(self, *facts: object) -> None:
+        """What identifies the next picture."""
+        self._digest.update("\0".join(map(str, facts)).encode("utf-8", "surrogateescape") + b"\n")
+
+    def finish(self) -> str:
+        """Sixteen hexadecimal digits."""
+        return self._digest.hexdigest()[:16]
+
+
+def normal(name: str) -> str:
+    """One spelling of accented letters: file systems differ in which one they return."""
+    return unicodedata.normalize("NFC", name)
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Distinct names: as numbers if all are whole numbers, else by code points, whatever locale or file system say."""
+    distinct = {normal(name) for name in names}
+    if all(_WHOLE.fullmatch(name) for name in distinct):
+        return sorted(distinct, key=lambda name: (int(name), name))
+    return sorted(distinct)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name, without folders, is that of a picture that is not hidden."""
+    dot = name.rfind(".")
+    return dot > 0 and name[0] != "." and name[dot:].lower() in SUFFIXES
+
+
+def known_endings() -> str:
+    """For messages."""
+    return " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+
+
+def heldout_names(names: Iterable[str]) -> str | None:
+    """Of the parts of a data set, such as folders or splits, the one that is held out; None without one."""
+    present = set(names)
+    return next((name for name in HELDOUT if name in present), None)
+
+
+def require_training_classes(pictures: Pictures) -> None:
+    """Check a split that the data brings.
+
+    Raises:
+        AlitokError: a part is empty, or a class has held-out pictures only.
+    """
+    held = pictures.heldout
+    if held is None:
+        return
+    for empty, part in ((held.all(), "for training"), (not held.any(), "held out")):
+        if empty:
+            raise AlitokError(f"{pictures.name} has no pictures {part}; check how it is divided.")
+    missing = np.setdiff1d(pictures.labels[held], pictures.labels[~held])
+    if len(missing):
+        raise AlitokError(
+            f"Class {pictures.classes[int(missing[0])]!r} of {pictures.name} has held-out pictures but none for "
+            "training; add some or remove the class."
+        )
