@@ -6,6 +6,7 @@ Enters: a path. Leaves: `FilePictures`, whose files are listed when the folder i
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -254,6 +255,7 @@ def _order(name: str) -> tuple[str, str]:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:
         return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
