@@ -20,6 +20,7 @@ from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.features import FeaturesTraining
 from alitok.train.generator import GeneratorTraining
 from alitok.train.optim import OptimizerConfig
+from alitok.train.predictability import PredictabilityConfig
 from alitok.train.schedule import Phase
 from alitok.train.task import EngineConfig, LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
@@ -166,12 +167,15 @@ def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
     return GeneratorTraining(loop=loop, phases=(phase,))
 
 
-def _imagenet_tokenizer(*, main_steps: int, losses: LossWeights, adversarial: float) -> TokenizerTraining:
+def _imagenet_tokenizer(
+    *, main_steps: int, losses: LossWeights, adversarial: float, probe_every: int = 0
+) -> TokenizerTraining:
     """The published phases, on 32 GPUs with 48 pictures each: start, main, GAN."""
     optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
     loop = LoopConfig(batch_size=1536, optimizer=optimizer, evaluate_every=5_000, checkpoint_every=2_500)
     return TokenizerTraining(
         loop=loop,
+        predictability=PredictabilityConfig(every=probe_every),
         phases=(
             TokenizerPhase(
                 name="start",
@@ -197,7 +201,7 @@ def _imagenet_tokenizer(*, main_steps: int, losses: LossWeights, adversarial: fl
 def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeights, adversarial: float) -> Recipe:
     return Recipe(
         tokenizer=tokenizer,
-        stage1=_imagenet_tokenizer(main_steps=stage1_main, losses=losses, adversarial=adversarial),
+        stage1=_imagenet_tokenizer(main_steps=stage1_main, losses=losses, adversarial=adversarial, probe_every=25_000),
         stage2=_imagenet_tokenizer(main_steps=150_000, losses=losses, adversarial=adversarial),
         generator_size=GENERATORS["B"],
         generator=_imagenet_generator(epochs=800),
@@ -312,7 +316,7 @@ def _base(image_size: int, pictures: int) -> Recipe:
             stage2=DecoderConfig(width=768, layers=12, heads=12, extra_tokens=64, reads_prefix=grid < 16),
         ),
         features=FeaturesTraining(network=LocalFeaturesConfig(width=64)),
-        stage1=_base_tokenizer(_grown(20_000, pictures, 200_000)),
+        stage1=_base_tokenizer(_grown(20_000, pictures, 200_000), probe_every=5_000),
         stage2=_base_tokenizer(_grown(10_000, pictures, 100_000)),
         generator_size=GeneratorSize(layers=12, width=512, heads=8),
         generator=GeneratorTraining(
@@ -337,12 +341,13 @@ def _base(image_size: int, pictures: int) -> Recipe:
     )
 
 
-def _base_tokenizer(steps: int) -> TokenizerTraining:
+def _base_tokenizer(steps: int, probe_every: int = 0) -> TokenizerTraining:
     """Three quarters with features learnt from the pictures, then a quarter with the discriminator."""
     optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
     losses, last = LossWeights(local=_LOCAL), steps // 4
     return TokenizerTraining(
         loop=LoopConfig(batch_size=128, optimizer=optimizer, evaluate_every=1000, checkpoint_every=1000),
+        predictability=PredictabilityConfig(every=probe_every),
         phases=(
             TokenizerPhase(
                 steps=steps - last,
