@@ -237,8 +237,9 @@ class CodeBatches:
         self._crop = _PerEpoch(partial(_crop_choice, store.pictures, store.crops, seed))
 
     def __iter__(self) -> Iterator[Batch]:
+        store = self._store
         for step in count(self._start_step):
             epochs, pictures = self._positions.at(step)
-            rows = pictures * self._store.crops + self._crop.at(epochs, pictures)
-            codes = self._store.codes(rows).astype(np.int64)
-            yield torch.from_numpy(codes), torch.from_numpy(self._store.labels[rows])
+            rows = pictures * store.crops + self._crop.at(epochs, pictures) if store.crops > 1 else pictures
+            labels = store.picture_labels[pictures].astype(np.int64)
+            yield torch.from_numpy(store.codes(rows).astype(np.int64)), torch.from_numpy(labels)

@@ -16,12 +16,16 @@ PictureBatch = tuple[np.ndarray, np.ndarray]  # (B, 3, h, h) uint8, (B,) int64
 CodeBatch = tuple[np.ndarray, np.ndarray]  # (B, T) int64, (B,) int64
 
 
+def codes_of(tokenizer: Tokenizer, pictures: np.ndarray, device: torch.device) -> np.ndarray:
+    """Pictures (B, 3, h, h) uint8 -> codes (B, T) int64; `tokenizer` is on `device` and in evaluation mode."""
+    with torch.inference_mode():  # in float32: a rounded feature can have another nearest code
+        return tokenizer.encode(pixels.to_float(torch.from_numpy(pictures).to(device))).cpu().numpy()
+
+
 def tokenize(tokenizer: Tokenizer, batches: Iterable[PictureBatch], device: torch.device) -> Iterator[CodeBatch]:
     """Encode each batch; `tokenizer` is on `device` and in evaluation mode."""
     for pictures, labels in batches:
-        with torch.inference_mode():  # in float32: a rounded feature can have another nearest code
-            codes = tokenizer.encode(pixels.to_float(torch.from_numpy(pictures).to(device)))
-        yield codes.cpu().numpy(), labels
+        yield codes_of(tokenizer, pictures, device), labels
 
 
 def encode_source(

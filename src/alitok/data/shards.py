@@ -1,0 +1,358 @@
+"""A code store on disk, and how it is written: shard by shard, each finished once and for all.
+
+Enters: what decides the codes (`StoreHead`), and the codes of one range of pictures at a time. Leaves a directory:
+
+    manifest.json          written last: the head, and every shard's files with their checksums
+    codes-00000.npy        (rows, T) uint16
+    labels-00000.npy       (pictures,) uint16, or int32 with more classes than that holds
+    keys-00000.json.gz     a list of the pictures' names in their source
+    job.json               the head, until the store is finished
+    shard-00000.json       what the manifest will say of a finished shard, until the store is finished
+
+Rows are ordered picture by picture over all shards: row r is crop r % C of picture r // C. Shards hold whole pictures.
+Shapes: C crops of a picture, T codes of a sequence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from alitok.core.config import config, from_dict
+from alitok.core.errors import AlitokError
+from alitok.core.files import atomic_path, read_json, remove, sha256, write_json
+
+FORMAT = 2
+MAX_CODEBOOK = 1 << 16  # what uint16 can tell apart
+MANIFEST, JOB = "manifest.json", "job.json"
+
+_SHARD_ROWS = 1 << 15  # 17 MB at 272 codes: little is lost with an unfinished one
+_MOST_SHARDS = 512  # of which a reader keeps one file open each
+_FEWEST_SHARDS = 8  # of a small source, so that several processes have work
+_LEAST_PICTURES = 64
+_SUFFIXES = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}
+_OURS = r"(codes|labels|keys|shard)-\d+(\.npy|\.json|\.json\.gz)"
+_PRODUCT = re.compile(_OURS)
+_LEFTOVER = re.compile(rf"\.({_OURS}|job\.json)\.\d+\.part")  # of a process that was killed
+
+
+@config
+class StoreHead:
+    """All that is said of a store as a whole.
+
+    Attributes:
+        pictures: how many.
+        length: T, codes per sequence.
+        codebook_size: number of codes the tokenizer has.
+        recipe: which views of a picture were encoded.
+        crops: the name of each view, in the order of the rows.
+        classes: class names.
+        tokenizer: fingerprint of what made the codes.
+        tokenizer_path: where it was; it may have moved since.
+        source: the data.
+        contents: its hash, as `Splits.contents`.
+        split: which of its pictures.
+        image_size: pixels a side that were encoded.
+        listing: hash of all keys and labels, in order.
+        left_out: key and reason of each picture that could not be used.
+        batch_size: views encoded at a time; another size may round a feature differently.
+        shard_pictures: pictures of a shard; the last one may hold fewer.
+    """
+
+    pictures: int
+    length: int
+    codebook_size: int
+    recipe: str
+    crops: tuple[str, ...]
+    classes: tuple[str, ...]
+    tokenizer: str
+    tokenizer_path: str = ""
+    source: str = ""
+    contents: str = ""
+    split: str = ""
+    image_size: int = 0
+    listing: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
+    batch_size: int = 0
+    shard_pictures: int
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.pictures // self.shard_pictures)
+
+    def shard(self, number: int) -> range:
+        """The pictures of a shard."""
+        first = number * self.shard_pictures
+        return range(first, min(first + self.shard_pictures, self.pictures))
+
+    def differences(self, other: StoreHead) -> list[str]:
+        """What decides the codes and is not the same, in words."""
+        found = {
+            words
+            for name, words in _DECIDES.items()
+            if getattr(self, name) != getattr(other, name) and not (name == "listing" and self.source != other.source)
+        }
+        return sorted(found)
+
+
+_DECIDES = {
+    "pictures": "pictures",
+    "listing": "pictures",
+    "contents": "contents of the data",
+    "length": "tokenizer",
+    "codebook_size": "tokenizer",
+    "tokenizer": "tokenizer",
+    "image_size": "image size",
+    "recipe": "crops",
+    "crops": "crops",
+    "classes": "classes",
+    "source": "data",
+    "split": "split",
+    "batch_size": "batch size",
+    "shard_pictures": "pictures per shard",
+}
+
+
+def shard_pictures(pictures: int, crops: int) -> int:
+    """How many pictures a shard holds, by the number of pictures and of crops alone."""
+    most = max(_SHARD_ROWS, -(-pictures * crops // _MOST_SHARDS)) // crops
+    return max(1, min(most, max(_LEAST_PICTURES, -(-pictures // _FEWEST_SHARDS))))
+
+
+def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ...]:
+    """What the views of a picture show, in order.
+
+    Args:
+        recipe: `centre`, `flip` or `ten`.
+        count: how many views the source gives: mirror images, or all but the fixed one, may be left out.
+        drawn: whether places are drawn, as from a source that has no whole pictures.
+    """
+    corners = ("top left", "top right", "bottom left", "bottom right", "centre")
+    places = tuple(f"place {number}" for number in range(1, 6)) if drawn else corners
+    plain = places if recipe == "ten" and count >= len(places) else ("centre",)
+    names = plain + tuple(f"{name}, mirrored" for name in plain)
+    assert count in (len(plain), len(names)), (recipe, count)
+    return names[:count]
+
+
+def as_stored(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Codes of any integer type as uint16, having checked that each is one of the codebook."""
+    assert not codes.size or 0 <= codes.min() <= codes.max() < codebook_size, "a code is out of range"
+    return np.ascontiguousarray(codes, dtype="<u2")
+
+
+class StoreWriter:
+    """Writes a store; any number of processes may write shards of their own at the same time.
+
+    Args:
+        path: the directory of the store.
+        head: what decides the codes; the same in all processes.
+    """
+
+    def __init__(self, path: Path, head: StoreHead) -> None:
+        self.path, self.head = path, head
+
+    def prepare(self, fresh: bool = False) -> list[int]:
+        """Make the directory, or go on with what an interrupted process left there.
+
+        Args:
+            fresh: throw away the store that stands there.
+
+        Returns:
+            The numbers of the shards that are not finished; none when the store is whole.
+
+        Raises:
+            AlitokError: the codes cannot be stored, or the directory holds something else than this store.
+        """
+        if self.head.codebook_size > MAX_CODEBOOK:
+            raise AlitokError(
+                f"A codebook of {self.head.codebook_size:,} entries is too large to store; {MAX_CODEBOOK:,} at most."
+            )
+        if fresh:
+            discard(self.path)
+        found = find_head(self.path)
+        if found is None:
+            write_json(self.path / JOB, _to_json(self.head))
+            found = find_head(self.path)  # that of another process, if one began at the same moment
+            assert found is not None
+        different = self.head.differences(found)
+        if different:
+            raise AlitokError(
+                f"{self.path} holds codes made with other settings ({', '.join(different)}); "
+                "start over with --fresh, or choose another directory with --out."
+            )
+        unfinished = [number for number in range(self.head.shards) if self._entry(number) is None]
+        return [] if self._whole() else unfinished  # asked last: whoever finishes takes the sidecars away
+
+    def write(self, number: int, codes: np.ndarray, labels: np.ndarray, keys: Sequence[str]) -> None:
+        """Write one shard: its files, then the sidecar that says it is finished.
+
+        Args:
+            number: of the shard.
+            codes: (rows, T) of 0 <= code < codebook_size.
+            labels: (pictures,) indices into the classes.
+            keys: one per picture.
+        """
+        head, pictures = self.head, self.head.shard(number)
+        assert codes.shape == (len(pictures) * len(head.crops), head.length), codes.shape
+        assert labels.shape == (len(pictures),), labels.shape
+        assert len(keys) == len(pictures)
+        assert 0 <= labels.min() <= labels.max() < len(head.classes), "a label is out of range"
+        entry: dict[str, Any] = {"first": pictures.start, "pictures": len(pictures)}
+        for kind, values in (("codes", as_stored(codes, head.codebook_size)), ("labels", labels), ("keys", keys)):
+            name = f"{kind}-{number:05d}{_SUFFIXES[kind]}"
+            with atomic_path(self.path / name) as part:
+                with part.open("wb") as file:
+                    _write_kind(file, kind, values, len(head.classes))
+                entry[kind] = {"file": name, "bytes": part.stat().st_size, "sha256": sha256(part)}
+        write_json(self.path / _sidecar(number), entry)
+
+    def finish(self) -> bool:
+        """Write the manifest if all shards are finished, whichever process wrote them.
+
+        Returns:
+            Whether the store is whole; if not, other processes have shards to write.
+        """
+        entries = [self._entry(number) for number in range(self.head.shards)]
+        if not self._whole():
+            if None in entries:
+                return False
+            write_json(self.path / MANIFEST, {**_to_json(self.head), "shards": entries})
+        for path in list(self.path.iterdir()):
+            if path.name == JOB or path.name.startswith("shard-") or _LEFTOVER.fullmatch(path.name):
+                remove(path)
+        return True
+
+    def _whole(self) -> bool:
+        return (self.path / MANIFEST).exists()
+
+    def _entry(self, number: int) -> dict[str, Any] | None:
+        """What the sidecar of a finished shard says; None when it is not finished or its files are not there."""
+        try:
+            entry = read_json(self.path / _sidecar(number))
+            pictures = self.head.shard(number)
+            whole = (entry["first"], entry["pictures"]) == (pictures.start, len(pictures))
+            sizes = [(self.path / entry[kind]["file"]).stat().st_size == entry[kind]["bytes"] for kind in _SUFFIXES]
+        except (AlitokError, OSError, KeyError, TypeError):
+            return None
+        return entry if whole and all(sizes) else None
+
+
+def _write_kind(file: BinaryIO, kind: str, values: Any, classes: int) -> None:
+    if kind == "keys":  # as JSON, in which a name may hold anything
+        listing = json.dumps(list(values), separators=(",\n", ":"))
+        file.write(gzip.compress(listing.encode(), mtime=0))
+    else:
+        np.save(file, values if kind == "codes" else values.astype(label_type(classes)))
+
+
+def label_type(classes: int) -> np.dtype[Any]:
+    """How labels are stored."""
+    return np.dtype("<u2" if classes <= 1 << 16 else "<i4")
+
+
+def read_keys(path: Path) -> list[str]:
+    """The names in a `keys` file.
+
+    Raises:
+        AlitokError: it is missing or damaged.
+    """
+    try:
+        keys = json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise AlitokError(f"{path} is missing or damaged ({error}); encode the pictures again.") from None
+    return keys
+
+
+def _sidecar(number: int) -> str:
+    return f"shard-{number:05d}.json"
+
+
+def _to_json(head: StoreHead) -> dict[str, Any]:
+    return {"format": FORMAT, **dataclasses.asdict(head)}
+
+
+def find_head(path: Path) -> StoreHead | None:
+    """What an unfinished or finished store at `path` was made for; None where there is nothing yet.
+
+    Raises:
+        AlitokError: `path` is a file, holds other files, or a store that cannot be continued.
+    """
+    if path.exists() and not path.is_dir():
+        raise AlitokError(f"{path} is a file; give a directory to write to with --out.")
+    for name in (JOB, MANIFEST):  # in this order: a store that is finished meanwhile gets its manifest first
+        with suppress(FileNotFoundError):
+            return read_head(path, name)[0]
+    if path.exists() and any(not _LEFTOVER.fullmatch(entry.name) for entry in path.iterdir()):
+        raise AlitokError(f"{path} holds other files and no codes; give a new or empty directory with --out.")
+    return None
+
+
+def read_head(path: Path, name: str) -> tuple[StoreHead, list[dict[str, Any]]]:
+    """The head in the manifest or the job of a store, and the manifest's shards.
+
+    Raises:
+        AlitokError: the file is damaged or of another format.
+        FileNotFoundError: it is not there.
+    """
+    place = path / name
+    try:
+        found = read_json(place)
+    except AlitokError:
+        if not place.exists():
+            raise FileNotFoundError(place) from None
+        raise
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise AlitokError(
+            f"{place} is not of format {FORMAT}, but of another version of alitok; encode the pictures again."
+        )
+    shards = found.pop("shards", [])
+    missing = {field.name for field in dataclasses.fields(StoreHead)} - found.keys()
+    if name == MANIFEST and not shards:
+        missing.add("shards")
+    if missing:
+        raise AlitokError(f"{place} is damaged: it lacks {', '.join(sorted(missing))}; encode the pictures again.")
+    del found["format"]
+    try:
+        return from_dict(StoreHead, found, name), shards
+    except AlitokError as error:
+        raise AlitokError(f"{place} is damaged ({error}); encode the pictures again.") from None
+
+
+def discard(path: Path) -> None:
+    """Delete the store at `path`, finished or not; other files beside it stay.
+
+    Raises:
+        AlitokError: there is something else than a store.
+    """
+    if not path.exists():
+        return
+    if not any(_is_head(path / name) for name in (MANIFEST, JOB)):
+        find_head(path)  # tells what is there instead
+        return
+    # The job goes last: what a killed removal leaves behind is an unfinished store that lacks its shards.
+    if not (path / JOB).exists():
+        (path / MANIFEST).replace(path / JOB)
+    remove(path / MANIFEST)
+    for entry in list(path.iterdir()):
+        if _PRODUCT.fullmatch(entry.name) or _LEFTOVER.fullmatch(entry.name):
+            remove(entry)
+    remove(path / JOB)
+
+
+def _is_head(path: Path) -> bool:
+    """Whether a file is the head of a store, of this format or an older one."""
+    try:
+        found = read_json(path)
+    except AlitokError:
+        return False
+    return isinstance(found, dict) and {"format", "codebook_size"} <= found.keys()
