@@ -1,165 +1,154 @@
 """Two processes on the halves of a batch do what one does on all of it; a killed pair continues to the same bits."""
 
-import io
+import json
 
 import pytest
 import torch
-from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
 
 from alitok.core.distributed import World
-from alitok.core.runlog import read_metrics
-from alitok.generator import Generator, GeneratorConfig
-from alitok.losses.discriminator import DiscriminatorConfig
-from alitok.losses.objective import LossWeights
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.train.adversary import AdversaryConfig
-from alitok.train.generator import GeneratorTask, GeneratorTraining
-from alitok.train.loop import train
-from alitok.train.optim import OptimizerConfig
-from alitok.train.schedule import Phase
-from alitok.train.task import EngineConfig, LoopConfig
-from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
-
-ALONE = World(torch.device("cpu"))
-STEPS, BATCH = 6, 8
-LOOP = LoopConfig(
-    batch_size=BATCH,
-    optimizer=OptimizerConfig(ema_decay=0.9, clip=0.5),
-    log_every=1,
-    evaluate_every=100,
-    checkpoint_every=2,
-)
-TOKENIZER = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=16,
-    code_width=4,
-    encoder=EncoderConfig(width=16, layers=1, heads=2),
-    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2, reads_prefix=False),
-)
-GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=16, classes=2, layers=2, width=16, heads=2, dropout=0.0)
-
-
-class Plug(Exception):  # noqa: N818
-    pass
-
-
-def stream(world, make, stop_at):
-    def batches(start):
-        share = BATCH // world.size
-        for number in range(start, 10_000):
-            if number == stop_at:
-                raise Plug
-            values = make(torch.Generator().manual_seed(number))
-            yield tuple(value[world.rank * share : (world.rank + 1) * share] for value in values)
-
-    return batches
-
-
-def pictures(generator):
-    return torch.randint(256, (BATCH, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.zeros(BATCH)
-
-
-def codes(generator):
-    return torch.randint(16, (BATCH, 20), generator=generator), torch.randint(2, (BATCH,), generator=generator)
-
-
-def task_of(stage, world, stop_at=None):
-    torch.manual_seed(3)
-    if stage == "generator":
-        training = GeneratorTraining(loop=LOOP, phases=(Phase(steps=STEPS, learning_rate=1e-2),), class_dropout=0.0)
-        heldout = codes(torch.Generator().manual_seed(0))
-        return GeneratorTask(Generator(GENERATOR), training, stream(world, codes, stop_at), heldout)
-    phases = (
-        TokenizerPhase(name="start", steps=2, learning_rate=1e-3),
-        TokenizerPhase(
-            name="gan",
-            steps=STEPS - 2,
-            learning_rate=1e-3,
-            losses=LossWeights(adversarial=0.1, lecam=0.1),
-            discriminator=True,
-        ),
-    )
-    network = DiscriminatorConfig(width=32, stages=1, regions=4)
-    adversary = AdversaryConfig(network=network, weight="adaptive" if stage == "stage1" else "fixed")
-    training = TokenizerTraining(loop=LOOP, phases=phases, adversary=adversary)
-    look = pictures(torch.Generator().manual_seed(0))[0].numpy()
-    return TokenizerTask(Tokenizer(TOKENIZER), stage, training, stream(world, pictures, stop_at), look)
-
-
-def run(stage, directory, world=ALONE, stop_at=None, **engine):
-    task, console = task_of(stage, world, stop_at), Console(file=io.StringIO())
-    engine = EngineConfig(**engine)
-    trained = train(task, LOOP, directory, world=world, seed=0, console=console, engine=engine)
-    return {name: value.numpy() for name, value in trained.weights.items()}
-
-
-def same_bits(first, second):
-    assert first.keys() == second.keys()
-    return all((first[name] == second[name]).all() for name in first)
-
-
-def same_course(one, other):
-    """Losses, gradient norms and what the adversary measured, step by step.
-
-    Not the weights: Adam makes whole steps of the rounding errors in gradients that are zero in truth, such as those of
-    the keys' biases, which change no result.
-    """
-    courses = []
-    for directory in (one, other):
-        records = [record for record in read_metrics(directory / "metrics.jsonl") if "loss" in record]
-        courses.append([{name: record[name] for name in record if name != "images_per_second"} for record in records])
-    assert len(courses[0]) == STEPS
-    assert courses[0] == [pytest.approx(record, rel=2e-3, abs=1e-5) for record in courses[1]]
-    first = {name: value for name, value in courses[0][0].items() if name != "codebook_use"}
-    return first == pytest.approx({name: courses[1][0][name] for name in first}, rel=1e-5)
-
+from alitok.train.state import TrainingState
+from alitok.train.task import EngineConfig
 
 STAGES = ["stage1", "stage2", "generator"]
+ENGINES = [{}, {"parallel": "fsdp"}]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, stage):
-    run(stage, tmp_path / "one")
-    together(lambda world: run(stage, tmp_path / "two", world))
-    assert same_course(tmp_path / "one", tmp_path / "two")
+def test_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage):
+    small.run(stage, tmp_path / "one")
+    together(lambda world: small.run(stage, tmp_path / "two", world))
+    assert small.same_course(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_pair_that_died_continues_to_the_same_bits(tmp_path, together, stage):
+def test_a_pair_that_died_continues_to_the_same_bits(tmp_path, together, small, stage, engine):
     def died(world):
-        with pytest.raises(Plug):
-            run(stage, tmp_path / "cut", world, stop_at=5)
+        with pytest.raises(small.plug):
+            small.run(stage, tmp_path / "cut", world, stop_at=5, **engine)
 
-    whole = together(lambda world: run(stage, tmp_path / "whole", world))
+    whole = together(lambda world: small.run(stage, tmp_path / "whole", world, **engine))
     together(died)
-    again = together(lambda world: run(stage, tmp_path / "cut", world))
-    assert same_bits(whole[0], again[0])
+    again = together(lambda world: small.run(stage, tmp_path / "cut", world, **engine))
+    assert small.same_bits(whole[0], again[0])
+    assert small.course(tmp_path / "whole") == small.course(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_one_process_that_died_continues_to_the_same_bits(tmp_path, stage):
-    whole = run(stage, tmp_path / "whole")
+def test_one_process_that_died_continues_to_the_same_bits(tmp_path, small, stage):
+    whole = small.run(stage, tmp_path / "whole")
     for stop_at in (1, 3, 5):  # before the first checkpoint, where the discriminator begins, near the end
-        with pytest.raises(Plug):
-            run(stage, tmp_path / "cut", stop_at=stop_at)
-    assert same_bits(whole, run(stage, tmp_path / "cut"))
+        with pytest.raises(small.plug):
+            small.run(stage, tmp_path / "cut", stop_at=stop_at)
+    assert small.same_bits(whole, small.run(stage, tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("stage", ["stage1", "generator"])
+def test_a_checkpoint_of_sharded_blocks_continues_with_whole_ones_and_back(tmp_path, together, small, stage, processes):
+    def half(world):
+        with pytest.raises(small.plug):
+            small.run(stage, tmp_path / "mixed", world, stop_at=3, parallel="fsdp")
+
+    def more(world):
+        with pytest.raises(small.plug):
+            small.run(stage, tmp_path / "mixed", world, stop_at=5)
+
+    small.run(stage, tmp_path / "one")
+    together(half)  # its checkpoint is that of step 2
+    if processes == 1:
+        more(small.alone)
+    else:
+        together(more)
+    together(lambda world: small.run(stage, tmp_path / "mixed", world, parallel="fsdp"))
+    assert small.same_course(tmp_path / "one", tmp_path / "mixed")
 
 
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, stage, recompute):
-    whole = run(stage, tmp_path / "one")
-    ranks = together(lambda world: run(stage, tmp_path / "two", world, parallel="fsdp", recompute=recompute))
-    assert same_course(tmp_path / "one", tmp_path / "two")
+def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, small, stage, recompute):
+    whole = small.run(stage, tmp_path / "one")
+    ranks = together(lambda world: small.run(stage, tmp_path / "two", world, parallel="fsdp", recompute=recompute))
+    assert small.same_course(tmp_path / "one", tmp_path / "two")
     assert ranks[1] == {}
     assert {name: value.shape for name, value in ranks[0].items()} == {name: v.shape for name, v in whole.items()}
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("stage", ["stage1", "generator"])
+def test_microbatches_of_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage, engine):
+    small.run(stage, tmp_path / "one")
+    together(lambda world: small.run(stage, tmp_path / "two", world, accumulate=2, **engine))
+    assert small.same_course(tmp_path / "one", tmp_path / "two")
+
+
+def test_gradients_are_exchanged_with_the_last_microbatch_only(tmp_path, together, small):
+    def exchanges(world: World, accumulate):
+        """How often each module sent its gradients, step by step; the discriminator begins with the third."""
+        task = small.task_of("stage1", world)
+        state = TrainingState(task, small.loop, EngineConfig(accumulate=accumulate), tmp_path / str(accumulate), world)
+        counts = {}
+
+        def count(name, bucket):
+            counts[name] = counts.get(name, 0) + 1
+            sent = torch.distributed.all_reduce(bucket.buffer().div_(world.size), async_op=True)
+            return sent.get_future().then(lambda future: future.value()[0])
+
+        for name, module in state.callables.items():
+            if isinstance(module, DistributedDataParallel):
+                module.register_comm_hook(name, count)
+        seen = []
+        for _, batch in zip(range(small.steps), task.batches(0), strict=False):
+            counts.clear()
+            state.advance(batch, lambda: False)
+            seen.append(dict(counts))
+        return seen
+
+    once = together(lambda world: exchanges(world, 1))
+    assert once[0][0] == {"model": 1}  # so small a model is one message
+    assert once[0][-1] == {"model": 1, "discriminator": 1}
+    assert together(lambda world: exchanges(world, 4)) == once
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_that_fails_on_one_process_is_left_out_on_both(tmp_path, together, small, rank, engine):
+    def train(world):
+        task = small.task_of("generator", world, poisoned=(2,) if world.rank == rank else ())
+        small.run("generator", tmp_path / "two", world, task=task, **engine)
+        return {name: value.numpy() for name, value in task.modules["model"].state_dict().items()} if not engine else {}
+
+    first, second = together(train)
+    assert small.same_bits(first, second)
+    task = small.task_of("generator", small.alone, poisoned=(2,))
+    small.run("generator", tmp_path / "one", task=task)
+    courses = small.course(tmp_path / "one"), small.course(tmp_path / "two")
+    assert [record["step"] for record in courses[0]] == [1, 2, 4, 5, 6]
+    assert [record.get("skipped_steps") for record in courses[1]] == [None, None, 1, 1, 1]
+    assert courses[0] == [pytest.approx(record, rel=2e-3, abs=1e-5) for record in courses[1]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("stage", ["stage1", "generator"])
+def test_too_many_failures_on_one_process_restore_both(tmp_path, together, small, stage, engine):
+    def train(world):
+        task = small.task_of(stage, world, poisoned=(3, 4) if world.rank == 1 else ())
+        small.run(stage, tmp_path, world, task=task, **engine)
+        model = task.modules["model"].state_dict()
+        whole = {name: value.numpy() for name, value in model.items() if type(value) is torch.Tensor}
+        return task.batch_numbers, whole
+
+    (batches, first), (others, second) = together(train)
+    assert batches == others == [0, 1, 2, 3, 4, 5, 6]  # batch 5 is given to step 4, that of the restored checkpoint
+    assert small.same_bits(first, second)
+    health = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())["health"]
+    assert health == {"skipped": 2, "in_a_row": 0, "restores": 1, "shift": 1}
+
+
 @pytest.mark.parametrize("engine", [{"accumulate": 4}, {"recompute": True}])
 @pytest.mark.parametrize("stage", STAGES)
-def test_microbatches_and_recomputing_change_no_result(tmp_path, stage, engine):
-    run(stage, tmp_path / "plain")
-    run(stage, tmp_path / "other", **engine)
-    assert same_course(tmp_path / "plain", tmp_path / "other")
+def test_microbatches_and_recomputing_change_no_result(tmp_path, small, stage, engine):
+    small.run(stage, tmp_path / "plain")
+    small.run(stage, tmp_path / "other", **engine)
+    assert small.same_course(tmp_path / "plain", tmp_path / "other")
