@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -280,3 +281,13 @@ def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarr
 def _shrink(region: Image.Image, scale: float) -> np.ndarray:
     target = round(region.width * scale), round(region.height * scale)
     return to_array(region.resize(target, Image.Resampling.BICUBIC))
+
+
+class Builtin(NamedTuple):
+    """A built-in set: how it is opened, and the image size of its recipe."""
+
+    open: Callable[[int, int], tuple[_InMemory, _InMemory]]
+    size: int
+
+
+BUILTIN = {"digits": Builtin(open_digits, 16), "photos": Builtin(open_photos, 32)}

@@ -9,8 +9,22 @@ in order. Shapes: B views of a batch, C views of a picture, N pictures.
                                       or: pictures only, which are one class
                                       or: train/ and one of val/, valid/, validation/, test/, each of these forms
     labels.csv, .json, .jsonl         a labels file itself; paths in it are relative to its own folder
+    x.tar, shards/*.tar,              tar archives, as WebDataset writes them or with one folder per class
+    train-{000..012}.tar, FOLDER      a folder of archives
+    https://.../{000..012}.tar,       archives elsewhere, fetched into the cache when their pictures are wanted;
+    s3://...                          any address that fsspec knows
+    x.parquet, x.arrow, FOLDER        Hugging Face tables, one or several, or what `save_to_disk` wrote
+    hf:owner/name                     a data set of the Hugging Face hub
 
-A split that the data brings is kept; otherwise a tenth of each class is held out, by the seed.
+A split that the data brings is kept: folders, files or splits called train and val (or valid, validation, test).
+Otherwise a tenth of each class is held out, by the seed. Options follow a question mark, as in
+`hf:owner/name?label=kind&streaming=1`:
+
+    heldout=    the archives, files or split of held-out pictures
+    split=      the split for training, of a data set that has several
+    image=      the column of pictures, and label= that of classes, where they are not plain to see
+    config=     which of its configurations, of a data set of the hub
+    streaming=1 do not load the data set whole: write the stream to archives in the cache, once
 """
 
 from __future__ import annotations
@@ -18,20 +32,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import open_digits, open_photos
+from alitok.data.builtin import BUILTIN
 from alitok.data.crops import CropRecipe
 from alitok.data.decode import header_size, without_remarks
-from alitok.data.folder import open_folder, open_labels
-from alitok.data.labelled import LABEL_SUFFIXES
+from alitok.data.opening import full_name, open_pictures
 from alitok.data.pictures import Broken, Pictures, require_training_classes
 from alitok.data.reading import PictureSource
 from alitok.data.split import heldout_mask
+from alitok.data.tar import Say
 
 MOST_BROKEN = 0.01  # of all pictures; with more, something is wrong with the data as a whole
 SIZES = (16, 32, 64, 128, 256)  # pixels a side that `suggest_size` chooses from
@@ -213,27 +226,21 @@ def list_broken(broken: Sequence[Broken], most: int = _NAMED) -> str:
     return "\n".join(lines + [f"... and {len(broken) - most:,} more"] * (len(broken) > most))
 
 
-_BUILTIN: dict[str, Callable[[int, int], tuple[ImageSource, ImageSource]]] = {
-    "digits": open_digits,
-    "photos": open_photos,
-}
-_BUILTIN_SIZES = {"digits": 16, "photos": 32}  # of their recipes
-
-
-def open_splits(data: str, size: int, seed: int = 0) -> Splits:
+def open_splits(data: str, size: int, seed: int = 0, say: Say | None = None) -> Splits:
     """Open a data set: list its pictures without reading them.
 
     Args:
         data: what the user wrote; the forms are listed above.
         size: pixels a side of the pictures that leave.
         seed: decides which pictures are held out, unless the data brings a split.
+        say: told what takes long, as when archives are fetched.
 
     Raises:
         AlitokError: there is no such data set, or its pictures cannot be used.
     """
-    if data in _BUILTIN:
-        return Splits(*_BUILTIN[data](size, seed), data, data)
-    return split_pictures(open_pictures(data), full_name(data), size, seed)
+    if data in BUILTIN:
+        return Splits(*BUILTIN[data].open(size, seed), data, data)
+    return split_pictures(open_pictures(data, say), full_name(data), size, seed)
 
 
 def split_pictures(pictures: Pictures, name: str, size: int, seed: int = 0) -> Splits:
@@ -280,8 +287,8 @@ def look_at(data: str, seed: int = 0) -> Look:
     Raises:
         AlitokError: there is no such data set, or its pictures cannot be used.
     """
-    if data in _BUILTIN:
-        size = _BUILTIN_SIZES[data]
+    if data in BUILTIN:
+        size = BUILTIN[data].size
         return Look(size, len(open_splits(data, size, seed).train))
     pictures = open_pictures(data)
     rows = range(0, len(pictures), -(-len(pictures) // _LOOKED_AT))
@@ -297,29 +304,3 @@ def suggest_size(short_sides: Sequence[int] | np.ndarray) -> int:
     """The largest of 16, 32, 64, 128 and 256 pixels a side that at least half of the pictures fill; 16 at least."""
     median = np.median(short_sides)
     return max((size for size in SIZES if size <= median), default=SIZES[0])
-
-
-def full_name(data: str) -> str:
-    """What opens the same data from any folder: paths in full."""
-    return data if data in _BUILTIN else str(Path(data).expanduser().resolve())
-
-
-def open_pictures(data: str) -> Pictures:
-    """List the pictures of anything but the built-in sets.
-
-    Raises:
-        AlitokError: there is no such data set, or it cannot be listed.
-    """
-    if not data:
-        raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
-    path = Path(data).expanduser().resolve()
-    if path.is_dir():
-        return open_folder(path)
-    if path.suffix.lower() in LABEL_SUFFIXES and path.is_file():
-        return open_labels(path)
-    if path.exists():
-        raise AlitokError(f"{path} is no source of pictures; give a folder or a labels file.")
-    raise AlitokError(
-        f"Data {data!r}: the path does not exist, and the built-in sets are {' and '.join(_BUILTIN)}; "
-        "check the path or choose one of them."
-    )

@@ -1,0 +1,247 @@
+"""The folder where data that comes from elsewhere is kept: fetched archives, and the indexes of all archives.
+
+Enters: URLs. Leaves: open files. `ALITOK_CACHE` names the folder, `ALITOK_CACHE_GB` bounds what fetched archives take:
+
+    shards/     fetched archives; the least recently used ones go first, never one that any process has open
+    indexes/    where the pictures of an archive stand, so that a start does not read all archives again
+    streams/    data sets that were read from a stream, see `hub`
+
+An archive is fetched by one process while the others wait for it. What came before a failure is kept and gone on from.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes
+from alitok.data.tar_index import ShardFile
+
+_DEFAULT_GB = 200.0
+_TRIES = 5  # in a row without a byte more
+_CHUNK = 1 << 23  # bytes read at a time
+_FINAL = (401, 403, 404, 410)  # HTTP answers that asking again does not change
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One cache folder; it is made when something is put there.
+
+    Attributes:
+        root: the folder.
+        limit: bytes that fetched archives may take.
+        pause: seconds before fetching is tried again, doubled each time.
+    """
+
+    root: Path
+    limit: int
+    pause: float = 1.0
+
+    def index(self, *identity: object) -> Path:
+        """Where the index of what `identity` names is kept."""
+        return self.root / "indexes" / f"{_hash(*identity)}.npz"
+
+    def folder(self, kind: str, *identity: object) -> Path:
+        """Where several files that belong together are kept."""
+        return self.root / kind / _hash(*identity)
+
+    def open(self, url: str) -> ShardFile:
+        """A fetched archive, fetched first if it is not there.
+
+        Raises:
+            AlitokError: it cannot be fetched.
+        """
+        path = self.root / "shards" / f"{_hash(url)}.tar"
+        while (file := _take(path)) is None:
+            with self.alone(path):
+                if not path.exists():
+                    self._fetch(url, path)
+        return file
+
+    @contextmanager
+    def alone(self, path: Path) -> Iterator[None]:
+        """Let one process, and one thread, make what will be at `path`; the others wait.
+
+        Raises:
+            AlitokError: the cache cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise AlitokError(
+                f"The cache {self.root} cannot be written ({error.strerror}); name another folder in the variable "
+                "ALITOK_CACHE."
+            ) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _fetch(self, url: str, path: Path) -> None:
+        failures, came = 0, -1
+        while True:
+            try:
+                part = self._download(url, path)
+                break
+            except AlitokError:
+                raise
+            except Exception as error:  # each file system has its own kinds
+                cause = error.__cause__ or error
+                size = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}-*.part"))
+                failures, came = (1, size) if size > came else (failures + 1, came)
+                if failures == _TRIES or _is_final(cause) or _is_local(error):
+                    said = " ".join(str(cause).split()) or type(cause).__name__
+                    raise AlitokError(
+                        f"{url} cannot be fetched: {said}. What has come is kept; start again to go on."
+                    ) from None
+            time.sleep(self.pause * 2 ** (failures - 1))
+        part.replace(path)
+
+    def _download(self, url: str, path: Path) -> Path:
+        """Fetch what is still missing; the name of the part tells apart the versions of a file that changes."""
+        system, name = _file_system(url)
+        info = system.info(name)
+        size = info.get("size")
+        version = [info.get(key) for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime")]
+        part = path.with_name(f"{path.stem}-{_hash(size, *version)}.part")
+        self._make_room(size or 0, url, part)
+        with part.open("ab") as out:
+            for chunk in _chunks(system, name, out):
+                out.write(chunk)
+            if size is not None and out.tell() != size:
+                raise EOFError(f"{out.tell():,} of {size:,} bytes came")
+            out.flush()
+            os.fsync(out.fileno())
+        return part
+
+    def _make_room(self, size: int, url: str, part: Path) -> None:
+        """Delete archives, the least recently used first, until one of `size` bytes fits or all others are in use."""
+        if size > self.limit:
+            raise AlitokError(
+                f"{url} has {size / 1e9:.2f} GB, and the cache may hold {self.limit / 1e9:.2f}; allow more in the "
+                "variable ALITOK_CACHE_GB."
+            )
+        held = []
+        for path in part.parent.iterdir():
+            if path.suffix in (".tar", ".part") and path != part:
+                try:
+                    held.append((path.stat(), path))
+                except FileNotFoundError:  # another process was faster
+                    continue
+        total = sum(found.st_size for found, _ in held)
+        for found, path in sorted(held, key=lambda pair: pair[0].st_mtime_ns):
+            if total + size <= self.limit:
+                return
+            if path.suffix == ".tar" and _evict(path):
+                total -= found.st_size
+
+
+def open_cache() -> Cache:
+    """The cache that the environment names.
+
+    Raises:
+        AlitokError: ALITOK_CACHE_GB is no number.
+    """
+    root = os.environ.get("ALITOK_CACHE") or "~/.cache/alitok"
+    limit = os.environ.get("ALITOK_CACHE_GB") or str(_DEFAULT_GB)
+    try:
+        bytes_ = int(float(limit) * 1e9)
+    except (ValueError, OverflowError):
+        raise AlitokError(f"ALITOK_CACHE_GB must be a number of gigabytes, not {limit!r}.") from None
+    return Cache(Path(root).expanduser().absolute(), bytes_)
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write what can be had again; where the cache cannot be written, it is had again each time."""
+    try:
+        write_bytes(path, data)
+    except OSError:
+        return
+
+
+def _hash(*identity: object) -> str:
+    return hashlib.sha256("\0".join(map(str, identity)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _take(path: Path) -> ShardFile | None:
+    """Open an archive and mark it as used; the shared lock tells other processes for as long as it is open."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    file = ShardFile(descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if os.fstat(descriptor).st_nlink == 0:  # deleted in between
+        return None
+    os.utime(descriptor)
+    return file
+
+
+def _evict(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except OSError:  # in use, or gone
+        return False
+    return True
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """An fsspec file system, and the name of the file in it."""
+    scheme = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    try:
+        import fsspec
+
+        if scheme in ("http", "https"):
+            import aiohttp
+
+            waits = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            options["client_kwargs"] = {"timeout": waits, "trust_env": True}  # an archive takes as long as it takes
+        return fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        extra = "pip install 'alitok[stream]'" if options or scheme in ("http", "https") else str(error).rstrip(".")
+        raise AlitokError(f"To read {scheme}:// addresses something is missing; run: {extra}.") from None
+    except ValueError:
+        raise AlitokError(f"{url}: addresses that begin with {scheme}:// are not known.") from None
+
+
+def _chunks(system: Any, name: str, out: IO[bytes]) -> Iterator[bytes]:
+    """What `out` still lacks; it is emptied where the source cannot go on from the middle."""
+    have = out.tell()
+    web = "http" in system.protocol
+    if have:
+        try:
+            with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
+                remote.seek(have)
+                while chunk := remote.read(_CHUNK):
+                    yield chunk
+            return
+        except ValueError:  # no ranges
+            out.seek(0)
+            out.truncate()
+    options = (
+        {"block_size": 0} if web else {"block_size": _CHUNK, "cache_type": "none"}
+    )  # 0: one answer, read as it comes
+    with system.open(name, "rb", **options) as remote:
+        while chunk := remote.read(_CHUNK):
+            yield chunk
+
+
+def _is_final(cause: BaseException) -> bool:
+    return isinstance(cause, FileNotFoundError | PermissionError) or getattr(cause, "status", None) in _FINAL
+
+
+def _is_local(error: Exception) -> bool:
+    """Whether it is our own disk that refuses, and not the network."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

@@ -1,0 +1,152 @@
+"""Hugging Face data sets: by name from the hub, from parquet or arrow files, or as `save_to_disk` wrote them.
+
+Enters: a name, or paths, with options. Leaves: pictures in memory-mapped tables; or, with streaming, in tar archives
+that the stream was written to once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alitok.core.errors import AlitokError
+from alitok.data.cache import Cache
+from alitok.data.pictures import TRAIN, Pictures, heldout_names
+from alitok.data.streams import open_stream
+from alitok.data.tables import from_tables
+from alitok.data.tar import Say
+
+PREFIX = "hf:"
+TABLES = (".parquet", ".arrow")
+_MOST_SAID = 300  # letters of what a library says
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Whatever `datasets` raises becomes one sentence."""
+    try:
+        yield
+    except AlitokError:
+        raise
+    except Exception as error:  # missing, private, offline, damaged: each has kinds of its own
+        said = (" ".join(str(error).split()) or type(error).__name__)[:_MOST_SAID]
+        raise AlitokError(
+            f"{name} cannot be loaded: {said.rstrip('.')}; check the name, the options and the network."
+        ) from None
+
+
+def library() -> Any:
+    """The package `datasets`.
+
+    Raises:
+        AlitokError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise AlitokError("To read Hugging Face data sets, run: pip install 'alitok[datasets]'.") from None
+    return datasets
+
+
+def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | None = None) -> Pictures:
+    """A data set of the hub, named `owner/name`.
+
+    Raises:
+        AlitokError: it cannot be loaded, or it is not clear which split or column is meant.
+    """
+    datasets, name, config = library(), source.removeprefix(PREFIX), options.get("config")
+    with told(name):
+        splits = list(datasets.get_dataset_split_names(name, config))
+    parts = choose_splits(name, splits, options)
+
+    def load(split: str) -> Any:
+        with told(name):
+            return datasets.load_dataset(name, config, split=split, streaming=_streaming(options))
+
+    return _open(name, (name, config), parts, load, options, cache, say)
+
+
+def open_tables(
+    name: str,
+    train: Sequence[Path],
+    heldout: Sequence[Path] | None,
+    options: Mapping[str, str],
+    cache: Cache,
+    say: Say | None = None,
+) -> Pictures:
+    """Parquet or arrow files; `heldout` holds the files of held-out pictures where the split is given.
+
+    Raises:
+        AlitokError: they cannot be read, or it is not clear which column is meant.
+    """
+    datasets = library()
+    files = {TRAIN: train} | ({"heldout": heldout} if heldout else {})
+    kinds = {path.suffix.lower().removeprefix(".") for paths in files.values() for path in paths}
+    if len(kinds) > 1:
+        raise AlitokError(f"{name} has parquet and arrow files; give those of one kind.")
+    data_files = {split: [str(path) for path in paths] for split, paths in files.items()}
+    streaming = _streaming(options)
+
+    def load(split: str) -> Any:
+        with told(name):
+            return datasets.load_dataset(
+                next(iter(kinds)),
+                data_files=data_files,
+                split=split,
+                streaming=streaming,
+                cache_dir=str(cache.root / "datasets"),
+            )
+
+    identity = [(path, path.stat().st_size, path.stat().st_mtime_ns) for paths in files.values() for path in paths]
+    return _open(name, identity, list(files), load, options, cache, say)
+
+
+def open_saved(folder: Path, options: Mapping[str, str]) -> Pictures:
+    """What `save_to_disk` wrote: one data set, or several splits.
+
+    Raises:
+        AlitokError: it cannot be read, or it is not clear which split or column is meant.
+    """
+    with told(str(folder)):
+        saved = library().load_from_disk(str(folder))
+    if not isinstance(saved, dict):
+        return from_tables(folder.name, {str(saved.split or TRAIN): saved}, options)
+    parts = choose_splits(folder.name, list(saved), options)
+    return from_tables(folder.name, {split: saved[split] for split in parts}, options)
+
+
+def choose_splits(name: str, splits: Sequence[str], options: Mapping[str, str]) -> list[str]:
+    """The split for training and, where there is one, the split that is held out.
+
+    Raises:
+        AlitokError: it is not clear which is meant, or there is none of that name.
+    """
+    train = options.get("split", TRAIN if TRAIN in splits or len(splits) != 1 else splits[0])
+    heldout = options.get("heldout") or (heldout_names(splits) if train == TRAIN else None)
+    for split in filter(None, (train, heldout)):
+        if split.partition("[")[0] not in splits:  # a slice, as in train[:10%], is allowed
+            raise AlitokError(f"{name} has no split {split!r}; add ?split=NAME, one of: {', '.join(splits)}.")
+    return [train] if heldout is None else [train, heldout]
+
+
+def _streaming(options: Mapping[str, str]) -> bool:
+    value = options.get("streaming", "0").lower()
+    if value not in ("0", "1", "false", "true"):
+        raise AlitokError(f"The option streaming is 1 or 0, not {value!r}.")
+    return value in ("1", "true")
+
+
+def _open(
+    name: str,
+    identity: object,
+    splits: Sequence[str],
+    load: Callable[[str], Any],
+    options: Mapping[str, str],
+    cache: Cache,
+    say: Say | None,
+) -> Pictures:
+    if _streaming(options):
+        return open_stream(name, identity, splits, load, options, cache, say)
+    return from_tables(name, {split: load(split) for split in splits}, options)

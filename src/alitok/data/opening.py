@@ -1,0 +1,146 @@
+"""What the user wrote, to pictures: every form that `source` lists except the built-in sets.
+
+Enters: a folder, a file, a pattern, an address or the name of a data set. Leaves: `Pictures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from alitok.core.errors import AlitokError
+from alitok.data.builtin import BUILTIN
+from alitok.data.cache import open_cache
+from alitok.data.folder import open_folder, open_labels
+from alitok.data.hub import PREFIX, TABLES, open_hub, open_saved, open_tables
+from alitok.data.labelled import LABEL_SUFFIXES
+from alitok.data.patterns import (
+    OPTIONS,
+    divide,
+    expand_braces,
+    expand_paths,
+    is_pattern,
+    is_url,
+    read_options,
+    require_options,
+    with_options,
+)
+from alitok.data.pictures import HELDOUT, Pictures
+from alitok.data.tar import FetchedShard, LocalShard, Say, open_tars
+
+
+def full_name(data: str) -> str:
+    """What opens the same data from any folder: paths in full."""
+    name, options = with_options(data)
+    if name in BUILTIN or name.startswith(PREFIX) or is_url(name):
+        return data
+    if "heldout" in options and not (is_url(options["heldout"]) or options["heldout"] in HELDOUT):
+        options["heldout"] = _in_full(options["heldout"])
+    return _in_full(name) + "?" * bool(options) + "&".join(f"{key}={value}" for key, value in options.items())
+
+
+def _in_full(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def open_pictures(data: str, say: Say | None = None) -> Pictures:
+    """List the pictures of anything but the built-in sets.
+
+    Args:
+        data: what the user wrote.
+        say: told what takes long, as when archives are fetched.
+
+    Raises:
+        AlitokError: there is no such data set, or it cannot be listed.
+    """
+    if not data:
+        raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
+    if data.startswith(PREFIX):
+        name, _, text = data.partition("?")
+        options = read_options(data, text)
+        require_options(name, options, *OPTIONS)
+        return open_hub(name, options, open_cache(), say)
+    name, options = with_options(data)
+    if is_url(name):
+        return _open_archives(name, options, say)
+    path = Path(name).expanduser().resolve()
+    if path.is_dir():
+        return _open_directory(path, options, say)
+    suffix = path.suffix.lower()
+    if suffix in (".tar", *TABLES) and (path.is_file() or is_pattern(name)):
+        return (_open_archives if suffix == ".tar" else _open_tables)(name, options, say)
+    if suffix in LABEL_SUFFIXES and path.is_file():
+        require_options(name, options)
+        return open_labels(path)
+    if path.exists() or is_pattern(name):
+        raise AlitokError(
+            f"{name} is no source of pictures; give a folder, a labels file, tar archives, or parquet or arrow files."
+        )
+    raise AlitokError(
+        f"Data {name!r}: the path does not exist, and the built-in sets are {' and '.join(BUILTIN)}; "
+        "check the path or choose one of them."
+    )
+
+
+def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> Pictures:
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        require_options(str(path), options, "split", "heldout", "image", "label")
+        return open_saved(path, options)
+    for suffix, opener in ((".tar", _open_archives), *((suffix, _open_tables) for suffix in TABLES)):
+        for pattern in (f"*{suffix}", f"data/*{suffix}"):  # in data/, as hub repositories have them
+            if any(not file.name.startswith(".") for file in path.glob(pattern)):
+                return opener(f"{path}/{pattern}", options, say, path.name)
+    require_options(str(path), options)
+    return open_folder(path)
+
+
+def _open_tables(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
+    require_options(pattern, options, "heldout", "image", "label", "streaming")
+    train, heldout, notes = _files(pattern, options, TABLES)
+    name = name or (train[0].stem if len(train) == 1 else f"{len(train):,} files from {train[0].name}")
+    pictures = open_tables(name, train, heldout, options, open_cache(), say)
+    pictures.notes = (*notes, *pictures.notes)
+    return pictures
+
+
+def _files(
+    pattern: str, options: Mapping[str, str], suffixes: tuple[str, ...]
+) -> tuple[list[Path], list[Path] | None, tuple[str, ...]]:
+    """The files of a pattern: those for training, those held out, and what is to be said of others."""
+    found = [_checked(expand_paths(each), suffixes) for each in (pattern, options.get("heldout")) if each is not None]
+    return divide(found[0]) if len(found) == 1 else (found[0], found[1], ())
+
+
+def _checked(paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
+    for path in paths:
+        if path.suffix.lower() not in suffixes or not path.is_file():
+            raise AlitokError(f"{path} is no file that ends in {' or '.join(suffixes)}.")
+    return paths
+
+
+def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
+    require_options(pattern, options, "heldout")
+    cache, notes = open_cache(), tuple[str, ...]()
+    train: list[str] | list[Path]
+    heldout: list[str] | list[Path] | None
+    if is_url(pattern):
+        train = expand_braces(pattern)
+        heldout = expand_braces(options["heldout"]) if "heldout" in options else None
+    else:
+        train, heldout, notes = _files(pattern, options, (".tar",))
+    places: list[str | Path] = [*train, *(heldout or ())]
+    names = _distinct(places)
+    shards = [
+        FetchedShard(each, place, cache) if isinstance(place, str) else LocalShard(each, place)
+        for each, place in zip(names, places, strict=True)
+    ]
+    name = name or (names[0] if len(names) == 1 else f"{len(names):,} archives from {names[0]}")
+    held = None if heldout is None else shards[len(train) :]
+    return open_tars(name, shards[: len(train)], held, cache=cache, notes=notes, say=say)
+
+
+def _distinct(places: Sequence[str | Path]) -> list[str]:
+    """Short names for keys: the last part, or all of it where that would not be unique."""
+    texts = [place if isinstance(place, str) else place.as_posix() for place in places]
+    short = [text.partition("?")[0].rpartition("/")[2] for text in texts]
+    return short if len(set(short)) == len(short) else texts

@@ -1,0 +1,132 @@
+"""Names that stand for several files, and options behind a name.
+
+Enters: what the user wrote, such as `shards/train-{000..012}.tar` or `data.parquet?label=kind`. Leaves: paths, URLs,
+options, and which of several files are for training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+
+from alitok.core.errors import AlitokError
+from alitok.data.pictures import TRAIN, heldout_names
+
+OPTIONS = ("split", "heldout", "image", "label", "config", "streaming")
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_PART = re.compile(r"(train|validation|valid|val|test)(?![a-z])", re.IGNORECASE)
+_MOST = 100_000  # names that braces may stand for
+
+
+def with_options(data: str) -> tuple[str, dict[str, str]]:
+    """Part a name from the options behind it, as in `NAME?key=value&key=value`.
+
+    A `?` in front of anything else is part of the name, as in a glob or an address.
+
+    Raises:
+        AlitokError: an option stands there twice.
+    """
+    known = f"(?:{'|'.join(OPTIONS)})=[^&]*"
+    match = re.fullmatch(rf"(.*?)\?({known}(?:&{known})*)", data)
+    return (data, {}) if match is None else (match[1], read_options(data, match[2]))
+
+
+def read_options(data: str, text: str) -> dict[str, str]:
+    """`key=value&key=value` as a dictionary; `data` is for messages.
+
+    Raises:
+        AlitokError: it has another form, or an option stands there twice.
+    """
+    pairs = [pair.partition("=") for pair in text.split("&") if pair]
+    options = {key: value for key, _, value in pairs}
+    if len(options) < len(pairs) or not all(key and value for key, _, value in pairs):
+        raise AlitokError(f"{data}: write options as ?key=value&key=value, each once.")
+    return options
+
+
+def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
+    """Check that all options mean something for this kind of data.
+
+    Raises:
+        AlitokError: one does not.
+    """
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise AlitokError(f"{data} takes no option {unknown[0]}; it takes {', '.join(known) or 'none'}.")
+
+
+def is_url(name: str) -> bool:
+    """Whether it is an address, as of the web or of a bucket."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
+
+
+def is_pattern(name: str) -> bool:
+    """Whether it may stand for several files."""
+    return re.search(r"[*?\[{]", name) is not None
+
+
+def expand_braces(name: str) -> list[str]:
+    """`a{1,2}` is a1 and a2; `{08..10}` is 08, 09 and 10, padded as the first number is; several multiply.
+
+    Raises:
+        AlitokError: they stand for too many names.
+    """
+    pieces = _BRACES.split(name)
+    choices = [[piece] if place % 2 == 0 else _choices(piece) for place, piece in enumerate(pieces)]
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > _MOST:
+        raise AlitokError(f"{name} stands for {count:,} files; at most {_MOST:,} are taken.")
+    return ["".join(choice) for choice in product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+    match = _RANGE.fullmatch(inside)
+    if match is None:
+        return inside.split(",")
+    first, last = int(match[1]), int(match[2])
+    if abs(last - first) >= _MOST:
+        raise AlitokError(f"{{{inside}}} stands for too many files; at most {_MOST:,} are taken.")
+    step = 1 if last >= first else -1
+    return [str(number).zfill(len(match[1])) for number in range(first, last + step, step)]
+
+
+def expand_paths(name: str) -> list[Path]:
+    """The files that a path with braces and wildcards stands for, in order.
+
+    Raises:
+        AlitokError: one of them is not there, or nothing fits.
+    """
+    found = []
+    for each in expand_braces(str(Path(name).expanduser().absolute())):
+        if Path(each).exists():
+            found.append(Path(each))
+            continue
+        matches = sorted(Path("/").glob(each.lstrip("/"))) if is_pattern(each) else []
+        if not matches:
+            raise AlitokError(f"There is no file {each}; check the name.")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def divide(paths: Iterable[Path]) -> tuple[list[Path], list[Path] | None, tuple[str, ...]]:
+    """Files by the part of a data set that their names begin with, such as `train-00000.tar` and `val-00000.tar`.
+
+    Returns:
+        Those for training; those that are held out, None where names tell of none; and what is to be said of others.
+    """
+    paths = list(paths)
+    parts = {path: (match[1].lower() if (match := _PART.match(path.name)) else "") for path in paths}
+    heldout = heldout_names(parts.values())
+    if TRAIN not in parts.values() or heldout is None:
+        return paths, None, ()
+    unused = [path.name for path in paths if parts[path] not in (TRAIN, heldout)]
+    train, held = ([path for path in paths if parts[path] == part] for part in (TRAIN, heldout))
+    if not unused:
+        return train, held, ()
+    return train, held, (f"{len(unused):,} files are not of {TRAIN} or {heldout} and not used, such as {unused[0]}.",)

@@ -1,0 +1,309 @@
+"""Tar archives of pictures, as WebDataset writes them or as they come, on this machine or elsewhere.
+
+Enters: archives. Leaves: `TarPictures`, each picture read where it stands in its archive.
+
+A class is what the archive says of a sample, see `tar_index`. Where no archive says anything, the first folder below
+the one that all pictures are in is the class, and without such folders all are of one class.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from alitok.core.errors import AlitokError
+from alitok.data.cache import Cache, keep
+from alitok.data.decode import in_threads
+from alitok.data.pictures import TRAIN, Broken, Contents, Labels, Strings, heldout_names
+from alitok.data.tar_index import ShardFile, ShardIndex, index_shard
+
+Say = Callable[[str], None]
+
+_MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
+_FETCHED_AT_ONCE = 4
+
+
+class Shard(Protocol):
+    """One archive, wherever it is.
+
+    Attributes:
+        name: unique among the archives of a source.
+    """
+
+    @property
+    def name(self) -> str:
+        """For keys."""
+        ...
+
+    def open(self) -> ShardFile:
+        """Open it, having fetched it if need be.
+
+        Raises:
+            OSError: it cannot be read.
+            AlitokError: it cannot be fetched.
+        """
+        ...
+
+    def identity(self) -> tuple[object, ...]:
+        """What changes with its content."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """An archive on this machine."""
+
+    name: str
+    path: Path
+
+    def open(self) -> ShardFile:
+        """Open it."""
+        return ShardFile(os.open(self.path, os.O_RDONLY))
+
+    def identity(self) -> tuple[object, ...]:
+        """What changes with its content."""
+        found = self.path.stat()
+        return str(self.path), found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class FetchedShard:
+    """An archive elsewhere, which is taken never to change."""
+
+    name: str
+    url: str
+    cache: Cache
+
+    def open(self) -> ShardFile:
+        """Open it, fetched into the cache."""
+        return self.cache.open(self.url)
+
+    def identity(self) -> tuple[object, ...]:
+        """What changes with its content."""
+        return (self.url,)
+
+
+class OpenShards:
+    """The archives that are open, the most recent `most` of them; neither pickling nor forking hands them on."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._files: dict[int, ShardFile] = {}
+
+    def get(self, number: int, shard: Shard) -> ShardFile:
+        """The file of a shard, opened if it is not open yet."""
+        if os.getpid() != self._process:
+            self._forget()
+        with self._lock:
+            file = self._files.pop(number, None)
+            if file is not None:
+                self._files[number] = file  # now the last, that is the most recent
+                return file
+        file = shard.open()  # which may take minutes: others go on meanwhile
+        with self._lock:
+            self._files[number] = file
+            while len(self._files) > self._most:
+                del self._files[next(iter(self._files))]
+        return file
+
+    def __getstate__(self) -> int:
+        return self._most
+
+    def __setstate__(self, most: int) -> None:
+        self._most = most
+        self._forget()
+
+
+@dataclass(eq=False)
+class TarPictures:
+    """Pictures in archives; see `Pictures` for the rest.
+
+    Attributes:
+        shards: the archives.
+        members: (N,) names of members.
+        shard_of: (N,) int32 numbers of archives.
+        offsets: (N,) int64.
+        sizes: (N,) int64.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    contents: str
+    shards: tuple[Shard, ...]
+    members: Strings
+    shard_of: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    heldout: np.ndarray | None
+    groups: np.ndarray | None
+    left_out: tuple[Broken, ...]
+    notes: tuple[str, ...]
+    files: OpenShards
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        """The archive and the member in it."""
+        return f"{self.shards[self.shard_of[index]].name}/{self.members[index]}"
+
+    def encoded(self, index: int) -> bytes:
+        """The member."""
+        number = int(self.shard_of[index])
+        size = int(self.sizes[index])
+        data = self.files.get(number, self.shards[number]).read(int(self.offsets[index]), size)
+        if len(data) < size:
+            raise EOFError("its archive ends too early")
+        return data
+
+
+def open_tars(
+    name: str,
+    train: Sequence[Shard],
+    heldout: Sequence[Shard] | None = None,
+    *,
+    cache: Cache,
+    notes: tuple[str, ...] = (),
+    classes: Sequence[str] | None = None,
+    say: Say | None = None,
+) -> TarPictures:
+    """List the pictures of archives.
+
+    Args:
+        name: for people.
+        train: the archives, in order.
+        heldout: archives of held-out pictures, where the split is given.
+        cache: where indexes are kept.
+        notes: what finding the archives met.
+        classes: the order of the classes, where it is given.
+        say: told what takes long.
+
+    Raises:
+        AlitokError: an archive cannot be read, or there are no pictures.
+    """
+    shards = (*train, *(heldout or ()))
+    fetched = any(isinstance(shard, FetchedShard) for shard in shards)
+    indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, say))
+    shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
+    held = None if heldout is None else shard_of >= len(train)
+    if any(index.says_labels() for index in indexes):
+        names: Iterator[str | None] = (index.labels[row] or None for index in indexes for row in range(len(index)))
+        missing = "has no label"
+    else:
+        names, held_folders = _folders(indexes, name)
+        held = held_folders if held is None else held
+        missing = "is in no folder that names its class, as others are"
+    listed = _list(shards, indexes, names)
+    if not len(listed.members):
+        raise AlitokError(f"{name} has no pictures with a class.")
+    class_names, labels = listed.labels.finish(classes)
+    mask = np.array(listed.kept, bool)
+    problems = [(shard, *broken) for shard, index in zip(shards, indexes, strict=True) for broken in index.problems]
+    return TarPictures(
+        name=name,
+        classes=class_names,
+        labels=labels,
+        contents=listed.contents.finish(),
+        shards=shards,
+        members=listed.members,
+        shard_of=shard_of[mask],
+        offsets=np.concatenate([index.offsets for index in indexes])[mask],
+        sizes=np.concatenate([index.sizes for index in indexes])[mask],
+        heldout=None if held is None else held[mask],
+        groups=shard_of[mask] if fetched else None,
+        left_out=(
+            *(Broken(f"{shard.name}/{key}" if key else shard.name, reason) for shard, key, reason in problems),
+            *(Broken(key, missing) for key in listed.unlabelled),
+        ),
+        notes=notes,
+        files=OpenShards(_MOST_OPEN_FETCHED if fetched else _MOST_OPEN),
+    )
+
+
+@dataclass
+class _Listed:
+    """The pictures of all archives that have a class, in order."""
+
+    labels: Labels
+    contents: Contents
+    kept: array[int]  # of all pictures, 1 where it has a class
+    unlabelled: list[str]
+    members: Strings
+
+
+def _list(shards: Sequence[Shard], indexes: Sequence[ShardIndex], names: Iterator[str | None]) -> _Listed:
+    listed = _Listed(Labels(), Contents(), array("b"), [], Strings())
+
+    def members() -> Iterator[str]:
+        for shard, index in zip(shards, indexes, strict=True):
+            for row, size in enumerate(index.sizes.tolist()):
+                label, key = next(names), index.keys[row]
+                listed.kept.append(label is not None)
+                if label is None:
+                    listed.unlabelled.append(f"{shard.name}/{key}")
+                    continue
+                listed.labels.append(label)
+                listed.contents.append(shard.name, key, label, size)
+                yield key
+
+    listed.members = Strings(members())
+    return listed
+
+
+def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, say: Say | None) -> Iterator[ShardIndex]:
+    for done, index in enumerate(in_threads(lambda shard: _index(shard, cache), shards, threads), start=1):
+        if say is not None and len(shards) > 1:
+            say(f"{done} of {len(shards)} archives listed")
+        yield index
+
+
+def _index(shard: Shard, cache: Cache) -> ShardIndex:
+    """The index of an archive, from the cache if it is there."""
+    try:
+        path = cache.index(*shard.identity())
+        try:
+            return ShardIndex.from_bytes(path.read_bytes())
+        except Exception:  # none yet, or a damaged one, on which numpy and zipfile raise nearly anything
+            index = index_shard(shard.open().stream(), shard.name)
+    except OSError as error:
+        raise AlitokError(f"{shard.name} cannot be read: {error.strerror or error}.") from None
+    keep(path, index.to_bytes())
+    return index
+
+
+def _folders(indexes: Sequence[ShardIndex], name: str) -> tuple[Iterator[str | None], np.ndarray | None]:
+    """The class of each picture by its folder, None where others have one; and the split, if folders are one."""
+
+    def paths() -> Iterator[list[str]]:
+        return (index.keys[row].split("/")[:-1] for index in indexes for row in range(len(index)))
+
+    common: list[str] | None = None
+    for path in paths():
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(path if common is None else common, path, strict=False))
+        common = [part for part, _ in same]
+    depth = len(common or ())
+    firsts = Counter(path[depth] if len(path) > depth else None for path in paths())
+    heldout = heldout_names(first for first in firsts if first)
+    if firsts.keys() == {TRAIN, heldout}:
+        held = np.array([path[depth] == heldout for path in paths()], bool)
+        if all(len(path) == depth + 1 for path in paths()):
+            return (name for _ in paths()), held
+        return (path[depth + 1] if len(path) > depth + 1 else None for path in paths()), held
+    if firsts.keys() == {None}:
+        only = common[-1] if common else name
+        return (only for _ in paths()), None
+    return (path[depth] if len(path) > depth else None for path in paths()), None
