@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
+from alitok.data.codes import CodeStore, write_codes
+from alitok.data.loader import CodeBatches
 from alitok.generator import Generator, GeneratorConfig
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.loop import train
@@ -72,3 +75,36 @@ def test_the_class_is_hidden_as_often_as_asked():
         list(task.losses({"model": model}, (codes, classes), Moment(0, 0, 0)))
         assert abs((seen[-1] == model.null_class).float().mean().item() - share) < 0.02
         assert set(seen[-1].tolist()) <= {1, model.null_class}
+
+
+def test_of_ten_stored_crops_one_is_drawn_for_each_picture_and_epoch(tmp_path):
+    """A code is ten times the picture plus the crop, so that what the model was given tells where it came from."""
+    pictures, crops, batch, epochs = 12, 10, 8, 4
+    config = dataclasses.replace(CONFIG, codebook_size=pictures * crops)
+    rows = np.arange(pictures * crops)
+    labels = rows // crops % 2
+    write_codes(
+        tmp_path / "codes",
+        [(np.repeat(rows[:, None], config.sequence_length, 1), labels)],
+        codebook_size=config.codebook_size,
+        classes=("even", "odd"),
+        tokenizer="none",
+        crops=crops,
+    )
+    store = CodeStore(tmp_path / "codes", "none")
+    phase = Phase(steps=pictures * epochs // batch, learning_rate=1e-3)
+    settings = GeneratorTraining(loop=LoopConfig(batch_size=batch, log_every=1), phases=(phase,), class_dropout=0.0)
+    model, seen = Generator(config), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append([part.clone() for part in inputs]))
+    look = torch.from_numpy(store.codes([0]).astype(np.int64)), torch.from_numpy(store.labels[:1])
+    task = GeneratorTask(model, settings, lambda start: iter(CodeBatches(store, batch, 5, start)), look)
+    console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
+    train(task, settings.loop, tmp_path / "run", world=world, seed=0, console=console)
+    del seen[-1]  # the look at the end
+    drawn = torch.cat([codes[:, 0] for codes, _ in seen]).view(epochs, pictures)
+    classes = torch.cat([classes for _, classes in seen]).view(epochs, pictures)
+    assert torch.equal(classes, drawn // crops % 2)
+    assert all(sorted((epoch // crops).tolist()) == list(range(pictures)) for epoch in drawn)
+    assert len(drawn.unique()) > 2 * pictures  # other crops in other epochs
+    orders = [[(row // crops).item() for row in epoch] for epoch in drawn]
+    assert len({tuple(order) for order in orders}) == epochs

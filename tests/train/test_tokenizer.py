@@ -11,6 +11,7 @@ from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.train.loop import train
 from alitok.train.optim import OptimizerConfig
+from alitok.train.predictability import PredictabilityConfig
 from alitok.train.task import LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
 
@@ -42,9 +43,9 @@ def batches(start_step):
 WEIGHTS = LossWeights(quantizer=0.3)
 
 
-def training(steps=40, losses=WEIGHTS, **options):
+def training(steps=40, losses=WEIGHTS, evaluate_every=100, **options):
     optimizer = OptimizerConfig(weight_decay=0.1, ema_decay=0.9)
-    loop = LoopConfig(batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=100)
+    loop = LoopConfig(batch_size=8, optimizer=optimizer, log_every=10, evaluate_every=evaluate_every)
     phases = (TokenizerPhase(steps=steps, learning_rate=5e-3, losses=losses),)
     return TokenizerTraining(**{"loop": loop, "phases": phases, **options})
 
@@ -92,3 +93,38 @@ def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
         assert decibels[-1] > grey + 1  # better than one colour for all
         assert 0 < records[-1]["heldout_codebook_use"] <= 1
         assert (tmp_path / stage / "pictures" / "reconstructions-000400.png").exists()
+
+
+def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weight(tokenizer, tmp_path):
+    start = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+
+    def run_with(every, where):
+        tokenizer.load_state_dict(start)
+        probe = PredictabilityConfig(every=every, pictures=24, heldout_pictures=16, steps=5, batch_size=8, width=16)
+        settings = training(30, evaluate_every=5, predictability=probe)
+        task = TokenizerTask(tokenizer, "stage1", settings, batches, pictures(10_000, 20), probed=pictures(10_001, 32))
+        console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
+        weights = train(task, settings.loop, where, world=world, seed=0, console=console).weights
+        records = read_metrics(where / "metrics.jsonl")
+        probed = {record["step"]: record for record in records if "probe_accuracy" in record}
+        others = [
+            {name: value for name, value in record.items() if "probe" not in name and name != "images_per_second"}
+            for record in records
+        ]
+        return weights, others, probed
+
+    plain, records, never = run_with(0, tmp_path / "plain")
+    weights, others, probed = run_with(10, tmp_path / "probed")
+    assert (never, list(probed)) == ({}, [10, 20, 30])
+    assert all(torch.equal(plain[name], weights[name]) for name in plain)
+    assert records == others
+    for record in probed.values():
+        assert 0 <= record["probe_accuracy"] <= 1
+        assert 0 < record["probe_grid_bits_per_image"] < record["probe_bits_per_image"]
+    # After so few steps it knows next to nothing: each of the 20 codes is about one of 16.
+    assert probed[30]["probe_bits_per_image"] == pytest.approx(20 * 4, rel=0.2)
+
+
+def test_a_probe_that_would_never_be_run_is_refused():
+    with pytest.raises(ValueError, match=r"predictability.every 7 must be a multiple of loop.evaluate_every 100"):
+        training(predictability=PredictabilityConfig(every=7))

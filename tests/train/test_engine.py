@@ -1,0 +1,124 @@
+"""Compiled blocks and bf16: faster forms of the same training."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch import _inductor as inductor
+
+from alitok.core.distributed import World
+from alitok.core.runlog import read_metrics
+from alitok.generator import Generator, GeneratorConfig
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.quantizer import VectorQuantizer
+from alitok.train.generator import GeneratorTask, GeneratorTraining
+from alitok.train.loop import train
+from alitok.train.schedule import Phase
+from alitok.train.state import TrainingState
+from alitok.train.task import EngineConfig, LoopConfig
+
+
+@pytest.fixture
+def compiler():
+    """Compiles in this process alone: the usual pool of helpers hangs in the forks of tests with two processes."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    with inductor.config.patch(compile_threads=1):
+        yield torch._dynamo.utils.counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "generator"])
+def test_compiled_blocks_train_as_others_do(tmp_path, small, compiler, stage):
+    small.run(stage, tmp_path / "eager")
+    small.run(stage, tmp_path / "compiled", compile=True)
+    assert compiler["stats"]["unique_graphs"] > 0  # else nothing was compiled
+    assert small.same_course(tmp_path / "eager", tmp_path / "compiled")
+
+
+@pytest.mark.slow
+def test_compiled_and_sharded_blocks_train_as_others_do(tmp_path, together, small, compiler):
+    small.run("generator", tmp_path / "one")
+    together(lambda world: small.run("generator", tmp_path / "two", world, parallel="fsdp", compile=True))
+    assert small.same_course(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "generator"])
+def test_in_bf16_losses_stay_near_those_in_float32_and_so_do_all_weights(tmp_path, small, stage):
+    small.run(stage, tmp_path / "fp32", precision="fp32")
+    task = small.task_of(stage, small.alone)
+    state = TrainingState(task, small.loop, EngineConfig(precision="bf16"), tmp_path / "state", small.alone)
+    half = []
+    state.model.register_forward_hook(
+        lambda *_: half.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+    )
+    for _, batch in zip(range(small.steps), task.batches(0), strict=False):
+        state.advance(batch, lambda: False)
+    assert half
+    assert set(half) == {torch.bfloat16}
+    kept = [*state.model.state_dict().values(), *state.average.weights.values()]
+    kept += [
+        value
+        for player in state.players.values()
+        for slots in player.optimizer.state.values()
+        for value in slots.values()
+    ]
+    assert {tensor.dtype for tensor in kept if tensor.is_floating_point()} == {torch.float32}
+    small.run(stage, tmp_path / "bf16", precision="bf16")
+    exact, near = small.course(tmp_path / "fp32"), small.course(tmp_path / "bf16")
+    assert [record["loss"] for record in near] == pytest.approx([record["loss"] for record in exact], rel=0.03)
+    assert near != exact  # else bf16 was never on
+
+
+def test_in_bf16_the_generator_still_learns(tmp_path):
+    config = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
+    loop = LoopConfig(batch_size=32, log_every=50, evaluate_every=150)
+    training = GeneratorTraining(loop=loop, phases=(Phase(steps=150, learning_rate=1e-2),))
+
+    def batches(start):
+        for step in range(start, 1000):
+            first = torch.randint(8, (32, 1), generator=torch.Generator().manual_seed(step))
+            yield (first + torch.arange(6)) % 8, torch.zeros(32, dtype=torch.int64)
+
+    torch.manual_seed(0)
+    task = GeneratorTask(Generator(config), training, batches, next(batches(999)))
+    console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
+    train(task, loop, tmp_path, world=world, seed=0, console=console, engine=EngineConfig(precision="bf16"))
+    # The first code is a guess among eight, the other five follow.
+    assert abs(read_metrics(tmp_path / "metrics.jsonl")[-1]["heldout_accuracy"] - (5 + 1 / 8) / 6) < 0.1
+
+
+def test_codes_are_found_in_float32_whatever_autocast_says(tmp_path, small, monkeypatch):
+    seen = []
+    nearest = VectorQuantizer.nearest
+
+    def watched(self, features):
+        codes = nearest(self, features)
+        distances = (features.double()[..., None, :] - self.codebook.double()).square().sum(-1)
+        chosen = distances.gather(-1, codes[..., None])[..., 0]
+        seen.append((self.training, features.dtype, (chosen - distances.min(-1).values).max().item()))
+        return codes
+
+    monkeypatch.setattr(VectorQuantizer, "nearest", watched)
+    task = small.task_of("stage1", small.alone)
+    rounded = []
+    task.modules["model"].encoder.register_forward_hook(
+        lambda encoder, _, features: rounded.append((encoder.training, features.dtype))
+    )
+    small.run("stage1", tmp_path, task=task, precision="bf16")
+    assert {dtype for _, dtype, _ in seen} == {torch.float32}
+    # bf16 has 8 bits: distances in it would be off by a hundredth, and other codes be chosen.
+    assert max(excess for _, _, excess in seen) < 1e-5
+    assert {training for training, _, _ in seen} == {True, False}
+    assert set(rounded) == {(True, torch.bfloat16), (False, torch.float32)}  # to look at, nothing is rounded
+
+
+def test_the_codes_of_a_picture_do_not_depend_on_the_precision_of_the_training(small):
+    torch.manual_seed(0)
+    tokenizer, images = Tokenizer(small.tokenizer), torch.rand(8, 3, 16, 16)
+    with torch.no_grad():
+        exact = tokenizer.encode(images)
+        features = tokenizer.encoder(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(tokenizer.quantizer.nearest(features), exact)
