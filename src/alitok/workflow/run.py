@@ -14,6 +14,7 @@ All processes call the same steps; the first one writes the files.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
@@ -21,13 +22,13 @@ from torch import nn
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import to_dict
 from alitok.core.distributed import World
-from alitok.core.runlog import progress_bar
-from alitok.data.codes import write_codes
+from alitok.core.runlog import Bar, progress_bar
+from alitok.data.crops import CropRecipe
 from alitok.data.pictures import Broken
-from alitok.data.source import Splits, check_broken, crops_per_picture, list_broken
+from alitok.data.source import ImageSource, Splits, check_broken, list_broken
 from alitok.generator import Generator
+from alitok.jobs.encode import Origin, encode_store
 from alitok.jobs.pipeline import Pipeline
-from alitok.jobs.tokenize import encode_source
 from alitok.losses.local_features import LocalFeatures
 from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
@@ -130,21 +131,25 @@ class Run:
 
     def encode(self) -> dict[str, Any]:
         """Write the codes of all pictures: every view for training, the fixed one of held-out pictures."""
-        self.world.together(self._encode)
-        return {"pictures": len(self.splits.train) + len(self.splits.heldout)}
-
-    def _encode(self) -> None:
-        tokenizer = Tokenizer.from_pretrained(self.root / "stage1" / "tokenizer").to(self.world.device)
-        for name, source in (("train", self.splits.train), ("heldout", self.splits.heldout)):
-            recipe = self.recipe.crops if name == "train" else "centre"
-            write_codes(
-                self.root / "codes" / name,
-                encode_source(tokenizer, source, recipe, self.world.device),
-                codebook_size=tokenizer.config.codebook_size,
-                classes=source.classes,
-                tokenizer=tokenizer.codes_fingerprint(),
-                crops=crops_per_picture(source, recipe),
-            )
+        place = self.root / "stage1" / "tokenizer"
+        tokenizer = Tokenizer.from_pretrained(place).to(self.world.device)
+        sources: dict[str, tuple[ImageSource, CropRecipe]] = {
+            "train": (self.splits.train, self.recipe.crops),
+            "heldout": (self.splits.heldout, "centre"),
+        }
+        for name, (source, crops) in sources.items():
+            with progress_bar(self.workspace.console, f"{source.name} to codes", len(source)) as bar:
+                encode_store(
+                    tokenizer,
+                    source,
+                    self.root / "codes" / name,
+                    recipe=crops,
+                    origin=Origin(self.splits.name, self.splits.contents, name, str(place.resolve())),
+                    world=self.world,
+                    workers=self.recipe.engine.workers,
+                    progress=partial(_advance, bar),
+                )
+        return {"pictures": len(self.splits)}
 
     def generator(self) -> dict[str, Any]:
         """Train the generator on stored codes; its samples along the way are drawn by the last decoder there is."""
@@ -182,6 +187,10 @@ class Run:
             console=self.workspace.console,
             engine=self.recipe.engine,
         )
+
+
+def _advance(bar: Bar, done: int, total: int) -> None:
+    bar.advance(done, {}, total)
 
 
 def needs_features(recipe: Recipe) -> bool:
