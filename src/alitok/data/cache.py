@@ -17,7 +17,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -60,12 +60,15 @@ class Cache:
         Raises:
             AlitokError: it cannot be fetched.
         """
-        path = self.root / "shards" / f"{_hash(url)}.tar"
+        path = self._path(url)
         while (file := _take(path)) is None:
             with self.alone(path):
                 if not path.exists():
                     self._fetch(url, path)
         return file
+
+    def _path(self, url: str) -> Path:
+        return self.root / "shards" / f"{_hash(url)}.tar"
 
     @contextmanager
     def alone(self, path: Path) -> Iterator[None]:
@@ -105,6 +108,8 @@ class Cache:
                     ) from None
             time.sleep(self.pause * 2 ** (failures - 1))
         part.replace(path)
+        for other in path.parent.glob(f"{path.stem}-*.part"):  # of earlier versions
+            other.unlink(missing_ok=True)
 
     def _download(self, url: str, path: Path) -> Path:
         """Fetch what is still missing; the name of the part tells apart the versions of a file that changes."""
@@ -115,6 +120,7 @@ class Cache:
         part = path.with_name(f"{path.stem}-{_hash(size, *version)}.part")
         self._make_room(size or 0, url, part)
         with part.open("ab") as out:
+            fcntl.flock(out, fcntl.LOCK_SH)  # in use
             for chunk in _chunks(system, name, out):
                 out.write(chunk)
             if size is not None and out.tell() != size:
@@ -141,7 +147,7 @@ class Cache:
         for found, path in sorted(held, key=lambda pair: pair[0].st_mtime_ns):
             if total + size <= self.limit:
                 return
-            if path.suffix == ".tar" and _evict(path):
+            if _evict(path):
                 total -= found.st_size
 
 
@@ -176,13 +182,14 @@ def _take(path: Path) -> ShardFile | None:
     """Open an archive and mark it as used; the shared lock tells other processes for as long as it is open."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     file = ShardFile(descriptor)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     if os.fstat(descriptor).st_nlink == 0:  # deleted in between
         return None
-    os.utime(descriptor)
+    with suppress(PermissionError):  # a cache that others share with us
+        os.utime(descriptor)
     return file
 
 
@@ -217,23 +224,17 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _chunks(system: Any, name: str, out: IO[bytes]) -> Iterator[bytes]:
-    """What `out` still lacks; it is emptied where the source cannot go on from the middle."""
-    have = out.tell()
-    web = "http" in system.protocol
-    if have:
-        try:
-            with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
-                remote.seek(have)
-                while chunk := remote.read(_CHUNK):
-                    yield chunk
-            return
-        except ValueError:  # no ranges
-            out.seek(0)
-            out.truncate()
-    options = (
-        {"block_size": 0} if web else {"block_size": _CHUNK, "cache_type": "none"}
-    )  # 0: one answer, read as it comes
-    with system.open(name, "rb", **options) as remote:
+    """What `out` still lacks, piece by piece; it is emptied where the source gives no pieces."""
+    try:
+        with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
+            remote.seek(out.tell())
+            while chunk := remote.read(_CHUNK):
+                yield chunk
+        return
+    except ValueError:  # it can only be read from its beginning
+        out.seek(0)
+        out.truncate()
+    with system.open(name, "rb", block_size=0) as remote:
         while chunk := remote.read(_CHUNK):
             yield chunk
 
