@@ -30,10 +30,10 @@ from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_bytes, write_json
 from alitok.data.codes import CodeStore
-from alitok.data.source import open_splits
 from alitok.presets import Recipe
 from alitok.workflow.estimate import estimate
 from alitok.workflow.measure import measure
+from alitok.workflow.pictures import open_pictures_of
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.run import Run, needs_features, settings
 from alitok.workflow.steps import STEPS, TRAININGS, outputs, remains, stale
@@ -62,7 +62,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
     resolved = resolve(request)
     with join(request.device) as world:
         console = Console(quiet=not world.main)
-        splits = open_splits(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed)
+        splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
         console.print(
             f"{len(splits.train):,} training and {len(splits.heldout):,} held-out pictures of "
             f"{len(splits.train.classes)} classes at {resolved.recipe.tokenizer.image_size} px; on {world.device}; "

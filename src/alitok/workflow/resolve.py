@@ -5,28 +5,19 @@ Enters: options as the command line takes them. Leaves: `Resolved`.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-
 from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
-from alitok.data.decode import reason, without_remarks
-from alitok.data.pictures import Pictures
-from alitok.data.source import open_pictures
+from alitok.data.source import look_at
 from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, Recipe, fitted, with_generator
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
-from alitok.workflow.inspect import suggest_size
 
 PerceptualName = Literal["recipe", "none", "local", "convnext", "lpips"]
 _AUTO = "auto"
-_LOOKED_AT = 256  # pictures whose size decides that of the models
-_BUILTIN_PICTURES = 1500  # about as many as the built-in sets have for training
 _LOCAL_ALONE = 1.0  # weight of a network asked for by name where the recipe has no perceptual term
 
 
@@ -117,28 +108,11 @@ def named_recipe(name: str, data: str, device: DeviceName = "auto") -> Recipe:
             return RECIPES[data]
         name = "base" if choose_device(device).type == "cuda" else "small"
     if name in FITTED:
-        if data in RECIPE_CLASSES:
-            recipe = RECIPES[data]
-            return fitted(name, image_size=recipe.tokenizer.image_size, pictures=_BUILTIN_PICTURES)
-        pictures = open_pictures(data)
-        return fitted(name, image_size=suggest_size(_short_sides(pictures)), pictures=len(pictures))
+        look = look_at(data)
+        return fitted(name, image_size=look.image_size, pictures=look.pictures)
     if name not in RECIPES:
         raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")
     return RECIPES[name]
-
-
-def _short_sides(pictures: Pictures) -> list[int]:
-    """Of some pictures, evenly spread; those that cannot be read are left to the check."""
-    sides = []
-    for row in np.linspace(0, len(pictures) - 1, min(_LOOKED_AT, len(pictures))).astype(int).tolist():
-        try:
-            with without_remarks(), Image.open(io.BytesIO(pictures.encoded(row))) as image:
-                sides.append(min(image.size))
-        except Exception as error:  # on damaged files Pillow raises nearly anything
-            reason(error)  # raises in turn if no picture can be read at all
-    if not sides:
-        raise AlitokError(f"{pictures.name}: none of {_LOOKED_AT} pictures looked at can be read; check the files.")
-    return sides
 
 
 def _with_perceptual(

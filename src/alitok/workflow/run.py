@@ -25,7 +25,7 @@ from alitok.core.distributed import World
 from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
 from alitok.data.pictures import Broken
-from alitok.data.source import ImageSource, Splits, check_broken, list_broken
+from alitok.data.source import ImageSource, Splits
 from alitok.generator import Generator
 from alitok.jobs.encode import Origin, encode_store
 from alitok.jobs.pipeline import Pipeline
@@ -35,6 +35,7 @@ from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 from alitok.train.features import finished_features
 from alitok.train.loop import Trained, train
+from alitok.workflow.pictures import tell_left_out, verify
 from alitok.workflow.steps import STEPS, TRAININGS
 from alitok.workflow.tasks import Training, Trainings
 from alitok.workflow.workspace import Workspace
@@ -77,7 +78,9 @@ class Run:
             title = f"{title}, {sum(phase.steps for phase in getattr(self.recipe, name).phases)} steps"
         done = self.workspace.step(name, title, work, step.products)
         if name == "check":
-            self._leave_out([Broken(*found) for found in done["broken"]])
+            broken = [Broken(*found) for found in done["broken"]]
+            tell_left_out(broken, self.workspace.console)
+            self.splits = self.splits.without({key for key, _ in broken})
         return done
 
     def check(self) -> dict[str, Any]:
@@ -86,21 +89,8 @@ class Run:
         Raises:
             AlitokError: too many are broken.
         """
-        part = self.world.rank, self.world.size
-        broken: list[Broken] = []
-        for source in (self.splits.train, self.splits.heldout):
-            with progress_bar(self.workspace.console, source.name, len(source)) as bar:
-                for found in self.world.gather(source.verify(bar.advance, part)):
-                    broken += found
-        check_broken(broken, self.splits)
+        broken = verify(self.splits, "all", self.world, self.workspace.console)
         return {"train": len(self.splits.train), "heldout": len(self.splits.heldout), "broken": broken}
-
-    def _leave_out(self, broken: list[Broken]) -> None:
-        """Go on without pictures that were found to be broken."""
-        self.splits = self.splits.without({key for key, _ in broken})
-        if broken:
-            what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
-            self.workspace.console.print(f"{what} left out:\n{list_broken(broken)}", highlight=False, markup=False)
 
     def features(self) -> dict[str, Any]:
         """Train the feature network on classes and quarter turns."""

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
-from alitok.data.source import Splits, open_splits
+from alitok.data.source import Splits
 from alitok.presets import Recipe
 from alitok.train.generator import GeneratorTraining
 from alitok.train.tokenizer import TokenizerTraining
+from alitok.workflow.pictures import open_pictures_of
 from alitok.workflow.plan import plan
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.run import Run, settings
@@ -51,7 +52,7 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False) -
     with join(request.device) as world:
         console = Console(quiet=not world.main)
         recipe = resolved.recipe
-        splits = open_splits(resolved.data, recipe.tokenizer.image_size, resolved.seed)
+        splits = open_pictures_of(resolved.data, recipe.tokenizer.image_size, resolved.seed, console)
         _show_plan(console, stage, recipe, splits, world)
         if dry_run:
             return

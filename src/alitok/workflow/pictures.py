@@ -1,0 +1,60 @@
+"""The pictures of a run, opened and checked, with what there is to tell of them told.
+
+Enters: what the user wrote for the data. Leaves: its splits, and the pictures that cannot be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.console import Console
+
+from alitok.core.distributed import World
+from alitok.core.runlog import progress_bar
+from alitok.data.pictures import Broken
+from alitok.data.source import Splits, check_broken, list_broken, open_splits
+
+SplitName = Literal["all", "train", "heldout"]
+
+
+def open_pictures_of(data: str, size: int, seed: int, console: Console) -> Splits:
+    """Open a data set and tell what was found in it that is not used.
+
+    Raises:
+        AlitokError: there is no such data set, or its pictures cannot be used.
+    """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False)
+
+    splits = open_splits(data, size, seed, say)
+    for note in splits.notes:
+        say(note)
+    return splits
+
+
+def verify(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:
+    """Read all pictures of a split once, shared out over the processes.
+
+    Returns:
+        The broken ones, the same on every process.
+
+    Raises:
+        AlitokError: they are too many to be left out.
+    """
+    sources = {"all": [splits.train, splits.heldout], "train": [splits.train], "heldout": [splits.heldout]}[split]
+    broken: list[Broken] = []
+    for source in sources:
+        with progress_bar(console, source.name, len(source)) as bar:
+            for found in world.gather(source.verify(bar.advance, (world.rank, world.size))):
+                broken += found
+    check_broken(broken, splits)
+    return broken
+
+
+def tell_left_out(broken: Sequence[Broken], console: Console) -> None:
+    """Name pictures that are left out."""
+    if broken:
+        what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
+        console.print(f"{what} left out:\n{list_broken(broken)}", highlight=False, markup=False)
