@@ -25,7 +25,7 @@ from alitok.data.patterns import (
     require_options,
     with_options,
 )
-from alitok.data.pictures import HELDOUT, Pictures
+from alitok.data.pictures import Pictures
 from alitok.data.tar import FetchedShard, LocalShard, Say, open_tars
 
 
@@ -34,8 +34,8 @@ def full_name(data: str) -> str:
     name, options = with_options(data)
     if name in BUILTIN or name.startswith(PREFIX) or is_url(name):
         return data
-    if "heldout" in options and not (is_url(options["heldout"]) or options["heldout"] in HELDOUT):
-        options["heldout"] = _in_full(options["heldout"])
+    if Path(name).suffix.lower() in (".tar", *TABLES) and not is_url(options.get("heldout", "x://")):
+        options["heldout"] = _in_full(options["heldout"])  # files; of a saved data set it is a split
     return _in_full(name) + "?" * bool(options) + "&".join(f"{key}={value}" for key, value in options.items())
 
 
