@@ -328,21 +328,28 @@ def read_head(path: Path, name: str) -> tuple[StoreHead, list[dict[str, Any]]]:
         raise AlitokError(f"{place} is damaged ({error}); encode the pictures again.") from None
 
 
+def require_store(path: Path) -> None:
+    """Check that what is at `path`, if anything, is a store that may be thrown away.
+
+    Raises:
+        AlitokError: there is something else.
+    """
+    if path.exists() and not any(_is_head(path / name) for name in (MANIFEST, JOB)):
+        find_head(path)  # tells what is there instead
+
+
 def discard(path: Path) -> None:
-    """Delete the store at `path`, finished or not; other files beside it stay.
+    """Delete the store at `path`, finished or not, of any format; other files beside it stay.
 
     Raises:
         AlitokError: there is something else than a store.
     """
+    require_store(path)
     if not path.exists():
         return
-    if not any(_is_head(path / name) for name in (MANIFEST, JOB)):
-        find_head(path)  # tells what is there instead
-        return
     # The job goes last: what a killed removal leaves behind is an unfinished store that lacks its shards.
-    if not (path / JOB).exists():
+    if (path / MANIFEST).exists():
         (path / MANIFEST).replace(path / JOB)
-    remove(path / MANIFEST)
     for entry in list(path.iterdir()):
         if _PRODUCT.fullmatch(entry.name) or _LEFTOVER.fullmatch(entry.name):
             remove(entry)
@@ -350,7 +357,7 @@ def discard(path: Path) -> None:
 
 
 def _is_head(path: Path) -> bool:
-    """Whether a file is the head of a store, of this format or an older one."""
+    """Whether a file is the head of a store."""
     try:
         found = read_json(path)
     except AlitokError:

@@ -1,0 +1,187 @@
+"""`alitok encode`: pictures of any source to a store of codes, by one process, many, or independent jobs.
+
+Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store, see `alitok.data.shards`.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from rich.console import Console
+
+from alitok.core.device import DeviceName
+from alitok.core.distributed import World, join
+from alitok.core.errors import AlitokError
+from alitok.core.runlog import progress_bar
+from alitok.data.crops import CropRecipe
+from alitok.data.join import joined
+from alitok.data.pictures import Broken
+from alitok.data.shards import find_head, require_store
+from alitok.data.source import ImageSource, Splits, check_broken, list_broken, open_splits
+from alitok.jobs.encode import Encoded, Origin, encode_store
+from alitok.tokenizer import Tokenizer
+from alitok.train.loop import Interrupted
+from alitok.workflow.show import run_show
+
+__all__ = ["EncodeOptions", "run_encode", "run_show", "verify"]
+
+SplitName = Literal["all", "train", "heldout"]
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What the user asked for; see `alitok encode --help`."""
+
+    tokenizer: Path
+    data: str
+    out: Path
+    crops: CropRecipe = "centre"
+    split: SplitName = "all"
+    part: str | None = None
+    batch_size: int = 256
+    workers: int = 0
+    fresh: bool = False
+    device: DeviceName = "auto"
+    seed: int = 0
+
+
+def run_encode(options: EncodeOptions) -> None:
+    """Write the store, or what is missing of it; every process of a run calls this.
+
+    Raises:
+        AlitokError: the tokenizer or the data cannot be used, too many pictures are broken, or `out` holds something
+            else than this store.
+    """
+    began = time.monotonic()
+    part = _part(options)
+    if options.batch_size < 1 or options.workers < 0:
+        raise AlitokError("--batch-size must be at least 1 and --workers at least 0.")
+    with join(options.device) as world, _stopped_by_the_system():
+        console = Console(quiet=not world.main)
+        tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
+        if options.fresh:
+            world.together(lambda: require_store(options.out))  # before hours are spent on checking the pictures
+        splits = open_splits(options.data, tokenizer.config.image_size, options.seed)
+        for note in splits.notes:
+            console.print(note, highlight=False, markup=False)
+        broken = _broken(options, splits, world, console)
+        source = _chosen(splits.without({key for key, _ in broken}), options)
+        origin = Origin(splits.name, splits.contents, options.split, _place(options.tokenizer), tuple(broken))
+        with progress_bar(console, f"{source.name} to codes", len(source)) as bar:
+            encoded = encode_store(
+                tokenizer,
+                source,
+                options.out,
+                recipe=options.crops,
+                origin=origin,
+                world=world,
+                part=part,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                fresh=options.fresh,
+                progress=lambda done, total: bar.advance(done, {}, total),
+            )
+        _tell(console, options, encoded, time.monotonic() - began)
+
+
+def _part(options: EncodeOptions) -> tuple[int, int]:
+    """Number of this job, from 0, and of all."""
+    if options.part is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", options.part)
+    job, jobs = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= job <= jobs:
+        raise AlitokError(f"--part {options.part}: write it as i/n with i from 1 to n, such as 1/4.")
+    if options.fresh and jobs > 1:
+        raise AlitokError("--fresh with --part would throw away what the other parts made; delete the store instead.")
+    return job - 1, jobs
+
+
+def _place(tokenizer: Path) -> str:
+    return str(tokenizer.resolve()) if tokenizer.exists() else str(tokenizer)
+
+
+@contextmanager
+def _stopped_by_the_system() -> Iterator[None]:
+    """SIGTERM ends an encoding as Ctrl-C does: files half written are removed, finished shards stay."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("the shards that are finished stay", True)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _broken(options: EncodeOptions, splits: Splits, world: World, console: Console) -> list[Broken]:
+    """The pictures to leave out: those that an earlier start left out, or those found by reading all of them."""
+
+    def remembered() -> list[Broken] | None:
+        head = None if options.fresh else find_head(options.out)
+        if head is None or (head.source, head.contents, head.split) != (splits.name, splits.contents, options.split):
+            return None
+        return [Broken(*picture) for picture in head.left_out]
+
+    broken = world.together(remembered)
+    if broken is None:
+        broken = verify(splits, options.split, world, console)
+    if broken:
+        what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
+        console.print(f"{what} left out:\n{list_broken(broken)}", highlight=False, markup=False)
+    return broken
+
+
+def verify(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:
+    """Read all pictures of a split once, shared out over the processes.
+
+    Returns:
+        The broken ones.
+
+    Raises:
+        AlitokError: they are too many to be left out.
+    """
+    sources = {"all": [splits.train, splits.heldout], "train": [splits.train], "heldout": [splits.heldout]}[split]
+    broken: list[Broken] = []
+    for source in sources:
+        with progress_bar(console, f"{source.name}: checking", len(source)) as bar:
+            for found in world.gather(source.verify(bar.advance, (world.rank, world.size))):
+                broken += found
+    check_broken(broken, splits)
+    return broken
+
+
+def _chosen(splits: Splits, options: EncodeOptions) -> ImageSource:
+    if options.split == "all":
+        return joined(splits, options.crops)
+    return splits.train if options.split == "train" else splits.heldout
+
+
+def _tell(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
+    head, out = encoded.head, options.out
+    if not encoded.whole:
+        made = f"{encoded.made} of {head.shards} shards"
+        console.print(f"Part {options.part} is done, {made}; the store is whole when all parts are.", highlight=False)
+        return
+    crops, sequences = len(head.crops), head.pictures * len(head.crops)
+    each, bare = sum(file.stat().st_size for file in out.iterdir()) / sequences, 2 * head.length
+    console.print(
+        f"{head.pictures:,} pictures x {crops} {'crop' if crops == 1 else 'crops'} = {sequences:,} sequences of "
+        f"{head.length} codes in {head.shards} shards; {each:,.1f} bytes a sequence, {each / bare:.3f} x its codes; "
+        f"{f'{seconds:.1f} s' if encoded.made else 'all of it was there before'}: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,128 @@
+"""`alitok data show`: stored codes back to pictures, so that a person sees that they are right.
+
+Enters: a store and the tokenizer that made it. Leaves: a PNG with a caption under each picture, and a line per picture.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+
+from alitok.core import images as pixels
+from alitok.core.device import DeviceName, choose_device
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes
+from alitok.data.codes import CodeStore
+from alitok.tokenizer import Tokenizer
+
+_BATCH = 32
+_COLUMNS = 8
+_LEAST_SIDE = 96  # pixels: smaller pictures are enlarged, or their captions would not fit below them
+_CAPTION, _GAP = 14, 4  # pixels
+
+
+def run_show(
+    store: Path,
+    *,
+    tokenizer: Path | None = None,
+    out: Path | None = None,
+    count: int = 32,
+    seed: int = 0,
+    device: DeviceName = "auto",
+) -> None:
+    """Write a sheet of decoded pictures: all crops of a picture in a row, or a grid where there is one of each.
+
+    Args:
+        store: its directory.
+        tokenizer: a saved tokenizer or pair; None takes the one that the store names.
+        out: the PNG; None puts it beside the store.
+        count: crops to decode, as many pictures as have them.
+        seed: decides which pictures.
+        device: where to decode.
+
+    Raises:
+        AlitokError: the store is damaged, the tokenizer is gone or another one.
+    """
+    if count < 1:
+        raise AlitokError(f"--count must be at least 1, not {count}.")
+    codes = CodeStore(store)
+    model = _tokenizer(codes, tokenizer).to(choose_device(device))
+    chosen = min(codes.pictures, max(1, count // codes.crops))
+    pictures = np.sort(np.random.default_rng(seed % 2**64).choice(codes.pictures, chosen, replace=False))
+    rows = (pictures[:, None] * codes.crops + np.arange(codes.crops)).ravel()
+    decoded = decode_rows(codes, rows, model)
+    captions = [_caption(codes, int(row)) for row in rows]
+    place = out or store.with_name(f"{store.resolve().name}.png")
+    write_bytes(place, _sheet(decoded, captions, codes.crops if codes.crops > 1 else min(_COLUMNS, chosen)))
+    console = Console()
+    for picture in pictures.tolist():
+        label = codes.classes[int(codes.picture_labels[picture])]
+        console.print(f"{picture:>8}  {label}  {codes.key(picture)}", highlight=False, markup=False, soft_wrap=True)
+    if codes.crops > 1:
+        console.print(f"crops, left to right: {'; '.join(codes.head.crops)}", highlight=False, soft_wrap=True)
+    console.print(f"{len(rows)} decoded sequences of {len(codes):,}: {place}", highlight=False, soft_wrap=True)
+
+
+def decode_rows(codes: CodeStore, rows: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The pictures (n, 3, h, h) uint8 of rows (n,); `tokenizer` is in evaluation mode, on any device."""
+    device = tokenizer.quantizer.codebook.device
+    found = []
+    for start in range(0, len(rows), _BATCH):
+        part = torch.from_numpy(codes.codes(rows[start : start + _BATCH]).astype(np.int64)).to(device)
+        with torch.inference_mode():
+            found.append(pixels.to_uint8(tokenizer.decode(part)).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _tokenizer(codes: CodeStore, given: Path | None) -> Tokenizer:
+    place = given or codes.head.tokenizer_path
+    if not place:
+        raise AlitokError(f"{codes.path} does not say where its tokenizer is; name it with --tokenizer.")
+    try:
+        found = Tokenizer.from_pretrained(place)
+    except AlitokError as error:
+        if given is not None:
+            raise
+        raise AlitokError(
+            f"The tokenizer of {codes.path} is not where it was ({error}) Name it with --tokenizer."
+        ) from None
+    if found.codes_fingerprint() != codes.tokenizer:
+        raise AlitokError(
+            f"The tokenizer at {place} is not the one that made the codes in {codes.path}; "
+            "name that one with --tokenizer, or encode the pictures again."
+        )
+    return found
+
+
+def _caption(codes: CodeStore, row: int) -> str:
+    label = codes.classes[int(codes.picture_labels[row // codes.crops])]
+    return label if codes.crops == 1 else f"{label}: {codes.crop_name(row)}"
+
+
+def _sheet(pictures: np.ndarray, captions: list[str], columns: int) -> bytes:
+    """Pictures (n, 3, h, h) in rows with their captions, as the bytes of a PNG file."""
+    scale = max(1, -(-_LEAST_SIDE // pictures.shape[-1]))
+    side = pictures.shape[-1] * scale
+    across, down = side + _GAP, side + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * across + _GAP, -(-len(pictures) // columns) * down + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = number % columns * across + _GAP, number // columns * down + _GAP
+        sheet.paste(pixels.to_pil(picture, scale), (left, top))
+        draw.text((left, top + side), _fitting(caption, font, side), fill="black", font=font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType knows Latin letters only
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
