@@ -16,6 +16,9 @@ def train(
     data: str | None = None,
     preset: str | None = None,
     size: Literal["B", "L", "XL"] | None = None,
+    codes: Path | None = None,
+    heldout_codes: Path | None = None,
+    tokenizer: Path | None = None,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
@@ -35,6 +38,9 @@ def train(
         preset: a recipe by name: digits, photos, small, base, alitok-256, alitok-256-v1 or alitok-512; auto (unless the
             run has one already) takes that of a built-in set, else base on a GPU and small elsewhere.
         size: a published generator, with its training and guidance.
+        codes: for the generator, in place of --data: a store that `alitok encode --split train` wrote.
+        heldout_codes: with --codes, one of `--split heldout`.
+        tokenizer: with --codes, what made them; the one that the store names unless given.
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
             pictures.
         dry_run: show the plan (steps, images, epochs, schedule) and stop.
@@ -56,5 +62,8 @@ def train(
         overrides=tuple(override or ()),
         device=device,
         seed=seed,
+        codes=codes,
+        heldout_codes=heldout_codes,
+        tokenizer=tokenizer,
     )
     run_training(stage, request, dry_run=dry_run)

@@ -60,6 +60,10 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
     """
     _need_extras()
     resolved = resolve(request)
+    if resolved.stores is not None:
+        raise AlitokError(
+            f"{request.out} holds a generator trained on codes alone; choose another directory with --out."
+        )
     with join(request.device) as world:
         console = Console(quiet=not world.main)
         splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)

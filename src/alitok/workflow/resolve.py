@@ -5,6 +5,7 @@ Enters: options as the command line takes them. Leaves: `Resolved`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from typing import Any, Literal
 from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
-from alitok.data.source import look_at
+from alitok.data.source import Look, look_at
 from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, Recipe, fitted, with_generator
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
+from alitok.workflow.stores import Stores, open_stores
 
 PerceptualName = Literal["recipe", "none", "local", "convnext", "lpips"]
 _AUTO = "auto"
@@ -37,6 +39,8 @@ class Request:
         seed: of everything that is drawn at random.
         fresh: whether what the run has counts for nothing.
         device: where it will be trained.
+        codes, heldout_codes: stores to train a generator on, in place of pictures.
+        tokenizer: what made them.
     """
 
     out: Path
@@ -49,15 +53,19 @@ class Request:
     seed: int | None = None
     fresh: bool = False
     device: DeviceName = "auto"
+    codes: Path | None = None
+    heldout_codes: Path | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options with everything filled in."""
+    """Options with everything filled in; `stores` is None in a run that has the pictures."""
 
     recipe: Recipe
     data: str
     seed: int
+    stores: Stores | None = None
 
 
 def resolve(request: Request) -> Resolved:
@@ -67,13 +75,18 @@ def resolve(request: Request) -> Resolved:
         AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
     """
     stored = _stored(request)
-    data = request.data or stored.get("data")
+    stores = _stores(request, stored)
+    data = request.data or stored.get("data") if stores is None else stores.splits().name
     if data is None:
         raise AlitokError(f"{request.out} holds no run yet; name the pictures with --data.")
     if request.preset is None and "recipe" in stored:
         recipe = from_dict(Recipe, stored["recipe"], str(request.out / "run.toml"))
     else:
-        recipe = named_recipe(request.preset or _AUTO, data, request.device)
+        look = None if stores is None else stores.look()
+        recipe = named_recipe(request.preset or _AUTO, data, request.device, look)
+    if stores is not None:
+        shape = stores.tokenizer.config
+        recipe = replace(recipe, tokenizer=replace(shape, stage2=shape.stage2 or recipe.tokenizer.stage2))
     if request.size is not None:
         recipe = with_generator(recipe, request.size)
     keys = to_dict(recipe)
@@ -89,7 +102,22 @@ def resolve(request: Request) -> Resolved:
     seed = request.seed if request.seed is not None else stored.get("seed", 0)
     if not 0 <= seed < 2**63:
         raise AlitokError(f"The seed must be within 0 and 2^63, not {seed}.")
-    return Resolved(recipe, data, seed)
+    return Resolved(recipe, data, seed, stores)
+
+
+def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:
+    """The codes that were named, or those that the run was begun with."""
+    paths = stored.get("codes", {})
+    train, heldout = request.codes or paths.get("train"), request.heldout_codes or paths.get("heldout")
+    if train is None:
+        if heldout is not None or request.tokenizer is not None:
+            raise AlitokError("--heldout-codes and --tokenizer go with --codes.")
+        return None
+    if request.data is not None:
+        raise AlitokError("--codes takes the place of --data; give one of them.")
+    kept = request.out / "model" / "tokenizer"
+    tokenizer = request.tokenizer or (kept if kept.exists() else None)
+    return open_stores(Path(train), None if heldout is None else Path(heldout), tokenizer)
 
 
 def _stored(request: Request) -> dict[str, Any]:
@@ -97,18 +125,24 @@ def _stored(request: Request) -> dict[str, Any]:
     return read_toml(path) if path.is_file() and not request.fresh else {}
 
 
-def named_recipe(name: str, data: str, device: DeviceName = "auto") -> Recipe:
+def named_recipe(name: str, data: str, device: DeviceName = "auto", look: Look | None = None) -> Recipe:
     """A recipe by its name, cut to the pictures where it is one of those.
+
+    Args:
+        name: of the preset.
+        data: which pictures.
+        device: where it will be trained.
+        look: what is known of the pictures; None looks at them.
 
     Raises:
         AlitokError: there is no such preset, or the pictures cannot be looked at.
     """
     if name == _AUTO:
-        if data in RECIPE_CLASSES:
+        if data in RECIPE_CLASSES and look is None:
             return RECIPES[data]
         name = "base" if choose_device(device).type == "cuda" else "small"
     if name in FITTED:
-        look = look_at(data)
+        look = look or look_at(data)
         return fitted(name, image_size=look.image_size, pictures=look.pictures)
     if name not in RECIPES:
         raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")

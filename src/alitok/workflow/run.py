@@ -158,9 +158,7 @@ class Run:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the last stage that is finished, on the device."""
-        paths = [self.root / STEPS[stage].products[0] for stage in ("stage2", "stage1")]
-        there = next((path for path in paths if path.exists()), paths[-1])
-        return Tokenizer.from_pretrained(there).to(self.world.device)
+        return Tokenizer.from_pretrained(self.trainings.tokenizer_path).to(self.world.device)
 
     def pipeline(self) -> Pipeline:
         """The finished pair, on the device, sampled as the recipe says."""

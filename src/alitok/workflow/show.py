@@ -51,7 +51,7 @@ def run_show(
     if count < 1:
         raise AlitokError(f"--count must be at least 1, not {count}.")
     codes = CodeStore(store)
-    model = _tokenizer(codes, tokenizer).to(choose_device(device))
+    model = tokenizer_of(codes, tokenizer).to(choose_device(device))
     chosen = min(codes.pictures, max(1, count // codes.crops))
     pictures = np.sort(np.random.default_rng(seed % 2**64).choice(codes.pictures, chosen, replace=False))
     rows = (pictures[:, None] * codes.crops + np.arange(codes.crops)).ravel()
@@ -79,7 +79,12 @@ def decode_rows(codes: CodeStore, rows: np.ndarray, tokenizer: Tokenizer) -> np.
     return np.concatenate(found)
 
 
-def _tokenizer(codes: CodeStore, given: Path | None) -> Tokenizer:
+def tokenizer_of(codes: CodeStore, given: Path | None = None) -> Tokenizer:
+    """The tokenizer that made a store's codes; without one given, that which the store names.
+
+    Raises:
+        AlitokError: it is gone, or another one.
+    """
     place = given or codes.head.tokenizer_path
     if not place:
         raise AlitokError(f"{codes.path} does not say where its tokenizer is; name it with --tokenizer.")

@@ -146,8 +146,14 @@ class Trainings:
 
     def codes(self, name: Literal["train", "heldout"]) -> CodeStore:
         """The stored codes, refused when another tokenizer made them."""
-        fingerprint = Tokenizer.from_pretrained(self.root / "stage1" / "tokenizer").codes_fingerprint()
+        fingerprint = Tokenizer.from_pretrained(self.tokenizer_path).codes_fingerprint()
         return CodeStore(self.root / "codes" / name, fingerprint)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer of the last finished stage is."""
+        first, last = self.root / "stage1" / "tokenizer", self.root / "model" / "tokenizer"
+        return last if last.exists() else first
 
     def draw(self, generator: Generator, tokenizer: Tokenizer, labels: np.ndarray) -> np.ndarray:
         """Samples (N, 3, h, h) uint8 of the classes `labels` (N,)."""

@@ -21,7 +21,7 @@ from alitok.train.generator import GeneratorTraining
 from alitok.train.tokenizer import TokenizerTraining
 from alitok.workflow.pictures import open_pictures_of
 from alitok.workflow.plan import plan
-from alitok.workflow.resolve import Request, resolve
+from alitok.workflow.resolve import Request, Resolved, resolve
 from alitok.workflow.run import Run, settings
 from alitok.workflow.steps import STEPS, begun, stale
 from alitok.workflow.workspace import Workspace, other_settings
@@ -49,31 +49,39 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False) -
         AlitokError: the stage before is not finished, or the run in `out` was made with other settings.
     """
     resolved, out = resolve(request), request.out
+    recipe, stores = resolved.recipe, resolved.stores
+    if stores is not None and stage != "generator":
+        raise AlitokError(f"{stage} is trained on pictures; codes alone train a generator.")
     with join(request.device) as world:
         console = Console(quiet=not world.main)
-        recipe = resolved.recipe
-        splits = open_pictures_of(resolved.data, recipe.tokenizer.image_size, resolved.seed, console)
+        splits = stores.splits() if stores is not None else _pictures(resolved, console)
         _show_plan(console, stage, recipe, splits, world)
         if dry_run:
             return
-        before = _NEEDS.get(stage)
+        before = _NEEDS.get(stage) if stores is None else None
         if before is not None and not _finished(out, before):
             raise AlitokError(f"{out} holds no finished {before}; train it first: alitok train {before}.")
         workspace = Workspace(
             out,
-            settings(recipe, splits, resolved.seed),
+            {**settings(recipe, splits, resolved.seed), **(stores.settings() if stores is not None else {})},
             outputs=(),
             fresh=False,
             console=console,
             world=world,
             on_change=partial(_refuse_what_is_begun, out),
         )
+        if stores is not None:
+            world.together(partial(stores.place, out))
         run = Run(recipe, splits, world, workspace, resolved.seed)
-        for step in _STEPS[stage]:
+        for step in _STEPS[stage] if stores is None else (stage,):
             run.step(step)
         if all(_finished(out, step) for step in STEPS["pair"].needs):
             run.step("pair")
         console.print(f"Done: {out / STEPS[stage].products[0]}", highlight=False)
+
+
+def _pictures(resolved: Resolved, console: Console) -> Splits:
+    return open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
 
 
 def _finished(out: Path, step: str) -> bool:

@@ -97,9 +97,9 @@ class Workspace:
         self.console.print(f"What no longer fits was moved to {aside}/; delete it when you like.", highlight=False)
 
     def _is_run(self) -> bool:
-        """Whether `root` holds a run: a `run.toml` with the keys that this one has."""
+        """Whether `root` holds a run: a `run.toml` with the keys that every run has."""
         path = self.root / _RUN
-        return path.is_file() and self._settings.keys() <= read_toml(path).keys()
+        return path.is_file() and read_toml(path).keys() >= {"data", "recipe"}
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a finished step reported, with `seconds`; None when it is not finished, or its marker is damaged."""
