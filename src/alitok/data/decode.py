@@ -157,8 +157,14 @@ def examine(read: Callable[[], bytes]) -> Facts:
             pixels = to_rgb(image)
     except Exception as error:
         return Facts(problem=reason(error))
-    digest = hashlib.blake2b(np.asarray(pixels).data, digest_size=16, person=b"%dx%d" % pixels.size)
-    return Facts(*pixels.size, kinds, digest.digest())
+    return facts_of(np.asarray(pixels), kinds)
+
+
+def facts_of(pixels: np.ndarray, kinds: tuple[str, ...] = ()) -> Facts:
+    """The facts of decoded pixels (h, w, 3) uint8."""
+    height, width, _ = pixels.shape
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, person=b"%dx%d" % (width, height))
+    return Facts(width, height, kinds, digest.digest())
 
 
 def _kinds(image: Image.Image) -> Iterator[str]:
