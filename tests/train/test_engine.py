@@ -122,3 +122,14 @@ def test_the_codes_of_a_picture_do_not_depend_on_the_precision_of_the_training(s
         features = tokenizer.encoder(images)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(tokenizer.quantizer.nearest(features), exact)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "generator"])
+def test_sharded_in_bf16_they_train_and_are_looked_at(tmp_path, together, small, stage):
+    small.run(stage, tmp_path / "one", precision="bf16")
+    together(lambda world: small.run(stage, tmp_path / "two", world, parallel="fsdp", precision="bf16"))
+    one, two = small.course(tmp_path / "one"), small.course(tmp_path / "two")
+    assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=0.03)
+    looks = [read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("one", "two")]
+    name = "heldout_psnr" if stage == "stage1" else "heldout_loss"
+    assert looks[1][name] == pytest.approx(looks[0][name], rel=0.03)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,26 +25,23 @@ from alitok.train.optim import gradients, trainable
 Parallel = Literal["ddp", "fsdp"]
 
 
-def shard(module: nn.Module, world: World, *, half: bool) -> None:
+def shard(module: nn.Module, world: World) -> None:
     """Spread the weights of the transformer blocks over the processes, in place.
 
     All else (embeddings, positions, codebook, heads: a few per cent of the weights) stays whole on each process,
-    because online clustering and the losses need it so; `average_whole` takes care of its gradients.
+    because online clustering and the losses need it so; `average_whole` takes care of its gradients. Weights are
+    gathered in float32, as held-out pictures are looked at in it; autocast rounds them where a step computes in bf16.
 
     Args:
         module: on its device.
         world: of more than one process.
-        half: gather the blocks' weights in bf16.
     """
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
+    assert world.size > 1
     for block in [part for part in module.modules() if isinstance(part, Block)]:
         if any(parameter.requires_grad for parameter in block.parameters()):
-            fully_shard(block, mp_policy=policy)
+            fully_shard(block)
     whole = {parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)}
     fully_shard(module, ignored_params=whole)  # the root lets the blocks be gathered ahead of their turn
-    assert world.size > 1
 
 
 def replicate(module: nn.Module, world: World) -> nn.Module:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from alitok.core.config import to_dict
-from alitok.core.device import autocast, computes_in_half
+from alitok.core.device import autocast
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.train import parallel
@@ -94,7 +94,7 @@ class TrainingState:
         if engine.compile:
             parallel.compile_blocks(self.model)
         if engine.parallel == "fsdp" and world.size > 1:
-            parallel.shard(self.model, world, half=computes_in_half(world.device, engine.precision))
+            parallel.shard(self.model, world)
         self.callables = {name: parallel.replicate(module, world) for name, module in self.task.modules.items()}
 
     def _player(self, name: str, module: nn.Module) -> Player:
