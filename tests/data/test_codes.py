@@ -1,11 +1,14 @@
-import hashlib
+import gzip
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore, write_codes
+from alitok.data.loader import CodeBatches
 
 RNG = np.random.default_rng(0)
 ROWS, LENGTH, CODES, CLASSES = 50, 7, 300, ("a", "b", "c")
@@ -107,6 +110,43 @@ def test_missing_pieces_are_named(tmp_path):
         CodeStore(path)
 
 
+def test_missing_keys_are_told_when_they_are_wanted(tmp_path):
+    path = write(tmp_path / "codes", shard_rows=20)
+    store = CodeStore(path)
+    assert store.key(49) == "49"
+    (path / "keys-00001.json.gz").write_bytes(gzip.compress(b'["only one"]'))
+    with pytest.raises(AlitokError, match=r"keys-00001\.json\.gz holds 1 keys"):
+        store.key(20)
+    (path / "keys-00001.json.gz").write_bytes(b"no gzip")
+    with pytest.raises(AlitokError, match=r"keys-00001\.json\.gz is missing or damaged"):
+        store.key(20)
+    (path / "keys-00001.json.gz").unlink()
+    with pytest.raises(AlitokError, match=r"keys-00001\.json\.gz is missing"):
+        store.key(20)
+    with pytest.raises(AlitokError, match=r"keys-00001\.json\.gz is missing"):
+        store.verify()
+    assert store.key(0) == "0"
+
+
+def test_an_unfinished_store_is_not_read(tmp_path):
+    path = write(tmp_path / "codes")
+    (path / "manifest.json").rename(path / "job.json")
+    with pytest.raises(AlitokError, match="unfinished; run the same alitok encode again"):
+        CodeStore(path)
+
+
+def test_too_many_open_files_are_told(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = write(tmp_path / "codes", shard_rows=1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, limits[1]))
+    try:
+        with pytest.raises(AlitokError, match="Too many files are open"):
+            CodeStore(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize("change", [{"format": 1}, {"length": 8}, {"pictures": 49}, {"shards": []}, {"crops": 3}])
 def test_a_manifest_that_does_not_fit(tmp_path, change):
     path = write(tmp_path / "codes")
@@ -123,12 +163,15 @@ def test_a_manifest_that_lacks_a_key_or_is_no_json(tmp_path):
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(AlitokError, match="lacks classes"):
         CodeStore(path)
+    (path / "manifest.json").write_text(json.dumps(manifest | {"classes": 3}))
+    with pytest.raises(AlitokError, match=r"is damaged \(manifest\.json: key 'classes'"):
+        CodeStore(path)
     (path / "manifest.json").write_text("{")
     with pytest.raises(AlitokError, match="not valid JSON"):
         CodeStore(path)
 
 
-@pytest.mark.parametrize("name", ["codes-00000.npy", "labels-00000.npy"])
+@pytest.mark.parametrize("name", ["codes-00000.npy", "labels-00000.npy", "keys-00000.json.gz"])
 def test_verify_finds_a_flipped_bit(tmp_path, name):
     path = write(tmp_path / "codes")
     content = bytearray((path / name).read_bytes())
@@ -137,3 +180,44 @@ def test_verify_finds_a_flipped_bit(tmp_path, name):
     store = CodeStore(path)
     with pytest.raises(AlitokError, match=f"{name} is damaged"):
         store.verify()
+
+
+def philox(seed, epoch, use):
+    """The stream of an epoch, as the loader documents it."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, use]))
+
+
+@pytest.mark.parametrize(("crops", "shard_rows"), [(1, 7), (5, 15), (10, 1)])
+def test_batches_agree_with_a_plain_reader(tmp_path, crops, shard_rows):
+    path, seed, size, start = write(tmp_path / "codes", crops=crops, shard_rows=shard_rows), 3, 8, 5
+    files = sorted(path.glob("codes-*.npy"))
+    assert len(files) > 2
+    rows = np.concatenate([np.load(file) for file in files])
+    labels = np.concatenate([np.load(file) for file in sorted(path.glob("labels-*.npy"))])
+    pictures = ROWS // crops
+    got = list(islice(iter(CodeBatches(CodeStore(path), size, seed, start)), 12))
+    for step, (codes, classes) in enumerate(got, start):
+        assert (codes.dtype, classes.dtype) == (torch.int64, torch.int64)
+        for place in range(size):
+            epoch, position = divmod(step * size + place, pictures)
+            picture = philox(seed, epoch, 1).permutation(pictures)[position]
+            crop = philox(seed, epoch, 2).integers(crops, size=pictures)[picture]
+            assert codes[place].tolist() == rows[picture * crops + crop].tolist()
+            assert classes[place] == labels[picture]
+
+
+def test_over_many_epochs_all_crops_of_all_pictures_are_drawn_alike(tmp_path):
+    pictures, crops, epochs = 20, 10, 500
+    codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
+    path = tmp_path / "codes"
+    write_codes(
+        path, [(codes, codes[:, 0])], codebook_size=20, classes=[*"abcdefghijklmnopqrst"], tokenizer="t", crops=10
+    )
+    drawn = torch.cat([batch for batch, _ in islice(iter(CodeBatches(CodeStore(path), 20, 0)), epochs)])
+    counts = np.zeros((pictures, crops))
+    np.add.at(counts, tuple(drawn.numpy().T), 1)
+    assert (counts.sum(1) == epochs).all()  # each picture once an epoch
+    expected = epochs / crops
+    assert abs(counts.sum(0) / pictures - expected).max() < 5 * (expected / pictures) ** 0.5
+    chi_square = ((counts - expected) ** 2 / expected).sum()  # 180 degrees of freedom: 180, give or take 19
+    assert 180 - 4 * 19 < chi_square < 180 + 4 * 19

@@ -125,7 +125,7 @@ _DECIDES = {
 def shard_pictures(pictures: int, crops: int) -> int:
     """How many pictures a shard holds, by the number of pictures and of crops alone."""
     most = max(_SHARD_ROWS, -(-pictures * crops // _MOST_SHARDS)) // crops
-    return max(1, min(most, max(_LEAST_PICTURES, -(-pictures // _FEWEST_SHARDS))))
+    return max(1, min(most, pictures, max(_LEAST_PICTURES, -(-pictures // _FEWEST_SHARDS))))
 
 
 def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ class StoreWriter:
             )
         if fresh:
             discard(self.path)
-        found = find_head(self.path)
+        found = None if fresh else find_head(self.path)
         if found is None:
             write_json(self.path / JOB, _to_json(self.head))
             found = find_head(self.path)  # that of another process, if one began at the same moment
@@ -224,9 +224,10 @@ class StoreWriter:
         """
         entries = [self._entry(number) for number in range(self.head.shards)]
         if not self._whole():
-            if None in entries:
+            begun = find_head(self.path)  # by whoever came first: jobs may know the tokenizer under different paths
+            if begun is None or None in entries:
                 return False
-            write_json(self.path / MANIFEST, {**_to_json(self.head), "shards": entries})
+            write_json(self.path / MANIFEST, {**_to_json(begun), "shards": entries})
         for path in list(self.path.iterdir()):
             if path.name == JOB or path.name.startswith("shard-") or _LEFTOVER.fullmatch(path.name):
                 remove(path)
@@ -334,26 +335,25 @@ def require_store(path: Path) -> None:
     Raises:
         AlitokError: there is something else.
     """
-    if path.exists() and not any(_is_head(path / name) for name in (MANIFEST, JOB)):
+    if not path.is_dir() or not any(_is_head(path / name) for name in (MANIFEST, JOB)):
         find_head(path)  # tells what is there instead
 
 
 def discard(path: Path) -> None:
     """Delete the store at `path`, finished or not, of any format; other files beside it stay.
 
+    Its job stays too, until another one is written over it: what a killed removal leaves behind is an unfinished store
+    that lacks its shards, and not a directory of unknown files.
+
     Raises:
         AlitokError: there is something else than a store.
     """
     require_store(path)
-    if not path.exists():
-        return
-    # The job goes last: what a killed removal leaves behind is an unfinished store that lacks its shards.
     if (path / MANIFEST).exists():
         (path / MANIFEST).replace(path / JOB)
-    for entry in list(path.iterdir()):
+    for entry in list(path.iterdir()) if path.exists() else []:
         if _PRODUCT.fullmatch(entry.name) or _LEFTOVER.fullmatch(entry.name):
             remove(entry)
-    remove(path / JOB)
 
 
 def _is_head(path: Path) -> bool:
