@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 from rich.console import Console
 
@@ -26,15 +25,14 @@ from alitok.data.crops import CropRecipe
 from alitok.data.join import joined
 from alitok.data.pictures import Broken
 from alitok.data.shards import find_head, require_store
-from alitok.data.source import ImageSource, Splits, check_broken, list_broken, open_splits
+from alitok.data.source import ImageSource, Splits
 from alitok.jobs.encode import Encoded, Origin, encode_store
 from alitok.tokenizer import Tokenizer
 from alitok.train.loop import Interrupted
+from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
 from alitok.workflow.show import run_show
 
-__all__ = ["EncodeOptions", "run_encode", "run_show", "verify"]
-
-SplitName = Literal["all", "train", "heldout"]
+__all__ = ["EncodeOptions", "run_encode", "run_show"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ def run_encode(options: EncodeOptions) -> None:
         tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
         if options.fresh:
             world.together(lambda: require_store(options.out))  # before hours are spent on checking the pictures
-        splits = open_splits(options.data, tokenizer.config.image_size, options.seed)
-        for note in splits.notes:
-            console.print(note, highlight=False, markup=False)
+        splits = open_pictures_of(options.data, tokenizer.config.image_size, options.seed, console)
         broken = _broken(options, splits, world, console)
         source = _chosen(splits.without({key for key, _ in broken}), options)
         origin = Origin(splits.name, splits.contents, options.split, _place(options.tokenizer), tuple(broken))
@@ -139,28 +135,7 @@ def _broken(options: EncodeOptions, splits: Splits, world: World, console: Conso
     broken = world.together(remembered)
     if broken is None:
         broken = verify(splits, options.split, world, console)
-    if broken:
-        what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
-        console.print(f"{what} left out:\n{list_broken(broken)}", highlight=False, markup=False)
-    return broken
-
-
-def verify(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:
-    """Read all pictures of a split once, shared out over the processes.
-
-    Returns:
-        The broken ones.
-
-    Raises:
-        AlitokError: they are too many to be left out.
-    """
-    sources = {"all": [splits.train, splits.heldout], "train": [splits.train], "heldout": [splits.heldout]}[split]
-    broken: list[Broken] = []
-    for source in sources:
-        with progress_bar(console, f"{source.name}: checking", len(source)) as bar:
-            for found in world.gather(source.verify(bar.advance, (world.rank, world.size))):
-                broken += found
-    check_broken(broken, splits)
+    tell_left_out(broken, console)
     return broken
 
 
