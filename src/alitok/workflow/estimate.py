@@ -31,6 +31,7 @@ from alitok.workflow.tasks import Training, Trainings
 
 _MEASURED_STEPS = 2  # behind one that warms up
 _READS = 16
+_NOISE = 64  # pictures
 _ENCODED, _DRAWN = 64, 256  # pictures at a time
 
 
@@ -45,7 +46,7 @@ def estimate(trainings: Trainings, done: Collection[str] = ()) -> dict[str, floa
         AlitokError: a step cannot be taken at all, as when a picture cannot be read.
     """
     recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
-    rehearsal = replace(trainings, splits=_noise(splits, recipe))
+    rehearsal = replace(trainings, splits=noise_splits(splits.train.classes, recipe))
     read, views = _reading(splits.train, recipe)
     seconds = {}
     for name in TRAININGS:
@@ -62,13 +63,12 @@ def estimate(trainings: Trainings, done: Collection[str] = ()) -> dict[str, floa
     return seconds
 
 
-def _noise(splits: Splits, recipe: Recipe) -> Splits:
-    """Pictures in memory in place of the real ones, some of which may be broken; what is seen costs no time."""
-    size, count = recipe.tokenizer.image_size, 64
-    pictures = np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
-    labels = np.arange(count) % len(splits.train.classes)
-    source = DigitSource("noise", splits.train.classes, labels, size, pictures)
-    return replace(splits, train=source, heldout=source)
+def noise_splits(classes: tuple[str, ...], recipe: Recipe) -> Splits:
+    """Pictures in memory in place of real ones, some of which may be broken; what is seen costs no time."""
+    size = recipe.tokenizer.image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (_NOISE, size, size), dtype=np.uint8)
+    source = DigitSource("noise", classes, np.arange(_NOISE) % len(classes), size, pictures)
+    return Splits(source, source, "noise", "")
 
 
 def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
@@ -89,7 +89,7 @@ def _training(trainings: Trainings, name: str, read: float) -> float:
     if name == "features":
         training = trainings.features()
     elif name == "generator":
-        training = _generator_on_noise(trainings)
+        training = generator_on_noise(trainings)
     else:
         training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
     total = sum(phase.steps for phase in training.task.phases)
@@ -119,7 +119,7 @@ def _never() -> bool:
     return False
 
 
-def _generator_on_noise(trainings: Trainings) -> Training:
+def generator_on_noise(trainings: Trainings) -> Training:
     """The generator before there are any codes: what they are does not change how long it takes."""
     generator, training = trainings.new_generator(), trainings.recipe.generator
     config, batch_size = generator.config, training.loop.batch_size // trainings.world.size
