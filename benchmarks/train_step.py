@@ -181,9 +181,7 @@ def run(options: argparse.Namespace, case: str, world: World) -> dict[str, Any]:
         "tflops_per_second": batch * step_flops / seconds / 1e12,
         "peak_tflops_per_second": rate / 1e12,
         "peak": how,
-        "mfu": batch * step_flops / seconds / rate / (world.size if world.device.type == "cuda" else 1)
-        if rate
-        else None,
+        "mfu": batch * step_flops / seconds / rate / world.size if rate else None,
         "peak_memory_gb": peak_memory / 1e9,
         "device": torch.cuda.get_device_name() if world.device.type == "cuda" else platform.machine(),
     }
