@@ -21,6 +21,7 @@ def train(
     tokenizer: Path | None = None,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    preflight: Annotated[bool, Parameter(negative="")] = False,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     seed: int | None = None,
     config: Path | None = None,
@@ -44,6 +45,8 @@ def train(
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
             pictures.
         dry_run: show the plan (steps, images, epochs, schedule) and stop.
+        preflight: do the steps before the stage, check pictures, labels and codes, learn one batch by heart, write what
+            was found to OUT/preflight/, and stop.
         device: where to compute; auto takes the first of cuda, mps and cpu that is there.
         seed: of everything that is drawn at random; 0 unless given.
         config: a TOML file with recipe keys that replace the preset's; lists are replaced whole.
@@ -66,4 +69,4 @@ def train(
         heldout_codes=heldout_codes,
         tokenizer=tokenizer,
     )
-    run_training(stage, request, dry_run=dry_run)
+    run_training(stage, request, dry_run=dry_run, preflight=preflight)

@@ -21,6 +21,7 @@ from alitok.train.generator import GeneratorTraining
 from alitok.train.tokenizer import TokenizerTraining
 from alitok.workflow.pictures import open_pictures_of
 from alitok.workflow.plan import plan
+from alitok.workflow.preflight import preflight as check_before
 from alitok.workflow.resolve import Request, Resolved, resolve
 from alitok.workflow.run import Run, settings
 from alitok.workflow.steps import STEPS, begun, stale
@@ -37,16 +38,18 @@ _STEPS = {
 _NEEDS = {"stage2": "stage1", "generator": "stage1"}  # the stage before
 
 
-def run_training(stage: StageName, request: Request, *, dry_run: bool = False) -> None:
+def run_training(stage: StageName, request: Request, *, dry_run: bool = False, preflight: bool = False) -> None:
     """Train or continue one stage; every process of a run calls this.
 
     Args:
         stage: which one.
         request: data, recipe and the directory that all stages of the run share.
         dry_run: show the plan and stop.
+        preflight: do the steps before the stage, check what it starts from, rehearse it on one batch, and stop.
 
     Raises:
-        AlitokError: the stage before is not finished, or the run in `out` was made with other settings.
+        AlitokError: the stage before is not finished, the run in `out` was made with other settings, or the preflight
+            found a fault.
     """
     resolved, out = resolve(request), request.out
     recipe, stores = resolved.recipe, resolved.stores
@@ -74,6 +77,10 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False) -
             world.together(partial(stores.place, out))
         run = Run(recipe, splits, world, workspace, resolved.seed)
         for step in _STEPS[stage] if stores is None else (stage,):
+            if preflight and step == stage:
+                seen = check_before(run, stage, pictures=stores is None)
+                console.print(f"Preflight passed; look at the pictures in {seen}", highlight=False)
+                return
             run.step(step)
         if all(_finished(out, step) for step in STEPS["pair"].needs):
             run.step("pair")
