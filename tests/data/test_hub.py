@@ -358,6 +358,38 @@ def test_the_hub_without_a_network_is_one_sentence(monkeypatch, source):
     assert "\n" not in str(caught.value)
 
 
+def test_a_slice_of_a_split_and_a_shuffled_data_set(monkeypatch, tmp_path):
+    data(range(20)).to_parquet(tmp_path / "x.parquet")
+    load = datasets.load_dataset
+    files = {"train": str(tmp_path / "x.parquet")}
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config: ["train"])
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, config, split, streaming: load("parquet", data_files=files, split=split, cache_dir=str(tmp_path)),
+    )
+    pictures = open_pictures("hf:owner/name?split=train[5:9]")
+    assert reds(pictures) == [5, 6, 7, 8]
+    assert pictures.key(2) == "train[5:9]/2"
+    chosen = data(range(20)).select([9, 3, 4])
+    chosen.save_to_disk(tmp_path / "saved")
+    assert reds(open_pictures(str(tmp_path / "saved"))) == [9, 3, 4]
+
+
+@pytest.mark.parametrize("streaming", ["", "?streaming=1"])
+def test_class_names_that_are_written_oddly(tmp_path, streaming):
+    data(range(6), names=(" be\u0301e ", "", "x")).to_parquet(tmp_path / "x.parquet")
+    pictures = open_pictures(f"{tmp_path}/x.parquet{streaming}")
+    assert pictures.classes == ("b\u00e9e", "class 1")
+    assert classes(pictures) == ["b\u00e9e", "class 1"] * 3
+
+
+def test_a_saved_data_set_without_splits_takes_no_split(tmp_path):
+    data(range(6)).save_to_disk(tmp_path / "saved")
+    with pytest.raises(AlitokError, match="takes no option split; it takes image, label"):
+        open_pictures(f"{tmp_path}/saved?split=train")
+
+
 def test_options_of_the_hub(monkeypatch):
     with pytest.raises(AlitokError, match="takes no option spilt; it takes split, heldout"):
         open_pictures("hf:owner/name?spilt=x")

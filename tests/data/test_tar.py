@@ -132,10 +132,28 @@ def test_without_labels_the_folder_is_the_class(tmp_path, prefix):
     assert len(set(found(pictures))) == 3
 
 
-@pytest.mark.parametrize(("prefix", "name"), [("", "x.tar"), ("cats/", "cats")])
+@pytest.mark.parametrize(("prefix", "name"), [("", "x"), ("cats/", "cats")])
 def test_without_labels_and_folders_there_is_one_class(tmp_path, prefix, name):
     write(tmp_path / "x.tar", [(f"{prefix}{n}.png", png(n)) for n in range(3)])
     assert open_pictures(str(tmp_path / "x.tar")).classes == (name,)
+
+
+def test_links_in_an_archive_are_named(tmp_path):
+    with tarfile.open(write(tmp_path / "x.tar", [("c/1.png", png(1)), ("c/2.png", png(2))]), "a") as archive:
+        for kind, name in ((tarfile.SYMTYPE, "c/3.png"), (tarfile.LNKTYPE, "c/4.png"), (tarfile.SYMTYPE, "c/text")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "c/1.png"
+            archive.addfile(member)
+    pictures = open_pictures(str(tmp_path / "x.tar"))
+    assert len(pictures) == 2
+    assert [broken.key for broken in pictures.left_out] == ["x.tar/c/3.png", "x.tar/c/4.png"]
+
+
+def test_several_archives_without_labels_are_one_class_named_after_their_folder(tmp_path):
+    for shard in range(2):
+        write(tmp_path / "cats" / f"{shard}.tar", [(f"{n}.png", png(n)) for n in range(3)])
+    for source in ("cats", "cats/*.tar"):
+        assert open_pictures(f"{tmp_path}/{source}").classes == ("cats",)
 
 
 def test_one_archive_per_class(tmp_path):

@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +61,13 @@ class Cache:
             AlitokError: it cannot be fetched.
         """
         path = self._path(url)
-        while (file := _take(path)) is None:
-            with self.alone(path):
-                if not path.exists():
-                    self._fetch(url, path)
+        try:
+            file = _take(path)
+            if file is None:
+                with self.alone(path):
+                    file = _take(path) or self._fetch(url, path)
+        except OSError as error:  # of the cache itself, so not the fault of any picture
+            raise AlitokError(f"{url} cannot be kept in {self.root}: {error.strerror or error}.") from None
         return file
 
     def _path(self, url: str) -> Path:
@@ -89,17 +92,16 @@ class Cache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _fetch(self, url: str, path: Path) -> None:
+    def _fetch(self, url: str, path: Path) -> ShardFile:
         failures, came = 0, -1
         while True:
             try:
-                part = self._download(url, path)
-                break
+                return self._download(url, path)
             except AlitokError:
                 raise
             except Exception as error:  # each file system has its own kinds
                 cause = error.__cause__ or error
-                size = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}-*.part"))
+                size = sum(found.st_size for found, part in _files(path.parent) if part.stem.startswith(path.stem))
                 failures, came = (1, size) if size > came else (failures + 1, came)
                 if failures == _TRIES or _is_final(cause) or _is_local(error):
                     said = " ".join(str(cause).split()) or type(cause).__name__
@@ -107,11 +109,8 @@ class Cache:
                         f"{url} cannot be fetched: {said}. What has come is kept; start again to go on."
                     ) from None
             time.sleep(self.pause * 2 ** (failures - 1))
-        part.replace(path)
-        for other in path.parent.glob(f"{path.stem}-*.part"):  # of earlier versions
-            other.unlink(missing_ok=True)
 
-    def _download(self, url: str, path: Path) -> Path:
+    def _download(self, url: str, path: Path) -> ShardFile:
         """Fetch what is still missing; the name of the part tells apart the versions of a file that changes."""
         system, name = _file_system(url)
         info = system.info(name)
@@ -119,15 +118,19 @@ class Cache:
         version = [info.get(key) for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime")]
         part = path.with_name(f"{path.stem}-{_hash(size, *version)}.part")
         self._make_room(size or 0, url, part)
-        with part.open("ab") as out:
-            fcntl.flock(out, fcntl.LOCK_SH)  # in use
-            for chunk in _chunks(system, name, out):
+        with _appended(part) as out:
+            for chunk in _chunks(system, name, info, out):
                 out.write(chunk)
+            out.flush()
             if size is not None and out.tell() != size:
                 raise EOFError(f"{out.tell():,} of {size:,} bytes came")
-            out.flush()
             os.fsync(out.fileno())
-        return part
+            file = _take(part)  # while `out` holds it: from here to the end of its use, nobody may delete it
+            assert file is not None
+            part.replace(path)
+        for other in path.parent.glob(f"{path.stem}-*.part"):  # of earlier versions
+            other.unlink(missing_ok=True)
+        return file
 
     def _make_room(self, size: int, url: str, part: Path) -> None:
         """Delete archives, the least recently used first, until one of `size` bytes fits or all others are in use."""
@@ -136,13 +139,7 @@ class Cache:
                 f"{url} has {size / 1e9:.2f} GB, and the cache may hold {self.limit / 1e9:.2f}; allow more in the "
                 "variable ALITOK_CACHE_GB."
             )
-        held = []
-        for path in part.parent.iterdir():
-            if path.suffix in (".tar", ".part") and path != part:
-                try:
-                    held.append((path.stat(), path))
-                except FileNotFoundError:  # another process was faster
-                    continue
+        held = [(found, path) for found, path in _files(part.parent) if path != part]
         total = sum(found.st_size for found, _ in held)
         for found, path in sorted(held, key=lambda pair: pair[0].st_mtime_ns):
             if total + size <= self.limit:
@@ -176,6 +173,27 @@ def keep(path: Path, data: bytes) -> None:
 
 def _hash(*identity: object) -> str:
     return hashlib.sha256("\0".join(map(str, identity)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
+    """Archives and parts of archives, while other processes add and delete some."""
+    found = []
+    for path in folder.iterdir():
+        if path.suffix in (".tar", ".part"):
+            with suppress(FileNotFoundError):
+                found.append((path.stat(), path))
+    return found
+
+
+@contextmanager
+def _appended(part: Path) -> Iterator[IO[bytes]]:
+    """Open a part of an archive to write on; it is in use for as long as that takes."""
+    while True:
+        with part.open("ab") as out:
+            fcntl.flock(out, fcntl.LOCK_SH)
+            if os.fstat(out.fileno()).st_nlink:  # else it was deleted between these two steps
+                yield out
+                return
 
 
 def _take(path: Path) -> ShardFile | None:
@@ -223,17 +241,19 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise AlitokError(f"{url}: addresses that begin with {scheme}:// are not known.") from None
 
 
-def _chunks(system: Any, name: str, out: IO[bytes]) -> Iterator[bytes]:
-    """What `out` still lacks, piece by piece; it is emptied where the source gives no pieces."""
-    try:
-        with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
-            remote.seek(out.tell())
-            while chunk := remote.read(_CHUNK):
-                yield chunk
-        return
-    except ValueError:  # it can only be read from its beginning
-        out.seek(0)
-        out.truncate()
+def _chunks(system: Any, name: str, info: Mapping[str, Any], out: IO[bytes]) -> Iterator[bytes]:
+    """What `out` still lacks, piece by piece; it is emptied where the source can only be read from its beginning."""
+    if info.get("partial", True):
+        try:
+            with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
+                remote.seek(out.tell())
+                while chunk := remote.read(_CHUNK):
+                    yield chunk
+            return
+        except ValueError:  # a web server that does not say that it gives no pieces
+            pass
+    out.seek(0)
+    out.truncate()
     with system.open(name, "rb", block_size=0) as remote:
         while chunk := remote.read(_CHUNK):
             yield chunk

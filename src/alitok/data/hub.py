@@ -13,6 +13,7 @@ from typing import Any
 
 from alitok.core.errors import AlitokError
 from alitok.data.cache import Cache
+from alitok.data.patterns import require_options
 from alitok.data.pictures import TRAIN, Pictures, heldout_names
 from alitok.data.streams import open_stream
 from alitok.data.tables import from_tables
@@ -112,6 +113,7 @@ def open_saved(folder: Path, options: Mapping[str, str]) -> Pictures:
     with told(str(folder)):
         saved = library().load_from_disk(str(folder))
     if not isinstance(saved, dict):
+        require_options(str(folder), options, "image", "label")
         return from_tables(folder.name, {str(saved.split or TRAIN): saved}, options)
     parts = choose_splits(folder.name, list(saved), options)
     return from_tables(folder.name, {split: saved[split] for split in parts}, options)

@@ -136,7 +136,9 @@ def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, na
     ]
     name = name or (names[0] if len(names) == 1 else f"{len(names):,} archives from {names[0]}")
     held = None if heldout is None else shards[len(train) :]
-    return open_tars(name, shards[: len(train)], held, cache=cache, notes=notes, say=say)
+    first = Path(str(places[0]).partition("?")[0])
+    only_class = first.stem if len(places) == 1 else first.parent.name or name
+    return open_tars(name, shards[: len(train)], held, cache=cache, notes=notes, only_class=only_class, say=say)
 
 
 def _distinct(places: Sequence[str | Path]) -> list[str]:

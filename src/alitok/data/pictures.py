@@ -114,8 +114,9 @@ class Labels:
         self._rows.append(self._ids.setdefault(name, len(self._ids)))
 
     def finish(self, classes: Iterable[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
-        """The classes that occur, in the order of `classes` or in `class_order`, and the labels (N,) int64."""
-        order = class_order(self._ids) if classes is None else [name for name in classes if name in self._ids]
+        """The classes that occur, those of `classes` first, the others in `class_order`; and the labels (N,) int64."""
+        given = [name for name in dict.fromkeys(map(normal, classes or ())) if name in self._ids]
+        order = given + class_order(self._ids.keys() - set(given))
         place = {name: number for number, name in enumerate(order)}
         table = np.array([place[name] for name in self._ids], np.int64)
         rows = np.frombuffer(self._rows, np.int64)

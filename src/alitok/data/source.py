@@ -49,7 +49,7 @@ from alitok.data.tar import Say
 MOST_BROKEN = 0.01  # of all pictures; with more, something is wrong with the data as a whole
 SIZES = (16, 32, 64, 128, 256)  # pixels a side that `suggest_size` chooses from
 _HELD_OUT = 0.1
-_LOOKED_AT = 256  # pictures whose headers a first look reads
+_LOOKED_AT, _LOOKED_AT_GROUPS = 256, 4  # pictures whose headers a first look reads, and groups they are from
 _NAMED = 10  # broken pictures that one message names
 
 
@@ -291,13 +291,22 @@ def look_at(data: str, seed: int = 0) -> Look:
         size = BUILTIN[data].size
         return Look(size, len(open_splits(data, size, seed).train))
     pictures = open_pictures(data)
-    rows = range(0, len(pictures), -(-len(pictures) // _LOOKED_AT))
+    rows = _some(pictures)
     with without_remarks():
         shapes = [shape for row in rows if (shape := header_size(pictures, row)) is not None]
     if not shapes:
         raise AlitokError(f"Not one of the first pictures of {data} can be read; see alitok data inspect {data}.")
     train = split_pictures(pictures, data, SIZES[0], seed).train
     return Look(suggest_size([min(shape) for shape in shapes]), len(train))
+
+
+def _some(pictures: Pictures) -> list[int]:
+    """Evenly spread pictures; of few groups where reading far apart is dear."""
+    rows = np.arange(len(pictures))
+    if pictures.groups is not None:
+        groups = np.unique(pictures.groups)
+        rows = np.flatnonzero(np.isin(pictures.groups, groups[:: -(-len(groups) // _LOOKED_AT_GROUPS)]))
+    return rows[:: -(-len(rows) // _LOOKED_AT)].tolist()
 
 
 def suggest_size(short_sides: Sequence[int] | np.ndarray) -> int:

@@ -80,7 +80,8 @@ def find_columns(features: Mapping[str, Any], options: Mapping[str, str], name: 
         )
     label = choose("label", "class", ("number", "text"), _LABEL_NAMES)
     names = getattr(features[label], "names", None) if label is not None else None
-    return Columns(image, label, tuple(names) if names else None)
+    # a name without letters could not be told from none in an archive
+    return Columns(image, label, tuple(name.strip() or f"class {row}" for row, name in enumerate(names or ())) or None)
 
 
 def kind_of(feature: Any) -> str:
@@ -217,6 +218,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
         missing = [column for column in (columns.image, columns.label) if column and column not in data.features]
         if missing:
             raise AlitokError(f"Split {split} of {name} has no column {missing[0]!r}, which the first split has.")
+        data = data if data.data.num_rows == len(data) else data.flatten_indices()  # the table itself is read
         tables.append(_Rows(data, columns.image))
         values = data.data.column(columns.label).to_pylist() if columns.label is not None else [name] * len(data)
         for row, (value, size) in enumerate(zip(values, tables[-1].sizes().tolist(), strict=True)):

@@ -178,6 +178,7 @@ def open_tars(
     *,
     cache: Cache,
     notes: tuple[str, ...] = (),
+    only_class: str | None = None,
     classes: Sequence[str] | None = None,
     say: Say | None = None,
 ) -> TarPictures:
@@ -189,6 +190,7 @@ def open_tars(
         heldout: archives of held-out pictures, where the split is given.
         cache: where indexes are kept.
         notes: what finding the archives met.
+        only_class: the class of pictures without labels and folders; `name` unless given.
         classes: the order of the classes, where it is given.
         say: told what takes long.
 
@@ -204,7 +206,7 @@ def open_tars(
         names: Iterator[str | None] = (index.labels[row] or None for index in indexes for row in range(len(index)))
         missing = "has no label"
     else:
-        names, held_folders = _folders(indexes, name)
+        names, held_folders = _folders(indexes, only_class or name)
         held = held_folders if held is None else held
         missing = "is in no folder that names its class, as others are"
     listed = _list(shards, indexes, names)
@@ -285,7 +287,7 @@ def _index(shard: Shard, cache: Cache) -> ShardIndex:
     return index
 
 
-def _folders(indexes: Sequence[ShardIndex], name: str) -> tuple[Iterator[str | None], np.ndarray | None]:
+def _folders(indexes: Sequence[ShardIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
     """The class of each picture by its folder, None where others have one; and the split, if folders are one."""
 
     def paths() -> Iterator[list[str]]:
@@ -301,9 +303,9 @@ def _folders(indexes: Sequence[ShardIndex], name: str) -> tuple[Iterator[str | N
     if firsts.keys() == {TRAIN, heldout}:
         held = np.array([path[depth] == heldout for path in paths()], bool)
         if all(len(path) == depth + 1 for path in paths()):
-            return (name for _ in paths()), held
+            return (only_class for _ in paths()), held
         return (path[depth + 1] if len(path) > depth + 1 else None for path in paths()), held
     if firsts.keys() == {None}:
-        only = common[-1] if common else name
+        only = common[-1] if common else only_class
         return (only for _ in paths()), None
     return (path[depth] if len(path) > depth else None for path in paths()), None

@@ -153,8 +153,12 @@ def _members(file: BinaryIO, archive_name: str) -> Iterator[_Member | Broken]:
             yield Broken(posixpath.normpath(member.name), "is cut short: its archive ends too early")
             return
         name = posixpath.normpath(member.name)
-        if member.isreg() and not any(part.startswith(".") for part in name.split("/")):
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if member.isreg():
             yield _Member(name, member.offset_data, member.size)
+        elif (member.issym() or member.islnk()) and is_picture(posixpath.basename(name)):
+            yield Broken(name, "is a link inside its archive; pack the file itself (tar -h --hard-dereference)")
     file.seek(archive.offset)
     last = file.read(_BLOCK)
     if not last or last.strip(b"\0"):
