@@ -113,6 +113,7 @@ def test_names_that_are_no_text_are_names_all_the_same(tmp_path):
         pytest.skip("this file system has names of text only")
     train, heldout = opened(tmp_path)
     assert train.verify() == heldout.verify() == []
+    assert "bees/\\udcff\\udcfe.png" in keys(train) + keys(heldout)
 
 
 def test_the_split_is_seeded_per_class_and_loses_nothing(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -203,8 +204,9 @@ def test_duplicates_are_called_out(tmp_path):
         "across classes": [group],
         "across train and held-out": [group],
     }
-    assert "1 times the same picture stands in different classes" in text
-    assert "in training and is held out too" in text
+    assert "Copies of another picture, pixel for pixel: 3, such as train/ant/000.png and train/ant/z.png." in text
+    assert "Of these, in different classes: 1\n" in text
+    assert "Of these, in training and held out: 1\n" in text
 
 
 def test_broken_pictures_are_no_duplicates_of_each_other(tmp_path):
@@ -286,6 +288,18 @@ def test_notes_and_names_with_brackets_are_printed_as_they_are(tmp_path):
     assert "[red]" in text
     assert "[/b]" in text
     assert facts["notes"][0] in text
+
+
+def test_names_that_are_no_text_are_printed_and_written_all_the_same(tmp_path):
+    root = folder(tmp_path / "pets", each=3)
+    try:
+        os.rename(root / "bee", os.fsencode(root) + b"/b\xff")  # noqa: PTH104 (bytes)
+    except OSError:
+        pytest.skip("this file system has names of text only")
+    facts, text = inspect(root, json_path=tmp_path / "found.json", sheet=tmp_path / "sheet.png")
+    text.encode()
+    assert "b\\udcff" in facts["classes"]
+    assert json.loads((tmp_path / "found.json").read_text()) == facts
 
 
 def test_nothing_that_can_be_read(tmp_path):

@@ -26,6 +26,7 @@ from alitok.data.pictures import (
     is_picture,
     known_endings,
     normal,
+    printable,
 )
 
 
@@ -65,7 +66,7 @@ class FilePictures:
 
     def key(self, index: int) -> str:
         """The path below the root, with `/`."""
-        return self.keys[index]
+        return printable(self.keys[index])
 
     def encoded(self, index: int) -> bytes:
         """The file."""

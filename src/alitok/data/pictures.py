@@ -110,7 +110,7 @@ class Labels:
 
     def append(self, name: str) -> None:
         """The class of the next picture."""
-        name = normal(name)
+        name = normal(printable(name))
         self._rows.append(self._ids.setdefault(name, len(self._ids)))
 
     def finish(self, classes: Iterable[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -141,6 +141,15 @@ class Contents:
 def normal(name: str) -> str:
     """One spelling of accented letters: file systems differ in which one they return."""
     return unicodedata.normalize("NFC", name)
+
+
+def printable(name: str) -> str:
+    """A name that any terminal and file takes: bytes of a file's name that are no text are spelled out."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+    return name
 
 
 def class_order(names: Iterable[str]) -> list[str]:

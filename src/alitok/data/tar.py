@@ -23,7 +23,7 @@ import numpy as np
 from alitok.core.errors import AlitokError
 from alitok.data.cache import Cache, keep
 from alitok.data.decode import in_threads
-from alitok.data.pictures import TRAIN, Broken, Contents, Labels, Strings, heldout_names
+from alitok.data.pictures import TRAIN, Broken, Contents, Labels, Strings, heldout_names, printable
 from alitok.data.tar_index import ShardFile, ShardIndex, index_shard
 
 Say = Callable[[str], None]
@@ -159,7 +159,7 @@ class TarPictures:
 
     def key(self, index: int) -> str:
         """The archive and the member in it."""
-        return f"{self.shards[self.shard_of[index]].name}/{self.members[index]}"
+        return printable(f"{self.shards[self.shard_of[index]].name}/{self.members[index]}")
 
     def encoded(self, index: int) -> bytes:
         """The member."""
@@ -228,7 +228,10 @@ def open_tars(
         heldout=None if held is None else held[mask],
         groups=shard_of[mask] if fetched else None,
         left_out=(
-            *(Broken(f"{shard.name}/{key}" if key else shard.name, reason) for shard, key, reason in problems),
+            *(
+                Broken(printable(f"{shard.name}/{key}" if key else shard.name), reason)
+                for shard, key, reason in problems
+            ),
             *(Broken(key, missing) for key in listed.unlabelled),
         ),
         notes=notes,
@@ -256,7 +259,7 @@ def _list(shards: Sequence[Shard], indexes: Sequence[ShardIndex], names: Iterato
                 label, key = next(names), index.keys[row]
                 listed.kept.append(label is not None)
                 if label is None:
-                    listed.unlabelled.append(f"{shard.name}/{key}")
+                    listed.unlabelled.append(printable(f"{shard.name}/{key}"))
                     continue
                 listed.labels.append(label)
                 listed.contents.append(shard.name, key, label, size)

@@ -41,7 +41,7 @@ from alitok.data.tar import Say
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
 _NAMED = 10  # pictures that a list names
 _SHEET, _SHEET_COLUMNS, _CELL, _CAPTION = 64, 8, 96, 14  # pictures, pictures in a row, pixels, pixels
-_WHERE = {"across classes": "in different classes", "across train and held-out": "in training and is held out too"}
+_WHERE = {"across classes": "in different classes", "across train and held-out": "in training and held out"}
 _EDGES = (16, 32, 64, 128, 256, 512, 1024)  # of the buckets of short sides
 
 
@@ -212,12 +212,12 @@ def _show_duplicates(same: Mapping[str, Any], say: Say) -> None:
         say("No two pictures have the same pixels.")
         return
     example = " and ".join(same["groups"][0][:2])
-    say(f"{same['surplus']:,} pictures have the same pixels as another one, such as {example}.")
+    say(f"Copies of another picture, pixel for pixel: {same['surplus']:,}, such as {example}.")
     for where, what in _WHERE.items():
         if same[where]:
             groups = "\n".join(" = ".join(group[:3]) for group in same[where][:_NAMED])
             more = f"\n... and {len(same[where]) - _NAMED:,} more" if len(same[where]) > _NAMED else ""
-            say(f"{len(same[where]):,} times the same picture stands {what}:\n{groups}{more}")
+            say(f"Of these, {what}: {len(same[where]):,}\n{groups}{more}")
 
 
 def _class_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
