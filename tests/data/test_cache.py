@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import re
+import sys
 import tarfile
 import threading
 from collections import Counter
@@ -230,6 +231,19 @@ def test_no_network(cache):
 def test_schemes(cache):
     with pytest.raises(AlitokError, match="begin with nonsense:// are not known"):
         cache.open("nonsense://x.tar")
+
+
+@pytest.mark.parametrize(
+    ("missing", "url", "message"),
+    [
+        ("aiohttp", "https://x/y.tar", r"To read https:// addresses, run: pip install 'alitok\[stream\]'"),
+        ("s3fs", "s3://bucket/y.tar", r"s3://bucket/y\.tar cannot be opened: Install s3fs"),
+    ],
+)
+def test_a_missing_package_is_named(cache, monkeypatch, missing, url, message):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(AlitokError, match=message):
+        cache.open(url)
 
 
 def test_several_who_want_an_archive_fetch_it_once(server, cache):

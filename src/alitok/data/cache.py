@@ -235,8 +235,9 @@ def _file_system(url: str) -> tuple[Any, str]:
             options["client_kwargs"] = {"timeout": waits, "trust_env": True}  # an archive takes as long as it takes
         return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        extra = "pip install 'alitok[stream]'" if options or scheme in ("http", "https") else str(error).rstrip(".")
-        raise AlitokError(f"To read {scheme}:// addresses something is missing; run: {extra}.") from None
+        if scheme in ("http", "https"):
+            raise AlitokError(f"To read {scheme}:// addresses, run: pip install 'alitok[stream]'.") from None
+        raise AlitokError(f"{url} cannot be opened: {str(error).rstrip('.')}.") from None  # it names what to install
     except ValueError:
         raise AlitokError(f"{url}: addresses that begin with {scheme}:// are not known.") from None
 
