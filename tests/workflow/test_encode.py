@@ -14,7 +14,6 @@ from PIL import Image
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
 from alitok.data.source import open_splits
-from alitok.presets import RECIPES
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.workflow.encode import EncodeOptions, run_encode
 from alitok.workflow.show import decode_rows, run_show
@@ -223,8 +222,8 @@ def unbroken(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
     digits = open_splits("digits", 16).train
     pictures = np.stack([digits.read(index, None) for index in range(50)])
-    save_tokenizer(root / "tokenizer", RECIPES["digits"].tokenizer, pictures)
-    words = ["--tokenizer", root / "tokenizer", "--data", "digits", "--batch-size", 32]
+    save_tokenizer(root / "tokenizer", CONFIG, pictures)
+    words = ["--tokenizer", root / "tokenizer", "--data", "digits", "--batch-size", 1]  # slow enough to be caught
     subprocess.run(command(*words, "--out", root / "whole"), env=ENVIRONMENT, check=True, capture_output=True)
     codes = CodeStore(root / "whole").codes(range(1797))
     assert len(np.unique(codes)) > 20
@@ -242,8 +241,10 @@ def children(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0)])
+@pytest.mark.parametrize(
+    ("number", "processes", "workers"),
+    [(signal.SIGKILL, 1, 0), (signal.SIGKILL, 2, 0), (signal.SIGTERM, 1, 2), (signal.SIGTERM, 2, 0)],
+)
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, unbroken, number, processes, workers):
     words, whole = unbroken
     out = tmp_path / "codes"

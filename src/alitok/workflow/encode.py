@@ -28,7 +28,6 @@ from alitok.data.shards import find_head, require_store
 from alitok.data.source import ImageSource, Splits
 from alitok.jobs.encode import Encoded, Origin, encode_store
 from alitok.tokenizer import Tokenizer
-from alitok.train.loop import Interrupted
 from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
 from alitok.workflow.show import run_show
 
@@ -50,6 +49,12 @@ class EncodeOptions:
     fresh: bool = False
     device: DeviceName = "auto"
     seed: int = 0
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked to stop."""
+
+    terminated = True  # what the command line asks of any interruption; loading the trainings' own takes seconds
 
 
 def run_encode(options: EncodeOptions) -> None:
@@ -114,7 +119,7 @@ def _stopped_by_the_system() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("the shards that are finished stay", True)
+        raise Terminated("the shards that are finished stay")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
