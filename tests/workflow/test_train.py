@@ -6,12 +6,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from alitok.core.errors import AlitokError
+from alitok.core.runlog import read_metrics
+from alitok.data.codes import CodeStore
 from alitok.jobs.pipeline import Pipeline
-from alitok.workflow.train import TrainOptions, resolve, run_training
+from alitok.workflow.resolve import Request, resolve
+from alitok.workflow.train import run_training
 
 SMALL = (
     "tokenizer.encoder.layers=1",
@@ -29,12 +34,12 @@ SMALL = (
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def options(stage, out, **changes):
-    return TrainOptions(**{"stage": stage, "out": out, "data": "digits", "device": "cpu", **changes})
+def request(out, **changes):
+    return Request(**{"out": out, "data": "digits", "device": "cpu", **changes})
 
 
-def command(*words, processes=1):
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+def command(*words, processes=1, launcher=()):
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *launcher] if processes > 1 else []
     return [sys.executable, *start, "-m", "alitok", "train", *map(str, words), "--device", "cpu"]
 
 
@@ -48,32 +53,60 @@ def same(first, second):
 
 def test_later_stages_take_data_and_recipe_from_the_run(tmp_path):
     with pytest.raises(AlitokError, match="name the pictures with --data"):
-        resolve(options("stage2", tmp_path, data=None))
+        resolve(request(tmp_path, data=None))
     with pytest.raises(AlitokError, match=r"no finished stage1.*alitok train stage1"):
-        run_training(options("stage2", tmp_path))
-    run_training(options("stage1", tmp_path, overrides=SMALL, seed=4))
-    found = resolve(options("stage2", tmp_path, data=None))
+        run_training("stage2", request(tmp_path))
+    run_training("stage1", request(tmp_path, overrides=SMALL, seed=4))
+    found = resolve(request(tmp_path, data=None))
     assert (found.data, found.seed, found.recipe.tokenizer.encoder.layers) == ("digits", 4, 1)
     with pytest.raises(AlitokError, match=r"other settings \(recipe.tokenizer.code_width\)"):
-        run_training(options("stage2", tmp_path, data=None, overrides=("tokenizer.code_width=8",)))
+        run_training("stage2", request(tmp_path, data=None, overrides=("tokenizer.code_width=8",)))
     # What nothing depends on yet may still be chosen.
-    run_training(options("stage2", tmp_path, data=None, overrides=("stage2.phases.main.steps=6",)))
-    run_training(options("generator", tmp_path, data=None))
+    run_training("stage2", request(tmp_path, data=None, overrides=("stage2.phases.main.steps=6",)))
+    run_training("generator", request(tmp_path, data=None))
     assert len(Pipeline.from_pretrained(tmp_path / "model", device="cpu")(["3"], seed=0)) == 1
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
-    run_training(options("generator", tmp_path / "run", preset="alitok-256", size="XL", dry_run=True))
+    run_training("generator", request(tmp_path / "run", preset="alitok-256", size="XL"), dry_run=True)
     assert "250,228" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
 def test_the_perceptual_weight_moves_to_the_network_asked_for(tmp_path):
-    recipe = resolve(options("stage1", tmp_path, preset="alitok-256", perceptual="local")).recipe
+    recipe = resolve(request(tmp_path, preset="alitok-256", perceptual="local")).recipe
     assert [phase.losses.networks() for phase in recipe.stage1.phases] == [("local",)] * 3
     assert recipe.stage1.phases[0].losses.local == pytest.approx(1.1)
-    recipe = resolve(options("stage1", tmp_path, preset="alitok-256", perceptual="none")).recipe
+    recipe = resolve(request(tmp_path, preset="alitok-256", perceptual="none")).recipe
     assert recipe.stage2.networks() == ()
+
+
+def test_a_generator_on_ten_crops_is_given_one_of_each_picture_in_an_epoch(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
+    batches = "stage1.loop.batch_size=8", "generator.loop.batch_size=18"
+    overrides = (*SMALL, *batches, "generator.phases.main.steps=12", "crops=ten")
+    asked = request(tmp_path / "run", data=str(tmp_path / "pictures"), preset="digits", overrides=overrides)
+    run_training("stage1", asked)
+    rows, read = [], CodeStore.codes
+
+    def watched(store, wanted):
+        rows.append((store.path.name, wanted))
+        return read(store, wanted)
+
+    monkeypatch.setattr(CodeStore, "codes", watched)
+    run_training("generator", request(tmp_path / "run", data=None))
+    store = CodeStore(tmp_path / "run" / "codes" / "train")
+    assert (store.pictures, store.crops, len(store)) == (54, 10, 540)
+    drawn = np.concatenate([wanted for name, wanted in rows if name == "train"])
+    epochs = drawn.reshape(4, store.pictures)
+    assert all(sorted(epoch // store.crops) == list(range(store.pictures)) for epoch in epochs)
+    assert {tuple(sorted(epoch)) for epoch in epochs.tolist()} != {tuple(sorted(epochs[0].tolist()))}
+    assert set(drawn % store.crops) == set(range(store.crops))
+    assert read_metrics(tmp_path / "run" / "generator" / "metrics.jsonl")[-1]["step"] == 12
 
 
 @pytest.mark.slow
@@ -82,22 +115,67 @@ def test_the_perceptual_weight_moves_to_the_network_asked_for(tmp_path):
 def test_stopped_by_the_system_and_started_again_it_ends_with_the_same_bits(tmp_path, number, processes):
     words = ["stage1", "--data", "digits", "--out"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for out in (whole, cut):
-        process = subprocess.Popen(
-            command(*words, out, "--set", *SMALL, processes=processes),
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if out == cut:
-            until = time.monotonic() + 120
-            while not (cut / "stage1" / "checkpoints" / "step-00000010").exists() and time.monotonic() < until:
-                time.sleep(0.001)
-            process.send_signal(number)
-        said = process.communicate(timeout=120)[0]
-        if out == cut and number == signal.SIGTERM and processes == 1:
-            assert process.returncode == 0, said
-            assert "Traceback" not in said
+    subprocess.run(
+        command(*words, whole, "--set", *SMALL, processes=processes), env=ENVIRONMENT, check=True, capture_output=True
+    )
+    process, _ = started(cut, processes)
+    process.send_signal(number)
+    said = process.communicate(timeout=30 if number == signal.SIGTERM else 120)[0]
+    if number == signal.SIGTERM and processes == 1:
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
     subprocess.run(command(*words, cut, processes=processes), env=ENVIRONMENT, check=True, capture_output=True)
     assert same(weights(whole), weights(cut))
+
+
+def started(out, processes, *launcher, steps=40, shell=None):
+    """A training that has written a checkpoint and goes on, and the processes below it."""
+    words = ["stage1", "--data", "digits", "--out", out, "--set", *SMALL, f"stage1.phases.main.steps={steps}"]
+    words = command(*words, processes=processes, launcher=launcher)
+    process = subprocess.Popen(
+        words if shell is None else ["bash", "-c", shell, *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 240
+    while not (out / "stage1" / "checkpoints" / "step-00000010").exists() and time.monotonic() < until:
+        time.sleep(0.001)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    return process, [int(number) for number in children.split()]
+
+
+# What a job of a scheduler can do so that it ends with 0: its script, which gets the signal, passes it on to the
+# processes below torchrun instead of to torchrun.
+SCRIPT = """
+"$0" "$@" & launcher=$!
+trap 'pkill -TERM -P $launcher' TERM
+wait $launcher  # ended by the signal
+wait $launcher
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["launcher", "one process", "all processes", "script"])
+def test_under_torchrun_sigterm_saves_and_ends_in_time_without_a_traceback_of_ours(tmp_path, whom):
+    """torchrun passes the signal on, waits for its processes, and ends with 1, as it does for whatever signal it gets.
+
+    Where the training processes get it themselves, even if only one of them does, all end with 0, and so does torchrun.
+    """
+    shell = SCRIPT if whom == "script" else None
+    options = "--log-dir", str(tmp_path / "log"), "--redirects", "3"
+    process, below = started(tmp_path / "run", 2, *options, steps=4000, shell=shell)
+    asked = {"one process": below[:1], "all processes": below}.get(whom, [process.pid])
+    assert len(below) == (1 if whom == "script" else 2)
+    for number in asked:
+        os.kill(number, signal.SIGTERM)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == (1 if whom == "launcher" else 0), said
+    assert ("Traceback" in said) == (whom == "launcher")  # its own, of a SignalException
+    written = {path: path.read_text() for path in (tmp_path / "log").rglob("std*.log")}
+    assert len(written) == 4
+    assert all("Traceback" not in text for text in written.values()), written
+    (stopped,) = [text for text in written.values() if "Asked to stop" in text]
+    newest = max((tmp_path / "run" / "stage1" / "checkpoints").iterdir())
+    assert f"stage1 stopped at step {int(newest.name.removeprefix('step-'))} of 4000" in stopped

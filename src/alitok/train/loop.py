@@ -79,7 +79,8 @@ def train(
                 state.pause_clock()
                 state.save()
                 where = f"{task.name} stopped at step {state.progress.step} of {state.progress.total}"
-                raise Interrupted(where, stop.number == signal.SIGTERM)
+                # The signal may have reached one process only, and all are to end with the same status.
+                raise Interrupted(where, signal.SIGTERM in world.gather(stop.number))
     weights = state.finished_weights()
     return Trained(weights, state.progress.step, config.batch_size, state.step_seconds, state.earlier_seconds)
 
