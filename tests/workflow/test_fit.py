@@ -163,7 +163,7 @@ def test_how_often_something_is_written_redoes_nothing(copied):
 def test_another_seed_redoes_all_and_other_data_is_another_run(copied):
     fit(copied, seed=3)
     assert (copied / "replaced" / "1" / "stage1" / "tokenizer").exists()
-    with pytest.raises(AlitokError, match=r"other settings \(data\).*--fresh"):
+    with pytest.raises(AlitokError, match=r"other settings \(data, contents\).*--fresh"):
         fit(copied, data="photos")
 
 

@@ -44,10 +44,11 @@ def fit(
         override: single recipe keys, such as `--set stage1.phases.main.steps=100`.
     """
     from alitok.workflow.fit import run_fit
+    from alitok.workflow.pictures import file_name
     from alitok.workflow.resolve import Request
 
     request = Request(
-        out=out or Path("runs", Path(source).resolve().name),
+        out=out or Path("runs", file_name(source)),
         data=source,
         preset=preset,
         perceptual=perceptual,

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError, ToldElsewhereError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=6)  # of those that wait for what one process does alone, such as drawing samples
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise AlitokError(f"Several processes cannot share device {chosen.type}; choose --device cpu or one process.")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
     finally:

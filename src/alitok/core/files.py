@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     is put back if the last step fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    part = path.with_name(f".{path.name}.{_mine()}{_PART}")
     remove(part)  # of a killed process that had the same number
     try:
         yield part
@@ -34,9 +36,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def _mine() -> str:
+    """What tells this process from all others on a shared disk; in containers their numbers alone are often equal."""
+    return f"{re.sub(r'[^A-Za-z0-9-]', '-', platform.node())}-{os.getpid()}"
+
+
 def commit(part: Path, path: Path) -> None:
     """Give a finished file or directory its name; what stood there is put back if that fails."""
-    old = path.with_name(f".{path.name}.{os.getpid()}{_OLD}")
+    old = path.with_name(f".{path.name}.{_mine()}{_OLD}")
     remove(old)
     try:
         for written in [part, *part.rglob("*")] if part.is_dir() else [part]:

@@ -41,7 +41,7 @@ _LEAST_PICTURES = 64
 _SUFFIXES = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}
 _OURS = r"(codes|labels|keys|shard)-\d+(\.npy|\.json|\.json\.gz)"
 _PRODUCT = re.compile(_OURS)
-_LEFTOVER = re.compile(rf"\.({_OURS}|job\.json)\.\d+\.part")  # of a process that was killed
+_LEFTOVER = re.compile(rf"\.({_OURS}|job\.json)\.[A-Za-z0-9-]+\.part")  # of a process that was killed
 
 
 @config
@@ -207,6 +207,8 @@ class StoreWriter:
         assert labels.shape == (len(pictures),), labels.shape
         assert len(keys) == len(pictures)
         assert 0 <= labels.min() <= labels.max() < len(head.classes), "a label is out of range"
+        if self._whole() or self._entry(number) is not None:
+            return  # another job, started twice, was faster: what is finished is never touched again
         entry: dict[str, Any] = {"first": pictures.start, "pictures": len(pictures)}
         for kind, values in (("codes", as_stored(codes, head.codebook_size)), ("labels", labels), ("keys", keys)):
             name = f"{kind}-{number:05d}{_SUFFIXES[kind]}"

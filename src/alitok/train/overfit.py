@@ -124,8 +124,9 @@ def rehearse(
         if state.progress.step == 1 and touched.idle("model"):
             break  # with several processes the next step would wait for these gradients
         if phase == 0:
-            found.losses.append(means["loss"])
-            advance(state.progress.step, means["loss"])
+            if "loss" in means:  # a step of the discriminator alone has none
+                found.losses.append(means["loss"])
+                advance(state.progress.step, means["loss"])
             if state.progress.phase > 0 or state.progress.step % _LOOK_EVERY == 0:
                 found.after = _look(state, look)
                 if state.progress.phase == 0 and enough(found.after, found.losses):

@@ -6,14 +6,9 @@ Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store,
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -30,6 +25,7 @@ from alitok.jobs.encode import Encoded, Origin, encode_store
 from alitok.tokenizer import Tokenizer
 from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
 from alitok.workflow.show import run_show
+from alitok.workflow.stopping import stoppable
 
 __all__ = ["EncodeOptions", "run_encode", "run_show"]
 
@@ -51,12 +47,6 @@ class EncodeOptions:
     seed: int = 0
 
 
-class Terminated(KeyboardInterrupt):
-    """The system asked to stop."""
-
-    terminated = True  # what the command line asks of any interruption; loading the trainings' own takes seconds
-
-
 def run_encode(options: EncodeOptions) -> None:
     """Write the store, or what is missing of it; every process of a run calls this.
 
@@ -68,7 +58,7 @@ def run_encode(options: EncodeOptions) -> None:
     part = _part(options)
     if options.batch_size < 1 or options.workers < 0:
         raise AlitokError("--batch-size must be at least 1 and --workers at least 0.")
-    with join(options.device) as world, _stopped_by_the_system():
+    with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
         if options.fresh:
@@ -109,23 +99,6 @@ def _part(options: EncodeOptions) -> tuple[int, int]:
 
 def _place(tokenizer: Path) -> str:
     return str(tokenizer.resolve()) if tokenizer.exists() else str(tokenizer)
-
-
-@contextmanager
-def _stopped_by_the_system() -> Iterator[None]:
-    """SIGTERM ends an encoding as Ctrl-C does: files half written are removed, finished shards stay."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated("the shards that are finished stay")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _broken(options: EncodeOptions, splits: Splits, world: World, console: Console) -> list[Broken]:

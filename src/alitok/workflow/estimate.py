@@ -6,6 +6,7 @@ Enters: the trainings of a run. Leaves: seconds by step. Nothing is written, and
 from __future__ import annotations
 
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -23,6 +24,7 @@ from alitok.generator import Generator
 from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
 from alitok.train.generator import GeneratorTask
+from alitok.train.schedule import Progress
 from alitok.train.state import TrainingState
 from alitok.train.task import Batch
 from alitok.workflow.run import needs_features
@@ -35,12 +37,13 @@ _NOISE = 64  # pictures
 _ENCODED, _DRAWN = 64, 256  # pictures at a time
 
 
-def estimate(trainings: Trainings, done: Collection[str] = ()) -> dict[str, float]:
+def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[str] = ()) -> dict[str, float]:
     """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
 
     Args:
         trainings: of the run.
         done: steps that are finished; they are left out.
+        anew: steps whose checkpoints count for nothing.
 
     Raises:
         AlitokError: a step cannot be taken at all, as when a picture cannot be read.
@@ -51,7 +54,7 @@ def estimate(trainings: Trainings, done: Collection[str] = ()) -> dict[str, floa
     seconds = {}
     for name in TRAININGS:
         if name not in done and (name != "features" or needs_features(recipe)):
-            seconds[name] = _training(rehearsal, name, read)
+            seconds[name] = _training(rehearsal, name, read, name in anew)
     pictures = len(splits.train) + len(splits.heldout)
     if "check" not in done:
         seconds["check"] = read * pictures / world.size
@@ -85,34 +88,38 @@ def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
     return float(np.mean(seconds)) if seconds else 0.0, views
 
 
-def _training(trainings: Trainings, name: str, read: float) -> float:
+def _training(trainings: Trainings, name: str, read: float, anew: bool) -> float:
     if name == "features":
         training = trainings.features()
     elif name == "generator":
         training = generator_on_noise(trainings)
     else:
         training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
-    total = sum(phase.steps for phase in training.task.phases)
-    left = total - _saved_step(trainings.root / name / "checkpoints")
-    computing = step_seconds(training, trainings)
-    if name == "generator":
-        return computing * left
-    reading = read * training.loop.batch_size / trainings.world.size
-    workers = trainings.recipe.engine.workers
-    return (max(computing, reading / workers) if workers else computing + reading) * left
+    done = 0 if anew else _saved_step(trainings.root / name / "checkpoints")
+    reading = 0.0 if name == "generator" else read * training.loop.batch_size / trainings.world.size
+    workers, seconds = trainings.recipe.engine.workers, 0.0
+    for phase, computing in zip(training.task.phases, step_seconds(training, trainings), strict=True):
+        left, done = max(0, phase.steps - done), max(0, done - phase.steps)
+        seconds += left * (max(computing, reading / workers) if workers else computing + reading)
+    return seconds
 
 
-def step_seconds(training: Training, trainings: Trainings) -> float:
-    """Mean seconds of a few whole optimizer steps; the task's modules are changed by them."""
+def step_seconds(training: Training, trainings: Trainings) -> list[float]:
+    """Mean seconds of a few whole optimizer steps of each phase; the task's modules are changed by them."""
     with tempfile.TemporaryDirectory() as nowhere:
         engine = trainings.recipe.engine
         state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
-        batches = training.task.batches(0)
-        state.advance(next(batches), _never)
-        began = time.perf_counter()
-        for _ in range(_MEASURED_STEPS):
+        batches, phases = training.task.batches(0), training.task.phases
+
+        def step(phase: int) -> float:
+            state.progress = Progress(phases, phase=phase)  # again and again its first one, be it ever so short
+            began = time.perf_counter()
             state.advance(next(batches), _never)
-        return (time.perf_counter() - began) / _MEASURED_STEPS
+            return time.perf_counter() - began
+
+        return [
+            statistics.fmean([step(number) for _ in range(1 + _MEASURED_STEPS)][1:]) for number in range(len(phases))
+        ]
 
 
 def _never() -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import time
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from alitok.core import images as pixels
 from alitok.core.card import ModelCard
+from alitok.core.config import read_toml, to_toml
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_bytes, write_json
@@ -36,12 +38,14 @@ from alitok.workflow.measure import measure
 from alitok.workflow.pictures import open_pictures_of
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.run import Run, needs_features, settings
-from alitok.workflow.steps import STEPS, TRAININGS, outputs, remains, stale
+from alitok.workflow.steps import STEPS, TRAININGS, begun, marker, outputs, remains, stale
+from alitok.workflow.stopping import stoppable
 from alitok.workflow.summary import write_summary
 from alitok.workflow.tasks import Trainings
-from alitok.workflow.workspace import Workspace, other_settings
+from alitok.workflow.workspace import Workspace, differences, other_settings
 
-_SHEET_COLUMNS = 20  # most samples of one class on the sheet
+_SHEET_COLUMNS, _SHEET_ROWS = 20, 50  # most samples of one class, and most classes, on the sheet
+_ENLARGED = 64  # pixels; samples of at most that are shown larger
 
 
 def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
         raise AlitokError(
             f"{request.out} holds a generator trained on codes alone; choose another directory with --out."
         )
-    with join(request.device) as world:
+    with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
         splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
         console.print(
@@ -75,8 +79,9 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
         )
         values = settings(resolved.recipe, splits, resolved.seed)
         if dry_run:
-            seconds = estimate(Trainings(resolved.recipe, splits, world, request.out, resolved.seed))
-            _show_plan(console, resolved.recipe, {}, seconds)
+            done, again = _standing(request, values)
+            trainings = Trainings(resolved.recipe, splits, world, request.out, resolved.seed)
+            _show_plan(console, resolved.recipe, done, estimate(trainings, done, again))
             return {}
         workspace = Workspace(
             request.out,
@@ -103,6 +108,20 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
     return metrics
 
 
+def _standing(request: Request, values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the finished steps reported that a start would keep, and the steps that it would begin anew."""
+    path = request.out / "run.toml"
+    if request.fresh or not path.is_file():
+        return {}, list(STEPS)
+    again = stale(differences(read_toml(path), tomllib.loads(to_toml(values))))
+    done = {}
+    for name, step in STEPS.items():
+        there = all((request.out / place).exists() for place in (marker(name), *step.products))
+        if name not in again and there:
+            done[name] = read_json(request.out / marker(name))
+    return done, again
+
+
 @dataclass(frozen=True)
 class _Changes:
     """What is set aside for changed settings."""
@@ -111,8 +130,9 @@ class _Changes:
     console: Console
 
     def __call__(self, changed: list[str]) -> list[str]:
-        if "data" in changed:
-            raise other_settings(self.root, ["data"])
+        other: list[str] = [name for name in ("data", "contents") if name in changed]
+        if "data" in other or (other and any(begun(self.root, name) for name in TRAININGS)):
+            raise other_settings(self.root, other)  # a share that is not mounted must not start days of work anew
         again = stale(changed)
         if again:
             titles = ", ".join(STEPS[name].title for name in again)
@@ -142,9 +162,10 @@ class _End:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, arr_0=drawn.transpose(0, 2, 3, 1), labels=labels)
         write_bytes(run.root / "samples" / "samples.npz", buffer.getvalue())
-        sheet = drawn.reshape(-1, each, *drawn.shape[1:])[:, :_SHEET_COLUMNS]
+        sheet = drawn.reshape(-1, each, *drawn.shape[1:])[:_SHEET_ROWS, :_SHEET_COLUMNS]
         sheet = pixels.grid(sheet.reshape(-1, *drawn.shape[1:]), columns=sheet.shape[1])
-        write_bytes(run.root / "samples" / "samples.png", pixels.png_bytes(sheet, scale=2))
+        scale = 2 if drawn.shape[-1] <= _ENLARGED else 1
+        write_bytes(run.root / "samples" / "samples.png", pixels.png_bytes(sheet, scale))
         return {"samples": len(drawn)}
 
     def _measure(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Enters: what the user wrote for the data. Leaves: tables on the terminal, a cont
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +27,7 @@ from alitok.data.reading import PictureSource
 from alitok.data.source import (
     MOST_BROKEN,
     SIZES,
+    Look,
     Splits,
     check_broken,
     crops_per_picture,
@@ -37,6 +37,8 @@ from alitok.data.source import (
 )
 from alitok.data.survey import Duplicates, Survey, duplicates, survey
 from alitok.data.tar import Say
+from alitok.workflow.pictures import file_name
+from alitok.workflow.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
 _NAMED = 10  # pictures that a list names
@@ -76,7 +78,8 @@ def run_inspect(
     with progress_bar(console, "Reading every picture", len(splits)) as bar:
         found = survey(splits, bar.advance)
     shorts = found.sizes[found.usable].min(axis=1)
-    chosen = size or (splits.train.size if source in BUILTIN else suggest_size(shorts) if len(shorts) else SIZES[0])
+    look = Look(suggest_size(shorts) if len(shorts) else SIZES[0], len(splits.train))
+    chosen = size or (BUILTIN[source].size if source in BUILTIN else _recipe_size(source, look))
     broken = found.broken + _small(found, chosen)
     same = duplicates(found)
     stops = _stops(broken, splits)
@@ -93,7 +96,7 @@ def run_inspect(
         "notes": list(splits.notes),
     }
     _show(facts, broken, say, console)
-    sheet = sheet or Path(f"inspect-{_file_name(source)}.png")
+    sheet = sheet or Path(f"inspect-{file_name(source)}.png")
     if _write_sheet(found, {picture.key for picture in broken}, sheet):
         say(f"Contact sheet: {sheet}")
     if json_path is not None:
@@ -102,6 +105,11 @@ def run_inspect(
     if stops is not None:
         raise AlitokError(stops)
     return facts
+
+
+def _recipe_size(source: str, look: Look) -> int:
+    """What `alitok fit` would choose on this machine."""
+    return named_recipe("auto", source, look=look).tokenizer.image_size
 
 
 def _small(found: Survey, size: int) -> list[Broken]:
@@ -202,7 +210,7 @@ def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
         ("held out", f"{training['heldout']:,}"),
         ("enlarged", f"{training['enlarged']:,}"),
         ("left out as broken", f"{broken:,}; at most {MOST_BROKEN:.0%} may be"),
-        ("sequences of ten crops in an epoch", f"{training['ten-crop sequences']:,}"),
+        ("stored sequences, with ten crops", f"{training['ten-crop sequences']:,}"),
         ("would it start", "no" if training["stops"] else "yes"),
     ]
 
@@ -300,9 +308,3 @@ def _fitting(draw: ImageDraw.ImageDraw, name: str) -> str:
     while name and draw.textlength(name) > _CELL:
         name = name[:-1]
     return name
-
-
-def _file_name(source: str) -> str:
-    """A name for files from what the user wrote for the data."""
-    last = source.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^\w.-]+", "_", last).strip("._") or "data"

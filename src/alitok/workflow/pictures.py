@@ -5,7 +5,9 @@ Enters: what the user wrote for the data. Leaves: its splits, and the pictures t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -32,6 +34,12 @@ def open_pictures_of(data: str, size: int, seed: int, console: Console) -> Split
     for note in splits.notes:
         say(note)
     return splits
+
+
+def file_name(data: str) -> str:
+    """A name for files and folders from what the user wrote for the data."""
+    last = str(Path(data.partition("?")[0]).resolve()).rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "_", last).strip("._") or "data"
 
 
 def verify(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:

@@ -113,6 +113,8 @@ def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:
         if heldout is not None or request.tokenizer is not None:
             raise AlitokError("--heldout-codes and --tokenizer go with --codes.")
         return None
+    if request.data is not None and request.codes is None:
+        raise AlitokError(f"{request.out} holds a run trained on codes alone; choose another directory with --out.")
     if request.data is not None:
         raise AlitokError("--codes takes the place of --data; give one of them.")
     kept = request.out / "model" / "tokenizer"

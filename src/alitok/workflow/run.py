@@ -55,6 +55,7 @@ class Run:
     def __init__(self, recipe: Recipe, splits: Splits, world: World, workspace: Workspace, seed: int) -> None:
         self.recipe, self.splits, self.world, self.workspace, self.seed = recipe, splits, world, workspace, seed
         self.root = workspace.root
+        self._left_out: list[Broken] = []
 
     @property
     def trainings(self) -> Trainings:
@@ -78,9 +79,9 @@ class Run:
             title = f"{title}, {sum(phase.steps for phase in getattr(self.recipe, name).phases)} steps"
         done = self.workspace.step(name, title, work, step.products)
         if name == "check":
-            broken = [Broken(*found) for found in done["broken"]]
-            tell_left_out(broken, self.workspace.console)
-            self.splits = self.splits.without({key for key, _ in broken})
+            self._left_out = [Broken(*found) for found in done["broken"]]
+            tell_left_out(self._left_out, self.workspace.console)
+            self.splits = self.splits.without({key for key, _ in self._left_out})
         return done
 
     def check(self) -> dict[str, Any]:
@@ -134,7 +135,9 @@ class Run:
                     source,
                     self.root / "codes" / name,
                     recipe=crops,
-                    origin=Origin(self.splits.name, self.splits.contents, name, str(place.resolve())),
+                    origin=Origin(
+                        self.splits.name, self.splits.contents, name, str(place.resolve()), tuple(self._left_out)
+                    ),
                     world=self.world,
                     workers=self.recipe.engine.workers,
                     progress=partial(_advance, bar),
@@ -207,7 +210,5 @@ def report(trained: Trained, module: nn.Module) -> dict[str, Any]:
 
 
 def settings(recipe: Recipe, splits: Splits, seed: int) -> dict[str, Any]:
-    """All that decides the results of a run, for `run.toml`."""
-    values = to_dict(recipe)
-    del values["engine"]
-    return {"data": splits.name, "contents": splits.contents, "seed": seed, "recipe": values}
+    """What a run was asked for, for `run.toml`; all but the recipe's `engine` decides its results."""
+    return {"data": splits.name, "contents": splits.contents, "seed": seed, "recipe": to_dict(recipe)}

@@ -57,7 +57,7 @@ def run_show(
     rows = (pictures[:, None] * codes.crops + np.arange(codes.crops)).ravel()
     decoded = decode_rows(codes, rows, model)
     captions = [_caption(codes, int(row)) for row in rows]
-    place = out or store.with_name(f"{store.resolve().name}.png")
+    place = out or store.resolve().parent / f"{store.resolve().name}.png"
     write_bytes(place, _sheet(decoded, captions, codes.crops if codes.crops > 1 else min(_COLUMNS, chosen)))
     console = Console()
     for picture in pictures.tolist():

@@ -121,7 +121,8 @@ class Trainings:
             tokenizer: draws the samples along the way; None leaves them out.
         """
         store, heldout = self.codes("train"), self.codes("heldout")
-        self.world.together(store.verify)
+        for codes in (store, heldout):
+            self.world.together(codes.verify)
         generator = self.new_generator()
         training = self.recipe.generator
         rows = np.arange(len(heldout))[:: math.ceil(len(heldout) / _LOOK)]

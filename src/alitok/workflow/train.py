@@ -25,6 +25,7 @@ from alitok.workflow.preflight import preflight as check_before
 from alitok.workflow.resolve import Request, Resolved, resolve
 from alitok.workflow.run import Run, settings
 from alitok.workflow.steps import STEPS, begun, stale
+from alitok.workflow.stopping import stoppable
 from alitok.workflow.workspace import Workspace, other_settings
 
 StageName = Literal["stage1", "stage2", "generator"]
@@ -55,7 +56,7 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
     recipe, stores = resolved.recipe, resolved.stores
     if stores is not None and stage != "generator":
         raise AlitokError(f"{stage} is trained on pictures; codes alone train a generator.")
-    with join(request.device) as world:
+    with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
         splits = stores.splits() if stores is not None else _pictures(resolved, console)
         _show_plan(console, stage, recipe, splits, world)

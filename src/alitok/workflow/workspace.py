@@ -76,7 +76,7 @@ class Workspace:
                 remove(root / name)
         if not self._is_run():
             write_bytes(root / _RUN, to_toml(settings).encode())
-        changed = _differences(read_toml(root / _RUN), self._settings)
+        changed = differences(read_toml(root / _RUN), self._settings)
         if changed:
             # run.toml goes last: a start that is killed here finds the same changes again.
             self._set_aside((on_change or self._refuse)(changed))
@@ -148,17 +148,17 @@ def other_settings(root: Path, changed: list[str]) -> AlitokError:
     """The error for a run that is asked to go on with other settings."""
     return AlitokError(
         f"{root} holds a run with other settings ({', '.join(changed)}); "
-        "start over with --fresh, or choose another directory with --out."
+        "choose another directory with --out, or start over (alitok fit --fresh)."
     )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """The key paths on which two nested mappings differ."""
     paths = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            paths += _differences(before, after, f"{prefix}{key}.")
+            paths += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             paths.append(prefix + key)
     return paths
