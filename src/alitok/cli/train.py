@@ -30,7 +30,8 @@ def train(
     """Train one stage, all its phases in one go; run again, it continues where it stopped.
 
     All stages of a run share OUT: later ones take data and recipe from its run.toml. On several GPUs or machines, start
-    it with torchrun: `torchrun --nproc-per-node 8 -m alitok train stage1 ...`. SIGTERM saves and exits with 0.
+    it with torchrun: `torchrun --nproc-per-node 8 -m alitok train stage1 ...`. SIGTERM saves and exits with 0; torchrun
+    passes it on and exits with 1, but with 0 if a process below it gets the signal in its place: `pkill -TERM -P PID`.
 
     Args:
         stage: stage1 (encoder, codebook, causal decoder), stage2 (bidirectional decoder), or generator.

@@ -136,9 +136,6 @@ def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
     """This process's part of the first batch, as the training will get it."""
     stage, classes = training.task.name, run.splits.train.classes
     batch, again = (next(iter(training.task.batches(0))) for _ in range(2))
-    same = all(torch.equal(first, second) for first, second in zip(batch, again, strict=True))
-    fault = "the first batch is another when it is drawn again; the pictures change while they are read."
-    findings.check("first batch drawn twice", same, "the same bits", same, fault)
     values, labels = batch
     ends = int(labels.min()), int(labels.max())
     findings.check(
@@ -155,8 +152,13 @@ def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
         fits = values.shape[1] == length and 0 <= ends[0] <= ends[1] < size
         fault = f"codes (B, {values.shape[1]}) from {ends[0]} to {ends[1]} do not fit {length} codes below {size}."
         findings.check("range of codes", list(ends), f"within 0 and {size - 1}", fits, fault)
-    elif _are_pictures(values, "the pictures of the first batch", findings) and run.world.main and not findings.faults:
-        findings.sheet("batch", by_class(values.numpy(), labels.numpy(), classes))
+    else:
+        _are_pictures(values, "the pictures of the first batch", findings)
+        if run.world.main and not findings.faults:
+            findings.sheet("batch", by_class(values.numpy(), labels.numpy(), classes))
+    same = all(torch.equal(first, second) for first, second in zip(batch, again, strict=True))
+    fault = "the first batch is another when it is drawn again; the pictures change while they are read."
+    findings.check("first batch drawn twice", same, "the same bits", same, fault)
     return batch
 
 
