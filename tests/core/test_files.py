@@ -67,11 +67,25 @@ def test_a_failed_last_rename_puts_the_old_directory_back(tmp_path, monkeypatch)
 
 
 def test_leftovers_of_a_killed_process_with_the_same_number_do_no_harm(tmp_path):
-    left = tmp_path / f".model.{os.getpid()}.part"
+    with atomic_path(tmp_path / "other") as part:
+        part.mkdir()
+        left = part.with_name(part.name.replace("other", "model"))
+    (tmp_path / "other").rmdir()
     left.mkdir()
     with atomic_path(tmp_path / "model") as part:
+        assert part == left
         part.mkdir()
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_machines_on_a_shared_disk_write_beside_one_another(tmp_path, monkeypatch):
+    names = []
+    for machine in ("one", "two.local"):
+        monkeypatch.setattr("platform.node", lambda machine=machine: machine)
+        with atomic_path(tmp_path / "model") as part:
+            part.touch()
+            names.append(part.name)
+    assert names == [f".model.one-{os.getpid()}.part", f".model.two-local-{os.getpid()}.part"]
 
 
 def test_json_round_trip_and_damage(tmp_path):

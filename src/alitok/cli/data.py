@@ -55,6 +55,6 @@ def show(
         seed: decides which.
         device: where to decode.
     """
-    from alitok.workflow.encode import run_show
+    from alitok.workflow.show import run_show
 
     run_show(store, tokenizer=tokenizer, out=out, count=count, seed=seed, device=device)

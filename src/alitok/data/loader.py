@@ -10,28 +10,21 @@ the end of an epoch, and no picture is dropped there. Of W processes, process r 
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from alitok.core.errors import AlitokError
+from alitok.data.ahead import read_ahead
 from alitok.data.codes import CodeStore
 from alitok.data.source import ImageSource
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Flag = ctypes.c_byte  # in memory that parent and workers share
 
 # The uses of randomness; each has streams of its own.
 _PICTURE, _ORDER, _CROP = 0, 1, 2
@@ -143,28 +136,7 @@ class Batches:
         self._start_step, self._workers = start_step, workers
 
     def __iter__(self) -> Iterator[Batch]:
-        results = self._ahead() if self._workers else map(self._steps.__getitem__, count(self._start_step))
-        try:
-            for result in results:
-                if isinstance(result, AlitokError):
-                    raise result
-                yield result
-        finally:
-            del results  # ends the workers now, even while a traceback keeps this frame
-
-    def _ahead(self) -> Iterator[Batch | AlitokError]:
-        ending: Flag = multiprocessing.RawValue(Flag, 0)
-        atexit.register(_raise_flag, ending)  # exit functions run last in first out: before the wait for workers
-        loader = DataLoader(
-            self._steps,
-            batch_size=None,  # an item is a whole batch already
-            sampler=count(self._start_step),
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=partial(_leave_signals_to_the_parent, ending),
-            generator=torch.Generator(),  # else making the iterator would draw from the global one
-        )
-        return iter(loader)
+        return read_ahead(self._steps, count(self._start_step), self._workers)
 
 
 @dataclass
@@ -188,29 +160,6 @@ class _PictureSteps(Dataset[Batch | AlitokError]):
         except AlitokError as error:
             return error
         return torch.from_numpy(np.stack(pictures)), torch.from_numpy(self.source.labels[indices])
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _leave_signals_to_the_parent(ending: Flag, worker: int) -> None:
-    """Ctrl-C and SIGTERM reach all processes of a run; the parent decides when its workers end.
-
-    A parent that exits without having closed its batches sends SIGTERM and waits for the worker to be gone. Only
-    this one is obeyed, which is told by `ending`.
-    """
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        if ending.value:
-            os._exit(0)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, terminate)
-
-
-def _raise_flag(flag: Flag) -> None:
-    flag.value = 1
 
 
 class CodeBatches:

@@ -24,10 +24,7 @@ from alitok.data.source import ImageSource, Splits
 from alitok.jobs.encode import Encoded, Origin, encode_store
 from alitok.tokenizer import Tokenizer
 from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
-from alitok.workflow.show import run_show
 from alitok.workflow.stopping import stoppable
-
-__all__ = ["EncodeOptions", "run_encode", "run_show"]
 
 
 @dataclass(frozen=True)
