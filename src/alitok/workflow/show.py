@@ -105,8 +105,9 @@ def tokenizer_of(codes: CodeStore, given: Path | None = None) -> Tokenizer:
 
 
 def _caption(codes: CodeStore, row: int) -> str:
+    """The class below the first crop of a picture, the crop's name below the others: both would not fit."""
     label = codes.classes[int(codes.picture_labels[row // codes.crops])]
-    return label if codes.crops == 1 else f"{label}: {codes.crop_name(row)}"
+    return codes.crop_name(row) if row % codes.crops else label
 
 
 def _sheet(pictures: np.ndarray, captions: list[str], columns: int) -> bytes:
