@@ -211,7 +211,8 @@ def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeigh
     )
 
 
-_LOCAL = 1.0  # weight of the distance in features learnt from the pictures themselves
+# Weight of the distance in features learnt from the pictures themselves; 1 is too much, see docs/architecture.md.
+_LOCAL = 0.1
 _PAPER = LossWeights(convnext=1.0)
 # Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
 _RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)

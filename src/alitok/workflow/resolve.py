@@ -20,7 +20,7 @@ from alitok.workflow.stores import Stores, open_stores
 
 PerceptualName = Literal["recipe", "none", "local", "convnext", "lpips"]
 _AUTO = "auto"
-_LOCAL_ALONE = 1.0  # weight of a network asked for by name where the recipe has no perceptual term
+_LOCAL_ALONE = 0.1  # weight of a network asked for by name where the recipe has no perceptual term
 
 
 @dataclass(frozen=True)
