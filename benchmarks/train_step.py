@@ -5,10 +5,12 @@ code as `alitok train`. Cases are run in turns, round after round, and the media
 plain case of the same training are taken within one run. Prints a line per case, and one JSON object on the last line.
 
     python benchmarks/train_step.py                                       # the small recipes, as on a laptop
+    python benchmarks/train_step.py --preset alitok-256 --batch-size 1 --options plain --rounds 1 --steps 1 --warmup 1
     python benchmarks/train_step.py --preset alitok-256 --generator L --batch-size 32 --precision bf16   # on a GPU
 
-FLOPs are those of the model: three times the forward pass for what is trained, once for what is frozen; feature
-networks, the discriminator and what `recompute` does twice are not counted. The peak is that of the GPU's data sheet
+FLOPs are those of the model, by formula and (for the plain cases) by torch's counter: three times the forward pass for
+what is trained, once for what is frozen; feature networks, the discriminator and what `recompute` does twice are not
+counted. The peak is that of the GPU's data sheet
 without sparsity; on a CPU it is the rate of a large matrix product, measured by the case itself in float32.
 """
 
@@ -92,32 +94,25 @@ def training_of(trainings: Trainings, stage: str) -> Training:
     return generator_on_noise(trainings) if stage == "generator" else trainings.stage(stage, rehearsal=True)
 
 
-def flops_per_picture(recipe: Recipe, stage: str, model: Any) -> tuple[int, int]:
-    """Of the forward pass, and of a whole step."""
-    from alitok.workflow.flops import decoder_flops, encoder_flops, generator_flops
+def step_flops_of(recipe: Recipe, stage: str, model: Any) -> int:
+    """Of one picture in a training step, by formula."""
+    from alitok.workflow.flops import generator_step_flops, tokenizer_step_flops
 
-    if stage == "generator":
-        forward = generator_flops(model.config)
-        return forward, 3 * forward
-    encoder = encoder_flops(recipe.tokenizer)
-    decoder = decoder_flops(recipe.tokenizer, getattr(recipe.tokenizer, stage))
-    return encoder + decoder, (3 * encoder if stage == "stage1" else encoder) + 3 * decoder
+    return generator_step_flops(model.config) if stage == "generator" else tokenizer_step_flops(recipe.tokenizer, stage)
 
 
-def counted_flops(stage: str, model: Any, device: torch.device) -> int:
-    """Of one picture's forward pass, by torch's counter."""
-    import torch
+def counted_flops(training: Training, batch: tuple[torch.Tensor, ...], device: torch.device) -> int:
+    """Of one picture in a training step, by torch's counter."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        if stage == "generator":
-            codes = torch.zeros(1, model.config.sequence_length - 1, dtype=torch.int64, device=device)
-            model(codes, torch.zeros(1, dtype=torch.int64, device=device))
-        else:
-            side = model.config.image_size
-            model(torch.rand(1, 3, side, side, device=device), stage)
+    from alitok.train.task import Moment
+
+    task, counter = training.task, FlopCounterMode(display=False)
+    one = tuple(part[:1].to(device) for part in batch)
+    with sdpa_kernel(SDPBackend.MATH), counter:  # there attention is two plain products, which the counter knows
+        for terms in task.losses(task.modules, one, Moment(0, 0, 0)):
+            terms.minimise.backward()
     return counter.get_total_flops()
 
 
@@ -166,29 +161,28 @@ def run(options: argparse.Namespace, case: str, world: World) -> dict[str, Any]:
     peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if world.device.type == "cuda":
         peak_memory = torch.cuda.max_memory_allocated(world.device)
-    forward, step_flops = flops_per_picture(recipe, stage, training.model)
+    step_flops = step_flops_of(recipe, stage, training.model)
     rate, how = peak_rate(world.device, computes_in_half(world.device, recipe.engine.precision))
-    seconds, batch = statistics.median(times), training.loop.batch_size
+    seconds, images = statistics.median(times), training.loop.batch_size
     found = {
         "case": case,
-        "batch_size": batch,
+        "batch_size": images,
         "processes": world.size,
         "precision": "bf16" if computes_in_half(world.device, recipe.engine.precision) else "fp32",
         "seconds": seconds,
-        "images_per_second": batch / seconds,
-        "gflops_per_image_forward": forward / 1e9,
-        "gflops_per_image_step": step_flops / 1e9,
-        "tflops_per_second": batch * step_flops / seconds / 1e12,
+        "images_per_second": images / seconds,
+        "gflops_per_image": step_flops / 1e9,
+        "tflops_per_second": images * step_flops / seconds / 1e12,
         "peak_tflops_per_second": rate / 1e12,
         "peak": how,
-        "mfu": batch * step_flops / seconds / rate / world.size if rate else None,
+        "mfu": images * step_flops / seconds / rate / world.size if rate else None,
         "peak_memory_gb": peak_memory / 1e9,
         "device": torch.cuda.get_device_name() if world.device.type == "cuda" else platform.machine(),
     }
     if stage == "generator":
         found["tokens_per_second"] = found["images_per_second"] * training.model.config.sequence_length
     if option == "plain":
-        found["gflops_per_image_counted"] = counted_flops(stage, training.model.eval(), world.device) / 1e9
+        found["gflops_per_image_counted"] = counted_flops(training, batch, world.device) / 1e9
     return found
 
 

@@ -8,7 +8,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from alitok.generator import Generator, GeneratorConfig
 from alitok.presets import RECIPES
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.workflow.flops import decoder_flops, encoder_flops, generator_flops
+from alitok.train.generator import GeneratorTask, GeneratorTraining
+from alitok.train.schedule import Phase
+from alitok.train.task import LoopConfig, Moment
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+from alitok.workflow.flops import (
+    decoder_flops,
+    encoder_flops,
+    generator_flops,
+    generator_step_flops,
+    tokenizer_step_flops,
+)
 
 
 def counted(function, *arguments):
@@ -47,3 +57,27 @@ def test_generator():
     codes = torch.zeros(1, config.sequence_length - 1, dtype=torch.int64)
     classes = torch.zeros(1, dtype=torch.int64)
     assert counted(model, codes, classes) == generator_flops(config)
+
+
+def step_of(task, batch):
+    """Forward and backward passes of one microbatch, as the loop does them, and what follows them."""
+    for terms in task.losses(task.modules, batch, Moment(0, 0, 0)):
+        terms.minimise.backward()
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_training_step_of_the_tokenizer(name, stage):
+    config = LAYOUTS[name]
+    training = TokenizerTraining(loop=LoopConfig(batch_size=2), phases=(TokenizerPhase(steps=1),))
+    images = torch.randint(256, (2, 3, config.image_size, config.image_size), dtype=torch.uint8)
+    task = TokenizerTask(Tokenizer(config), stage, training, lambda start: iter(()), images.numpy())
+    assert counted(step_of, task, (images, torch.zeros(2))) == 2 * tokenizer_step_flops(config, stage)
+
+
+def test_a_training_step_of_the_generator():
+    config = GeneratorConfig(layers=2, width=64, heads=4)
+    training = GeneratorTraining(loop=LoopConfig(batch_size=2), phases=(Phase(steps=1),))
+    batch = torch.zeros(2, config.sequence_length, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    task = GeneratorTask(Generator(config), training, lambda start: iter(()), batch)
+    assert counted(step_of, task, batch) == 2 * generator_step_flops(config)

@@ -1,8 +1,8 @@
-"""Floating-point operations of one forward pass, by formula from the configuration.
+"""Floating-point operations of one picture, forward and in a training step, by formula from the configuration.
 
 A multiply-add counts as two. Norms, activations, softmax and additions are left out, as in the model FLOPs that
-utilisation (MFU) is stated in; a training step takes three times a forward pass. Attention counts all pairs of
-positions, masked or not.
+utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the gradients of the inputs and once
+for those of the weights. Attention counts all pairs of positions, masked or not.
 
 Shapes: L positions, D width, E inner width of the MLP.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from alitok.generator import GeneratorConfig
 from alitok.nn.blocks import swiglu_width
 from alitok.tokenizer import DecoderConfig, TokenizerConfig
+from alitok.tokenizer.model import Stage
 
 
 def _blocks(layers: int, width: int, length: int, mlp_weights: int) -> int:
@@ -28,20 +29,52 @@ def _vit(layers: int, width: int, length: int) -> int:
 def encoder_flops(config: TokenizerConfig) -> int:
     """Picture to codes: patches, blocks, features, and distances to the codebook."""
     width, cells, codes = config.encoder.width, config.grid**2, config.sequence_length
-    patches = 2 * cells * width * 3 * config.patch_size**2
     features = 2 * codes * width * config.code_width
-    distances = 2 * codes * config.codebook_size * config.code_width
-    return patches + _vit(config.encoder.layers, width, cells + codes) + features + distances
+    return _patches(config) + _vit(config.encoder.layers, width, cells + codes) + features + _distances(config)
+
+
+def _patches(config: TokenizerConfig) -> int:
+    return 2 * config.grid**2 * config.encoder.width * 3 * config.patch_size**2
+
+
+def _distances(config: TokenizerConfig) -> int:
+    return 2 * config.sequence_length * config.codebook_size * config.code_width
 
 
 def decoder_flops(config: TokenizerConfig, decoder: DecoderConfig) -> int:
     """Codes to picture, and to the prefix strip where there is a head for it."""
     cells = config.grid**2
-    read = cells + (config.prefix_length if decoder.reads_prefix else 0)
     drawn = cells + (config.prefix_length if decoder.prefix_head else 0)
-    embedding = 2 * read * config.code_width * decoder.width
     pixels = 2 * drawn * 3 * config.patch_size**2 * (decoder.width + 3)  # the head, then the 3 -> 3 convolution
-    return embedding + _vit(decoder.layers, decoder.width, read + decoder.extra_tokens) + pixels
+    length = _read(config, decoder) + decoder.extra_tokens
+    return _embedding(config, decoder) + _vit(decoder.layers, decoder.width, length) + pixels
+
+
+def _read(config: TokenizerConfig, decoder: DecoderConfig) -> int:
+    return config.grid**2 + (config.prefix_length if decoder.reads_prefix else 0)
+
+
+def _embedding(config: TokenizerConfig, decoder: DecoderConfig) -> int:
+    return 2 * _read(config, decoder) * config.code_width * decoder.width
+
+
+def tokenizer_step_flops(config: TokenizerConfig, stage: Stage) -> int:
+    """One picture of a training step of a tokenizer's stage.
+
+    Stage 1: no gradient reaches the pixels, nor comes from the choice of codes, whose distances online clustering
+    takes once more. Stage 2: encoder and codes are frozen. Feature networks and discriminator are not counted.
+    """
+    decoder = {"stage1": config.stage1, "stage2": config.stage2}[stage]
+    assert decoder is not None
+    encode, decode = encoder_flops(config), 3 * decoder_flops(config, decoder)
+    if stage == "stage2":
+        return encode + decode - _embedding(config, decoder)
+    return 3 * encode + decode - _patches(config) - _distances(config)
+
+
+def generator_step_flops(config: GeneratorConfig) -> int:
+    """One sequence of a training step."""
+    return 3 * generator_flops(config)
 
 
 def generator_flops(config: GeneratorConfig) -> int:
