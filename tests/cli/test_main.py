@@ -111,10 +111,10 @@ def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, argum
     ],
 )
 def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, status, words):
-    def fail(options):
+    def fail(request, *, command):
         raise error
 
-    monkeypatch.setattr("alitok.workflow.demo.run_demo", fail)
+    monkeypatch.setattr("alitok.workflow.fit.run_fit", fail)
     with pytest.raises(SystemExit) as left:
         app.meta(["demo"])
     assert left.value.code == status

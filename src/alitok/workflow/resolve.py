@@ -76,7 +76,9 @@ def resolve(request: Request) -> Resolved:
     """
     stored = _stored(request)
     stores = _stores(request, stored)
-    data = request.data or stored.get("data") if stores is None else stores.splits().name
+    data = request.data if request.data is not None else stored.get("data")
+    if stores is not None:
+        data = stores.splits().name
     if data is None:
         raise AlitokError(f"{request.out} holds no run yet; name the pictures with --data.")
     if request.preset is None and "recipe" in stored:
