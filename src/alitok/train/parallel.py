@@ -77,10 +77,14 @@ def average_whole(module: nn.Module, world: World) -> None:
 
 
 def compile_blocks(module: nn.Module) -> None:
-    """Compile each transformer block, in place; equal blocks share one compilation."""
+    """Compile each transformer block, in place; equal blocks share one compilation.
+
+    Each length of sequence has its own: with a length that may vary, attention would not know whether it is causal, and
+    the block would fall into pieces.
+    """
     for part in module.modules():
         if isinstance(part, Block):
-            part.compile()
+            part.compile(dynamic=False)
 
 
 def recompute_activations(module: nn.Module) -> None:
