@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.source import Look, check_broken, crops_per_picture, look_at, open_splits, suggest_size, view_batches
+from alitok.data.source import Look, check_broken, crops_per_picture, look_at, open_splits, suggest_size
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
@@ -169,24 +169,3 @@ def test_a_first_look_reads_headers_and_passes_over_what_is_broken(tmp_path):
         path.write_bytes(b"no picture")
     with pytest.raises(AlitokError, match="can be read"):
         look_at(str(tmp_path))
-
-
-class Views:
-    """Two views of each picture, which say which they are."""
-
-    labels = np.array([2, 0, 1], np.int64)
-
-    def views(self, index, recipe):
-        assert recipe == "flip"
-        return np.stack([np.full((3, 2, 2), 10 * index + view, np.uint8) for view in range(2)])
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 100])
-def test_all_views_come_picture_by_picture_with_the_label_of_their_picture(batch_size):
-    batches = list(view_batches(Views(), "flip", batch_size))
-    assert all(len(views) == batch_size for views, _ in batches[:-1])
-    views = np.concatenate([views for views, _ in batches])
-    labels = np.concatenate([labels for _, labels in batches])
-    assert (views.dtype, labels.dtype) == (np.uint8, np.int64)
-    assert (views[:, 0, 0, 0].tolist(), views.shape) == ([0, 1, 10, 11, 20, 21], (6, 3, 2, 2))
-    assert labels.tolist() == [2, 2, 0, 0, 1, 1]

@@ -6,6 +6,7 @@ photographs in scikit-image's wheel; the class is the photograph. Leaves: pictur
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ _DIGITS_HELD_OUT = 0.2
 _INSTALL = "is not installed; run: pip install 'alitok[demo]'"
 
 
-class _InMemory:
+class _InMemory(ABC):
     """What all built-in sources share: none of their pictures can be broken, and any order is as good as any other."""
 
     name: str
@@ -63,13 +64,13 @@ class _InMemory:
         """The name of the source and the number of the picture in it."""
         return f"{self.name} {index}"
 
+    @abstractmethod
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
-        raise NotImplementedError
 
+    @abstractmethod
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """(C, 3, size, size) uint8."""
-        raise NotImplementedError
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
         """Nothing to read: the pictures are in memory already."""

@@ -1,7 +1,7 @@
 """The one interface of all picture sources, and how a source is found by what the user wrote.
 
-Enters: one of the forms below. Leaves: two sources, of pictures (3, size, size) uint8, and all stored views of a source
-in order. Shapes: B views of a batch, C views of a picture, N pictures.
+Enters: one of the forms below. Leaves: two sources, of pictures (3, size, size) uint8.
+Shapes: C views of a picture, N pictures.
 
     digits, photos                    pictures that come with libraries
     FOLDER                            one folder per class, pictures at any depth below it
@@ -29,9 +29,8 @@ Otherwise a tenth of each class is held out, by the seed. Options follow a quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -141,24 +140,6 @@ def crops_per_picture(source: ImageSource, recipe: CropRecipe) -> int:
         AlitokError: the first picture cannot be read.
     """
     return len(source.views(0, recipe))
-
-
-def view_batches(
-    source: ImageSource, recipe: CropRecipe, batch_size: int = 256
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All views of picture 0, then of picture 1, and so on, as a code store orders its rows.
-
-    Returns:
-        Views (B, 3, size, size) uint8 and the labels of their pictures (B,) int64; only the last batch is shorter
-        than `batch_size`.
-
-    Raises:
-        AlitokError: while iterating, a picture cannot be read.
-    """
-    rows = ((view, label) for index, label in enumerate(source.labels) for view in source.views(index, recipe))
-    while block := list(islice(rows, batch_size)):
-        views, labels = zip(*block, strict=True)
-        yield np.stack(views), np.stack(labels)
 
 
 @dataclass(frozen=True)

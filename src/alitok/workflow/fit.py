@@ -86,7 +86,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
         workspace = Workspace(
             request.out,
             values,
-            outputs=outputs(),
+            outputs=(*outputs(), "preflight"),
             fresh=request.fresh,
             console=console,
             world=world,
