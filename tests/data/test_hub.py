@@ -220,6 +220,35 @@ def test_files_named_after_their_parts(tmp_path, place, streaming):
     assert len(open_splits(files, 16).heldout) == 4
 
 
+@pytest.mark.parametrize("streaming", ["", "?streaming=1"])
+def test_folders_whose_names_hold_signs_of_patterns(tmp_path, streaming):
+    for number, name in enumerate(("a[1]*{b}", "a1b")):
+        (tmp_path / name).mkdir()
+        data(range(10 * number, 10 * number + 4)).to_parquet(tmp_path / name / "x.parquet")
+    for source in ("a[1]*{b}", "a[1]*{b}/x.parquet", "a[1]*{b}/?.parquet"):
+        assert reds(open_pictures(f"{tmp_path}/{source}{streaming}")) == [0, 1, 2, 3]
+
+
+def test_class_folders_are_used_and_not_a_table_beside_them(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for number in range(3):
+        (tmp_path / "cat" / f"{number}.png").write_bytes(png(number))
+    pq.write_table(pa.table({"file_name": ["cat/0.png"]}), tmp_path / "metadata.parquet")
+    pictures = open_pictures(str(tmp_path))
+    assert pictures.classes == ("cat",)
+    assert "metadata.parquet" in pictures.notes[0]
+
+
+def test_a_picture_in_a_repository_of_tables_is_no_class(tmp_path):
+    for folder in ("data", "assets"):
+        (tmp_path / folder).mkdir()
+    data(range(6)).to_parquet(tmp_path / "data" / "train-0.parquet")
+    (tmp_path / "assets" / "banner.png").write_bytes(png(1))
+    pictures = open_pictures(str(tmp_path))
+    assert pictures.classes == ("bee", "ant")
+    assert "assets/banner.png" in pictures.notes[-1]
+
+
 def test_the_hash_follows_rows_sizes_and_labels(tmp_path):
     hashes = []
     for number, built in enumerate([data(range(5)), data(range(6)), data(range(5), lambda n: "a"), data(range(5))]):

@@ -70,6 +70,16 @@ def test_paths_come_in_order_and_once(tmp_path):
     assert names("{b-0,*-0}") == ["b-0", "a-0"]
 
 
+def test_what_is_there_under_the_very_name_is_meant(tmp_path):
+    for name in ("a[1]/x", "a1/x", "{a1,b}/x", "b/x"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for pattern in ("a[1]/x", "a[1]/*", "{a1,b}/{x,x}", "{a1,b}"):
+        (path,) = expand_paths(f"{tmp_path}/{pattern}")
+        assert path.relative_to(tmp_path).parts[0] == pattern.partition("/")[0]
+    assert len(expand_paths(f"{tmp_path}/{{b,a1}}/x")) == 2  # no folder is called this
+
+
 @pytest.mark.parametrize("pattern", ["c-*", "b-{0..1}", "gone"])
 def test_a_file_that_is_not_there_is_named(tmp_path, pattern):
     (tmp_path / "b-0").touch()

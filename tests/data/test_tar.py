@@ -206,6 +206,58 @@ def test_without_parts_a_tenth_of_each_class_is_held_out(tmp_path):
     assert len(splits.train) == 26
 
 
+def test_class_folders_are_used_and_not_an_archive_beside_them(tmp_path):
+    for name in ("cat", "dog"):
+        for n in range(2):
+            path = tmp_path / name / f"{n}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(png(n))
+    before = open_pictures(str(tmp_path))
+    write(tmp_path / "backup.tar", samples(range(4)))
+    after = open_pictures(str(tmp_path))
+    assert found(after) == found(before)
+    assert (after.classes, after.contents) == (("cat", "dog"), before.contents)
+    (note,) = after.notes
+    assert "backup.tar" in note
+    assert str(tmp_path / "*.tar") in note
+    assert open_pictures(f"{tmp_path}/*.tar").classes == ("a", "b")
+    write(tmp_path / "held.tar", samples(range(2)))  # an option that archives alone have says what is meant
+    splits = open_splits(f"{tmp_path}?heldout={tmp_path}/held.tar", 16)
+    assert splits.train.classes == ("a", "b")
+    assert "4 pictures" in splits.notes[-1]
+
+
+def test_archives_are_used_and_not_single_pictures_beside_them(tmp_path):
+    write(tmp_path / "x.tar", samples(range(4)))
+    (tmp_path / "logo.png").write_bytes(png(0))
+    (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "._x.tar").write_bytes(b"of another system")
+    pictures = open_pictures(str(tmp_path))
+    assert len(pictures) == 4
+    (note,) = pictures.notes
+    assert note.startswith("1 pictures")
+    assert "logo.png" in note
+
+
+@pytest.mark.parametrize("odd", ["a[1]", "*", "wh?t", "{a,b}", "[", "a[!x]{0..3}"])
+def test_folders_whose_names_hold_signs_of_patterns(tmp_path, odd):
+    for shard in range(2):
+        write(tmp_path / odd / f"{shard}.tar", samples(range(2 * shard, 2 * shard + 2)))
+    write(tmp_path / "b" / "0.tar", samples(range(9)))  # what these signs would stand for
+    write(tmp_path / "a1" / "0.tar", samples(range(9)))
+    for source in (odd, f"{odd}/*.tar", f"{odd}/{{0..1}}.tar"):
+        assert set(found(open_pictures(f"{tmp_path}/{source}"))) == {f"{n // 2}.tar/{n:04d}.png" for n in range(4)}
+    assert len(open_pictures(f"{tmp_path}/{odd}/1.tar")) == 2
+    for name in ("cat", odd):
+        for n in range(2):
+            path = tmp_path / "folders" / name / f"{n}.png"
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_bytes(png(n))
+    splits = open_splits(f"{tmp_path}/folders", 16)
+    assert splits.train.classes == tuple(sorted(("cat", odd)))
+    assert splits.train.verify() == splits.heldout.verify() == []
+
+
 def test_archives_of_one_name_in_two_folders_have_keys_of_their_own(tmp_path):
     for folder in "ab":
         write(tmp_path / folder / "x.tar", samples(range(2)))

@@ -128,6 +128,15 @@ def collect(root: Path, train: Iterable[File], heldout: Iterable[File] | None = 
     return FilePictures(str(root), root.name or str(root), classes, rows, strings, contents.finish(), held)
 
 
+def pictures_below(root: Path) -> list[str]:
+    """Paths of all pictures below a folder, in order; hidden files and folders are left out.
+
+    Raises:
+        AlitokError: a folder cannot be listed.
+    """
+    return sorted((key for key, _ in _walk(root)), key=_order)
+
+
 def _parts(root: Path) -> tuple[list[str] | None, list[str]]:
     """The folders of a given split, training first, or None where there is none; and what is to be said of it."""
     folders, _ = _children(root)

@@ -6,6 +6,7 @@ that the stream was written to once.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ def open_tables(
     kinds = {path.suffix.lower().removeprefix(".") for paths in files.values() for path in paths}
     if len(kinds) > 1:
         raise AlitokError(f"{name} has parquet and arrow files; give those of one kind.")
-    data_files = {split: [str(path) for path in paths] for split, paths in files.items()}
+    data_files = {split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()}  # it globs
     streaming = _streaming(options)
 
     def load(split: str) -> Any:

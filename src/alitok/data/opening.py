@@ -5,13 +5,14 @@ Enters: a folder, a file, a pattern, an address or the name of a data set. Leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.cache import open_cache
-from alitok.data.folder import open_folder, open_labels
+from alitok.data.folder import open_folder, open_labels, pictures_below
 from alitok.data.hub import PREFIX, TABLES, open_hub, open_saved, open_tables
 from alitok.data.labelled import LABEL_SUFFIXES
 from alitok.data.patterns import (
@@ -86,12 +87,39 @@ def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> 
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         require_options(str(path), options, "split", "heldout", "image", "label")
         return open_saved(path, options)
+    packed = _packed(path)
+    if packed is None:
+        require_options(str(path), options)
+        return open_folder(path)
+    example, pattern, opener = packed
+    beside = pictures_below(path)
+    if not options and example.parent == path and any("/" in picture for picture in beside):
+        folders = open_folder(path)
+        return replace(
+            folders,
+            notes=(
+                *folders.notes,
+                f"The folders of pictures in {path} are used and not the files beside them, such as {example.name}; to "
+                f"read those instead, give {path / pattern}.",
+            ),
+        )
+    pictures = opener(f"{path}/{pattern}", options, say, path.name)
+    if beside:
+        note = (
+            f"{len(beside):,} pictures in {path} that are in none of its {pattern} are not used, such as {beside[0]}."
+        )
+        pictures.notes = (*pictures.notes, note)
+    return pictures
+
+
+def _packed(path: Path) -> tuple[Path, str, Callable[..., Pictures]] | None:
+    """Of the archives or tables in a folder: one of them, the pattern of all below the folder, and what opens them."""
     for suffix, opener in ((".tar", _open_archives), *((suffix, _open_tables) for suffix in TABLES)):
         for pattern in (f"*{suffix}", f"data/*{suffix}"):  # in data/, as hub repositories have them
-            if any(not file.name.startswith(".") for file in path.glob(pattern)):
-                return opener(f"{path}/{pattern}", options, say, path.name)
-    require_options(str(path), options)
-    return open_folder(path)
+            files = [file for file in path.glob(pattern) if file.is_file() and not file.name.startswith(".")]
+            if files:
+                return min(files), pattern, opener
+    return None
 
 
 def _open_tables(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
@@ -136,7 +164,7 @@ def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, na
     ]
     name = name or (names[0] if len(names) == 1 else f"{len(names):,} archives from {names[0]}")
     held = None if heldout is None else shards[len(train) :]
-    first = Path(str(places[0]).partition("?")[0])
+    first = Path(places[0].partition("?")[0]) if isinstance(places[0], str) else places[0]
     only_class = first.stem if len(places) == 1 else first.parent.name or name
     return open_tars(name, shards[: len(train)], held, cache=cache, notes=notes, only_class=only_class, say=say)
 
@@ -144,5 +172,5 @@ def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, na
 def _distinct(places: Sequence[str | Path]) -> list[str]:
     """Short names for keys: the last part, or all of it where that would not be unique."""
     texts = [place if isinstance(place, str) else place.as_posix() for place in places]
-    short = [text.partition("?")[0].rpartition("/")[2] for text in texts]
+    short = [(text.partition("?")[0] if is_url(text) else text).rpartition("/")[2] for text in texts]
     return short if len(set(short)) == len(short) else texts

@@ -99,18 +99,28 @@ def _choices(inside: str) -> list[str]:
 def expand_paths(name: str) -> list[Path]:
     """The files that a path with braces and wildcards stands for, in order.
 
+    Folders and files that are there under the very name are meant by it, whatever signs it holds. Wildcards stand for
+    files that are not hidden.
+
     Raises:
         AlitokError: one of them is not there, or nothing fits.
     """
+    path = Path(name).expanduser().absolute()
+    there, rest = Path(path.anchor), list(path.parts[1:])
+    while rest and (there / rest[0]).exists():
+        there /= rest.pop(0)
+    if not rest:
+        return [there]
     found = []
-    for each in expand_braces(str(Path(name).expanduser().absolute())):
-        if Path(each).exists():
-            found.append(Path(each))
+    for each in expand_braces("/".join(rest)):
+        if (there / each).exists():
+            found.append(there / each)
             continue
-        matches = sorted(Path("/").glob(each.lstrip("/"))) if is_pattern(each) else []
-        if not matches:
-            raise AlitokError(f"There is no file {each}; check the name.")
-        found += matches
+        matches = there.glob(each) if is_pattern(each) else ()
+        files = sorted(path for path in matches if path.is_file() and not path.name.startswith("."))
+        if not files:
+            raise AlitokError(f"There is no file {there / each}; check the name.")
+        found += files
     return list(dict.fromkeys(found))
 
 
