@@ -2,6 +2,7 @@
 
 from alitok.tokenizer.model import Tokenizer, TokenizerConfig
 from alitok.tokenizer.quantizer import Quantized, VectorQuantizer
+from alitok.tokenizer.rows import RowDecoder
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "Quantized",
+    "RowDecoder",
     "Tokenizer",
     "TokenizerConfig",
     "VectorQuantizer",

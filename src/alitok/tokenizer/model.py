@@ -122,7 +122,8 @@ class Tokenizer(nn.Module):
         decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}.get(stage)
         if decoder is None:
             there = " and ".join(name for name in ("stage1", "stage2") if getattr(self, name) is not None)
-            raise AlitokError(f"This tokenizer has no {stage or ''} decoder (it has: {there or 'none'}).")
+            wanted = f"{stage} decoder" if stage else "decoder"
+            raise AlitokError(f"This tokenizer has no {wanted} (it has: {there or 'none'}).")
         return decoder
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

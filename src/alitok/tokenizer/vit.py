@@ -17,6 +17,7 @@ from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.nn.attention import require_heads
 from alitok.nn.blocks import Blocks, init_linear_layers, vit_block
+from alitok.nn.cache import KeyValueCache
 
 
 @config
@@ -122,7 +123,7 @@ class PixelHead(nn.Module):
         pixels = self.to_pixels(x).unflatten(1, (rows, -1)).unflatten(-1, (f, f, 3))  # B r c fr fc 3
         picture = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         with torch.autocast(x.device.type, enabled=False):  # bf16 holds no 256 levels
-            return self.mix(picture.float()).sigmoid()
+            return self.mix(picture.to(self.mix.weight.dtype)).sigmoid()
 
 
 class Decoded(NamedTuple):
@@ -139,11 +140,11 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.grid = config, grid
         self.prefix = prefix  # of the codes handed in, read or not
+        self.unread = 0 if config.reads_prefix else prefix  # codes in front that are left aside
         width = config.width
-        read = (prefix if config.reads_prefix else 0) + grid * grid
         self.from_vectors = nn.Linear(code_width, width)
         self.extra_tokens = _positions(config.extra_tokens, width)
-        self.positions = _positions(config.extra_tokens + read, width)
+        self.positions = _positions(config.extra_tokens + prefix - self.unread + grid * grid, width)
         self.norm_in = nn.LayerNorm(width)
         self.blocks = Blocks(vit_block(width, config.heads) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(width)
@@ -157,13 +158,43 @@ class Decoder(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> Decoded:
         """(B, T, D) -> `Decoded`."""
-        if not self.config.reads_prefix:
-            vectors = vectors[:, self.prefix :]
-        extra = self.extra_tokens.expand(len(vectors), -1, -1)
-        x = torch.cat([extra, self.from_vectors(vectors)], dim=1) + self.positions
-        x = self.blocks(self.norm_in(x), causal=self.config.causal)
-        x = self.norm_out(x[:, self.config.extra_tokens :])
+        assert vectors.shape[1] == self.prefix + self.grid**2, "a picture is decoded from all of its codes"
+        x = self.read(vectors[:, self.unread :])
         images = self.head(x[:, -self.grid * self.grid :], rows=self.grid)
         if self.prefix_head is None:
             return Decoded(images, None)
         return Decoded(images, self.prefix_head(x[:, : self.prefix], rows=1))
+
+    def read(self, vectors: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+        """Run the transformer over the vectors of codes that are read; the prefix comes first where it is one of them.
+
+        Args:
+            vectors: (B, n, D).
+            cache: from `new_cache`, for a causal decoder; `vectors` then stand behind those read before, and the
+                cache grows by them. The extra tokens go in with the first.
+
+        Returns:
+            (B, n, W), what the pixel heads draw from.
+        """
+        start = 0 if cache is None else cache.length
+        x = self.from_vectors(vectors)
+        if start == 0:
+            x = torch.cat([self.extra_tokens.expand(len(x), -1, -1), x], dim=1)
+        end = start + x.shape[1]
+        x = self.blocks(self.norm_in(x + self.positions[start:end]), causal=self.config.causal, cache=cache)
+        if cache is not None:
+            cache.length = end
+        return self.norm_out(x[:, -vectors.shape[1] :])
+
+    def new_cache(self, batch: int) -> KeyValueCache:
+        """An empty cache for `batch` pictures, on the decoder's device and in its dtype."""
+        weight = self.from_vectors.weight
+        return KeyValueCache(
+            layers=self.config.layers,
+            batch=batch,
+            heads=self.config.heads,
+            positions=len(self.positions),
+            head_size=self.config.width // self.config.heads,
+            device=weight.device,
+            dtype=weight.dtype,
+        )

@@ -1,0 +1,86 @@
+"""Codes to finished pictures, in the faster of two precisions.
+
+Enters: codes (B, T). Leaves: pictures (B, 3, h, h) uint8. B pictures, T codes of each, h image side.
+
+bf16 is taken where it is faster and a trial on the first pictures stays within 1/255 of fp32, a step of a uint8 pixel.
+Machines, and processes of one job, may decide differently; their pixels may then differ by such a step, and codes never
+do. `precision="fp32"` gives the same pictures everywhere, up to the last bits of float32.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import get_args
+
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.device import Precision, autocast, computes_in_half
+from alitok.core.errors import AlitokError
+from alitok.tokenizer import Tokenizer
+
+_TRIAL = 2  # pictures that are decoded in both precisions
+_TOLERANCE = 1 / 255
+
+
+class PixelDecoder:
+    """Codes to uint8 pictures by a tokenizer's last decoder, in the faster of fp32 and bf16 that stays within 1/255.
+
+    Args:
+        tokenizer: in evaluation mode.
+        precision: `auto` tries both on the first pictures that are decoded, where the machine computes in bf16 at all.
+
+    Attributes:
+        precision: `fp32` or `bf16`, the one in use; `auto` until it is decided.
+
+    Raises:
+        AlitokError: the tokenizer has no decoder, or there is no such precision.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
+        if precision not in get_args(Precision):
+            raise AlitokError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
+        tokenizer.decoder()  # that there is one
+        self._tokenizer = tokenizer
+        self.precision: Precision = precision
+
+    @torch.inference_mode()
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, T), on the tokenizer's device -> pictures (B, 3, h, h) uint8, there as well.
+
+        Raises:
+            AlitokError: codes of another shape.
+        """
+        if self.precision == "auto" and len(codes):
+            self.precision = _decide(self._tokenizer, codes[:_TRIAL])
+        return pixels.to_uint8(_decode(self._tokenizer, codes, "bf16" if self.precision == "bf16" else "fp32"))
+
+
+def _decide(tokenizer: Tokenizer, codes: torch.Tensor) -> Precision:
+    """bf16 if the machine computes in it and it is faster on `codes` and near enough to fp32, else fp32."""
+    if not _may_be_faster_in_half(codes.device):
+        return "fp32"
+    exact, patience = _timed(tokenizer, codes, "fp32")
+    rounded, seconds = _timed(tokenizer, codes, "bf16")
+    near = (rounded - exact).abs().max().item() <= _TOLERANCE  # false where bf16 gives NaN
+    return "bf16" if near and seconds < patience else "fp32"
+
+
+def _may_be_faster_in_half(device: torch.device) -> bool:
+    """Whether a trial is worth its time: the device has instructions for bf16."""
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return computes_in_half(device)
+
+
+def _timed(tokenizer: Tokenizer, codes: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, float]:
+    """Decode twice; the pictures in float32 on the CPU, and the seconds of the second time, until they are there."""
+    _decode(tokenizer, codes, precision).cpu()
+    start = time.perf_counter()
+    images = _decode(tokenizer, codes, precision).cpu()
+    return images.float(), time.perf_counter() - start
+
+
+def _decode(tokenizer: Tokenizer, codes: torch.Tensor, precision: Precision) -> torch.Tensor:
+    with autocast(codes.device, precision):
+        return tokenizer.decode(codes)
