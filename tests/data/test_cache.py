@@ -334,7 +334,10 @@ def test_fetched_archives_hold_what_local_ones_do(server, cache, tmp_path):
     source = shards(server, 3)
     said = []
     fetched = open_pictures(source, said.append)
-    assert said == ["1 of 3 archives listed", "2 of 3 archives listed", "3 of 3 archives listed"]
+    urls = [f"{server.url}/{shard:03d}.tar" for shard in range(3)]
+    assert sorted(said) == [*(f"{n} of 3 archives listed" for n in (1, 2, 3)), *(f"Fetching {url}" for url in urls)]
+    open_pictures(source, said.append)  # all is known by now
+    assert len(said) == 6
     for shard in range(3):
         (tmp_path / "local" / f"{shard:03d}.tar").parent.mkdir(exist_ok=True)
         (tmp_path / "local" / f"{shard:03d}.tar").write_bytes(server.files[f"/{shard:03d}.tar"])
@@ -366,8 +369,21 @@ def test_a_first_look_opens_few_archives(server, cache, tmp_path):
     for name in names(cache):
         (cache.root / "shards" / name).unlink()
     server.gets.clear()
-    assert look_at(source) == Look(16, 72)
+    said = []
+    assert look_at(source, say=said.append) == Look(16, 72)
     assert 0 < len({path for path, _ in server.gets}) <= 4
+    assert said == [f"Looking at 16 pictures from 4 archives of {source}"]
+
+
+def test_many_archives_are_told_of_a_hundred_times_at_most(cache, tmp_path):
+    for number in range(250):
+        path = tmp_path / "tars" / f"{number:03d}.tar"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(archive([number]))
+    said = []
+    open_pictures(str(tmp_path / "tars"), said.append)
+    assert 50 < len(said) <= 100
+    assert said[-1] == "250 of 250 archives listed"
 
 
 def test_held_out_archives_at_another_address(server, cache, tmp_path):

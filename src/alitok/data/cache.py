@@ -54,6 +54,10 @@ class Cache:
         """Where several files that belong together are kept."""
         return self.root / kind / _hash(*identity)
 
+    def has(self, url: str) -> bool:
+        """Whether an archive is there, whole."""
+        return self._path(url).exists()
+
     def open(self, url: str) -> ShardFile:
         """A fetched archive, fetched first if it is not there.
 

@@ -262,8 +262,13 @@ class Look:
     pictures: int
 
 
-def look_at(data: str, seed: int = 0) -> Look:
+def look_at(data: str, seed: int = 0, say: Say | None = None) -> Look:
     """List a data set and read the headers of some of its pictures.
+
+    Args:
+        data: what the user wrote.
+        seed: decides which pictures would be held out.
+        say: told what takes long, as when archives are fetched.
 
     Raises:
         AlitokError: there is no such data set, or its pictures cannot be used.
@@ -271,8 +276,10 @@ def look_at(data: str, seed: int = 0) -> Look:
     if data in BUILTIN:
         size = BUILTIN[data].size
         return Look(size, len(open_splits(data, size, seed).train))
-    pictures = open_pictures(data)
+    pictures = open_pictures(data, say)
     rows = _some(pictures)
+    if say is not None and pictures.groups is not None:
+        say(f"Looking at {len(rows):,} pictures from {len(np.unique(pictures.groups[rows]))} archives of {data}")
     with without_remarks():
         shapes = [shape for row in rows if (shape := header_size(pictures, row)) is not None]
     if not shapes:

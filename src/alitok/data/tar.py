@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
+_MOST_SAID = 100  # times that listing tells how far it is
 
 
 class Shard(Protocol):
@@ -270,24 +271,29 @@ def _list(shards: Sequence[Shard], indexes: Sequence[ShardIndex], names: Iterato
 
 
 def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, say: Say | None) -> Iterator[ShardIndex]:
-    for done, index in enumerate(in_threads(lambda shard: _index(shard, cache), shards, threads), start=1):
-        if say is not None and len(shards) > 1:
-            say(f"{done} of {len(shards)} archives listed")
+    """The indexes of archives, in order; `say` is told of those that were not in the cache."""
+    count, last = len(shards), 0
+    for done, (index, anew) in enumerate(in_threads(lambda shard: _index(shard, cache, say), shards, threads), start=1):
+        if say is not None and anew and count > 1 and (done == count or (done - last) * _MOST_SAID >= count):
+            say(f"{done:,} of {count:,} archives listed")
+            last = done
         yield index
 
 
-def _index(shard: Shard, cache: Cache) -> ShardIndex:
-    """The index of an archive, from the cache if it is there."""
+def _index(shard: Shard, cache: Cache, say: Say | None) -> tuple[ShardIndex, bool]:
+    """The index of an archive, from the cache if it is there, and whether it had to be made."""
     try:
         path = cache.index(*shard.identity())
         try:
-            return ShardIndex.from_bytes(path.read_bytes())
+            return ShardIndex.from_bytes(path.read_bytes()), False
         except Exception:  # none yet, or a damaged one, on which numpy and zipfile raise nearly anything
+            if say is not None and isinstance(shard, FetchedShard) and not cache.has(shard.url):
+                say(f"Fetching {shard.url}")
             index = index_shard(shard.open().stream(), shard.name)
     except OSError as error:
         raise AlitokError(f"{shard.name} cannot be read: {error.strerror or error}.") from None
     keep(path, index.to_bytes())
-    return index
+    return index, True
 
 
 def _folders(indexes: Sequence[ShardIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:

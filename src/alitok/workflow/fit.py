@@ -35,7 +35,7 @@ from alitok.data.codes import CodeStore
 from alitok.presets import Recipe
 from alitok.workflow.estimate import estimate
 from alitok.workflow.measure import measure
-from alitok.workflow.pictures import open_pictures_of
+from alitok.workflow.pictures import open_pictures_of, say_on
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.run import Run, needs_features, settings
 from alitok.workflow.steps import STEPS, TRAININGS, begun, marker, outputs, remains, stale
@@ -63,19 +63,19 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
         AlitokError: a package is missing, the data cannot be used, or the run in `out` is one of other data.
     """
     _need_extras()
-    resolved = resolve(request)
-    if resolved.stores is not None:
-        raise AlitokError(
-            f"{request.out} holds a generator trained on codes alone; choose another directory with --out."
-        )
     with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
+        say = say_on(console)
+        resolved = resolve(request, say)
+        if resolved.stores is not None:
+            raise AlitokError(
+                f"{request.out} holds a generator trained on codes alone; choose another directory with --out."
+            )
         splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
-        console.print(
+        say(
             f"{len(splits.train):,} training and {len(splits.heldout):,} held-out pictures of "
             f"{len(splits.train.classes)} classes at {resolved.recipe.tokenizer.image_size} px; on {world.device}; "
-            f"to {request.out}/",
-            highlight=False,
+            f"to {request.out}/"
         )
         values = settings(resolved.recipe, splits, resolved.seed)
         if dry_run:
@@ -136,7 +136,7 @@ class _Changes:
         again = stale(changed)
         if again:
             titles = ", ".join(STEPS[name].title for name in again)
-            self.console.print(f"Changed: {', '.join(changed)}. To be done again: {titles}.", highlight=False)
+            say_on(self.console)(f"Changed: {', '.join(changed)}. To be done again: {titles}.")
         return [path for name in again for path in remains(name)]
 
 
@@ -249,4 +249,4 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}")
     console.print(table)
-    console.print(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}", highlight=False)
+    say_on(console)(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")

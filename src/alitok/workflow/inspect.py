@@ -37,7 +37,7 @@ from alitok.data.source import (
 )
 from alitok.data.survey import Duplicates, Survey, duplicates, survey
 from alitok.data.tar import Say
-from alitok.workflow.pictures import file_name
+from alitok.workflow.pictures import file_name, say_on
 from alitok.workflow.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
@@ -70,10 +70,7 @@ def run_inspect(
         AlitokError: there is no such source, or, once everything is told and written, a training would stop.
     """
     console = console or Console()
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+    say = say_on(console)
     splits = open_splits(source, size or (BUILTIN[source].size if source in BUILTIN else SIZES[0]), seed, say)
     with progress_bar(console, "Reading every picture", len(splits)) as bar:
         found = survey(splits, bar.advance)

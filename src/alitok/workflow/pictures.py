@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,14 @@ from alitok.core.distributed import World
 from alitok.core.runlog import progress_bar
 from alitok.data.pictures import Broken
 from alitok.data.source import Splits, check_broken, list_broken, open_splits
+from alitok.data.tar import Say
 
 SplitName = Literal["all", "train", "heldout"]
+
+
+def say_on(console: Console) -> Say:
+    """What prints sentences as they are; lines are left to the terminal to break, so that paths can be copied."""
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def open_pictures_of(data: str, size: int, seed: int, console: Console) -> Splits:
@@ -26,10 +33,7 @@ def open_pictures_of(data: str, size: int, seed: int, console: Console) -> Split
     Raises:
         AlitokError: there is no such data set, or its pictures cannot be used.
     """
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False)
-
+    say = say_on(console)
     splits = open_splits(data, size, seed, say)
     for note in splits.notes:
         say(note)
@@ -65,4 +69,4 @@ def tell_left_out(broken: Sequence[Broken], console: Console) -> None:
     """Name pictures that are left out."""
     if broken:
         what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
-        console.print(f"{what} left out:\n{list_broken(broken)}", highlight=False, markup=False)
+        say_on(console)(f"{what} left out:\n{list_broken(broken)}")

@@ -14,6 +14,7 @@ from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.data.source import Look, look_at
+from alitok.data.tar import Say
 from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, Recipe, fitted, with_generator
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 from alitok.workflow.stores import Stores, open_stores
@@ -68,8 +69,12 @@ class Resolved:
     stores: Stores | None = None
 
 
-def resolve(request: Request) -> Resolved:
+def resolve(request: Request, say: Say | None = None) -> Resolved:
     """Data, seed and recipe: the options, over what the run in `out` holds, over the preset.
+
+    Args:
+        request: the options.
+        say: told what takes long where the pictures must be looked at first, as when archives are fetched.
 
     Raises:
         AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
@@ -85,7 +90,7 @@ def resolve(request: Request) -> Resolved:
         recipe = from_dict(Recipe, stored["recipe"], str(request.out / "run.toml"))
     else:
         look = None if stores is None else stores.look()
-        recipe = named_recipe(request.preset or _AUTO, data, request.device, look)
+        recipe = named_recipe(request.preset or _AUTO, data, request.device, look, say)
     if stores is not None:
         shape = stores.tokenizer.config
         recipe = replace(recipe, tokenizer=replace(shape, stage2=shape.stage2 or recipe.tokenizer.stage2))
@@ -129,7 +134,9 @@ def _stored(request: Request) -> dict[str, Any]:
     return read_toml(path) if path.is_file() and not request.fresh else {}
 
 
-def named_recipe(name: str, data: str, device: DeviceName = "auto", look: Look | None = None) -> Recipe:
+def named_recipe(
+    name: str, data: str, device: DeviceName = "auto", look: Look | None = None, say: Say | None = None
+) -> Recipe:
     """A recipe by its name, cut to the pictures where it is one of those.
 
     Args:
@@ -137,6 +144,7 @@ def named_recipe(name: str, data: str, device: DeviceName = "auto", look: Look |
         data: which pictures.
         device: where it will be trained.
         look: what is known of the pictures; None looks at them.
+        say: told what takes long in that.
 
     Raises:
         AlitokError: there is no such preset, or the pictures cannot be looked at.
@@ -146,7 +154,7 @@ def named_recipe(name: str, data: str, device: DeviceName = "auto", look: Look |
             return RECIPES[data]
         name = "base" if choose_device(device).type == "cuda" else "small"
     if name in FITTED:
-        look = look or look_at(data)
+        look = look or look_at(data, say=say)
         return fitted(name, image_size=look.image_size, pictures=look.pictures)
     if name not in RECIPES:
         raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")
