@@ -116,11 +116,23 @@ def test_a_sample_is_what_comes_before_the_first_dot(tmp_path):
     members = [("d/a.png", png(1)), ("d/a.mask.png", png(2)), ("d/a.cls", b"x")]  # one sample
     members += [("e/a.v1.png", png(3)), ("e/a.v2.png", png(4)), ("e/a.cls", b"y")]  # none is plain, so both count
     write(tmp_path / "x.tar", members)
-    assert found(open_pictures(str(tmp_path / "x.tar"))) == {
-        "x.tar/d/a.png": ("x", 1),
-        "x.tar/e/a.v1.png": ("y", 3),
-        "x.tar/e/a.v2.png": ("y", 4),
-    }
+    pictures = open_pictures(str(tmp_path / "x.tar"))
+    assert found(pictures) == {"x.tar/d/a.png": ("x", 1), "x.tar/e/a.v1.png": ("y", 3), "x.tar/e/a.v2.png": ("y", 4)}
+    assert "such as x.tar/d/a.mask.png" in pictures.notes[0]
+
+
+def test_two_pictures_of_one_name_are_one_sample_and_the_other_is_told(tmp_path):
+    names = ["cat/a.jpg", "cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png", "dog/b.small.png", "dog/b.tif"]
+    for shard in range(2):
+        write(tmp_path / f"{shard}.tar", [(name, png(n)) for n, name in enumerate(names)])
+    for _ in range(2):  # read anew, and from the kept index
+        pictures = open_pictures(f"{tmp_path}/*.tar")
+        assert list(found(pictures)) == [
+            f"{shard}.tar/{name}" for shard in range(2) for name in ("cat/a.jpg", "cat/b.png", "dog/a.png", "dog/b.png")
+        ]
+        (note,) = pictures.notes
+        assert note.startswith("6 pictures")
+        assert "such as 0.tar/cat/a.png:" in note
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "deep/er/"])
@@ -310,13 +322,15 @@ def test_an_index_is_the_same_after_storing(tmp_path):
         offsets=np.arange(3),
         sizes=np.arange(3) * 2**40,
         problems=(Broken("b", "is broken"),),
+        surplus=7,
+        example="d\udcff.png",
     )
     again = ShardIndex.from_bytes(index.to_bytes())
     assert [again.keys[row] for row in range(3)] == names
     assert [again.labels[row] for row in range(3)] == ["", "x", "y\n"]
     assert (again.offsets == index.offsets).all()
     assert (again.sizes == index.sizes).all()
-    assert again.problems == index.problems
+    assert (again.problems, again.surplus, again.example) == (index.problems, 7, "d\udcff.png")
 
 
 def big(count):

@@ -235,8 +235,22 @@ def open_tars(
             ),
             *(Broken(key, missing) for key in listed.unlabelled),
         ),
-        notes=notes,
+        notes=(*notes, *_surplus(shards, indexes)),
         files=OpenShards(_MOST_OPEN_FETCHED if fetched else _MOST_OPEN),
+    )
+
+
+def _surplus(shards: Sequence[Shard], indexes: Sequence[ShardIndex]) -> tuple[str, ...]:
+    """What is to be said of pictures that another one of their sample stands for."""
+    count = sum(index.surplus for index in indexes)
+    if not count:
+        return ()
+    shard, example = next(
+        (shard.name, index.example) for shard, index in zip(shards, indexes, strict=True) if index.surplus
+    )
+    return (
+        f"{count:,} pictures in archives are not used, such as {printable(f'{shard}/{example}')}: another one has the "
+        "same name up to the first dot, and files of one name are one sample.",
     )
 
 

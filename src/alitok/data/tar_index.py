@@ -3,8 +3,8 @@
 Enters: an archive, of which headers and label files are read and pictures passed over. Leaves: `ShardIndex`.
 
 Members that share their path up to the first dot of the last part are one sample: `a/0001.jpg` and `a/0001.cls`. Its
-class is in `.cls` or `.cls.txt`, or in `.json` under `label`, `class` or `cls`. Of a sample's pictures the one with
-nothing before its ending counts (`0001.jpg`, not `0001.mask.png`); where there is none, each counts.
+class is in `.cls` or `.cls.txt`, or in `.json` under `label`, `class` or `cls`. Of a sample's pictures the first with
+nothing before its ending counts (`0001.jpg`, not `0001.mask.png`); where there is none, each does. Others are counted.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class ShardIndex:
         offsets: (n,) int64 of the first byte.
         sizes: (n,) int64 in bytes.
         problems: what of the archive cannot be used, by name of member, or by an empty name for the archive itself.
+        surplus: how many pictures are not used because another one of their sample counts.
+        example: the name of the first of these; empty where there is none.
     """
 
     keys: Strings
@@ -47,6 +49,8 @@ class ShardIndex:
     offsets: np.ndarray
     sizes: np.ndarray
     problems: tuple[Broken, ...] = ()
+    surplus: int = 0
+    example: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -60,7 +64,8 @@ class ShardIndex:
         arrays = {"offsets": self.offsets, "sizes": self.sizes}
         for name in ("keys", "labels"):
             arrays[name], arrays[f"{name}_ends"] = getattr(self, name).to_arrays()
-        arrays["problems"] = np.frombuffer(json.dumps(self.problems).encode(), np.uint8)
+        rest = {"problems": self.problems, "surplus": self.surplus, "example": self.example}
+        arrays["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -70,8 +75,9 @@ class ShardIndex:
         """What `to_bytes` returned, as it was; anything else raises."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             keys, labels = (Strings.from_arrays(arrays[name], arrays[f"{name}_ends"]) for name in ("keys", "labels"))
-            problems = tuple(Broken(*pair) for pair in json.loads(arrays["problems"].tobytes()))
-            return cls(keys, labels, arrays["offsets"], arrays["sizes"], problems)
+            rest = json.loads(arrays["rest"].tobytes())
+            problems = tuple(Broken(*pair) for pair in rest["problems"])
+            return cls(keys, labels, arrays["offsets"], arrays["sizes"], problems, rest["surplus"], rest["example"])
 
 
 class _Member(NamedTuple):
@@ -104,7 +110,11 @@ def index_shard(file: BinaryIO, name: str) -> ShardIndex:
         else:
             _sort_in(samples, member)
     rows, labels = [], []
+    surplus, example = 0, ""
     for sample in samples.values():
+        if sample.plain is not None and len(sample.pictures) > 1:
+            surplus += len(sample.pictures) - 1
+            example = example or next(other.name for other in sample.pictures if other is not sample.plain)
         label = _read_label(file, sample.label, problems) if sample.label and sample.pictures else ""
         for picture in [sample.plain] if sample.plain else sample.pictures:
             if label is not None:
@@ -116,6 +126,8 @@ def index_shard(file: BinaryIO, name: str) -> ShardIndex:
         np.array([row.offset for row in rows], np.int64),
         np.array([row.size for row in rows], np.int64),
         tuple(problems),
+        surplus,
+        example,
     )
 
 
