@@ -18,8 +18,8 @@ from alitok.convert import (
 )
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
-from alitok.generator import Generator, SamplingConfig, engine, oracle
-from alitok.generator.sampling import guidance_scale_at
+from alitok.generator import Engine, Generator, SampleRequest, SamplingConfig, oracle
+from alitok.generator.sampling import RowSettings
 from alitok.presets import GENERATORS, TOKENIZERS
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -98,15 +98,19 @@ def test_discriminator_logits():
 @pytest.mark.parametrize(("name", "scale", "power"), [("b", 16.0, 1.8), ("l", 6.0, 0.7), ("xl", 13.0, 1.4)])
 def test_guidance_schedule(generator, name, scale, power):
     config = SamplingConfig(guidance_scale=scale, guidance_power=power)
-    ours = torch.tensor([guidance_scale_at(s, 273, config) for s in range(273)])
+    ours = RowSettings.of([SampleRequest(0, sampling=config)], 273, 4096, torch.device("cpu")).scales[0]
     assert torch.allclose(ours, generator[1][f"cfg_scale_{name}"], atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [engine, pytest.param(oracle, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sampler",
+    [lambda model, asked: Engine(model).sample(asked), pytest.param(oracle.sample, marks=pytest.mark.slow)],
+    ids=["engine", "oracle"],
+)
 def test_greedy_generation(generator, sampler):
     model, expected = generator
     config = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
-    codes = sampler.sample(model, expected["class_ids"], torch.zeros(2, 273), config)
+    codes = sampler(model, [SampleRequest(label, sampling=config) for label in expected["class_ids"].tolist()])
     sure = expected["greedy_margin"] > 1e-3
     assert sure.float().mean() > 0.9
     assert torch.equal(codes[sure], expected["greedy_ids_scale6_pow0.7"].long()[sure])

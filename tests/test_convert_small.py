@@ -14,7 +14,7 @@ from alitok.convert import (
     tokenizer_to_released,
 )
 from alitok.core.images import to_float
-from alitok.generator import SamplingConfig, engine, oracle
+from alitok.generator import Engine, SampleRequest, SamplingConfig, oracle
 
 HERE = Path(__file__).parent / "released_small"
 HEADS = {"encoder_heads": 2, "decoder_heads": 2}
@@ -56,8 +56,8 @@ def test_generator_logits_and_greedy_codes(expected):
     model = generator_from_released(load("generator"), heads=2, prefix=5, grid=4)
     assert torch.allclose(model(expected["codes"], expected["class_ids"]), expected["logits"], atol=1e-4)
     greedy = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
-    for sampler in (engine, oracle):
-        codes = sampler.sample(model, expected["class_ids"], torch.zeros(2, 21), greedy)
+    asked = [SampleRequest(label, sampling=greedy) for label in expected["class_ids"].tolist()]
+    for codes in (Engine(model).sample(asked), oracle.sample(model, asked)):
         assert torch.equal(codes, expected["greedy_ids"])
 
 

@@ -1,52 +1,171 @@
+import dataclasses
+
 import pytest
 import torch
 
-from alitok.generator import Generator, GeneratorConfig, SamplingConfig, engine, oracle
-from alitok.generator.sampling import picture_uniforms
+from alitok.core.errors import AlitokError
+from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
+from alitok.generator.engine import _GRAPH_STEP
+from alitok.generator.sampling import RowSettings
+
+SIZES = {
+    "small": GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2),
+    "no prefix": GeneratorConfig(grid=4, prefix=0, codebook_size=30, classes=5, layers=1, width=24, heads=3),
+    "long": GeneratorConfig(grid=9, prefix=5, codebook_size=17, classes=5, layers=2, width=16, heads=4),
+}
+
+
+def model(config):
+    torch.manual_seed(3)
+    generator = Generator(config).eval()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return generator
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(3)
-    config = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2)
-    model = Generator(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return model(SIZES["small"])
 
 
 CONFIGS = [
     SamplingConfig(),
     SamplingConfig(guidance_scale=4.0, guidance_power=0.7),
+    SamplingConfig(guidance_scale=4.0, guidance_schedule="linear", guidance_start=0.2, guidance_stop=0.7),
+    SamplingConfig(guidance_scale=2.0, guidance_schedule="constant", soft_guidance=True),
     SamplingConfig(guidance_scale=3.0, temperature=0.8, top_k=5),
-    SamplingConfig(guidance_scale=2.0, top_p=0.8),
+    SamplingConfig(guidance_scale=2.0, top_p=0.8, min_p=0.05),
     SamplingConfig(guidance_scale=3.0, temperature=0.0),
 ]
 
 
+def requests(configs, seed=1, classes=5):
+    return [SampleRequest(index % classes, seed, index, config) for index, config in enumerate(configs)]
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["steps", "replayed"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_engine_draws_what_the_oracle_draws(generator, config):
-    classes = torch.tensor([0, 1, 2, 3, 4, 0])
-    uniforms = picture_uniforms(1, range(6), 12)
-    expected = oracle.sample(generator, classes, uniforms, config)
-    assert torch.equal(engine.sample(generator, classes, uniforms, config), expected)
+def test_engine_draws_what_the_oracle_draws(generator, config, graphs):
+    asked = requests([config] * 6)
+    expected = oracle.sample(generator, asked)
+    engine = Engine(generator, graphs=graphs)
+    assert torch.equal(engine.sample(asked), expected)
     assert expected.shape == (6, 12)
     assert len(expected.unique(dim=0)) > 1
+    other = requests([config] * 6, seed=2)  # in the same buffers, which still hold the first batch
+    assert torch.equal(engine.sample(other), oracle.sample(generator, other))
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["steps", "replayed"])
+@pytest.mark.parametrize("name", SIZES)
+def test_every_layout_draws_what_the_oracle_draws(name, graphs):
+    generator = model(SIZES[name])
+    soft = SamplingConfig(guidance_scale=3.0, guidance_power=0.5, soft_guidance=True)
+    for asked in (requests([soft] * 3), requests([SamplingConfig(guidance_scale=3.0)])):
+        assert torch.equal(Engine(generator, graphs=graphs).sample(asked), oracle.sample(generator, asked))
+    assert SIZES["long"].sequence_length > _GRAPH_STEP  # more than one length of attention
+
+
+def test_a_batch_may_mix_classes_scales_seeds_and_all_settings(generator):
+    asked = [dataclasses.replace(request, seed=request.index % 3) for request in requests(CONFIGS)]
+    engine = Engine(generator)
+    together = engine.sample(asked)
+    for row, request in enumerate(asked):
+        assert torch.equal(engine.sample([request])[0], together[row])
+    assert torch.equal(together, oracle.sample(generator, asked))
 
 
 def test_a_picture_does_not_depend_on_its_batch(generator):
-    classes, config = torch.tensor([0, 1, 2, 3, 4]), SamplingConfig(guidance_scale=3.0)
-    together = engine.sample(generator, classes, picture_uniforms(5, range(5), 12), config)
-    for picture in range(5):
-        alone = engine.sample(generator, classes[picture : picture + 1], picture_uniforms(5, [picture], 12), config)
-        assert torch.equal(alone[0], together[picture])
+    engine, config = Engine(generator), SamplingConfig(guidance_scale=3.0)
+    asked = requests([config] * 64)
+    together = engine.sample(asked)
+    for size in (1, 7, 32):
+        parts = [engine.sample(asked[start : start + size]) for start in range(0, 64, size)]
+        assert torch.equal(torch.cat(parts), together)
+    assert len(together.unique(dim=0)) > 50
 
 
 def test_draws_follow_the_models_own_distribution(generator):
     """The share of first codes over many draws is the softmax of the first logits."""
-    classes = torch.zeros(4000, dtype=torch.int64)
-    codes = engine.sample(generator, classes, picture_uniforms(0, range(4000), 12), SamplingConfig())
+    asked = [SampleRequest(0, index=index) for index in range(4000)]
+    codes = Engine(generator).sample(asked)
     with torch.no_grad():
-        expected = generator(codes[:1, :0], classes[:1])[0, 0].softmax(-1)
+        expected = generator(codes[:1, :0], torch.tensor([0]))[0, 0].softmax(-1)
     share = torch.bincount(codes[:, 0], minlength=20) / 4000
     assert torch.allclose(share, expected, atol=0.03)
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["steps", "replayed"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_given_codes_are_kept_and_continued(generator, soft, graphs):
+    config = SamplingConfig(guidance_scale=3.0, soft_guidance=soft)
+    engine = Engine(generator, graphs=graphs)
+    whole = engine.sample(requests([config] * 4))
+    for counts in ([5] * 4, [0, 3, 7, 12], [12] * 4, [11, 12, 12, 12]):
+        asked = [
+            dataclasses.replace(request, given=tuple(codes[:count]))
+            for request, codes, count in zip(requests([config] * 4), whole.tolist(), counts, strict=True)
+        ]
+        assert torch.equal(engine.sample(asked), whole)  # its own codes change nothing
+    given = tuple((whole[0, :6] + 1).remainder(20).tolist())
+    asked = [dataclasses.replace(request, given=given) for request in requests([config] * 4)]
+    codes = engine.sample(asked)
+    assert torch.equal(codes, oracle.sample(generator, asked))
+    assert codes[:, :6].tolist() == [list(given)] * 4
+
+
+def test_codes_come_row_by_row(generator):
+    engine = Engine(generator)
+    parts = list(engine.stream(requests(CONFIGS)))
+    assert [part.shape for part in parts] == [(7, 3)] * 4
+    assert torch.equal(torch.cat(parts, dim=1), engine.sample(requests(CONFIGS)))
+    rows = list(Engine(model(SIZES["no prefix"])).stream(requests(CONFIGS)))
+    assert [part.shape for part in rows] == [(7, 4)] * 4
+
+
+def test_a_stream_that_is_left_harms_no_later_batch(generator):
+    engine = Engine(generator)
+    next(engine.stream(requests(CONFIGS)))
+    assert torch.equal(engine.sample(requests(CONFIGS)), oracle.sample(generator, requests(CONFIGS)))
+
+
+@pytest.mark.parametrize(("precision", "share"), [("bf16", 0.9), ("int8", 0.7)])
+def test_rounded_weights_mostly_take_the_same_likeliest_codes(precision, share):
+    generator = model(GeneratorConfig(grid=4, prefix=4, codebook_size=50, classes=5, layers=2, width=64, heads=4))
+    greedy = SamplingConfig(guidance_scale=1.0, temperature=0.0)
+    exact = oracle.sample(generator, requests([greedy] * 20))
+    # The exact codes are given but for the last, so that one flip does not change all that follow.
+    asked = [
+        dataclasses.replace(request, given=tuple(codes[:position]))
+        for request, codes in zip(requests([greedy] * 20), exact.tolist(), strict=True)
+        for position in (5, 10, 19)
+    ]
+    drawn = Engine(generator, precision).sample(asked)
+    same = [drawn[3 * row + slot, at] == exact[row, at] for row in range(20) for slot, at in enumerate((5, 10, 19))]
+    assert sum(same) / len(same) >= share
+
+
+def test_the_cache_is_as_large_as_is_said(generator):
+    engine = Engine(generator)
+    engine.sample(requests([SamplingConfig(guidance_scale=2.0)] * 3))
+    cache = engine._session._cache
+    assert engine.cache_bytes(3) == cache.numel() * cache.element_size() == 2 * engine.cache_bytes(3, guided=False)
+    assert engine.largest_batch(engine.batch_bytes(37)) == 37
+    assert engine.largest_batch(1) == 1
+
+
+def test_wrong_requests_are_refused(generator):
+    engine = Engine(generator)
+    with pytest.raises(AlitokError, match="Class 6 does not exist; classes are 0 to 4"):
+        engine.sample([SampleRequest(6)])
+    with pytest.raises(AlitokError, match="at least one"):
+        engine.sample([])
+
+
+def test_settings_of_a_batch_are_made_without_a_wait_per_row():
+    rows = RowSettings.of(requests(CONFIGS), 12, 20, torch.device("cpu"))
+    assert rows.scales.shape == (7, 12)
+    assert rows.guided
+    assert rows.filtered
+    assert rows.softened
+    assert rows.random

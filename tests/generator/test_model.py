@@ -26,20 +26,6 @@ def test_a_code_changes_no_logits_before_it_and_some_at_every_place_behind_it():
         assert changed[:, position + 1 :].all()
 
 
-@torch.no_grad()
-def test_cached_logits_equal_uncached():
-    model = small_generator()
-    codes, classes = torch.randint(20, (4, 12)), torch.tensor([0, 1, 4, model.null_class])
-    whole = model(codes[:, :-1], classes)
-    cache = model.new_cache(4)
-    tokens = torch.cat([model.class_tokens(classes)[:, None], codes], dim=1)
-    steps = [model.extend(tokens[:, i : i + 1], cache) for i in range(12)]
-    assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-5)
-    chunked = model.new_cache(4)
-    parts = [model.extend(tokens[:, start:stop], chunked) for start, stop in [(0, 5), (5, 6), (6, 12)]]
-    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
-
-
 def test_table_holds_codes_one_unused_row_classes_and_none():
     model = small_generator()
     assert model.embeddings.num_embeddings == 20 + 1 + 5 + 1

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from alitok.convert import discriminator_to_released, generator_to_released, tokenizer_to_released
 from alitok.core.images import to_float
-from alitok.generator import Generator, GeneratorConfig, SamplingConfig, oracle
+from alitok.generator import Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -57,7 +57,7 @@ def main() -> None:
         "stage2_reconstruction": second.images,
         "class_ids": classes,
         "logits": generator(first.codes, classes),
-        "greedy_ids": oracle.sample(generator, classes, torch.zeros(2, 21), greedy),
+        "greedy_ids": oracle.sample(generator, [SampleRequest(label, sampling=greedy) for label in (2, 5)]),
         "discriminator_logits": discriminator(to_float(images)),
     }
     states = {

@@ -21,7 +21,6 @@ from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import Blocks, llama_block
-from alitok.nn.cache import KeyValueCache
 from alitok.nn.rotary import rotary_table
 
 
@@ -107,47 +106,17 @@ class Generator(nn.Module):
         """Classes (B,) in [0, classes], the last meaning none -> rows of the embedding table (B,)."""
         return self.config.codebook_size + 1 + classes
 
-    def forward(self, codes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, codes: torch.Tensor, classes: torch.Tensor, value_weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Codes (B, t), t <= T, and classes (B,) -> logits (B, t + 1, V).
 
-        With all T codes the last row of logits follows the whole picture and predicts nothing.
+        With all T codes the last row of logits follows the whole picture and predicts nothing. `value_weights`
+        (B, t + 1, t + 1) are factors of the attended values, seen from each position (SoftCFG).
         """
         tokens = torch.cat([self.class_tokens(classes)[:, None], codes], dim=1)
-        return self._run(tokens, None)
-
-    def extend(self, tokens: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-        """Read further tokens behind those in the cache.
-
-        Args:
-            tokens: (B, n) rows of the embedding table: `class_tokens` first, then codes as they are.
-            cache: from `new_cache`; grows by n.
-
-        Returns:
-            Logits (B, n, V).
-        """
-        logits = self._run(tokens, cache)
-        cache.length += tokens.shape[1]
-        return logits
-
-    def new_cache(self, batch: int) -> KeyValueCache:
-        """An empty cache for `batch` rows, on the model's device and in its dtype."""
-        weight = self.embeddings.weight
-        config = self.config
-        return KeyValueCache(
-            layers=config.layers,
-            batch=batch,
-            heads=config.heads,
-            positions=config.sequence_length,  # the class and all codes but the last
-            head_size=config.width // config.heads,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-
-    def _run(self, tokens: torch.Tensor, cache: KeyValueCache | None) -> torch.Tensor:
-        start = cache.length if cache else 0
-        rotary = self.rotary[start : start + tokens.shape[1]]
         x = self.dropout(self.embeddings(tokens))
-        x = self.blocks(x, rotary=rotary, causal=True, cache=cache)
+        x = self.blocks(x, rotary=self.rotary[: tokens.shape[1]], causal=True, value_weights=value_weights)
         return self.output(self.norm(x))
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from alitok.generator.guidance import soft_weights
 from alitok.generator.model import Generator
-from alitok.generator.sampling import SamplingConfig, next_codes
+from alitok.generator.randomness import PictureNoise
+from alitok.generator.sampling import RowSettings, SampleRequest, next_codes
 
 
 @torch.inference_mode()
-def sample(generator: Generator, classes: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig) -> torch.Tensor:
+def sample(generator: Generator, requests: Sequence[SampleRequest]) -> torch.Tensor:
     """Draw whole sequences.
 
     Args:
         generator: in evaluation mode.
-        classes: (B,) int64.
-        uniforms: (B, T) numbers in [0, 1), from `picture_uniforms`.
-        config: how to draw.
+        requests: one per picture.
 
     Returns:
-        Codes (B, T) int64.
+        Codes (B, T) int64 on the generator's device.
     """
-    length = generator.config.sequence_length
-    uniforms = uniforms.to(classes.device)
+    config, device = generator.config, generator.embeddings.weight.device
+    length, size = config.sequence_length, config.codebook_size
+    rows = RowSettings.of(requests, length, size, device)
+    noise = PictureNoise([(request.seed, request.index) for request in requests], device)
+    classes = torch.tensor([request.label for request in requests], device=device)
     null = torch.full_like(classes, generator.null_class)
-    codes = classes.new_empty(len(classes), 0)
+    codes = classes.new_empty(len(requests), 0)
+    confidence = torch.empty(len(requests), 0, device=device)
     for position in range(length):
         conditional = generator(codes, classes)[:, -1]
-        unconditional = generator(codes, null)[:, -1] if config.guided else None
-        drawn = next_codes(conditional, unconditional, uniforms[:, position], position, length, config)
-        codes = torch.cat([codes, drawn[:, None]], dim=1)
+        weights = _value_weights(confidence, rows.soft) if rows.softened else None
+        unconditional = generator(codes, null, weights)[:, -1] if rows.guided else None
+        gumbel = noise.gumbel(position, 1, size)[:, 0]
+        drawn = next_codes(conditional, unconditional, rows.scales[:, position, None], gumbel, rows)
+        given = rows.given[:, position]
+        codes = torch.cat([codes, torch.where(given >= 0, given, drawn)[:, None]], dim=1)
+        sure = conditional.float().softmax(-1).amax(-1, keepdim=True)
+        confidence = torch.cat([confidence, sure], dim=1)
     return codes
+
+
+def _value_weights(confidence: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """(B, n + 1, n + 1): what the class token and n codes count for, seen from each of them.
+
+    Code i stands at position i + 1; seen from position q the codes before q have been drawn, and their weights are
+    those of that moment. Positions behind q are masked anyway.
+    """
+    batch, drawn = confidence.shape
+    weights = torch.ones(batch, drawn + 1, drawn + 1, device=confidence.device)
+    for seen_from in range(1, drawn + 1):
+        weights[:, seen_from, 1 : seen_from + 1] = soft_weights(confidence[:, :seen_from])
+    return torch.where(soft[:, :, None], weights, 1.0)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from alitok.core import images as pixels
 from alitok.core.card import ModelCard
@@ -22,7 +21,10 @@ from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
 from alitok.core.hub import locate
-from alitok.generator import Generator, SamplingConfig
+from alitok.generator import Engine, Generator, SampleRequest, SamplingConfig
+from alitok.generator.kernels import EnginePrecision
+from alitok.generator.sampling import GuidanceSchedule
+from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.synthesize import synthesize
 from alitok.tokenizer import Tokenizer
 
@@ -38,11 +40,13 @@ class Pipeline:
         tokenizer: in evaluation mode.
         generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
         sampling: the default guidance and filters.
+        precision: of the engine that draws the codes.
     """
 
     tokenizer: Tokenizer
     generator: Generator
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    precision: EnginePrecision = "fp32"
 
     def __post_init__(self) -> None:
         """Refuse two models that were not made for each other."""
@@ -57,7 +61,12 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_name: str | Path, *, device: DeviceName = "auto", offline: bool = False
+        cls,
+        path_or_name: str | Path,
+        *,
+        device: DeviceName = "auto",
+        precision: EnginePrecision = "fp32",
+        offline: bool = False,
     ) -> Pipeline:
         """Load a saved pair from a local directory or the hub.
 
@@ -72,7 +81,17 @@ class Pipeline:
                 raise AlitokError(f"{directory} is no whole pair: it has no {part}/; save or fetch it again.")
         place = choose_device(device)
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
-        return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling)
+        return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling, precision)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What draws the codes; made when first used."""
+        return Engine(self.generator, self.precision)
+
+    @cached_property
+    def decoder(self) -> PixelDecoder:
+        """What draws the pixels."""
+        return PixelDecoder(self.tokenizer)
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
         """Write both models, the default sampling, and a model card as `README.md`."""
@@ -114,11 +133,61 @@ class Pipeline:
         hint = ", ".join(f"{names[number]} ({number})" for number in numbers) or f"numbers 0 to {count - 1}"
         raise AlitokError(f"There is {'more than one' if found else 'no'} class '{name}'; near: {hint}.")
 
+    def sampling_with(
+        self,
+        *,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        guidance_start: float | None = None,
+        guidance_stop: float | None = None,
+        soft_guidance: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+    ) -> SamplingConfig:
+        """The pair's own default with some settings changed; None leaves one as it is.
+
+        Raises:
+            AlitokError: a value outside its range.
+        """
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        try:
+            return replace(self.sampling, **given)
+        except AlitokError as error:  # configs leave the full stop to whoever tells it
+            raise AlitokError(f"{error}.") from None
+
+    def requests(
+        self,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+    ) -> list[SampleRequest]:
+        """One request per entry of `classes`; the arguments are those of a call.
+
+        Raises:
+            AlitokError: an unknown class, or a list of another length.
+        """
+        asked = [classes] if isinstance(classes, str | int) else list(classes)
+        seeds = [(seed, index) for index in range(len(asked))] if isinstance(seed, int) else [(own, 0) for own in seed]
+        chosen = sampling or self.sampling
+        each = [chosen] * len(asked) if isinstance(chosen, SamplingConfig) else list(chosen)
+        for what, values in (("seeds", seeds), ("sampling settings", each)):
+            if len(values) != len(asked):
+                raise AlitokError(f"There are {len(values)} {what} for {len(asked)} pictures; give one for each.")
+        return [
+            SampleRequest(self.class_number(name), own, index, settings)
+            for name, (own, index), settings in zip(asked, seeds, each, strict=True)
+        ]
+
     def __call__(
         self,
         classes: str | int | Sequence[str | int],
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         guidance_scale: float | None = None,
         guidance_power: float | None = None,
         temperature: float | None = None,
@@ -130,13 +199,15 @@ class Pipeline:
 
         Args:
             classes: names or numbers, one per picture; a single one for a single picture.
-            seed: the same seed, classes and options give the same pictures; picture i does not depend on the others.
-            guidance_scale: as in `SamplingConfig`; None = the pair's own default; likewise the four below.
+            seed: of all pictures, which then differ by their place, or one for each, which then has a picture of its
+                own wherever it stands. The same seeds, classes and settings give the same pictures.
+            sampling: all settings at once, for all pictures or for each; None = the pair's own default.
+            guidance_scale: instead of the default's; as in `SamplingConfig`, likewise the four below.
             guidance_power: likewise.
             temperature: likewise.
             top_k: likewise.
             top_p: likewise.
-            batch_size: pictures drawn at a time.
+            batch_size: pictures drawn at a time; it changes no picture.
 
         Returns:
             Pillow pictures.
@@ -144,30 +215,20 @@ class Pipeline:
         Raises:
             AlitokError: an unknown class, or a value outside its range.
         """
-        given = {
+        changes: dict[str, Any] = {
             "guidance_scale": guidance_scale,
             "guidance_power": guidance_power,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
         }
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        try:
-            sampling = replace(self.sampling, **changes)
-        except AlitokError as error:  # configs leave the full stop to whoever tells it
-            raise AlitokError(f"{error}.") from None
-        if batch_size < 1:
-            raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
-        asked = [classes] if isinstance(classes, str | int) else classes
-        return list(self._draw([self.class_number(name) for name in asked], sampling, seed, batch_size))
-
-    def _draw(self, classes: list[int], sampling: SamplingConfig, seed: int, batch_size: int) -> Iterator[Image]:
-        device: torch.device = self.generator.embeddings.weight.device
-        for batch in synthesize(
-            self.generator, self.tokenizer, classes, sampling, seed=seed, batch_size=batch_size, device=device
-        ):
-            for picture in batch:
-                yield pixels.to_pil(picture)
+        if any(value is not None for value in changes.values()):
+            if sampling is not None:
+                raise AlitokError("Give either sampling or single settings such as guidance_scale, not both.")
+            sampling = self.sampling_with(**changes)
+        wanted = self.requests(classes, seed=seed, sampling=sampling)
+        drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
+        return [pixels.to_pil(picture) for batch in drawn for picture in batch]
 
 
 def _fold(name: str) -> str:

@@ -1,49 +1,68 @@
-"""Classes to pictures: the generator draws codes, the tokenizer's decoder draws pixels."""
+"""Requests to pictures: the engine draws codes, the tokenizer's decoder draws pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 
-from alitok.core import images as pixels
-from alitok.generator import Generator, SamplingConfig, engine
-from alitok.generator.sampling import picture_uniforms
-from alitok.tokenizer import Tokenizer
+from alitok.core.errors import AlitokError
+from alitok.generator import Engine, SampleRequest
+from alitok.jobs.decoding import PixelDecoder
 
 
 def synthesize(
-    generator: Generator,
-    tokenizer: Tokenizer,
-    classes: Sequence[int],
-    config: SamplingConfig,
-    *,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
+    engine: Engine, decoder: PixelDecoder, requests: Iterable[SampleRequest], *, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """Draw one picture per entry of `classes`.
+    """Draw one picture per request; a GPU draws the pixels of a batch while it draws the codes of the next.
 
-    Picture i has its own random numbers, keyed by (seed, i), whatever the batch size.
+    A picture is a function of its own request, whatever the batch size and whatever else is drawn.
 
     Args:
-        generator: on `device`, in evaluation mode.
-        tokenizer: likewise; its last decoder draws.
-        classes: class numbers.
-        config: guidance and the rest.
-        seed: of the job.
+        engine: of the generator.
+        decoder: of the tokenizer, on the same device.
+        requests: taken as they are needed, so there may be any number.
         batch_size: pictures drawn at a time.
-        device: where.
 
     Yields:
-        (B, 3, h, h) uint8, in the order of `classes`.
+        (B, 3, h, h) uint8, in the order of the requests.
+
+    Raises:
+        AlitokError: a request that does not fit the generator, or a batch of none.
     """
-    length = generator.config.sequence_length
-    for start in range(0, len(classes), batch_size):
-        part = torch.tensor(classes[start : start + batch_size], device=device)
-        uniforms = picture_uniforms(seed, range(start, start + len(part)), length)
-        with torch.inference_mode():
-            codes = engine.sample(generator, part, uniforms, config)
-            drawn = tokenizer.decode(codes)
-        yield pixels.to_uint8(drawn).cpu().numpy()
+    if batch_size < 1:
+        raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
+    remaining = iter(requests)
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
+    draw = _draw_beside if engine.device.type == "cuda" else _draw_between
+    yield from draw(engine, decoder, batches)
+
+
+def _draw_between(
+    engine: Engine, decoder: PixelDecoder, batches: Iterable[list[SampleRequest]]
+) -> Iterator[np.ndarray]:
+    for batch in batches:
+        yield decoder(engine.sample(batch)).cpu().numpy()
+
+
+def _draw_beside(engine: Engine, decoder: PixelDecoder, batches: Iterable[list[SampleRequest]]) -> Iterator[np.ndarray]:
+    """Pixels on a stream of their own: nothing waits for a batch before the codes of the next are under way."""
+    stream = torch.cuda.Stream(engine.device)
+    waiting: torch.Tensor | None = None
+    for batch in batches:
+        codes = engine.sample(batch)
+        if waiting is not None:
+            yield _fetch(waiting, stream)
+        stream.wait_stream(torch.cuda.current_stream(engine.device))
+        codes.record_stream(stream)
+        with torch.cuda.stream(stream):
+            waiting = decoder(codes)
+    if waiting is not None:
+        yield _fetch(waiting, stream)
+
+
+def _fetch(pictures: torch.Tensor, stream: torch.cuda.Stream) -> np.ndarray:
+    with torch.cuda.stream(stream):
+        return pictures.cpu().numpy()

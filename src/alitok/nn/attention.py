@@ -59,6 +59,7 @@ class Attention(nn.Module):
         mask: torch.Tensor | None = None,
         causal: bool = False,
         cache: LayerCache | None = None,
+        value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend.
 
@@ -68,6 +69,8 @@ class Attention(nn.Module):
             mask: (L, L) bool, True where the row may look at the column; not together with `causal`.
             causal: each position looks at itself and those before it.
             cache: keys and values of earlier positions; `x` then holds the positions behind them.
+            value_weights: (B, L, L) factors of the values, seen from each position; only with `causal`, not with a
+                cache or a mask.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
@@ -85,6 +88,9 @@ class Attention(nn.Module):
                 # Bottom-right causal: query i stands at position start + i.
                 mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=x.device).tril(cache.start)
                 causal = False
+        if value_weights is not None:
+            attended = _weighted_attention(queries, keys, values, value_weights)
+            return self.out(attended.transpose(1, 2).reshape(batch, length, width))
         attended = F.scaled_dot_product_attention(
             queries,
             keys,
@@ -94,3 +100,14 @@ class Attention(nn.Module):
             is_causal=causal and length > 1,
         )
         return self.out(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+def _weighted_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, value_weights: torch.Tensor
+) -> torch.Tensor:
+    """Causal attention (B, N, L, E) whose probabilities are multiplied by (B, L, L) after the softmax."""
+    length, size = queries.shape[-2:]
+    scores = queries @ keys.transpose(-2, -1) / size**0.5
+    behind = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+    probs = scores.masked_fill(behind, -torch.inf).softmax(-1)
+    return (probs * value_weights[:, None]) @ values

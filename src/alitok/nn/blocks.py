@@ -76,9 +76,12 @@ class Block(nn.Module):
         mask: torch.Tensor | None = None,
         causal: bool = False,
         cache: LayerCache | None = None,
+        value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`."""
-        attended = self.attention(self.attention_norm(x), rotary=rotary, mask=mask, causal=causal, cache=cache)
+        attended = self.attention(
+            self.attention_norm(x), rotary=rotary, mask=mask, causal=causal, cache=cache, value_weights=value_weights
+        )
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -101,13 +104,14 @@ class Blocks(nn.ModuleList):
         mask: torch.Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`, the cache that of all layers."""
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for index, block in enumerate(self):
             layer = None if cache is None else cache.layer(index)
             run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x = run(x, rotary=rotary, mask=mask, causal=causal, cache=layer)
+            x = run(x, rotary=rotary, mask=mask, causal=causal, cache=layer, value_weights=value_weights)
         return x
 
 

@@ -20,7 +20,7 @@ from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import DigitSource
 from alitok.data.source import ImageSource, Splits
-from alitok.generator import Generator
+from alitok.generator import Engine, Generator, SampleRequest
 from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
 from alitok.train.generator import GeneratorTask
@@ -154,20 +154,15 @@ def _encode_seconds(trainings: Trainings) -> float:
     return _seconds(lambda: tokenizer.encode(images).cpu()) / _ENCODED
 
 
-@torch.inference_mode()
 def _sample_seconds(trainings: Trainings) -> float:
     """Of all samples: one position at half the length, times the positions and the batches."""
     generator: Generator = trainings.new_generator().to(trainings.world.device).eval()
     count = trainings.recipe.samples_per_class * len(trainings.splits.train.classes)
-    rows = min(count, _DRAWN) * (2 if trainings.recipe.sampling.guided else 1)
-    cache = generator.new_cache(rows)
-    tokens = torch.zeros(rows, 1, dtype=torch.int64, device=trainings.world.device)
-
-    def position() -> torch.Tensor:
-        cache.length = generator.config.sequence_length // 2
-        return generator.extend(tokens, cache).cpu()
-
-    return _seconds(position) * generator.config.sequence_length * -(-count // _DRAWN)
+    length = generator.config.sequence_length
+    requests = [
+        SampleRequest(0, index=index, sampling=trainings.recipe.sampling) for index in range(min(count, _DRAWN))
+    ]
+    return Engine(generator).step_seconds(requests, length // 2) * length * -(-count // _DRAWN)
 
 
 def _seconds(work: Callable[[], object]) -> float:

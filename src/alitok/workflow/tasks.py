@@ -21,7 +21,8 @@ from alitok.core.distributed import World
 from alitok.data.codes import CodeStore
 from alitok.data.loader import Batches, CodeBatches
 from alitok.data.source import Splits
-from alitok.generator import Generator
+from alitok.generator import Engine, Generator, SampleRequest
+from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.synthesize import synthesize
 from alitok.losses.local_features import LocalFeatures
 from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights, load_network
@@ -158,15 +159,10 @@ class Trainings:
 
     def draw(self, generator: Generator, tokenizer: Tokenizer, labels: np.ndarray) -> np.ndarray:
         """Samples (N, 3, h, h) uint8 of the classes `labels` (N,)."""
-        drawn = synthesize(
-            generator,
-            tokenizer,
-            labels.tolist(),
-            self.recipe.sampling,
-            seed=self.seed,
-            batch_size=_DRAW_BATCH,
-            device=self.world.device,
+        requests = (
+            SampleRequest(label, self.seed, index, self.recipe.sampling) for index, label in enumerate(labels.tolist())
         )
+        drawn = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_DRAW_BATCH)
         return np.concatenate(list(drawn))
 
     def _spread(self) -> range:

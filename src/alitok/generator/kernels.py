@@ -1,0 +1,170 @@
+"""Linear layers for few rows: the ways there are to compute one here, and the fastest of them by measurement.
+
+Reading a weight once from memory is all that a step of the engine costs at best; which call comes near that depends on
+the processor, on the weight's shape and on the number of rows, so they are timed on the weights themselves.
+Enters: weights (N, K) with biases (N,). Leaves: callables (M, K) -> (M, N) in float32.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from alitok.core.errors import AlitokError
+
+EnginePrecision = Literal["fp32", "bf16", "int8"]
+
+_MEASURED_WEIGHTS = 8  # of one shape; together they should not fit into a processor's cache
+_MEASURED_ROUNDS = 3
+_SPLIT_WIDTH = 1024  # K of a part, in the kernel for wide inputs
+
+
+class Weight(NamedTuple):
+    """A linear layer's numbers."""
+
+    weight: torch.Tensor  # (N, K)
+    bias: torch.Tensor  # (N,), zeros where the layer has none
+
+
+class Kernel(Protocol):
+    """One linear layer, ready to run."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, K) float32, contiguous -> (M, N) float32, in any layout."""
+        ...
+
+
+Maker = Callable[[Weight], Kernel]
+
+
+def _plain(linear: Weight) -> Kernel:
+    weight, bias = linear
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _weight_first(linear: Weight) -> Kernel:
+    """The weight as the left factor: what is a thin row of outputs for `F.linear` is then a tall column."""
+    weight, bias = linear.weight, linear.bias[:, None]
+    return lambda x: torch.addmm(bias, weight, x.t()).t()
+
+
+def _split(linear: Weight) -> Kernel:
+    """As `_weight_first`, for wide inputs in parts that are added up."""
+    weight, bias = linear
+    count = -(-weight.shape[1] // _SPLIT_WIDTH)
+    if count == 1 or weight.shape[1] % count:
+        raise NotImplementedError
+    parts = weight.view(len(weight), count, -1).transpose(0, 1).contiguous()
+    return lambda x: torch.bmm(parts, x.view(len(x), count, -1).permute(1, 2, 0)).sum(0).t() + bias
+
+
+def _packed(dtype: torch.dtype) -> Maker:
+    """A weight laid out for oneDNN beforehand. The operators are private to PyTorch, so they may be missing."""
+
+    def make(linear: Weight) -> Kernel:
+        weight, bias = linear.weight.to(dtype), linear.bias.to(dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
+        run = torch.ops.mkldnn._linear_pointwise
+        return lambda x: run(x.to(dtype), packed, bias, "none", [], "").float()
+
+    return make
+
+
+def _rounded(maker: Maker) -> Maker:
+    """A kernel on bf16 weights and inputs."""
+
+    def make(linear: Weight) -> Kernel:
+        run = maker(Weight(linear.weight.bfloat16(), linear.bias.bfloat16()))
+        return lambda x: run(x.bfloat16()).float()
+
+    return make
+
+
+def _int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers (N, K) in [-127, 127] and the scale (N,) of each row."""
+    scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+def _int8_dynamic(linear: Weight) -> Kernel:
+    """Inputs are rounded to 7 or 8 bits as they come, one scale for all; sums are exact."""
+    whole, scale = _int8(linear.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that quantized tensors will go one day
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        quantized = torch._make_per_channel_quantized_tensor(whole, scale.double(), zeros, 0)
+        packed = torch.ops.quantized.linear_prepack(quantized, linear.bias)
+    run = torch.ops.quantized.linear_dynamic
+    return lambda x: run(x, packed, True)
+
+
+def _int8_weights(linear: Weight) -> Kernel:
+    """Inputs in bf16, weights turned from int8 as they are read."""
+    if linear.weight.shape[0] % 16 or linear.weight.shape[1] % 32:
+        raise NotImplementedError  # the operator does not check, and reads beyond the end
+    whole, scale = _int8(linear.weight)
+    scale, bias = scale.bfloat16(), linear.bias
+    run = torch.ops.aten._weight_int8pack_mm
+    return lambda x: run(x.bfloat16(), whole, scale).float() + bias
+
+
+_MAKERS: dict[EnginePrecision, dict[str, Maker]] = {
+    "fp32": {"plain": _plain, "weight_first": _weight_first, "split": _split, "packed": _packed(torch.float32)},
+    "bf16": {"plain": _rounded(_plain), "weight_first": _rounded(_weight_first), "packed": _packed(torch.bfloat16)},
+    "int8": {"dynamic": _int8_dynamic, "weights": _int8_weights},
+}
+
+
+def kernels(linears: Sequence[Weight], rows: int, precision: EnginePrecision) -> tuple[str, list[Kernel]]:
+    """The layers in the fastest kernel that there is.
+
+    Args:
+        linears: of one shape.
+        rows: M that they will be called with.
+        precision: of weights and inputs.
+
+    Returns:
+        The kernel's name and one callable per layer.
+
+    Raises:
+        AlitokError: no kernel of this precision works here.
+    """
+    makers = _MAKERS[precision]
+    if linears[0].weight.device.type != "cpu":
+        makers = {name: maker for name, maker in makers.items() if name == "plain"}
+    working = _working(makers, linears[0])
+    if not working:
+        where = linears[0].weight.device.type
+        raise AlitokError(f"There is no {precision} kernel for {where} in this PyTorch; choose fp32 or bf16.")
+    best = min(working, key=lambda name: _seconds(makers[name], linears, rows)) if len(working) > 1 else working[0]
+    return best, [makers[best](linear) for linear in linears]
+
+
+def _working(makers: dict[str, Maker], linear: Weight) -> list[str]:
+    """Those that run on this machine; PyTorch only says so by failing."""
+    found = []
+    for name, maker in makers.items():
+        try:
+            maker(linear)(linear.weight[:1] * 0)
+        except (NotImplementedError, RuntimeError, AttributeError):
+            continue
+        found.append(name)
+    return found
+
+
+def _seconds(maker: Maker, linears: Sequence[Weight], rows: int) -> float:
+    """Of one call for each layer, the best of a few rounds."""
+    ready = [maker(linear) for linear in linears[:_MEASURED_WEIGHTS]]
+    x = torch.ones(rows, linears[0].weight.shape[1])
+    times = []
+    for _ in range(_MEASURED_ROUNDS):
+        began = time.perf_counter()
+        for kernel in ready:
+            kernel(x)
+        times.append(time.perf_counter() - began)
+    return min(times)
