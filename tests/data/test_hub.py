@@ -201,6 +201,7 @@ def test_saved_splits(tmp_path):
     assert splits.heldout.key(1) == "test/1"
     splits = open_splits(f"{tmp_path}/saved?split=extra&heldout=train", 16)
     assert (splits.train.key(0), splits.heldout.key(0)) == ("extra/0", "train/0")
+    assert splits.name.endswith("/saved?split=extra&heldout=train")
     assert open_splits(splits.name, 16).contents == splits.contents
     with pytest.raises(AlitokError, match=r"no split 'val'; add \?split=NAME, one of: train, test, extra"):
         open_splits(f"{tmp_path}/saved?split=val", 16)

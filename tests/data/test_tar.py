@@ -211,6 +211,23 @@ def test_several_archives_and_their_parts(tmp_path, source):
     assert again.contents == splits.contents
 
 
+@pytest.mark.parametrize("source", ["tars", "tars/*.tar", "tars?heldout=../held/h-*.tar", "tars?heldout=h*.tar"])
+def test_the_name_of_what_was_opened_opens_the_same_from_another_folder(tmp_path, monkeypatch, source):
+    for number in range(3):
+        write(tmp_path / "work" / "tars" / f"{number}.tar", samples(range(10 * number, 10 * number + 10)))
+    write(tmp_path / "held" / "h-0.tar", samples(range(50, 56)))
+    write(tmp_path / "work" / "h-0.tar", samples(range(50, 56)))
+    monkeypatch.chdir(tmp_path / "work")
+    opened = open_splits(source, 16)
+    monkeypatch.chdir(tmp_path / "held")
+    again = open_splits(opened.name, 16)
+    assert (again.name, again.contents) == (opened.name, opened.contents)
+    assert [again.heldout.key(row) for row in range(len(again.heldout))] == [
+        opened.heldout.key(row) for row in range(len(opened.heldout))
+    ]
+    assert len(again.heldout) == (6 if "heldout" in source else 4)
+
+
 def test_without_parts_a_tenth_of_each_class_is_held_out(tmp_path):
     shards(tmp_path, "a b c")
     splits = open_splits(f"{tmp_path}/*.tar", 16, 3)

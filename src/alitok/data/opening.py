@@ -35,13 +35,20 @@ def full_name(data: str) -> str:
     name, options = with_options(data)
     if name in BUILTIN or name.startswith(PREFIX) or is_url(name):
         return data
-    if Path(name).suffix.lower() in (".tar", *TABLES) and not is_url(options.get("heldout", "x://")):
-        options["heldout"] = _in_full(options["heldout"])  # files; of a saved data set it is a split
-    return _in_full(name) + "?" * bool(options) + "&".join(f"{key}={value}" for key, value in options.items())
+    path = Path(_in_full(name))
+    files = path.suffix.lower() in (".tar", *TABLES) or (path.is_dir() and not _is_saved(path))
+    if files and not is_url(options.get("heldout", "x://")):
+        options["heldout"] = _in_full(options["heldout"])  # of a saved data set it is a split
+    return str(path) + "?" * bool(options) + "&".join(f"{key}={value}" for key, value in options.items())
 
 
 def _in_full(path: str) -> str:
     return str(Path(path).expanduser().resolve())
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote it."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def open_pictures(data: str, say: Say | None = None) -> Pictures:
@@ -84,7 +91,7 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
 
 
 def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> Pictures:
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    if _is_saved(path):
         require_options(str(path), options, "split", "heldout", "image", "label")
         return open_saved(path, options)
     packed = _packed(path)
