@@ -153,7 +153,10 @@ def _pictures(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The fixed views of all pictures, or of as many drawn by `seed` as fit in memory, and their labels."""
     most = _MOST_BYTES // (3 * source.size**2)
     rows = np.sort(order(len(source), seed, 0)[:most])
-    return np.stack([source.read(int(row), None) for row in rows]), source.labels[rows]
+    pictures = np.empty((len(rows), 3, source.size, source.size), np.uint8)
+    for place, row in enumerate(rows.tolist()):
+        pictures[place] = source.read(row, None)
+    return pictures, source.labels[rows]
 
 
 def _spread(length: int, count: int) -> np.ndarray:
