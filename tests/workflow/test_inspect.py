@@ -129,6 +129,22 @@ def test_a_hundredth_may_be_broken(tmp_path):
     assert "bee/em.png cannot be decoded (the file is empty)" in text
 
 
+@pytest.mark.parametrize("broken", [10, 13])
+def test_a_list_that_was_cut_says_where_the_whole_one_is(tmp_path, broken):
+    root = folder(tmp_path / "pets", each=6)
+    for number in range(broken):
+        (root / "ant" / f"b{number:02d}.png").write_bytes(b"no picture")
+        noise(number).save(root / "bee" / f"{number:03d}.png")
+        noise(number).save(root / "ant" / f"{number:03d}.png")
+    alone, _ = refused(root)
+    with_json, _ = refused(root, json_path=tmp_path / "found.json")
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert (len(facts["broken"]), len(facts["duplicates"]["across classes"])) == (broken, broken)
+    assert alone.count("... and 3 more; --json FILE writes them all\n") == 2 * (broken > 10)
+    assert with_json.count(f"... and 3 more; all are in {tmp_path}/found.json\n") == 2 * (broken > 10)
+    assert (broken > 10) == ("more" in alone)
+
+
 def test_with_more_broken_everything_is_told_before_the_error(tmp_path):
     root = folder(tmp_path / "pets", each=30)
     whole = (root / "ant" / "001.png").read_bytes()

@@ -92,7 +92,7 @@ def run_inspect(
         "training": _training(found, broken, chosen, size, stops),
         "notes": list(splits.notes),
     }
-    _show(facts, broken, say, console)
+    _show(facts, broken, json_path, say, console)
     sheet = sheet or Path(f"inspect-{file_name(source)}.png")
     if _write_sheet(found, {picture.key for picture in broken}, sheet):
         say(f"Contact sheet: {sheet}")
@@ -182,7 +182,9 @@ def _training(
     }
 
 
-def _show(facts: Mapping[str, Any], broken: Sequence[Broken], say: Say, console: Console) -> None:
+def _show(
+    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Say, console: Console
+) -> None:
     say(f"{facts['source']}: {facts['pictures']:,} pictures of {len(facts['classes']):,} classes")
     for note in facts["notes"]:
         say(note)
@@ -195,9 +197,16 @@ def _show(facts: Mapping[str, Any], broken: Sequence[Broken], say: Say, console:
         rows = [(kind, f"{entry['pictures']:,}", entry["example"]) for kind, entry in facts["kinds"].items()]
         console.print(_table("Kinds", ("kind", "pictures", "such as"), rows))
     if broken:
-        say(f"{len(broken):,} cannot be used:\n{list_broken(broken, _NAMED)}")
-    _show_duplicates(facts["duplicates"], say)
+        say(f"{len(broken):,} cannot be used:\n{list_broken(broken, _NAMED)}{_whole_list(broken, json_path)}")
+    _show_duplicates(facts["duplicates"], json_path, say)
     console.print(_table("What training would do", None, _plan(facts["training"], len(broken))))
+
+
+def _whole_list(items: Sequence[Any], json_path: Path | None) -> str:
+    """Behind a list that was cut: where all of it is."""
+    if len(items) <= _NAMED:
+        return ""
+    return "; --json FILE writes them all" if json_path is None else f"; all are in {json_path}"
 
 
 def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
@@ -212,7 +221,7 @@ def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
     ]
 
 
-def _show_duplicates(same: Mapping[str, Any], say: Say) -> None:
+def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Say) -> None:
     if not same["surplus"]:
         say("No two pictures have the same pixels.")
         return
@@ -222,7 +231,7 @@ def _show_duplicates(same: Mapping[str, Any], say: Say) -> None:
         if same[where]:
             groups = "\n".join(" = ".join(group[:3]) for group in same[where][:_NAMED])
             more = f"\n... and {len(same[where]) - _NAMED:,} more" if len(same[where]) > _NAMED else ""
-            say(f"Of these, {what}: {len(same[where]):,}\n{groups}{more}")
+            say(f"Of these, {what}: {len(same[where]):,}\n{groups}{more}{_whole_list(same[where], json_path)}")
 
 
 def _class_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
