@@ -3,11 +3,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
-from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+from alitok.core.images import to_float, to_uint8
+from alitok.data.crops import centre_crop
+from alitok.generator import Generator, GeneratorConfig, SampleRequest, SamplingConfig
+from alitok.jobs.drawing import draw_by_rows, first_rows
 from alitok.jobs.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -57,6 +61,56 @@ def test_options_replace_the_default(pipeline):
     assert not np.array_equal(default, array(pipeline([0] * 8, seed=1, guidance_scale=8.0)))
     greedy = array(pipeline([0] * 8, seed=1, temperature=0.0))
     assert (greedy == greedy[0]).all()
+
+
+def test_a_picture_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
+    several = array(pipeline([0, 1, 2], seed=[5, 6, 7]))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=[6])))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=6)))
+    with pytest.raises(AlitokError, match="2 seeds for 3 pictures"):
+        pipeline([0, 1, 2], seed=[5, 6])
+
+
+def test_pictures_of_one_call_may_have_settings_of_their_own(pipeline):
+    strong, weak = pipeline.sampling_with(guidance_scale=9.0), pipeline.sampling_with(temperature=0.0, min_p=0.1)
+    mixed = array(pipeline([0, 0], seed=[1, 1], sampling=[strong, weak]))
+    assert np.array_equal(mixed[:1], array(pipeline(0, seed=1, guidance_scale=9.0)))
+    assert np.array_equal(mixed[1:], array(pipeline(0, seed=1, sampling=weak)))
+    with pytest.raises(AlitokError, match="not both"):
+        pipeline(0, sampling=weak, top_k=3)
+
+
+def test_streamed_strips_are_the_causal_decoders_picture_and_the_end_is_the_call(pipeline):
+    drawn = list(pipeline.stream([0, 2], seed=4))
+    *strips, last = drawn
+    assert [(strip.top, strip.finished) for strip in strips] == [(0, False), (2, False), (4, False)]
+    assert last.finished
+    codes = torch.from_numpy(last.codes)
+    first = to_uint8(pipeline.tokenizer.decode(codes, "stage1")).numpy()
+    assert np.array_equal(np.concatenate([strip.images for strip in strips], axis=2), first)
+    finished = np.stack([np.asarray(picture) for picture in pipeline([0, 2], seed=4)])
+    assert np.array_equal(last.images.transpose(0, 2, 3, 1), finished)
+
+
+def test_a_picture_is_continued_from_its_first_rows_in_any_class(pipeline):
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
+    cropped = torch.from_numpy(np.asarray(centre_crop(picture, 6)).copy()).permute(2, 0, 1)
+    codes = pipeline.tokenizer.encode(to_float(cropped)[None])[0]
+    drawn = list(draw_by_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, picture, 2)))
+    kept = pipeline.tokenizer.config.prefix_length + 2 * 3
+    assert (torch.from_numpy(drawn[-1].codes)[:, :kept] == codes[:kept]).all()
+    both = array(pipeline.complete(picture, 2, [0, "tench"], seed=1))
+    assert np.array_equal(both, drawn[-1].images.transpose(0, 2, 3, 1))
+    assert np.array_equal(array(pipeline.complete(picture, 0, [0, 1], seed=1)), array(pipeline([0, 1], seed=1)))
+    whole = array(pipeline.complete(picture, 3, [0, 1], seed=1))
+    assert np.array_equal(whole[0], whole[1])
+    with pytest.raises(AlitokError, match="within 0 to 3"):
+        pipeline.complete(picture, 4, 0)
+
+
+def asked(pipeline, picture, rows):
+    given = first_rows(pipeline.tokenizer, picture, rows)
+    return [SampleRequest(label, 1, label, pipeline.sampling, given) for label in (0, 1)]
 
 
 def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):

@@ -106,7 +106,7 @@ class Engine:
         kind = _Kind.of(batch, rows)
         if self._session is None or self._session.kind != kind:
             self._session = None  # frees its memory first
-            self._session = _Session(self.generator, self._runner(kind.rows), kind, self._cache_dtype, self._graphs)
+            self._session = _Session(self.generator, self._runner(kind.rows), kind, self.cache_dtype, self._graphs)
         return self._session
 
     def _runner(self, rows: int) -> Runner:
@@ -125,7 +125,8 @@ class Engine:
         return next(iter(self._runners.values())).kernel_names if self._runners else {}
 
     @property
-    def _cache_dtype(self) -> torch.dtype:
+    def cache_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
         # A CPU multiplies bf16 matrices of one row more slowly than it reads fp32.
         return torch.bfloat16 if self.precision == "bf16" and self.device.type != "cpu" else torch.float32
 
@@ -133,7 +134,7 @@ class Engine:
         """Memory of the key-value cache for a batch of pictures."""
         config = self.generator.config
         rows = batch * (2 if guided else 1)
-        return 2 * config.layers * rows * config.sequence_length * config.width * self._cache_dtype.itemsize
+        return 2 * config.layers * rows * config.sequence_length * config.width * self.cache_dtype.itemsize
 
     def batch_bytes(self, batch: int, *, guided: bool = True) -> int:
         """Memory of all that grows with the batch: the cache, noise, logits, and the widest layer."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from alitok.generator import Engine, Generator, SampleRequest, SamplingConfig
 from alitok.generator.kernels import EnginePrecision
 from alitok.generator.sampling import GuidanceSchedule
 from alitok.jobs.decoding import PixelDecoder
+from alitok.jobs.drawing import DrawnRows, draw_by_rows, first_rows
 from alitok.jobs.synthesize import synthesize
 from alitok.tokenizer import Tokenizer
 
@@ -226,7 +227,63 @@ class Pipeline:
             if sampling is not None:
                 raise AlitokError("Give either sampling or single settings such as guidance_scale, not both.")
             sampling = self.sampling_with(**changes)
+        return self._draw(self.requests(classes, seed=seed, sampling=sampling), batch_size)
+
+    def complete(
+        self,
+        picture: Image,
+        rows: int,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+        batch_size: int = 64,
+    ) -> list[Image]:
+        """Keep the first rows of a picture and draw the rest.
+
+        Args:
+            picture: of any size; resized and cropped about its centre as for training.
+            rows: rows of patches that are kept, out of `tokenizer.config.grid`.
+            classes: what the picture goes on as, one entry per wanted continuation.
+            seed: as for a call.
+            sampling: likewise.
+            batch_size: likewise.
+
+        Returns:
+            Pillow pictures. The kept rows are those of the picture as the tokenizer reconstructs them; as its second
+            decoder sees all codes, the rest may change them slightly.
+
+        Raises:
+            AlitokError: `rows` is out of range, or as for a call.
+        """
+        given = first_rows(self.tokenizer, picture, rows)
         wanted = self.requests(classes, seed=seed, sampling=sampling)
+        return self._draw([replace(request, given=given) for request in wanted], batch_size)
+
+    def stream(
+        self,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+    ) -> Iterator[DrawnRows]:
+        """Draw pictures and hand on their rows as they come.
+
+        Args:
+            classes: as for a call, which draws them in one batch.
+            seed: likewise.
+            sampling: likewise.
+
+        Yields:
+            Strips of pixels by the causal decoder, top to bottom, then the finished pictures: those of a call.
+
+        Raises:
+            AlitokError: as for a call, or the tokenizer has no causal decoder.
+        """
+        wanted = self.requests(classes, seed=seed, sampling=sampling)
+        return draw_by_rows(self.engine, self.tokenizer, self.decoder, wanted)
+
+    def _draw(self, wanted: list[SampleRequest], batch_size: int) -> list[Image]:
         drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
         return [pixels.to_pil(picture) for batch in drawn for picture in batch]
 
