@@ -1,10 +1,14 @@
 """The writer of code stores against an independent reader, and what it does when it is killed, repeated or misled."""
 
+import errno
 import gzip
 import hashlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alitok.core.errors import AlitokError
+from alitok.data import shards
 from alitok.data.codes import CodeStore
 from alitok.data.shards import StoreHead, StoreWriter, crop_names, label_type, shard_pictures
 
@@ -167,6 +172,51 @@ def test_written_in_any_order_and_by_any_number_of_writers_it_is_the_same(tmp_pa
     assert files(path) == whole
 
 
+def begun_at_once(path, heads, monkeypatch):
+    """Each head prepared by a thread of its own, all of which have found the directory empty before one writes."""
+    real, barrier = shards.find_head, threading.Barrier(len(heads))
+
+    def find_head(place):
+        found = real(place)
+        if found is None:
+            barrier.wait(30)
+        return found
+
+    monkeypatch.setattr(shards, "find_head", find_head)
+
+    def attempt(head):
+        try:
+            return StoreWriter(path, head).prepare()
+        except AlitokError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(heads)) as pool:
+        outcomes = list(pool.map(attempt, heads))
+    monkeypatch.undo()
+    return outcomes
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_jobs_with_other_settings_that_begin_at_once_one_goes_on(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(shards.os, "link", Mock(side_effect=OSError(errno.EPERM, "no links here")))
+    heads = [replace(HEAD, tokenizer=str(number)) for number in range(6)]
+    outcomes = begun_at_once(tmp_path / "codes", heads, monkeypatch)
+    chosen = StoreWriter(tmp_path / "codes", HEAD)
+    with pytest.raises(AlitokError, match=r"other settings \(tokenizer\)"):
+        chosen.prepare()
+    assert set(files(tmp_path / "codes")) == {"job.json"}
+    if links:
+        winner = json.loads((tmp_path / "codes" / "job.json").read_text())["tokenizer"]
+        assert [outcome == list(range(5)) for outcome in outcomes] == [head.tokenizer == winner for head in heads]
+        assert sum("other settings (tokenizer); start over with --fresh" in str(outcome) for outcome in outcomes) == 5
+
+
+def test_jobs_with_the_same_settings_that_begin_at_once_all_go_on(tmp_path, monkeypatch):
+    heads = [replace(HEAD, tokenizer_path=str(number)) for number in range(6)]
+    assert begun_at_once(tmp_path / "codes", heads, monkeypatch) == [list(range(5))] * 6
+
+
 def test_a_finished_store_is_left_as_it_is(tmp_path):
     path = write(tmp_path / "codes")
     before = {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()}
@@ -212,6 +262,7 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path):
     path = tmp_path / "codes"
     path.mkdir()
     (path / ".job.json.77.part").write_text("{")
+    (path / "..job.json.77.part.99.part").write_text("{")
     StoreWriter(path, HEAD).prepare()
     for name in ("codes-00000.npy", "labels-00002.npy", "keys-00001.json.gz", "shard-00004.json"):
         (path / f".{name}.99.part").write_bytes(b"half")

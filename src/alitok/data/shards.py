@@ -16,9 +16,12 @@ Shapes: C crops of a picture, T codes of a sequence.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
+import os
 import re
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,10 +41,11 @@ _SHARD_ROWS = 1 << 15  # 17 MB at 272 codes: little is lost with an unfinished o
 _MOST_SHARDS = 512  # of which a reader keeps one file open each
 _FEWEST_SHARDS = 8  # of a small source, so that several processes have work
 _LEAST_PICTURES = 64
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none
 _SUFFIXES = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}
 _OURS = r"(codes|labels|keys|shard)-\d+(\.npy|\.json|\.json\.gz)"
 _PRODUCT = re.compile(_OURS)
-_LEFTOVER = re.compile(rf"\.({_OURS}|job\.json)\.[A-Za-z0-9-]+\.part")  # of a process that was killed
+_LEFTOVER = re.compile(rf"\.+({_OURS}|job\.json)(\.[A-Za-z0-9-]+\.part)+")  # of a process that was killed
 
 
 @config
@@ -181,7 +185,10 @@ class StoreWriter:
             discard(self.path)
         found = None if fresh else find_head(self.path)
         if found is None:
-            write_json(self.path / JOB, _to_json(self.head))
+            if fresh:
+                write_json(self.path / JOB, _to_json(self.head))
+            else:
+                self._begin()
             found = find_head(self.path)  # that of another process, if one began at the same moment
             assert found is not None
         different = self.head.differences(found)
@@ -192,6 +199,21 @@ class StoreWriter:
             )
         unfinished = [number for number in range(self.head.shards) if self._entry(number) is None]
         return [] if self._whole() else unfinished  # asked last: whoever finishes takes the sidecars away
+
+    def _begin(self) -> None:
+        """Write the job, whole, unless another process has: of several that begin at once, one decides."""
+        part = self.path / f".{JOB}.{uuid.uuid4().hex}.part"
+        try:
+            write_json(part, _to_json(self.head))
+            os.link(part, self.path / JOB)
+        except (FileExistsError, FileNotFoundError):
+            pass  # another has begun, or has even finished and tidied up
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            part.replace(self.path / JOB)  # then the last decides
+        finally:
+            remove(part)
 
     def write(self, number: int, codes: np.ndarray, labels: np.ndarray, keys: Sequence[str]) -> None:
         """Write one shard: its files, then the sidecar that says it is finished.
