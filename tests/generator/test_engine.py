@@ -5,8 +5,8 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
-from alitok.generator.engine import _GRAPH_STEP
 from alitok.generator.sampling import RowSettings
+from alitok.generator.session import GRAPH_STEP
 
 SIZES = {
     "small": GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2),
@@ -63,7 +63,17 @@ def test_every_layout_draws_what_the_oracle_draws(name, graphs):
     soft = SamplingConfig(guidance_scale=3.0, guidance_power=0.5, soft_guidance=True)
     for asked in (requests([soft] * 3), requests([SamplingConfig(guidance_scale=3.0)])):
         assert torch.equal(Engine(generator, graphs=graphs).sample(asked), oracle.sample(generator, asked))
-    assert SIZES["long"].sequence_length > _GRAPH_STEP  # more than one length of attention
+    assert SIZES["long"].sequence_length > GRAPH_STEP  # more than one length of attention
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_on_a_gpu_recorded_steps_draw_what_the_oracle_draws(config):
+    generator = model(SIZES["long"]).to("cuda")
+    engine = Engine(generator)
+    for seed in (1, 2):
+        asked = requests([config] * 3, seed)
+        assert torch.equal(engine.sample(asked), oracle.sample(generator, asked))
 
 
 def test_a_batch_may_mix_classes_scales_seeds_and_all_settings(generator):
@@ -127,6 +137,13 @@ def test_a_stream_that_is_left_harms_no_later_batch(generator):
     engine = Engine(generator)
     next(engine.stream(requests(CONFIGS)))
     assert torch.equal(engine.sample(requests(CONFIGS)), oracle.sample(generator, requests(CONFIGS)))
+
+
+def test_two_streams_may_be_read_in_turns(generator):
+    engine, first, second = Engine(generator), requests(CONFIGS), requests(CONFIGS, seed=2)
+    pairs = list(zip(engine.stream(first), engine.stream(second), strict=True))
+    assert torch.equal(torch.cat([one for one, _ in pairs], dim=1), oracle.sample(generator, first))
+    assert torch.equal(torch.cat([other for _, other in pairs], dim=1), oracle.sample(generator, second))
 
 
 @pytest.mark.parametrize(("precision", "share"), [("bf16", 0.9), ("int8", 0.7)])

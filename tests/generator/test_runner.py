@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.generator.kernels import _MAKERS, Weight, _working, kernels
+from alitok.generator.kernels import _MAKERS, Kernels, Weight, _works
 from alitok.generator.runner import Runner
 
 
@@ -22,6 +22,12 @@ def cache_for(model, rows):
     return torch.full((config.layers, 2, rows, config.heads, 12, config.width // config.heads), torch.nan)
 
 
+def ready(model, rows):
+    runner = Runner(model, "fp32")
+    runner.choose(rows)
+    return runner
+
+
 def causal(count, filled):
     return torch.arange(filled) > torch.arange(filled - count, filled)[:, None]
 
@@ -32,7 +38,7 @@ def test_cached_logits_equal_uncached(chunks):
     model = small_generator()
     codes, classes = torch.randint(20, (4, 12)), torch.tensor([0, 1, 4, model.null_class])
     whole = model(codes[:, :-1], classes)
-    runner, cache = Runner(model, 4, "fp32"), cache_for(model, 4).nan_to_num(0.0)
+    runner, cache = ready(model, 4), cache_for(model, 4).nan_to_num(0.0)
     tokens = torch.cat([model.class_tokens(classes)[:, None], codes], dim=1)
     start = 0
     for count in chunks:
@@ -47,7 +53,7 @@ def test_cached_logits_equal_uncached(chunks):
 def test_only_filled_positions_are_looked_at():
     """What lies behind them, here not even numbers, reaches no logit."""
     model = small_generator()
-    runner, cache = Runner(model, 1, "fp32"), cache_for(model, 1)
+    runner, cache = ready(model, 1), cache_for(model, 1)
     for position in range(12):
         where = slice(position, position + 1)
         assert torch.isfinite(runner(torch.tensor([[position]]), cache, where, position + 1)).all()
@@ -56,7 +62,7 @@ def test_only_filled_positions_are_looked_at():
 @torch.no_grad()
 def test_a_position_may_be_known_to_the_device_alone():
     model = small_generator()
-    runner, mine, theirs = Runner(model, 2, "fp32"), cache_for(model, 2), cache_for(model, 2)
+    runner, mine, theirs = ready(model, 2), cache_for(model, 2), cache_for(model, 2)
     mine.nan_to_num_(0.0), theirs.nan_to_num_(0.0)
     for position in range(5):
         tokens = torch.randint(20, (2, 1))
@@ -78,7 +84,7 @@ def test_every_kernel_is_the_linear_layer(precision, inputs, outputs, rows):
     linear = Weight(torch.randn(outputs, inputs) * inputs**-0.5, torch.randn(outputs))
     x = torch.randn(rows, inputs)
     expected = F.linear(x, *linear)
-    working = _working(_MAKERS[precision], linear)
+    working = [name for name, maker in _MAKERS[precision].items() if _works(maker, linear)]
     assert working
     for name in working:
         got = _MAKERS[precision][name](linear)(x)
@@ -87,11 +93,19 @@ def test_every_kernel_is_the_linear_layer(precision, inputs, outputs, rows):
         assert (got - expected).abs().max() < ERRORS[precision] * expected.std(), name
 
 
-def test_the_fastest_kernel_is_taken_and_a_missing_one_is_told():
+def test_the_fastest_kernel_is_taken_or_the_one_that_is_named(monkeypatch):
     linears = [Weight(torch.randn(8, 4), torch.zeros(8))] * 2
-    name, made = kernels(linears, 2, "fp32")
-    assert name in _MAKERS["fp32"]
-    assert len(made) == 2
+    made = Kernels(linears, "fp32")
+    monkeypatch.setattr(Kernels, "_seconds", lambda self, name, rows: {"plain": rows}.get(name, 3))
+    assert made.fastest(2)[0] == "plain"
+    name, callables = made.fastest(5)
+    assert name != "plain"
+    assert len(callables) == 2
+    assert made.fastest(6)[1] is callables  # made once
+    assert Kernels(linears, "fp32", "weight_first").fastest(2)[0] == "weight_first"
+
+
+def test_a_missing_kernel_is_told():
     meta = [Weight(torch.empty(8, 4, device="meta"), torch.empty(8, device="meta"))]
     with pytest.raises(AlitokError, match="no int8 kernel for meta"):
-        kernels(meta, 2, "int8")
+        Kernels(meta, "int8")

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.generator.guidance import soft_weights
 from alitok.generator.kernels import EnginePrecision
 from alitok.generator.model import Generator
-from alitok.generator.randomness import PictureNoise
-from alitok.generator.runner import Runner, Where
-from alitok.generator.sampling import RowSettings, SampleRequest, next_codes
-
-_NOISE_AHEAD = 16  # positions whose noise is drawn at a time
-_GRAPH_STEP = 64  # positions by which the attention of a CUDA graph grows
+from alitok.generator.runner import Runner
+from alitok.generator.sampling import RowSettings, SampleRequest
+from alitok.generator.session import NOISE_AHEAD, Kind, Session
 
 
 class Engine:
@@ -32,6 +28,7 @@ class Engine:
     Args:
         generator: in evaluation mode; its parameters must not change while the engine is used.
         precision: `fp32` is exact, `bf16` and `int8` (on a CPU) are faster; see docs/performance.md for their errors.
+        kernel: of the linear layers, by its name in `alitok.generator.kernels`; None = the fastest by measurement.
         graphs: whether steps are replayed as CUDA graphs; None = on a GPU.
 
     Raises:
@@ -39,14 +36,20 @@ class Engine:
     """
 
     def __init__(
-        self, generator: Generator, precision: EnginePrecision = "fp32", *, graphs: bool | None = None
+        self,
+        generator: Generator,
+        precision: EnginePrecision = "fp32",
+        *,
+        kernel: str | None = None,
+        graphs: bool | None = None,
     ) -> None:
         self.generator = generator
         self.precision = precision
         self.device = generator.embeddings.weight.device
         self._graphs = self.device.type == "cuda" if graphs is None else graphs
-        self._runners: dict[int, Runner] = {}
-        self._session: _Session | None = None
+        self._runner = Runner(generator, precision, kernel)
+        self._chosen_for = -1
+        self._session: Session | None = None
 
     def sample(self, requests: Sequence[SampleRequest]) -> torch.Tensor:
         """Draw whole sequences (B, T) int64, on the generator's device.
@@ -73,56 +76,59 @@ class Engine:
             if not 0 <= request.label <= config.classes:
                 raise AlitokError(f"Class {request.label} does not exist; classes are 0 to {config.classes - 1}.")
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
-        session = self._open(len(requests), rows)
-        position = session.begin(requests, rows)
         starts = [*([0] if config.prefix else []), *range(config.prefix, config.sequence_length, config.grid)]
-        for start, stop in zip(starts, [*starts[1:], config.sequence_length], strict=True):
-            while position < stop:
-                session.advance(position)
-                position += 1
-            yield session.codes[:, start:stop].clone()
+        with self._session_for(len(requests), rows) as session:
+            position = session.begin(requests, rows)
+            for start, stop in zip(starts, [*starts[1:], config.sequence_length], strict=True):
+                while position < stop:
+                    session.advance(position)
+                    position += 1
+                yield session.codes[:, start:stop].clone()
 
     @torch.inference_mode()
     def step_seconds(self, requests: Sequence[SampleRequest], position: int, steps: int = 1) -> float:
         """Time of one step at a position, on a cache filled with whatever; the mean of some after one that warms up."""
         config = self.generator.config
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
-        session = self._open(len(requests), rows)
-        session.begin(requests, rows)
-        session.advance(position)
-        self._wait()
-        began = time.perf_counter()
-        for _ in range(steps):
+        with self._session_for(len(requests), rows) as session:
+            session.begin(requests, rows)
             session.advance(position)
-        self._wait()
+            self._wait()
+            began = time.perf_counter()
+            for _ in range(steps):
+                session.advance(position)
+            self._wait()
         return (time.perf_counter() - began) / steps
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _open(self, batch: int, rows: RowSettings) -> _Session:
-        """The buffers of the batch before, if this one is of the same kind."""
-        kind = _Kind.of(batch, rows)
-        if self._session is None or self._session.kind != kind:
-            self._session = None  # frees its memory first
-            self._session = _Session(self.generator, self._runner(kind.rows), kind, self.cache_dtype, self._graphs)
-        return self._session
+    @contextmanager
+    def _session_for(self, batch: int, rows: RowSettings) -> Iterator[Session]:
+        """The buffers of the batch before, if this one is of the same kind and that one has ended."""
+        kind = Kind.of(batch, rows)
+        session, self._session = self._session, None
+        if session is None or session.kind != kind:
+            del session  # frees its memory first
+            self._choose_kernels(kind.rows)
+            session = Session(self.generator, self._runner, kind, self.cache_dtype, self._graphs)
+        try:
+            yield session
+        finally:
+            self._session = session
 
-    def _runner(self, rows: int) -> Runner:
-        """For about so many rows; kernels are chosen anew with each power of four."""
-        size = (rows - 1).bit_length() // 2
-        if self.device.type != "cpu":
-            size = 0  # one kernel fits all
-        if size not in self._runners:
-            self._runners.clear()  # packed weights of two sizes would be held twice
-            self._runners[size] = Runner(self.generator, rows, self.precision)
-        return self._runners[size]
+    def _choose_kernels(self, rows: int) -> None:
+        """For about so many rows: anew with each power of four. On a GPU there is nothing to choose from."""
+        size = (rows - 1).bit_length() // 2 if self.device.type == "cpu" else 0
+        if size != self._chosen_for:
+            self._runner.choose(rows)
+            self._chosen_for = size
 
     @property
     def kernel_names(self) -> dict[str, str]:
         """The kernels in use, by the layer's name; empty before the first batch."""
-        return next(iter(self._runners.values())).kernel_names if self._runners else {}
+        return dict(self._runner.kernel_names)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -140,7 +146,7 @@ class Engine:
         """Memory of all that grows with the batch: the cache, noise, logits, and the widest layer."""
         config = self.generator.config
         rows = batch * (2 if guided else 1)
-        noise = batch * _NOISE_AHEAD * config.codebook_size * (4 + 6 * 8)  # floats, and the words they are made from
+        noise = batch * NOISE_AHEAD * config.codebook_size * (4 + 6 * 8)  # floats, and the words they are made from
         logits = 6 * rows * config.codebook_size * 4
         return self.cache_bytes(batch, guided=guided) + noise + logits + 24 * rows * config.width * 4
 
@@ -148,174 +154,3 @@ class Engine:
         """The most pictures that can be drawn at a time in so many bytes; at least 1."""
         one = self.batch_bytes(1, guided=guided)
         return max(free // one, 1)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What must be alike for two batches to share buffers and graphs."""
-
-    batch: int
-    guided: bool
-    filtered: bool
-    softened: bool
-    random: bool
-
-    @classmethod
-    def of(cls, batch: int, rows: RowSettings) -> _Kind:
-        return cls(batch, rows.guided, rows.filtered, rows.softened, rows.random)
-
-    @property
-    def rows(self) -> int:
-        return self.batch * (2 if self.guided else 1)
-
-
-class _Session:
-    """The buffers of a batch, and the step over them. Steps read and write only these, so they can be replayed."""
-
-    def __init__(
-        self, generator: Generator, runner: Runner, kind: _Kind, cache_dtype: torch.dtype, graphs: bool
-    ) -> None:
-        config, device = generator.config, generator.embeddings.weight.device
-        self.kind, self._generator, self._runner = kind, generator, runner
-        length, size = config.sequence_length, config.codebook_size
-        shape = config.layers, 2, kind.rows, config.heads, length, config.width // config.heads
-        self._cache = torch.zeros(shape, device=device, dtype=cache_dtype)
-        self.tokens = torch.zeros(kind.rows, dtype=torch.int64, device=device)
-        self.codes = torch.zeros(kind.batch, length, dtype=torch.int64, device=device)
-        self._confidence = torch.zeros(kind.batch, length, device=device)
-        self._noise = torch.zeros(kind.batch, _NOISE_AHEAD, size if kind.random else 0, device=device)
-        self._rows: RowSettings | None = None
-        self._drawn: PictureNoise | None = None
-        self._graphs = _Graphs(self, device) if graphs else None
-
-    def begin(self, requests: Sequence[SampleRequest], rows: RowSettings) -> int:
-        """Take up new pictures; read the codes that are given in all of them at once.
-
-        Returns:
-            The first position that is to be drawn.
-        """
-        device = self.codes.device
-        self._rows = rows if self._rows is None else _copied(self._rows, rows)
-        self._drawn = PictureNoise([(request.seed, request.index) for request in requests], device)
-        classes = torch.tensor([request.label for request in requests], device=device)
-        if self.kind.guided:
-            classes = torch.cat([classes, torch.full_like(classes, self._generator.null_class)])
-        tokens = self._generator.class_tokens(classes)
-        # SoftCFG's weights differ from step to step, so its given codes are read one by one, like drawn ones.
-        known = 0 if rows.softened else min(rows.common, self.codes.shape[1] - 1)
-        if known:
-            given = rows.given[:, :known]
-            self.codes[:, :known] = given
-            given = torch.cat([given, given]) if self.kind.guided else given
-            before = torch.cat([tokens[:, None], given], dim=1)
-            hidden = torch.ones(known + 1, known + 1, dtype=torch.bool, device=device).triu(1)
-            logits = self._runner(before, self._cache, slice(0, known + 1), known + 1, hidden=hidden)
-            self._refill_noise(known)
-            self._choose(logits, slice(known, known + 1), slice(known % _NOISE_AHEAD, known % _NOISE_AHEAD + 1))
-            return known + 1
-        self.tokens.copy_(tokens)
-        return 0
-
-    def advance(self, position: int) -> None:
-        """Draw the code at a position; those before it have been drawn."""
-        if position % _NOISE_AHEAD == 0:
-            self._refill_noise(position)
-        if self._graphs is not None:
-            self._graphs.replay(position)
-            return
-        here, slot = position, position % _NOISE_AHEAD
-        self.step(slice(here, here + 1), slice(slot, slot + 1), position + 1, None)
-
-    def step(self, where: Where, slot: Where, filled: int, hidden: torch.Tensor | None) -> None:
-        """One position: read the token before it, choose its code.
-
-        Args:
-            where: the position.
-            slot: its place in the noise that was drawn ahead.
-            filled: how many cached positions are looked at.
-            hidden: which of them are not filled yet.
-        """
-        assert self._rows is not None
-        weights = self._value_weights(where, filled) if self.kind.softened else None
-        logits = self._runner(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
-        self._choose(logits, where, slot)
-
-    def _choose(self, logits: torch.Tensor, where: Where, slot: Where) -> None:
-        rows, batch = self._rows, self.kind.batch
-        assert rows is not None
-        conditional, unconditional = (logits[:batch], logits[batch:]) if self.kind.guided else (logits, None)
-        noise = self._noise[:, slot].flatten(1) if self.kind.random else None
-        drawn = next_codes(conditional, unconditional, rows.scales[:, where], noise, rows)
-        given = rows.given[:, where].flatten()
-        drawn = torch.where(given >= 0, given, drawn)
-        self.codes[:, where] = drawn[:, None]
-        if self.kind.softened:
-            self._confidence[:, where] = conditional.softmax(-1).amax(-1, keepdim=True)
-        self.tokens.copy_(torch.cat([drawn, drawn]) if self.kind.guided else drawn)
-
-    def _value_weights(self, where: Where, filled: int) -> torch.Tensor:
-        """(R, filled): SoftCFG on the unconditional rows that asked for it, 1 elsewhere."""
-        assert self._rows is not None
-        drawn = self._confidence[:, : filled - 1]
-        if isinstance(where, torch.Tensor):  # the buffer holds an earlier batch's numbers behind this position
-            drawn = drawn.masked_fill(torch.arange(filled - 1, device=drawn.device) >= where, 0.0)
-        weights = torch.ones(2, len(drawn), filled, device=drawn.device)
-        if filled > 1:
-            weights[1, :, 1:] = torch.where(self._rows.soft, soft_weights(drawn), 1.0)
-        return weights.flatten(0, 1)
-
-    def _refill_noise(self, position: int) -> None:
-        if self.kind.random:
-            assert self._drawn is not None
-            first = position - position % _NOISE_AHEAD
-            self._noise.copy_(self._drawn.gumbel(first, _NOISE_AHEAD, self._noise.shape[-1]))
-
-
-def _copied(into: RowSettings, new: RowSettings) -> RowSettings:
-    """Write the tensors of `new` into those of `into`, where recorded graphs read them."""
-    for name in ("scales", "temperature", "greedy", "top_k", "top_p", "min_p", "soft", "given"):
-        getattr(into, name).copy_(getattr(new, name))
-    return into
-
-
-class _Graphs:
-    """Steps recorded once and replayed: one graph per length of attention, the position read on the device."""
-
-    def __init__(self, session: _Session, device: torch.device) -> None:
-        self._session = session
-        self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
-        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}
-
-    def replay(self, position: int) -> None:
-        """The step at this position; the first one of a length is recorded."""
-        self._position.fill_(position)
-        self._slot.fill_(position % _NOISE_AHEAD)
-        length = self._session.codes.shape[1]
-        filled = min(-(-(position + 1) // _GRAPH_STEP) * _GRAPH_STEP, length)
-        if self._position.device.type != "cuda":
-            self._step(filled)
-            return
-        if filled not in self._recorded:
-            self._recorded[filled] = self._record(filled)
-        self._recorded[filled].replay()
-
-    def _step(self, filled: int) -> None:
-        hidden = torch.arange(filled, device=self._position.device) > self._position
-        self._session.step(self._position, self._slot, filled, hidden)
-
-    def _record(self, filled: int) -> torch.cuda.CUDAGraph:
-        """Run once for the libraries to set themselves up, then record. The session's tokens are put back."""
-        tokens = self._session.tokens
-        kept = tokens.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._step(filled)
-        torch.cuda.current_stream().wait_stream(side)
-        tokens.copy_(kept)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step(filled)
-        tokens.copy_(kept)
-        return graph

@@ -120,51 +120,58 @@ _MAKERS: dict[EnginePrecision, dict[str, Maker]] = {
 }
 
 
-def kernels(linears: Sequence[Weight], rows: int, precision: EnginePrecision) -> tuple[str, list[Kernel]]:
-    """The layers in the fastest kernel that there is.
+class Kernels:
+    """The linear layers of one shape in all kernels that have been wanted so far, made when they are.
 
     Args:
-        linears: of one shape.
-        rows: M that they will be called with.
+        linears: the layers.
         precision: of weights and inputs.
-
-    Returns:
-        The kernel's name and one callable per layer.
+        only: the one kernel to use, where it works; None = the fastest.
 
     Raises:
-        AlitokError: no kernel of this precision works here.
+        AlitokError: no such kernel works here.
     """
-    makers = _MAKERS[precision]
-    if linears[0].weight.device.type != "cpu":
-        makers = {name: maker for name, maker in makers.items() if name == "plain"}
-    working = _working(makers, linears[0])
-    if not working:
-        where = linears[0].weight.device.type
-        raise AlitokError(f"There is no {precision} kernel for {where} in this PyTorch; choose fp32 or bf16.")
-    best = min(working, key=lambda name: _seconds(makers[name], linears, rows)) if len(working) > 1 else working[0]
-    return best, [makers[best](linear) for linear in linears]
+
+    def __init__(self, linears: Sequence[Weight], precision: EnginePrecision, only: str | None = None) -> None:
+        self._linears = linears
+        place = linears[0].weight.device.type
+        tried = _MAKERS[precision] if place == "cpu" else {"plain": _MAKERS[precision].get("plain", _missing)}
+        self._makers = {name: maker for name, maker in tried.items() if _works(maker, linears[0])}
+        if not self._makers:
+            raise AlitokError(f"There is no {precision} kernel for {place} in this PyTorch; choose fp32 or bf16.")
+        if only in self._makers:
+            self._makers = {only: self._makers[only]}
+        self._made: dict[str, list[Kernel]] = {}
+
+    def fastest(self, rows: int) -> tuple[str, list[Kernel]]:
+        """The kernel to use for M = `rows`: its name, and one callable per layer."""
+        names = list(self._makers)
+        best = min(names, key=lambda name: self._seconds(name, rows)) if len(names) > 1 else names[0]
+        if best not in self._made:
+            self._made[best] = [self._makers[best](linear) for linear in self._linears]
+        return best, self._made[best]
+
+    def _seconds(self, name: str, rows: int) -> float:
+        """Of one call for each layer, the best of a few rounds."""
+        ready = self._made.get(name) or [self._makers[name](linear) for linear in self._linears[:_MEASURED_WEIGHTS]]
+        x = torch.ones(rows, self._linears[0].weight.shape[1])
+        times = []
+        for _ in range(_MEASURED_ROUNDS):
+            began = time.perf_counter()
+            for kernel in ready[:_MEASURED_WEIGHTS]:
+                kernel(x)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
 
-def _working(makers: dict[str, Maker], linear: Weight) -> list[str]:
-    """Those that run on this machine; PyTorch only says so by failing."""
-    found = []
-    for name, maker in makers.items():
-        try:
-            maker(linear)(linear.weight[:1] * 0)
-        except (NotImplementedError, RuntimeError, AttributeError):
-            continue
-        found.append(name)
-    return found
+def _missing(linear: Weight) -> Kernel:
+    raise NotImplementedError
 
 
-def _seconds(maker: Maker, linears: Sequence[Weight], rows: int) -> float:
-    """Of one call for each layer, the best of a few rounds."""
-    ready = [maker(linear) for linear in linears[:_MEASURED_WEIGHTS]]
-    x = torch.ones(rows, linears[0].weight.shape[1])
-    times = []
-    for _ in range(_MEASURED_ROUNDS):
-        began = time.perf_counter()
-        for kernel in ready:
-            kernel(x)
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _works(maker: Maker, linear: Weight) -> bool:
+    """Whether it runs on this machine; PyTorch only says so by failing."""
+    try:
+        maker(linear)(linear.weight[:1].float() * 0)
+    except (NotImplementedError, RuntimeError, AttributeError):
+        return False
+    return True

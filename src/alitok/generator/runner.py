@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alitok.generator.kernels import EnginePrecision, Kernel, Weight, kernels
+from alitok.generator.kernels import EnginePrecision, Kernel, Kernels, Weight
 from alitok.generator.model import Generator
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import Block, SwiGlu
@@ -40,24 +40,35 @@ class Runner:
 
     Args:
         generator: in evaluation mode; its parameters are shared where no kernel needs its own copy.
-        rows: R for which the kernels are chosen.
         precision: of the linear layers' weights and inputs; sums, norms and softmax are float32.
+        kernel: the one kernel to use where it works; None = the fastest.
+
+    Attributes:
+        kernel_names: the kernels in use, by the layer's name; empty before `choose`.
+
+    Raises:
+        AlitokError: there is no kernel of this precision for the generator's device.
     """
 
-    def __init__(self, generator: Generator, rows: int, precision: EnginePrecision) -> None:
+    def __init__(self, generator: Generator, precision: EnginePrecision, kernel: str | None = None) -> None:
         config = generator.config
         self.heads, self.width = config.heads, config.width
         self.head_size = config.width // config.heads
         self.embeddings = generator.embeddings.weight.detach()
-        self.norm = generator.norm.weight.detach()
+        self.norm = _norm(generator.norm)
         self.rotary = torch.view_as_complex(generator.rotary.contiguous())  # (P, E/2)
         self.kernel_names: dict[str, str] = {}
-        blocks = [block for block in generator.blocks if isinstance(block, Block)]
-        layers = [_linears(block) for block in blocks]
+        self._blocks = [block for block in generator.blocks if isinstance(block, Block)]
+        layers = [_linears(block) for block in self._blocks]
+        self._kernels = {name: Kernels([layer[name] for layer in layers], precision, kernel) for name in layers[0]}
+        self._output_kernels = Kernels([_weight(generator.output)], precision, kernel)
+
+    def choose(self, rows: int) -> None:
+        """Take the kernels that are fastest for R = `rows`."""
         ready: dict[str, list[Kernel]] = {}
-        for name in layers[0]:
-            self.kernel_names[name], ready[name] = kernels([layer[name] for layer in layers], rows, precision)
-        self.kernel_names["output"], (self.output,) = kernels([_weight(generator.output)], rows, precision)
+        for name, kernels in self._kernels.items():
+            self.kernel_names[name], ready[name] = kernels.fastest(rows)
+        self.kernel_names["output"], (self.output,) = self._output_kernels.fastest(rows)
         self.layers = [
             _Layer(
                 attention_norm=_norm(block.attention_norm),
@@ -65,7 +76,7 @@ class Runner:
                 mlp_norm=_norm(block.mlp_norm),
                 **{name: ready[name][index] for name in ready},
             )
-            for index, block in enumerate(blocks)
+            for index, block in enumerate(self._blocks)
         ]
 
     def _head_norms(self, block: Block) -> torch.Tensor:
