@@ -1,4 +1,4 @@
-"""Shared by all tests: one compute thread, so that parallel runs do not fight; a seed; several processes at once."""
+"""Shared by all tests: one compute thread, so that parallel runs do not fight; a seed; stores; several processes."""
 
 import multiprocessing
 import os
@@ -9,12 +9,39 @@ import pytest
 import torch
 
 from alitok.core.distributed import join
+from alitok.data.shards import StoreHead, StoreWriter
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def stored():
+    """Writes codes (rows, T) and the labels of the rows to a store at a path, which it returns."""
+    return _stored
+
+
+def _stored(path, codes, labels, *, codebook_size, classes, tokenizer="t", crops=1, shard_rows=1 << 15):
+    head = StoreHead(
+        pictures=len(codes) // crops,
+        length=codes.shape[1],
+        codebook_size=codebook_size,
+        recipe="",
+        crops=tuple(f"crop {number}" for number in range(crops)),
+        classes=tuple(classes),
+        tokenizer=tokenizer,
+        shard_pictures=max(1, shard_rows // crops),
+    )
+    writer = StoreWriter(path, head)
+    for number in writer.prepare():
+        pictures = head.shard(number)
+        rows = slice(pictures.start * crops, pictures.stop * crops)
+        writer.write(number, codes[rows], labels[rows][::crops], [str(picture) for picture in pictures])
+    assert writer.finish()
+    return path
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.data.codes import CodeStore, write_codes
+from alitok.data.codes import CodeStore
 from alitok.data.loader import Batches, CodeBatches, order, picture_rng
 
 GOLDEN = [2, 9, 6, 0, 4, 5, 8, 1, 3, 7]  # order(10, 3, 2): stored codes and runs rely on it
@@ -228,17 +228,22 @@ def test_the_work_of_a_worker_can_be_pickled():
     assert same([steps[3]], [Batches(Source(11), 4, 0)._steps[3]])
 
 
-def store_of(path, pictures, crops):
-    """Each row holds its picture and its crop."""
-    codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
-    labels = codes[:, 0] % 3
-    write_codes(path, [(codes, labels)], codebook_size=300, classes=("a", "b", "c"), tokenizer="t", crops=crops)
-    return CodeStore(path)
+@pytest.fixture
+def store_of(tmp_path, stored):
+    """A store of so many pictures and crops; each row holds its picture and its crop."""
+
+    def made(pictures, crops):
+        codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
+        return CodeStore(
+            stored(tmp_path / "codes", codes, codes[:, 0] % 3, codebook_size=300, classes="abc", crops=crops)
+        )
+
+    return made
 
 
 @pytest.mark.parametrize("batch_size", [4, 30])
-def test_codes_come_in_the_order_of_the_pictures(tmp_path, batch_size):
-    store = store_of(tmp_path / "codes", 11, 1)
+def test_codes_come_in_the_order_of_the_pictures(store_of, batch_size):
+    store = store_of(11, 1)
     codes = first(CodeBatches(store, batch_size, 9), 6)
     pictures = first(Batches(Source(11), batch_size, 9), 6)
     for (sequence, label), (picture, expected) in zip(codes, pictures, strict=True):
@@ -248,8 +253,8 @@ def test_codes_come_in_the_order_of_the_pictures(tmp_path, batch_size):
         assert torch.equal(label, expected)
 
 
-def test_one_crop_of_each_picture_is_drawn_per_epoch(tmp_path):
-    store = store_of(tmp_path / "codes", 40, 5)
+def test_one_crop_of_each_picture_is_drawn_per_epoch(store_of):
+    store = store_of(40, 5)
     epochs = [codes for codes, _ in first(CodeBatches(store, 40, 0), 60)]  # a batch is an epoch
     for codes in epochs:
         assert sorted(codes[:, 0].tolist()) == list(range(40))
@@ -263,8 +268,8 @@ def test_one_crop_of_each_picture_is_drawn_per_epoch(tmp_path):
     assert torch.equal(small, torch.cat(epochs[:2]))
 
 
-def test_codes_from_a_later_step(tmp_path):
-    store = store_of(tmp_path / "codes", 11, 3)
+def test_codes_from_a_later_step(store_of):
+    store = store_of(11, 3)
     assert same(first(CodeBatches(store, 4, 0, 5), 4), first(CodeBatches(store, 4, 0), 9)[5:])
     state = torch.get_rng_state()
     first(CodeBatches(store, 4, 0), 2)
@@ -292,15 +297,15 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(length, batch_size, pro
 
 
 @pytest.mark.parametrize(("batch_size", "processes", "start"), [(4, 2, 0), (12, 3, 5), (30, 6, 1)])
-def test_the_parts_of_stored_codes_are_the_batch_of_one_process(tmp_path, batch_size, processes, start):
-    store = store_of(tmp_path / "codes", 11, 3)
+def test_the_parts_of_stored_codes_are_the_batch_of_one_process(store_of, batch_size, processes, start):
+    store = store_of(11, 3)
     parts = [first(CodeBatches(store, batch_size, 9, start, part=(rank, processes)), 8) for rank in range(processes)]
     assert all(len(codes) == batch_size // processes for part in parts for codes, _ in part)
     assert same(joined(parts), first(CodeBatches(store, batch_size, 9, start), 8))
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+def test_a_batch_that_does_not_divide_is_refused(store_of):
     with pytest.raises(AlitokError, match="batch_size 10 does not divide over 4 processes"):
         Batches(Source(11), 10, 0, part=(0, 4))
     with pytest.raises(AlitokError, match="batch_size 10 does not divide over 3 processes"):
-        CodeBatches(store_of(tmp_path / "codes", 11, 1), 10, 0, part=(1, 3))
+        CodeBatches(store_of(11, 1), 10, 0, part=(1, 3))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
-from alitok.data.codes import CodeStore, write_codes
+from alitok.data.codes import CodeStore
 from alitok.data.loader import CodeBatches
 from alitok.generator import Generator, GeneratorConfig
 from alitok.train.generator import GeneratorTask, GeneratorTraining
@@ -77,21 +77,15 @@ def test_the_class_is_hidden_as_often_as_asked():
         assert set(seen[-1].tolist()) <= {1, model.null_class}
 
 
-def test_of_ten_stored_crops_one_is_drawn_for_each_picture_and_epoch(tmp_path):
+def test_of_ten_stored_crops_one_is_drawn_for_each_picture_and_epoch(tmp_path, stored):
     """A code is ten times the picture plus the crop, so that what the model was given tells where it came from."""
     pictures, crops, batch, epochs = 12, 10, 8, 4
     config = dataclasses.replace(CONFIG, codebook_size=pictures * crops)
     rows = np.arange(pictures * crops)
     labels = rows // crops % 2
-    write_codes(
-        tmp_path / "codes",
-        [(np.repeat(rows[:, None], config.sequence_length, 1), labels)],
-        codebook_size=config.codebook_size,
-        classes=("even", "odd"),
-        tokenizer="none",
-        crops=crops,
-    )
-    store = CodeStore(tmp_path / "codes", "none")
+    codes = np.repeat(rows[:, None], config.sequence_length, 1)
+    shape = {"codebook_size": config.codebook_size, "classes": ("even", "odd"), "crops": crops}
+    store = CodeStore(stored(tmp_path / "codes", codes, labels, **shape))
     phase = Phase(steps=pictures * epochs // batch, learning_rate=1e-3)
     settings = GeneratorTraining(loop=LoopConfig(batch_size=batch, log_every=1), phases=(phase,), class_dropout=0.0)
     model, seen = Generator(config), []

@@ -7,7 +7,7 @@ picture, T codes of a sequence; row r is crop r % C of picture r // C.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,10 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, sha256
-from alitok.data.shards import (
-    JOB,
-    MANIFEST,
-    MAX_CODEBOOK,
-    StoreHead,
-    StoreWriter,
-    label_type,
-    read_head,
-    read_keys,
-)
+from alitok.core.files import sha256
+from alitok.data.shards import JOB, MANIFEST, MAX_CODEBOOK, StoreHead, label_type, read_head, read_keys
 
-__all__ = ["MAX_CODEBOOK", "CodeStore", "write_codes"]
+__all__ = ["MAX_CODEBOOK", "CodeStore"]
 
 _AGAIN = "encode the pictures again"
 
@@ -174,54 +165,3 @@ def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], mapped: bool
             f"{path} holds {array.dtype} of shape {array.shape}, its manifest says {dtype} of shape {shape}; {_AGAIN}."
         )
     return array.view(np.ndarray)  # a memmap makes a new memmap of every row, which takes longer than copying it
-
-
-def write_codes(
-    out: Path,
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
-    *,
-    codebook_size: int,
-    classes: Sequence[str],
-    tokenizer: str,
-    crops: int = 1,
-    shard_rows: int = 1 << 15,
-) -> None:
-    """Write codes that fit in memory; the store appears whole or not at all, and replaces one that stands there.
-
-    Args:
-        out: the directory to make.
-        batches: codes (B, T) of 0 <= code < codebook_size and labels (B,), in the order of the rows.
-        codebook_size: number of codes the tokenizer has.
-        classes: class names; labels are indices into them.
-        tokenizer: fingerprint of the tokenizer that made the codes.
-        crops: rows per picture.
-        shard_rows: most rows in one shard, which holds one picture at least.
-
-    Raises:
-        AlitokError: the codebook is too large for 16 bits, or there are no batches.
-    """
-    blocks = list(batches)
-    if not blocks:
-        raise AlitokError(f"There are no codes to write to {out}; the source of pictures is empty.")
-    codes, labels = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    assert len(labels) == len(codes)
-    assert len(codes) % crops == 0, "the last picture lacks crops"
-    head = StoreHead(
-        pictures=len(codes) // crops,
-        length=codes.shape[1],
-        codebook_size=codebook_size,
-        recipe="",
-        crops=tuple(f"crop {number}" for number in range(crops)),
-        classes=tuple(classes),
-        tokenizer=tokenizer,
-        shard_pictures=max(1, shard_rows // crops),
-    )
-    labels = labels[::crops].astype(np.int64)
-    with atomic_path(out) as part:
-        writer = StoreWriter(part, head)
-        for number in writer.prepare():
-            pictures = head.shard(number)
-            rows = slice(pictures.start * crops, pictures.stop * crops)
-            keys = [str(picture) for picture in pictures]
-            writer.write(number, codes[rows], labels[pictures.start : pictures.stop], keys)
-        assert writer.finish()
