@@ -7,6 +7,7 @@ from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
 from alitok.generator.sampling import RowSettings
 from alitok.generator.session import GRAPH_STEP
+from alitok.presets import RECIPES
 
 SIZES = {
     "small": GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2),
@@ -64,6 +65,25 @@ def test_every_layout_draws_what_the_oracle_draws(name, graphs):
     for asked in (requests([soft] * 3), requests([SamplingConfig(guidance_scale=3.0)])):
         assert torch.equal(Engine(generator, graphs=graphs).sample(asked), oracle.sample(generator, asked))
     assert SIZES["long"].sequence_length > GRAPH_STEP  # more than one length of attention
+
+
+@pytest.mark.parametrize(
+    ("preset", "drawn"),
+    [("digits", 20), ("photos", 72), pytest.param("alitok-256", 3, marks=pytest.mark.slow)],
+)
+def test_named_sizes_draw_what_the_oracle_draws(preset, drawn):
+    """The full size with guidance as released, behind codes that are given, for the oracle is slow."""
+    recipe = RECIPES[preset]
+    torch.manual_seed(0)
+    generator = Generator(recipe.generator_size.config(recipe.tokenizer, classes=10)).eval()
+    torch.nn.init.normal_(generator.output.weight, std=0.1)
+    length, size = generator.config.sequence_length, generator.config.codebook_size
+    given = tuple(torch.randint(size, (length - drawn,)).tolist())
+    sampling = SamplingConfig(guidance_scale=16.0, guidance_power=1.8)
+    asked = [SampleRequest(label, 7, label, sampling, given) for label in (3, 9)]
+    codes = Engine(generator).sample(asked)
+    assert torch.equal(codes, oracle.sample(generator, asked))
+    assert not torch.equal(codes[0, -drawn:], codes[1, -drawn:])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

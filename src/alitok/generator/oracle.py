@@ -29,9 +29,10 @@ def sample(generator: Generator, requests: Sequence[SampleRequest]) -> torch.Ten
     noise = PictureNoise([(request.seed, request.index) for request in requests], device)
     classes = torch.tensor([request.label for request in requests], device=device)
     null = torch.full_like(classes, generator.null_class)
-    codes = classes.new_empty(len(requests), 0)
+    start = 0 if rows.softened else rows.common  # SoftCFG wants to know how sure the model was of given codes, too
+    codes = rows.given[:, :start]
     confidence = torch.empty(len(requests), 0, device=device)
-    for position in range(length):
+    for position in range(start, length):
         conditional = generator(codes, classes)[:, -1]
         weights = _value_weights(confidence, rows.soft) if rows.softened else None
         unconditional = generator(codes, null, weights)[:, -1] if rows.guided else None
