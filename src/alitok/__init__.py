@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alitok.core.errors import AlitokError
-    from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+    from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig
     from alitok.jobs.pipeline import Pipeline
     from alitok.tokenizer import Tokenizer, TokenizerConfig
 
@@ -21,15 +21,27 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AlitokError": "alitok.core.errors",
+    "Engine": "alitok.generator",
     "Generator": "alitok.generator",
     "GeneratorConfig": "alitok.generator",
     "Pipeline": "alitok.jobs.pipeline",
+    "SampleRequest": "alitok.generator",
     "SamplingConfig": "alitok.generator",
     "Tokenizer": "alitok.tokenizer",
     "TokenizerConfig": "alitok.tokenizer",
 }
 
-__all__ = ["AlitokError", "Generator", "GeneratorConfig", "Pipeline", "SamplingConfig", "Tokenizer", "TokenizerConfig"]
+__all__ = [
+    "AlitokError",
+    "Engine",
+    "Generator",
+    "GeneratorConfig",
+    "Pipeline",
+    "SampleRequest",
+    "SamplingConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+]
 
 
 def __getattr__(name: str) -> Any:
