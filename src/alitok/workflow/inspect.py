@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, write_json
+from alitok.core.files import write_bytes, write_json
 from alitok.core.runlog import progress_bar
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import centre_crop
@@ -37,12 +37,12 @@ from alitok.data.source import (
 )
 from alitok.data.survey import Duplicates, Survey, duplicates, survey
 from alitok.data.tar import Say
-from alitok.workflow.pictures import file_name, say_on
+from alitok.workflow.pictures import captioned_sheet, file_name, say_on
 from alitok.workflow.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
 _NAMED = 10  # pictures that a list names
-_SHEET, _SHEET_COLUMNS, _CELL, _CAPTION = 64, 8, 96, 14  # pictures, pictures in a row, pixels, pixels
+_SHEET, _SHEET_COLUMNS, _CELL = 64, 8, 96  # pictures, pictures in a row, pixels
 _WHERE = {"across classes": "in different classes", "across train and held-out": "in training and held out"}
 _EDGES = (16, 32, 64, 128, 256, 512, 1024)  # of the buckets of short sides
 
@@ -267,17 +267,10 @@ def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
     shown = [index for key, index in cells if key not in broken]
     if not shown:
         return False
-    columns, rows = min(_SHEET_COLUMNS, len(shown)), -(-len(shown) // _SHEET_COLUMNS)
-    sheet = Image.new("RGB", (columns * (_CELL + 4) + 4, rows * (_CELL + _CAPTION + 4) + 4), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, index in enumerate(shown):
-        left, top = 4 + place % _SHEET_COLUMNS * (_CELL + 4), 4 + place // _SHEET_COLUMNS * (_CELL + _CAPTION + 4)
-        sheet.paste(_cell(found, index), (left, top))
-        name = found.splits.train.classes[found.labels[index]]
-        draw.text((left, top + _CELL + 1), _fitting(draw, name), fill="black")
+    names = [found.splits.train.classes[found.labels[index]] for index in shown]
+    pictures = [_cell(found, index) for index in shown]
     try:
-        with atomic_path(path) as part:
-            sheet.save(part, format="PNG")
+        write_bytes(path, captioned_sheet(pictures, names, min(_SHEET_COLUMNS, len(shown))))
     except OSError as error:
         raise AlitokError(f"The contact sheet {path} cannot be written: {error.strerror or error}.") from None
     return True
@@ -307,10 +300,3 @@ def _cell(found: Survey, index: int) -> Image.Image:
             return centre_crop(read_picture(source.pictures, int(source.rows[row])), _CELL)
     picture = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))
     return picture.resize((_CELL, _CELL), Image.Resampling.NEAREST)
-
-
-def _fitting(draw: ImageDraw.ImageDraw, name: str) -> str:
-    """As much of a name as stands under a picture."""
-    while name and draw.textlength(name) > _CELL:
-        name = name[:-1]
-    return name

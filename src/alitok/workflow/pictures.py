@@ -1,16 +1,18 @@
-"""The pictures of a run, opened and checked, with what there is to tell of them told.
+"""The pictures of a run, opened and checked, with what there is to tell of them told; and sheets of them.
 
 Enters: what the user wrote for the data. Leaves: its splits, and the pictures that cannot be used.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from alitok.core.distributed import World
@@ -20,6 +22,7 @@ from alitok.data.source import Splits, check_broken, list_broken, open_splits
 from alitok.data.tar import Say
 
 SplitName = Literal["all", "train", "heldout"]
+_CAPTION, _GAP = 14, 4  # pixels on a sheet: below each picture, and around it
 
 
 def say_on(console: Console) -> Say:
@@ -70,3 +73,26 @@ def tell_left_out(broken: Sequence[Broken], console: Console) -> None:
     if broken:
         what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
         say_on(console)(f"{what} left out:\n{list_broken(broken)}")
+
+
+def captioned_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> bytes:
+    """Square pictures of one size in rows, as much of its caption as fits below each, as the bytes of a PNG file."""
+    side, font = pictures[0].width, ImageFont.load_default()
+    across, down = side + _GAP, side + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * across + _GAP, -(-len(pictures) // columns) * down + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = number % columns * across + _GAP, number // columns * down + _GAP
+        sheet.paste(picture, (left, top))
+        draw.text((left, top + side), _fitting(caption, font, side), fill="black", font=font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType knows Latin letters only
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text

@@ -5,12 +5,10 @@ Enters: a store and the tokenizer that made it. Leaves: a PNG with a caption und
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from alitok.core import images as pixels
@@ -19,11 +17,11 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
 from alitok.data.codes import CodeStore
 from alitok.tokenizer import Tokenizer
+from alitok.workflow.pictures import captioned_sheet
 
 _BATCH = 32
 _COLUMNS = 8
 _LEAST_SIDE = 96  # pixels: smaller pictures are enlarged, or their captions would not fit below them
-_CAPTION, _GAP = 14, 4  # pixels
 
 
 def run_show(
@@ -58,7 +56,9 @@ def run_show(
     decoded = decode_rows(codes, rows, model)
     captions = [_caption(codes, int(row)) for row in rows]
     place = out or store.resolve().parent / f"{store.resolve().name}.png"
-    write_bytes(place, _sheet(decoded, captions, codes.crops if codes.crops > 1 else min(_COLUMNS, chosen)))
+    scale = max(1, -(-_LEAST_SIDE // decoded.shape[-1]))
+    columns = codes.crops if codes.crops > 1 else min(_COLUMNS, chosen)
+    write_bytes(place, captioned_sheet([pixels.to_pil(picture, scale) for picture in decoded], captions, columns))
     console = Console()
     for picture in pictures.tolist():
         label = codes.classes[int(codes.picture_labels[picture])]
@@ -108,27 +108,3 @@ def _caption(codes: CodeStore, row: int) -> str:
     """The class below the first crop of a picture, the crop's name below the others: both would not fit."""
     label = codes.classes[int(codes.picture_labels[row // codes.crops])]
     return codes.crop_name(row) if row % codes.crops else label
-
-
-def _sheet(pictures: np.ndarray, captions: list[str], columns: int) -> bytes:
-    """Pictures (n, 3, h, h) in rows with their captions, as the bytes of a PNG file."""
-    scale = max(1, -(-_LEAST_SIDE // pictures.shape[-1]))
-    side = pictures.shape[-1] * scale
-    across, down = side + _GAP, side + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * across + _GAP, -(-len(pictures) // columns) * down + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left, top = number % columns * across + _GAP, number // columns * down + _GAP
-        sheet.paste(pixels.to_pil(picture, scale), (left, top))
-        draw.text((left, top + side), _fitting(caption, font, side), fill="black", font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType knows Latin letters only
-        text = text.encode("latin-1", "replace").decode("latin-1")
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    return text
