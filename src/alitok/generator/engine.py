@@ -17,9 +17,21 @@ import torch
 from alitok.core.errors import AlitokError
 from alitok.generator.kernels import EnginePrecision
 from alitok.generator.model import Generator
-from alitok.generator.runner import Runner
+from alitok.generator.runner import Runner, StepRunner
 from alitok.generator.sampling import RowSettings, SampleRequest
-from alitok.generator.session import NOISE_AHEAD, Kind, Session
+from alitok.generator.session import NOISE_AHEAD, Kind, Session, new_cache
+
+_FUSED_ROWS = 16  # with more, arithmetic is the limit, and PyTorch's products are better at that
+_MEASURED_STEPS = 4
+
+
+def fused_runner(generator: Generator, precision: EnginePrecision) -> StepRunner | None:
+    """A step compiled by Numba; None where that is not installed."""
+    try:
+        from alitok.generator.fused import FusedRunner
+    except ImportError:
+        return None
+    return FusedRunner(generator, precision)
 
 
 class Engine:
@@ -28,7 +40,8 @@ class Engine:
     Args:
         generator: in evaluation mode; its parameters must not change while the engine is used.
         precision: `fp32` is exact, `bf16` and `int8` (on a CPU) are faster; see docs/performance.md for their errors.
-        kernel: of the linear layers, by its name in `alitok.generator.kernels`; None = the fastest by measurement.
+        kernel: of the linear layers, by its name in `alitok.generator.kernels`, or `fused`, the one compiled by Numba
+            for a CPU; None = the fastest by measurement.
         graphs: whether steps are replayed as CUDA graphs; None = on a GPU.
 
     Raises:
@@ -47,7 +60,12 @@ class Engine:
         self.precision = precision
         self.device = generator.embeddings.weight.device
         self._graphs = self.device.type == "cuda" if graphs is None else graphs
+        self._kernel = kernel
         self._runner = Runner(generator, precision, kernel)
+        self._step: StepRunner = self._runner
+        # Given codes are many rows at once, for which no kernel beats the plain one.
+        self._reader = self._runner if self.device.type != "cpu" else Runner(generator, "fp32", "plain")
+        self._reader.choose(1)
         self._chosen_for = -1
         self._session: Session | None = None
 
@@ -112,7 +130,7 @@ class Engine:
         if session is None or session.kind != kind:
             del session  # frees its memory first
             self._choose_kernels(kind.rows)
-            session = Session(self.generator, self._runner, kind, self.cache_dtype, self._graphs)
+            session = Session(self.generator, self._step, self._reader, kind, self.cache_dtype, self._graphs)
         try:
             yield session
         finally:
@@ -121,13 +139,33 @@ class Engine:
     def _choose_kernels(self, rows: int) -> None:
         """For about so many rows: anew with each power of four. On a GPU there is nothing to choose from."""
         size = (rows - 1).bit_length() // 2 if self.device.type == "cpu" else 0
-        if size != self._chosen_for:
-            self._runner.choose(rows)
-            self._chosen_for = size
+        if size == self._chosen_for:
+            return
+        self._runner.choose(rows)
+        self._step, self._chosen_for = self._runner, size
+        may_fuse = self.device.type == "cpu" and not self._graphs and self._kernel in (None, "fused")
+        fused = fused_runner(self.generator, self.precision) if may_fuse and rows <= _FUSED_ROWS else None
+        if fused is None:
+            return
+        if self._kernel == "fused" or self._seconds(fused, rows) < self._seconds(self._runner, rows):
+            self._step = fused
+
+    def _seconds(self, run: StepRunner, rows: int) -> float:
+        """Of a step at half the length, the best of a few."""
+        position = self.generator.config.sequence_length // 2
+        cache = new_cache(self.generator, rows, torch.float32)
+        tokens, times = torch.zeros(rows, 1, dtype=torch.int64), []
+        for _ in range(1 + _MEASURED_STEPS):
+            began = time.perf_counter()
+            run(tokens, cache, slice(position, position + 1), position + 1)
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
 
     @property
     def kernel_names(self) -> dict[str, str]:
         """The kernels in use, by the layer's name; empty before the first batch."""
+        if self._step is not self._runner:
+            return {"block": "fused"}
         return dict(self._runner.kernel_names)
 
     @property

@@ -85,7 +85,7 @@ def _rounded(maker: Maker) -> Maker:
     return make
 
 
-def _int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whole numbers (N, K) in [-127, 127] and the scale (N,) of each row."""
     scale = weight.abs().amax(1).clamp(min=1e-12) / 127
     return (weight / scale[:, None]).round().to(torch.int8), scale
@@ -93,7 +93,7 @@ def _int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _int8_dynamic(linear: Weight) -> Kernel:
     """Inputs are rounded to 7 or 8 bits as they come, one scale for all; sums are exact."""
-    whole, scale = _int8(linear.weight)
+    whole, scale = to_int8(linear.weight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that quantized tensors will go one day
         zeros = torch.zeros(len(scale), dtype=torch.int64)
@@ -107,7 +107,7 @@ def _int8_weights(linear: Weight) -> Kernel:
     """Inputs in bf16, weights turned from int8 as they are read."""
     if linear.weight.shape[0] % 16 or linear.weight.shape[1] % 32:
         raise NotImplementedError  # the operator does not check, and reads beyond the end
-    whole, scale = _int8(linear.weight)
+    whole, scale = to_int8(linear.weight)
     scale, bias = scale.bfloat16(), linear.bias
     run = torch.ops.aten._weight_int8pack_mm
     return lambda x: run(x.bfloat16(), whole, scale).float() + bias

@@ -8,6 +8,7 @@ Shapes: R rows (both guidance branches), n new tokens, P positions of the cache,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,30 @@ from alitok.nn.blocks import Block, SwiGlu
 Where = slice | torch.Tensor  # of the new tokens: known to the host, or only to the device
 
 
+class StepRunner(Protocol):
+    """What reads tokens behind those in the cache; see `Runner.__call__`."""
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        cache: torch.Tensor,
+        where: Where,
+        filled: int,
+        *,
+        hidden: torch.Tensor | None = None,
+        value_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Tokens (R, n) -> logits (R, V)."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Layer:
     """One block: kernels, and norms with what can be folded into them."""
 
     attention_norm: torch.Tensor
     qkv: Kernel
-    head_norms: torch.Tensor  # (2, 1, E): of queries, divided by the root of E for the scores, and of keys
+    head_norms: torch.Tensor  # (2, 1, E)
     out: Kernel
     mlp_norm: torch.Tensor
     gate: Kernel
@@ -55,13 +73,13 @@ class Runner:
         self.heads, self.width = config.heads, config.width
         self.head_size = config.width // config.heads
         self.embeddings = generator.embeddings.weight.detach()
-        self.norm = _norm(generator.norm)
+        self.norm = norm_weight(generator.norm)
         self.rotary = torch.view_as_complex(generator.rotary.contiguous())  # (P, E/2)
         self.kernel_names: dict[str, str] = {}
         self._blocks = [block for block in generator.blocks if isinstance(block, Block)]
-        layers = [_linears(block) for block in self._blocks]
+        layers = [linears(block) for block in self._blocks]
         self._kernels = {name: Kernels([layer[name] for layer in layers], precision, kernel) for name in layers[0]}
-        self._output_kernels = Kernels([_weight(generator.output)], precision, kernel)
+        self._output_kernels = Kernels([output_linear(generator)], precision, kernel)
 
     def choose(self, rows: int) -> None:
         """Take the kernels that are fastest for R = `rows`."""
@@ -71,18 +89,13 @@ class Runner:
         self.kernel_names["output"], (self.output,) = self._output_kernels.fastest(rows)
         self.layers = [
             _Layer(
-                attention_norm=_norm(block.attention_norm),
-                head_norms=self._head_norms(block),
-                mlp_norm=_norm(block.mlp_norm),
+                attention_norm=norm_weight(block.attention_norm),
+                head_norms=head_norms(block),
+                mlp_norm=norm_weight(block.mlp_norm),
                 **{name: ready[name][index] for name in ready},
             )
             for index, block in enumerate(self._blocks)
         ]
-
-    def _head_norms(self, block: Block) -> torch.Tensor:
-        attention = block.attention
-        queries = attention.query_norm.weight.detach() * self.head_size**-0.5
-        return torch.stack([queries, attention.key_norm.weight.detach()])[:, None]
 
     def __call__(
         self,
@@ -152,7 +165,7 @@ class Runner:
         return attended.transpose(1, 2).reshape(-1, self.width)
 
 
-def _linears(block: Block) -> dict[str, Weight]:
+def linears(block: Block) -> dict[str, Weight]:
     """The linear layers of a block, by their names in `_Layer`."""
     attention, mlp = block.attention, block.mlp
     assert isinstance(mlp, SwiGlu)
@@ -160,7 +173,20 @@ def _linears(block: Block) -> dict[str, Weight]:
     return {name: _weight(layer) for name, layer in layers.items()}
 
 
-def _norm(norm: nn.Module) -> torch.Tensor:
+def head_norms(block: Block) -> torch.Tensor:
+    """(2, 1, E) factors of a head's queries, divided by the root of E for the scores, and of its keys."""
+    attention = block.attention
+    queries = attention.query_norm.weight.detach()
+    return torch.stack([queries * len(queries) ** -0.5, attention.key_norm.weight.detach()])[:, None]
+
+
+def output_linear(generator: Generator) -> Weight:
+    """The layer that makes logits."""
+    return _weight(generator.output)
+
+
+def norm_weight(norm: nn.Module) -> torch.Tensor:
+    """The factors of an RMS norm."""
     assert isinstance(norm, nn.RMSNorm)
     return norm.weight.detach()
 

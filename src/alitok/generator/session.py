@@ -16,7 +16,7 @@ import torch
 from alitok.generator.guidance import soft_weights
 from alitok.generator.model import Generator
 from alitok.generator.randomness import PictureNoise
-from alitok.generator.runner import Runner, Where
+from alitok.generator.runner import StepRunner, Where
 from alitok.generator.sampling import RowSettings, SampleRequest, next_codes
 
 NOISE_AHEAD = 16  # positions whose noise is drawn at a time
@@ -45,16 +45,30 @@ class Kind:
 
 
 class Session:
-    """The buffers of a batch, and the step over them. Steps read and write only these, so they can be replayed."""
+    """The buffers of a batch, and the step over them. Steps read and write only these, so they can be replayed.
+
+    Args:
+        generator: for its sizes and tokens.
+        step: reads one token of each row.
+        reader: reads many, where codes are given.
+        kind: of the batches that it is for.
+        cache_dtype: of keys and values.
+        graphs: whether steps are recorded.
+    """
 
     def __init__(
-        self, generator: Generator, runner: Runner, kind: Kind, cache_dtype: torch.dtype, graphs: bool
+        self,
+        generator: Generator,
+        step: StepRunner,
+        reader: StepRunner,
+        kind: Kind,
+        cache_dtype: torch.dtype,
+        graphs: bool,
     ) -> None:
         config, device = generator.config, generator.embeddings.weight.device
-        self.kind, self._generator, self._runner = kind, generator, runner
+        self.kind, self._generator, self._run, self._reader = kind, generator, step, reader
         length, size = config.sequence_length, config.codebook_size
-        shape = config.layers, 2, kind.rows, config.heads, length, config.width // config.heads
-        self._cache = torch.zeros(shape, device=device, dtype=cache_dtype)
+        self._cache = new_cache(generator, kind.rows, cache_dtype)
         self.tokens = torch.zeros(kind.rows, dtype=torch.int64, device=device)
         self.codes = torch.zeros(kind.batch, length, dtype=torch.int64, device=device)
         self._confidence = torch.zeros(kind.batch, length, device=device)
@@ -84,7 +98,7 @@ class Session:
             given = torch.cat([given, given]) if self.kind.guided else given
             before = torch.cat([tokens[:, None], given], dim=1)
             hidden = torch.ones(known + 1, known + 1, dtype=torch.bool, device=device).triu(1)
-            logits = self._runner(before, self._cache, slice(0, known + 1), known + 1, hidden=hidden)
+            logits = self._reader(before, self._cache, slice(0, known + 1), known + 1, hidden=hidden)
             self._refill_noise(known)
             self._choose(logits, slice(known, known + 1), slice(known % NOISE_AHEAD, known % NOISE_AHEAD + 1))
             return known + 1
@@ -112,7 +126,7 @@ class Session:
         """
         assert self._rows is not None
         weights = self._value_weights(where, filled) if self.kind.softened else None
-        logits = self._runner(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
+        logits = self._run(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
         self._choose(logits, where, slot)
 
     def _choose(self, logits: torch.Tensor, where: Where, slot: Where) -> None:
@@ -144,6 +158,13 @@ class Session:
             assert self._drawn is not None
             first = position - position % NOISE_AHEAD
             self._noise.copy_(self._drawn.gumbel(first, NOISE_AHEAD, self._noise.shape[-1]))
+
+
+def new_cache(generator: Generator, rows: int, dtype: torch.dtype) -> torch.Tensor:
+    """Room for keys and values (layers, 2, R, N, P, E), all zero, as what is hidden must still be numbers."""
+    config, device = generator.config, generator.embeddings.weight.device
+    shape = config.layers, 2, rows, config.heads, config.sequence_length, config.width // config.heads
+    return torch.zeros(shape, device=device, dtype=dtype)
 
 
 def _copied(into: RowSettings, new: RowSettings) -> RowSettings:
