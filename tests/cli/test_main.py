@@ -1,4 +1,4 @@
-"""The command as a user starts it, each time in a new process."""
+"""The command as a user starts it: in a new process where that matters, else called as the process would."""
 
 import errno
 import json
@@ -52,6 +52,23 @@ def test_help_and_version():
     assert all(option in text for option in ("--data", "--out", "--fresh", "--device", "--set", "--debug"))
 
 
+def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
+    seen = []
+    monkeypatch.setattr("alitok.workflow.fit.run_fit", lambda request, **more: seen.append((request, more["dry_run"])))
+    options = ["--out", "x", "--seed", "3", "--fresh", "--device", "cpu", "--config", "a.toml"]
+    options += ["--set", "a=1", "b=2", "--set", "c=3"]
+    for command in (["fit", "digits", "--dry-run"], ["demo"], ["fit", "y"]):
+        with pytest.raises(SystemExit) as left:
+            app.meta([*command, *(options if command[1:] != ["y"] else [])])
+        assert left.value.code in (None, 0)
+    (fit, dry), (demo, wet), (plain, _) = seen
+    assert (fit, dry, wet) == (demo, True, False)
+    assert (fit.data, str(fit.out), str(fit.config), fit.overrides) == ("digits", "x", "a.toml", ("a=1", "b=2", "c=3"))
+    assert (fit.seed, fit.fresh, fit.device) == (3, True, "cpu")
+    assert (plain.seed, plain.fresh, plain.device, plain.config, plain.overrides) == (None, False, "auto", None, ())
+    assert str(plain.out) == "runs/y"
+
+
 def test_models_as_a_table_and_as_json():
     assert "389,899,308" in alitok("models").stdout
     rows = json.loads(alitok("models", "--json").stdout)
@@ -90,14 +107,23 @@ def test_convert_tells_what_is_wrong(tmp_path):
         (["demo", "--data", "no/such/folder"], ["no/such/folder", "digits", "photos"]),
     ],
 )
-def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, arguments, words):
-    out = ["--out", tmp_path / "out"] if arguments[0] == "demo" else []
-    result = alitok(*arguments, *out)
-    assert result.returncode not in (0, 1)
-    message = result.stdout + result.stderr
+def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = ["--out", str(tmp_path / "out")] if arguments[0] == "demo" else []
+    with pytest.raises(SystemExit) as left:
+        app.meta([*arguments, *out])
+    assert left.value.code not in (0, 1)
+    message = "".join(capsys.readouterr())
     assert all(word in message for word in words)
     assert "Traceback" not in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_word_ends_the_process_with_a_message_and_no_traceback(tmp_path):
+    result = alitok("demo", "--set", "stage1.phases.0.steps=0", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("alitok: ")
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -111,7 +137,7 @@ def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, argum
     ],
 )
 def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, status, words):
-    def fail(request, *, command):
+    def fail(request, *, command, dry_run):
         raise error
 
     monkeypatch.setattr("alitok.workflow.fit.run_fit", fail)

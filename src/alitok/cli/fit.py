@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What whole runs have in common.
+
+    Attributes:
+        fresh: start over, replacing what an earlier run wrote to OUT.
+        device: where to compute; auto takes the first of cuda, mps and cpu that is there.
+        seed: of everything that is drawn at random; 0 unless given.
+        config: a TOML file with recipe keys that replace the preset's.
+        override: single recipe keys, such as `--set stage1.phases.main.steps=100 sampling.top_k=20`.
+    """
+
+    fresh: Annotated[bool, Parameter(negative="")] = False
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    seed: int | None = None
+    config: Path | None = None
+    override: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None
+
+
+_DEFAULT = RunOptions()
 
 
 def fit(
@@ -18,11 +42,7 @@ def fit(
     preset: str | None = None,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
-    fresh: Annotated[bool, Parameter(negative="")] = False,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-    seed: int | None = None,
-    config: Path | None = None,
-    override: Annotated[list[str] | None, Parameter(name="--set", negative="", consume_multiple=True)] = None,
+    options: RunOptions = _DEFAULT,
 ) -> None:
     """Train stage 1, stage 2 and the generator on your pictures, draw samples, measure them, and write a report.
 
@@ -37,25 +57,27 @@ def fit(
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
             pictures.
         dry_run: show the plan and stop.
-        fresh: start over, replacing what an earlier run wrote to OUT.
-        device: where to compute; auto takes the first of cuda, mps and cpu that is there.
-        seed: of everything that is drawn at random; 0 unless given.
-        config: a TOML file with recipe keys that replace the preset's.
-        override: single recipe keys, such as `--set stage1.phases.main.steps=100`.
+        options: what all whole runs have.
     """
-    from alitok.workflow.fit import run_fit
     from alitok.workflow.pictures import file_name
+
+    out = out or Path("runs", file_name(source))
+    run(source, out, options, dry_run, preset=preset, perceptual=perceptual)
+
+
+def run(source: str, out: Path, options: RunOptions, dry_run: bool = False, **choices: Any) -> None:
+    """Do a whole run on `source`; `choices` are those of `Request` that not all whole runs have."""
+    from alitok.workflow.fit import run_fit
     from alitok.workflow.resolve import Request
 
     request = Request(
-        out=out or Path("runs", file_name(source)),
+        out=out,
         data=source,
-        preset=preset,
-        perceptual=perceptual,
-        config=config,
-        overrides=tuple(override or ()),
-        seed=seed,
-        fresh=fresh,
-        device=device,
+        config=options.config,
+        overrides=tuple(options.override or ()),
+        seed=options.seed,
+        fresh=options.fresh,
+        device=options.device,
+        **choices,
     )
     run_fit(request, command=shlex.join(["alitok", *sys.argv[1:]]), dry_run=dry_run)
