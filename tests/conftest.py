@@ -11,6 +11,8 @@ import torch
 from alitok.core.distributed import join
 from alitok.data.shards import StoreHead, StoreWriter
 
+torch.set_num_threads(1)  # for fixtures of whole modules too, which are made before those of a test
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_seed():

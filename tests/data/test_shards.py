@@ -156,7 +156,7 @@ def test_labels_are_as_small_as_the_classes_allow(tmp_path, classes, kind):
     assert store.labels.tolist() == [classes - 1] * 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(5)), cut=st.integers(0, 5))
 def test_written_in_any_order_and_by_any_number_of_writers_it_is_the_same(tmp_path_factory, order, cut):
     whole = files(write(tmp_path_factory.mktemp("whole") / "codes"))

@@ -89,14 +89,12 @@ def test_the_finished_models_draw(finished):
     assert [picture.size for picture in pictures] == [(16, 16)] * 2
 
 
-def test_the_same_seed_gives_the_same_pictures_and_numbers_and_another_seed_others(finished, tmp_path):
+def test_the_same_seed_gives_the_same_pictures_and_numbers(finished, tmp_path):
     first = results(finished)
     fit(tmp_path / "again")
-    fit(tmp_path / "other", seed=1)
-    again, other = results(tmp_path / "again"), results(tmp_path / "other")
+    again = results(tmp_path / "again")
     assert first[0] == again[0]
     assert np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[1], other[1])
 
 
 def test_run_again_it_skips_what_is_done(finished):
@@ -161,7 +159,11 @@ def test_how_often_something_is_written_redoes_nothing(copied):
 
 
 def test_another_seed_redoes_all_and_other_data_is_another_run(copied):
+    before = results(copied)
     fit(copied, seed=3)
+    after = results(copied)
+    assert before[0] != after[0]
+    assert not np.array_equal(before[1], after[1])
     assert (copied / "replaced" / "1" / "stage1" / "tokenizer").exists()
     with pytest.raises(AlitokError, match=r"other settings \(data, contents\).*--fresh"):
         fit(copied, data="photos")
@@ -196,12 +198,15 @@ def test_durations_are_said_as_people_do():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_anywhere_and_run_again_it_ends_the_same(finished, tmp_path, how):
+def test_stopped_anywhere_and_run_again_it_ends_the_same(finished, tmp_path):
     command = [sys.executable, "-c", "from alitok.cli import main; main()", "demo", "--device", "cpu"]
     command += ["--out", str(tmp_path / "run"), "--set", *SMALL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for wanted in ("stage1/checkpoints/step-00000006", "generator/checkpoints/step-00000003"):
+    stops = (
+        ("stage1/checkpoints/step-00000006", signal.SIGKILL),
+        ("generator/checkpoints/step-00000003", signal.SIGINT),
+    )
+    for wanted, how in stops:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             until = time.monotonic() + 120
@@ -226,12 +231,13 @@ def test_a_folder_of_pictures_of_many_sizes(tmp_path):
     for name, base in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(12):
-            side = rng.integers(40, 90, 2)
+            side = rng.integers(20, 60, 2)
             pixels = np.clip(rng.normal(base, 20, (*side, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
     fit(tmp_path / "run", data=str(tmp_path / "data"))
     pipeline = Pipeline.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert pipeline.generator.class_names == ("blue", "green", "red")
+    assert pipeline.tokenizer.config.image_size == 16
 
 
 def test_a_broken_picture_stops_before_training_and_is_named(tmp_path):
