@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
-from alitok.core.device import autocast, choose_device, seed_step
+from alitok.core.device import autocast, choose_device, free_memory, seed_step
 from alitok.core.errors import AlitokError
 
 
@@ -26,3 +29,27 @@ def test_the_seed_of_a_step_depends_on_all_three_parts():
         assert torch.rand(1).item() == first
         draws.add(first)
     assert len(draws) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs a system that tells of its memory")
+def test_free_memory_is_a_part_of_what_there_is(monkeypatch):
+    cpu = torch.device("cpu")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory(cpu) <= total
+    assert free_memory(torch.device("mps")) is None
+
+    def nothing(path):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", nothing)
+    assert 0 < free_memory(cpu) <= total
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_AVPHYS_PAGES": 3, "SC_PAGE_SIZE": 1000}[name])
+    assert free_memory(cpu) == 3000
+    monkeypatch.delattr(os, "sysconf")
+    assert free_memory(cpu) is None
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux")
+def test_caches_that_the_system_would_give_up_count_as_free(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal:  99 kB\nMemFree:  1 kB\nMemAvailable:     7 kB\n")
+    assert free_memory(torch.device("cpu")) == 7 * 1024

@@ -49,6 +49,16 @@ app.command(
     help="Write the codes of all pictures of a source, over any number of processes.",
 )
 app.command(
+    "alitok.cli.sample:sample",
+    name="sample",
+    help="Draw many pictures to PNG, WebP or npz, over any number of processes.",
+)
+app.command(
+    "alitok.cli.complete:complete",
+    name="complete",
+    help="Keep the first rows of a picture and let a model continue it.",
+)
+app.command(
     "alitok.cli.convert:app",
     name="convert",
     help="Released weights to alitok's own files, and back.",

@@ -6,6 +6,9 @@ Enters: the user's wish (`auto`, `cuda`, `mps`, `cpu`). Leaves: a `torch.device`
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -43,6 +46,24 @@ def computes_in_half(device: torch.device, precision: Precision = "auto") -> boo
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
     """bf16 autocast where `computes_in_half`, else nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_half(device, precision))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU or, for the CPU, in the machine; None where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:  # what the system would give up its caches for counts as free
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def seed_step(seed: int, purpose: str, step: int) -> None:
