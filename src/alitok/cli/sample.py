@@ -66,8 +66,8 @@ def sample(
 
     Classes take turns, so that any beginning of a job is balanced: picture i has class i % C of C classes. A picture is
     a function of its number, the seed, the model and the settings: neither batch size nor number of processes nor
-    interruptions change it (bf16 and int8 round differently in other batches). On several GPUs or machines that share
-    a disk, start it with torchrun: `torchrun --nproc-per-node 8 -m -- alitok sample ...`.
+    interruptions change it (bf16 and int8 round differently in other batches and, on a CPU, with each start). On many
+    GPUs or machines that share a disk, use torchrun: `torchrun --nproc-per-node 8 -m -- alitok sample ...`.
 
     Args:
         model: a directory with a saved pair, or `owner/name` on the hub.

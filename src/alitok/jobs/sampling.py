@@ -5,8 +5,8 @@ Shapes: B pictures of a block, h image side.
 
 A job is cut into blocks, and what is computed together lies in one block and is the same each time: codes in equal
 batches counted from the block's first picture, pixels in groups of sixteen. So neither the number of processes nor what
-was drawn before changes a bit of a picture. Another batch size changes the rounding of the logits, which with `fp32`
-changes one code in millions; with `bf16` and `int8` it changes more.
+was drawn before changes what a picture is computed from. Another batch size, or another choice of kernels on a CPU,
+changes the rounding of the logits: with `fp32` this hardly ever changes a code, with `bf16` and `int8` it does.
 """
 
 from __future__ import annotations
