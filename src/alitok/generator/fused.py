@@ -89,6 +89,7 @@ class FusedRunner:
         """
         assert isinstance(where, slice)
         assert hidden is None
+        compiled.use_threads(torch.get_num_threads())
         position, rows = where.start, len(tokens)
         assert filled == position + 1
         x = self._embeddings[tokens[:, 0].numpy()]  # a copy, which the blocks add to

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from numba import config, njit, prange, set_num_threads, types
 from numba.extending import overload
 
 _EPS = np.float32(1e-5)  # alitok.nn.attention.RMS_EPS
@@ -21,6 +21,11 @@ _WHOLE = 4095  # inputs beside int8 weights are whole numbers up to it: 127 * 40
 
 _PART = 768  # inputs that are read at a time, so that those of two rows stay in the nearest cache
 SET, ADD, GATE = 0, 1, 2  # what becomes of a result: it replaces what `out` holds, is added, or multiplied by its SiLU
+
+
+def use_threads(count: int) -> None:
+    """As many as PyTorch uses, which several processes of a machine have divided among themselves."""
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
 
 
 def _dots(weight: Any, x: Any, row: int, second: int) -> Any:
