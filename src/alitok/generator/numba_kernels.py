@@ -25,7 +25,7 @@ SET, ADD, GATE = 0, 1, 2  # what becomes of a result: it replaces what `out` hol
 
 def use_threads(count: int) -> None:
     """As many as PyTorch uses, which several processes of a machine have divided among themselves."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
+    set_num_threads(min(count, vars(config)["NUMBA_NUM_THREADS"]))
 
 
 def _dots(weight: Any, x: Any, row: int, second: int) -> Any:
