@@ -65,3 +65,33 @@ def test_train_step_on_small_recipes():
         20 * cases["generator.plain"]["images_per_second"]
     )
     assert result["machine"]["commit"]
+
+
+@pytest.mark.slow
+def test_generation_on_a_small_generator(tmp_path):
+    pytest.importorskip("matplotlib")
+    tiny = ["--buffer-mib", "4", "--side", "32", "--pictures", "2", "--rounds", "1", "--repeats", "2"]
+    cases = ["--batches", "2", "10000000", "--grids", "2", "--growing-batches", "3", "--precisions", "fp32", "--oracle"]
+    command = [sys.executable, BENCHMARKS / "generation.py"]
+    made = subprocess.run(
+        [*command, "--presets", "digits-generator", *cases, *tiny], capture_output=True, text=True, check=True
+    ).stdout
+    found = {case["case"].replace(" digits-generator", ""): case for case in json.loads(made.splitlines()[-1])["cases"]}
+    wanted = ["matrix fp32 batch 2", "matrix fp32 batch 10000000", "growth fp32 grid 2", "batches fp32 batch 3"]
+    assert list(found) == [*wanted, "exactness"], made
+    drawn, refused, short, batch, exact = found.values()
+    assert (drawn["batch"], drawn["codes"], short["codes"], batch["batch"]) == (2, 20, 4, 3)
+    assert drawn["speed_over_oracle"] == pytest.approx(drawn["oracle_seconds_per_image"] * 2 / drawn["codes_seconds"])
+    assert short["oracle_seconds_per_image"] is None
+    assert len(drawn["codes_seconds_each"]) == 2
+    assert "the largest that fits is" in refused["refused"]
+    assert exact["precisions"]["fp32"]["logit_error"] < 1e-4 < exact["precisions"]["bf16"]["logit_error"] < 0.05
+    assert all(0.8 < kind["same_guided_codes"] <= 1 for kind in exact["precisions"].values())
+
+    (tmp_path / "results.json").write_text(made)
+    again = [*command, "--draw", tmp_path / "results.json", "--plot", tmp_path / "growth.svg"]
+    tables = subprocess.run(again, capture_output=True, text=True, check=True).stdout
+    assert tables.splitlines()[-1] == made.splitlines()[-1]
+    assert tables[tables.index("\nmatrix\n") :] == made[made.index("\nmatrix\n") :]
+    assert [line.count("|") for line in tables.splitlines() if line.startswith("| digits-generator | 2 |")] == [11]
+    assert "pictures drawn at a time" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")

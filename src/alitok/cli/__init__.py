@@ -64,6 +64,11 @@ app.command(
     help="Released weights to alitok's own files, and back.",
 )
 app.command(
+    "alitok.cli.bench:bench",
+    name="bench",
+    help="Time whole pictures, beside the limits of this machine.",
+)
+app.command(
     "alitok.cli.models:models",
     name="models",
     help="List the named models: sizes, parameters, published and measured gFID.",

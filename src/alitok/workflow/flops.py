@@ -1,8 +1,10 @@
-"""Floating-point operations of one picture, forward and in a training step, by formula from the configuration.
+"""Work of one picture, by formula from the configuration: floating-point operations, and bytes of weights.
 
-A multiply-add counts as two. Norms, activations, softmax and additions are left out, as in the model FLOPs that
-utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the gradients of the inputs and once
-for those of the weights. Attention counts all pairs of positions, masked or not.
+Operations are those of the forward pass, of a training step, and of drawing a picture code by code; bytes are what a
+step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
+out, as in the model FLOPs that utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the
+gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and
+where codes are drawn one by one those that are looked at.
 
 Shapes: L positions, D width, E inner width of the MLP.
 """
@@ -10,9 +12,12 @@ Shapes: L positions, D width, E inner width of the MLP.
 from __future__ import annotations
 
 from alitok.generator import GeneratorConfig
+from alitok.generator.kernels import EnginePrecision
 from alitok.nn.blocks import swiglu_width
 from alitok.tokenizer import DecoderConfig, TokenizerConfig
 from alitok.tokenizer.model import Stage
+
+_WEIGHT_BYTES: dict[EnginePrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 def _blocks(layers: int, width: int, length: int, mlp_weights: int) -> int:
@@ -82,3 +87,30 @@ def generator_flops(config: GeneratorConfig) -> int:
     length, width = config.sequence_length, config.width
     blocks = _blocks(config.layers, width, length, 3 * width * swiglu_width(width))
     return blocks + 2 * length * width * config.codebook_size
+
+
+def drawing_flops(config: GeneratorConfig) -> int:
+    """One sequence drawn code by code over a cache, in one branch of guidance: step i looks at i positions."""
+    length, width = config.sequence_length, config.width
+    weights = config.layers * _block_weights(config) + width * config.codebook_size
+    looks = length * (length + 1) // 2
+    return 2 * length * weights + config.layers * 2 * 2 * looks * width
+
+
+def _block_weights(config: GeneratorConfig) -> int:
+    return 4 * config.width**2 + 3 * config.width * swiglu_width(config.width)
+
+
+def step_weight_bytes(config: GeneratorConfig, precision: EnginePrecision, rows: int) -> int:
+    """All that one step of the sampler must read of the model, each number once; the cache is not counted.
+
+    The weights of linear layers in this precision, biases likewise (int8: in float32, with a scale for each output),
+    norms in float32, and one row of the embedding table for each of the `rows` that are read (2 per guided picture).
+    """
+    width, layers, size = config.width, config.layers, _WEIGHT_BYTES[precision]
+    weights = layers * _block_weights(config) + width * config.codebook_size
+    biases = layers * 4 * width + config.codebook_size
+    outputs = layers * (5 * width + 2 * swiglu_width(width)) + config.codebook_size
+    norms = layers * (2 * width + 2 * width // config.heads) + width
+    extra = 4 * (biases + outputs) if precision == "int8" else size * biases
+    return size * weights + extra + 4 * norms + 4 * rows * width
