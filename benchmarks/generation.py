@@ -303,6 +303,7 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.rcParams["svg.hashsalt"] = "alitok"  # the same numbers give the same file
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
 
     timed = [case for case in cases if "seconds_per_image" in case]
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
@@ -322,8 +323,11 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
                 whole = [case["seconds_per_image"] for case in points]
                 (line,) = axes.plot(along, whole, marker="o", linewidth=1.3, label=f"{precision}, codes and pixels")
                 axes.plot(along, codes, linestyle=":", color=line.get_color(), label=f"{precision}, codes alone")
-                axes.set_xticks(along, [str(value) for value in along])
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds per picture")
+        axes.set_xticks(sorted({case[x] for case in timed if case["part"] == part}))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.minorticks_off()
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
