@@ -99,6 +99,7 @@ def result(**changes):
         "flops_per_step": 2e9,
         "bandwidth_before": Bandwidth(8.0, 7.0),
         "bandwidth_after": Bandwidth(12.0, 9.0),
+        "reads_between": (10.0, 9.0, 30.0),
         "matmul_tflops": 1.0,
         "kv_cache_bytes": 1,
         "peak_memory_bytes": 1,
@@ -127,7 +128,7 @@ def test_what_follows_from_the_measurements():
     assert slow.share_of_bandwidth == pytest.approx(0.5)
     assert slow.share_of_roofline == pytest.approx(0.8)
     assert slow.speed_over_oracle is None
-    copying = result(bandwidth_before=Bandwidth(1.0, 20.0), bandwidth_after=Bandwidth(1.0, 20.0))
+    copying = result(bandwidth_before=Bandwidth(1.0, 20.0), bandwidth_after=Bandwidth(1.0, 20.0), reads_between=(1.0,))
     assert copying.share_of_bandwidth == pytest.approx(0.25)
 
 
@@ -167,15 +168,21 @@ def test_guidance_is_the_models_own_none_or_soft(pipeline):
 
 def test_what_is_drawn_is_what_is_timed(pipeline, monkeypatch):
     """Every round draws its pictures whole, by other seeds, in the batch and with the guidance asked for."""
-    drawn = []
+    drawn, whole, stream = [], [], Engine.stream
 
-    def sample(self, requests):
+    def watched(self, requests):
         drawn.append(requests)
-        return torch.cat(list(self.stream(requests)), dim=1)
+        rows = 0
+        for codes in stream(self, requests):
+            rows += 1
+            yield codes
+        whole.append(rows)
 
-    monkeypatch.setattr(Engine, "sample", sample)
+    monkeypatch.setattr(Engine, "stream", watched)
     bench(pipeline, BenchOptions(**QUICK, batch_size=7, rounds=3), "name")
+    drawn = drawn[1:]  # the first one warms up and is left after a row
     assert [[request.seed for request in requests] for requests in drawn] == [[seed] * 7 for seed in (1, 2, 3)]
+    assert whole[-3:] == [whole[-1]] * 3
     assert {request.sampling for requests in drawn for request in requests} == {GUIDED}
     assert [request.label for request in drawn[0]] == [0, 1, 2, 3, 4, 0, 1]
 

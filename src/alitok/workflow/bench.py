@@ -25,7 +25,7 @@ from alitok.tokenizer import Tokenizer, TokenizerConfig
 from alitok.workflow.bench_result import BenchResult
 from alitok.workflow.flops import drawing_flops, step_weight_bytes
 from alitok.workflow.models import IMAGENET_CLASSES
-from alitok.workflow.roofline import PeakMemory, bandwidth, device_name, matmul_tflops, wait
+from alitok.workflow.roofline import PeakMemory, ReadProbe, bandwidth, device_name, matmul_tflops, wait
 
 DEFAULT_PRESET = "alitok-256-B"
 _SPARE = 0.95  # of the free memory that a batch may take up
@@ -151,8 +151,10 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
     before = bandwidth(device, options.bandwidth_bytes)
     peak = PeakMemory(device)
     prepare = _prepare(engine, decoder, _requests(pipeline, sampling, batch, seed=0))
+    probe = ReadProbe(device, options.bandwidth_bytes)
     rounds = [
-        _draw(engine, decoder, _requests(pipeline, sampling, batch, seed)) for seed in range(1, options.rounds + 1)
+        _draw(engine, decoder, _requests(pipeline, sampling, batch, seed), probe)
+        for seed in range(1, options.rounds + 1)
     ]
     most = peak.read()
     after = bandwidth(device, options.bandwidth_bytes)
@@ -173,14 +175,15 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
         torch=torch.__version__,
         kernels=engine.kernel_names,
         prepare_seconds=prepare,
-        codes_seconds_each=tuple(codes for codes, _ in rounds),
-        decode_seconds_each=tuple(pixels for _, pixels in rounds),
+        codes_seconds_each=tuple(one.codes_seconds for one in rounds),
+        decode_seconds_each=tuple(one.decode_seconds for one in rounds),
         decode_precision=decoder.precision,
         weight_bytes=step_weight_bytes(config, options.precision, rows),
         cache_bytes_per_step=cache * (length + 1) / (2 * length),
         flops_per_step=rows * drawing_flops(config) / length,
         bandwidth_before=before,
         bandwidth_after=after,
+        reads_between=tuple(read for one in rounds for read in one.reads),
         matmul_tflops=rate,
         kv_cache_bytes=cache,
         peak_memory_bytes=most,
@@ -247,14 +250,27 @@ def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleReq
     return time.perf_counter() - began
 
 
-def _draw(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest]) -> tuple[float, float]:
-    """Seconds for the codes of a batch, and for its pixels until the host has them."""
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """One batch: seconds for its codes, and for its pixels until the host has them; bandwidths between its rows."""
+
+    codes_seconds: float
+    decode_seconds: float
+    reads: tuple[float, ...]
+
+
+def _draw(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest], probe: ReadProbe) -> _Round:
+    parts, reads, seconds = [], [], 0.0
     began = time.perf_counter()
-    codes = engine.sample(requests)
-    wait(engine.device)
-    drawn = time.perf_counter()
-    decoder(codes).cpu()
-    return drawn - began, time.perf_counter() - drawn
+    for row in engine.stream(requests):
+        wait(engine.device)
+        seconds += time.perf_counter() - began
+        parts.append(row)
+        reads.append(probe())
+        began = time.perf_counter()
+    began = time.perf_counter()
+    decoder(torch.cat(parts, dim=1)).cpu()
+    return _Round(seconds, time.perf_counter() - began, tuple(reads))
 
 
 def _oracle_seconds(generator: Generator, requests: Sequence[SampleRequest]) -> float:

@@ -20,6 +20,7 @@ from alitok.generator.kernels import EnginePrecision, Kernels, Weight
 from alitok.workflow.measure import peak_memory
 
 _BUFFER = 1 << 30  # bytes that are read over and over; far more than any cache holds
+_SHORT = 1 << 28
 _COLUMNS = 1024
 _CPU_SIDE, _GPU_SIDE = 1024, 8192  # of the matrices that are multiplied
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 20
@@ -57,6 +58,31 @@ def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
     read = min(best_seconds(buffer.sum, device), best_seconds(lambda: buffer @ vector, device))
     copied = best_seconds(lambda: target.copy_(source), device)
     return Bandwidth(buffer.nbytes / read / 1e9, 2 * source.nbytes / copied / 1e9)
+
+
+class ReadProbe:
+    """The bandwidth of reading at a moment; short, so that it can be taken between the parts of other work.
+
+    Args:
+        device: whose memory is measured.
+        size: bytes that are read; None = 256 MiB.
+    """
+
+    def __init__(self, device: torch.device, size: int | None = None) -> None:
+        self._device = device
+        self._buffer = torch.ones((size or _SHORT) // 4, device=device)
+
+    @torch.inference_mode()
+    def __call__(self) -> float:
+        """GB/s, the better of two passes."""
+        times = []
+        for _ in range(2):
+            wait(self._device)
+            began = time.perf_counter()
+            self._buffer.sum()
+            wait(self._device)
+            times.append(time.perf_counter() - began)
+        return self._buffer.nbytes / min(times) / 1e9
 
 
 def matmul_tflops(device: torch.device, precision: EnginePrecision, side: int | None = None) -> float:
