@@ -23,22 +23,21 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class _Linear:
-    """A layer's weights as they are stored, with a factor and a bias for each output."""
+    """A layer as it is stored: tiles of float32 or of bf16 as uint16, or int8 with a scale for each output."""
 
-    weight: Array  # (N, K) float32, bf16 as uint16, or int8
-    scale: Array  # (N,)
+    weight: Array
     bias: Array  # (N,)
+    scale: Array | None = None  # (N,), of int8
 
     @classmethod
     def of(cls, linear: Weight, precision: EnginePrecision) -> _Linear:
-        bias = linear.bias.float().numpy()
+        weight, bias = linear.weight.float(), linear.bias.float().numpy()
         if precision == "int8":
-            whole, scale = to_int8(linear.weight.float())
-            return cls(whole.numpy(), scale.numpy(), bias)
-        ones = np.ones(len(bias), np.float32)
+            whole, scale = to_int8(weight)
+            return cls(whole.numpy(), bias, scale.numpy())
         if precision == "bf16":
-            return cls(linear.weight.bfloat16().contiguous().view(torch.uint16).numpy(), ones, bias)
-        return cls(np.array(linear.weight.float().numpy(), copy=True), ones, bias)
+            return cls(compiled.tiles(weight.bfloat16().view(torch.uint16).numpy()), bias)
+        return cls(compiled.tiles(weight.numpy()), bias)
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class FusedRunner:
     """A generator on a CPU, ready to read one token of each row.
 
     Args:
-        generator: in evaluation mode; in fp32 its parameters are shared.
-        precision: of the stored weights.
+        generator: in evaluation mode.
+        precision: of the weights, which it holds in an order of its own.
     """
 
     def __init__(self, generator: Generator, precision: EnginePrecision) -> None:
@@ -120,13 +119,13 @@ class _Space:
         self.normed, self.attended = (np.empty((rows, width), np.float32) for _ in range(2))
         self.qkv, self.inner = np.empty((rows, 3 * width), np.float32), np.empty((rows, inner), np.float32)
         self._whole = {size: np.empty((rows, size), np.int16) for size in (width, inner)}
-        self._ones, self._scale = np.ones(rows, np.float32), np.empty(rows, np.float32)
+        self._scale = np.empty(rows, np.float32)
 
     def apply(self, linear: _Linear, x: Array, out: Array, how: int = compiled.SET) -> None:
         """A linear layer; `how` its result is put into `out`."""
-        scale = self._ones
-        if linear.weight.dtype == np.int8:
-            whole, scale = self._whole[x.shape[1]], self._scale
-            compiled.to_whole(x, whole, scale)
-            x = whole
-        compiled.linear(linear.weight, linear.scale, linear.bias, x, scale, out, how)
+        if linear.scale is None:
+            compiled.linear_tiled(linear.weight, linear.bias, x, out, how)
+            return
+        whole = self._whole[x.shape[1]]
+        compiled.to_whole(x, whole, self._scale)
+        compiled.linear_whole(linear.weight, linear.scale, linear.bias, whole, self._scale, out, how)

@@ -17,9 +17,8 @@ _EPS = np.float32(1e-5)  # alitok.nn.attention.RMS_EPS
 
 
 _WHOLE = 4095  # inputs beside int8 weights are whole numbers up to it: 127 * 4095 * 4096 additions fit into 32 bits
-
-
-_PART = 768  # inputs that are read at a time, so that those of two rows stay in the nearest cache
+LANES = 32  # outputs that are computed side by side
+_STEP = 4  # inputs that are taken at a time
 SET, ADD, GATE = 0, 1, 2  # what becomes of a result: it replaces what `out` holds, is added, or multiplied by its SiLU
 
 
@@ -28,46 +27,25 @@ def use_threads(count: int) -> None:
     set_num_threads(min(count, vars(config)["NUMBA_NUM_THREADS"]))
 
 
-def _dots(weight: Any, x: Any, row: int, second: int) -> Any:
-    """Products of weights (K,) and two rows of x (R, K), as float32; only compiled code calls it."""
+def tiles(weight: np.ndarray) -> np.ndarray:
+    """Weights (N, K) in the order in which `linear_tiled` reads them: (N / 32, K, 32), with zeros where N ends."""
+    outputs, inputs = weight.shape
+    assert inputs % _STEP == 0, "widths are multiples of four times the heads"
+    padded = np.zeros((-(-outputs // LANES) * LANES, inputs), weight.dtype)
+    padded[:outputs] = weight
+    return np.ascontiguousarray(padded.reshape(-1, LANES, inputs).transpose(0, 2, 1))
+
+
+def _value(stored: Any) -> Any:
+    """A stored weight as float32; only compiled code calls it."""
     raise NotImplementedError
 
 
-@overload(_dots, jit_options={"fastmath": True, "nogil": True})
-def _dots_of(weight, x, row, second):  # noqa: ANN001, ANN202 (Numba compares the signature with those below)
-    return {types.int8: _whole_dots, types.uint16: _bf16_dots}.get(weight.dtype, _float_dots)
-
-
-def _whole_dots(weight, x, row, second):  # noqa: ANN001, ANN202
-    a = b = np.int32(0)
-    for k in range(weight.shape[0]):  # one row after the other: this is bound by arithmetic, not by memory
-        a = np.int32(a + np.int32(np.int32(weight[k]) * np.int32(x[row, k])))
-    if second != row:
-        for k in range(weight.shape[0]):
-            b = np.int32(b + np.int32(np.int32(weight[k]) * np.int32(x[second, k])))
-    return np.float32(a), np.float32(b)
-
-
-def _bf16_dots(weight, x, row, second):  # noqa: ANN001, ANN202
-    a = b = np.float32(0)
-    for k in range(weight.shape[0]):
-        w = np.uint32(np.uint32(weight[k]) << np.uint32(16)).view(np.float32)
-        a += w * x[row, k]
-        b += w * x[second, k]
-    return a, b
-
-
-def _float_dots(weight, x, row, second):  # noqa: ANN001, ANN202
-    a = b = np.float32(0)
-    width = weight.shape[0]
-    for start in range(0, width, _PART):
-        part_a = part_b = np.float32(0)
-        for k in range(start, min(start + _PART, width)):
-            part_a += weight[k] * x[row, k]
-            part_b += weight[k] * x[second, k]
-        a += part_a
-        b += part_b
-    return a, b
+@overload(_value, inline="always")
+def _value_of(stored):  # noqa: ANN001, ANN202 (Numba compares the signature with those below)
+    if stored == types.uint16:
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
 
 
 @njit(fastmath=True, nogil=True)
@@ -81,16 +59,41 @@ def _put(out: Any, row: int, n: int, value: Any, how: int) -> None:
 
 
 @njit(parallel=True, fastmath=True, nogil=True, cache=True)
-def linear(weight: Any, scale: Any, bias: Any, x: Any, x_scale: Any, out: Any, how: int) -> None:
-    """`x (R, K) @ weight.T * x_scale * scale + bias`, put into `out` (R, N) as `SET`, `ADD` or `GATE` says."""
-    rows = x.shape[0]
-    for n in prange(weight.shape[0]):
+def linear_tiled(weight: Any, bias: Any, x: Any, out: Any, how: int) -> None:
+    """`x (R, K) @ weight.T + bias`, put into `out` (R, N) as `SET`, `ADD` or `GATE` says.
+
+    The weights are `tiles` of float32, or of bf16 as uint16. A tile is read from one end to the other; two rows of x
+    share what is read.
+    """
+    rows, inputs = x.shape
+    for tile in prange(weight.shape[0]):
+        first, count = tile * LANES, min(LANES, out.shape[1] - tile * LANES)
         for row in range(0, rows, 2):
             second = min(row + 1, rows - 1)
-            a, b = _dots(weight[n], x, row, second)
-            _put(out, row, n, a * x_scale[row] * scale[n] + bias[n], how)
-            if second != row:
-                _put(out, second, n, b * x_scale[second] * scale[n] + bias[n], how)
+            a, b = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+            for k in range(0, inputs, _STEP):
+                a0, a1, a2, a3 = x[row, k], x[row, k + 1], x[row, k + 2], x[row, k + 3]
+                b0, b1, b2, b3 = x[second, k], x[second, k + 1], x[second, k + 2], x[second, k + 3]
+                for lane in range(LANES):
+                    w0, w1 = _value(weight[tile, k, lane]), _value(weight[tile, k + 1, lane])
+                    w2, w3 = _value(weight[tile, k + 2, lane]), _value(weight[tile, k + 3, lane])
+                    a[lane] += w0 * a0 + w1 * a1 + w2 * a2 + w3 * a3
+                    b[lane] += w0 * b0 + w1 * b1 + w2 * b2 + w3 * b3
+            for lane in range(count):
+                _put(out, row, first + lane, a[lane] + bias[first + lane], how)
+                if second != row:
+                    _put(out, second, first + lane, b[lane] + bias[first + lane], how)
+
+
+@njit(parallel=True, fastmath=True, nogil=True, cache=True)
+def linear_whole(weight: Any, scale: Any, bias: Any, x: Any, x_scale: Any, out: Any, how: int) -> None:
+    """`x (R, K) @ weight.T * x_scale * scale + bias` for int8 weights (N, K) and int16 x, put into `out` likewise."""
+    for n in prange(weight.shape[0]):
+        for row in range(x.shape[0]):
+            total = np.int32(0)
+            for k in range(weight.shape[1]):
+                total = np.int32(total + np.int32(np.int32(weight[n, k]) * np.int32(x[row, k])))
+            _put(out, row, n, np.float32(total) * x_scale[row] * scale[n] + bias[n], how)
 
 
 @njit(fastmath=True, nogil=True, cache=True)
