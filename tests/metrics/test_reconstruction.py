@@ -1,9 +1,12 @@
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
-from alitok.metrics.reconstruction import psnr
+from alitok.core.errors import AlitokError
+from alitok.metrics.reconstruction import psnr, ssim
 
 
 def test_psnr_is_decibels_per_picture():
@@ -42,3 +45,42 @@ def test_bytes_and_other_shapes_are_refused():
         psnr(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(AssertionError):
         psnr(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def _scikit_map(image, other):
+    """scikit-image's map of SSIM with a Gaussian window, of a picture that goes on mirrored beyond its edges."""
+    from skimage.metrics import structural_similarity
+
+    padded = [
+        np.pad(x.numpy().astype(np.float64), ((0, 0), (20, 20), (20, 20)), mode="reflect") for x in (image, other)
+    ]
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    _, full = structural_similarity(*padded, data_range=1.0, channel_axis=0, full=True, **settings)
+    return full[:, 20:-20, 20:-20]
+
+
+def test_ssim_is_the_mean_of_scikits_map_with_a_gaussian_window():
+    images = torch.nn.functional.interpolate(torch.rand(3, 3, 8, 9), (40, 50), mode="bilinear")
+    rebuilt = (images + torch.tensor([0.02, 0.1, 0.3]).view(3, 1, 1, 1) * torch.randn(3, 3, 40, 50)).clamp(0, 1)
+    wanted = [_scikit_map(a, b).mean() for a, b in zip(images, rebuilt, strict=True)]
+    assert torch.allclose(ssim(images, rebuilt), torch.tensor(wanted, dtype=torch.float32), atol=2e-5)
+    assert wanted[0] > 0.7 > 0.4 > wanted[2]
+
+
+def test_ssim_of_equal_pictures_is_one_and_each_picture_has_its_own():
+    images = torch.rand(2, 3, 11, 12)
+    rebuilt = images.clone()
+    rebuilt[1] = 1 - rebuilt[1]
+    found = ssim(images, rebuilt)
+    assert found[0].item() == pytest.approx(1, abs=1e-6)
+    assert found[1].item() < 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ssim(images, rebuilt), found)
+
+
+def test_ssim_says_what_is_missing(monkeypatch):
+    with pytest.raises(AlitokError, match="window of 11 pixels; pictures of 10 x 32"):
+        ssim(torch.rand(1, 3, 10, 32), torch.rand(1, 3, 10, 32))
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):
+        ssim(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))

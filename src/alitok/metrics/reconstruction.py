@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import torch
 
+from alitok.core.errors import AlitokError
+from alitok.metrics.arithmetic import full_precision
+
+_WINDOW, _DEVIATION = 11, 1.5  # pixels
+
 
 def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each picture in decibels, for a peak of 1.
@@ -23,8 +28,55 @@ def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
     Returns:
         (B,) float32 decibels.
     """
+    _require_pair(images, reconstructions)
+    error = (images.float() - reconstructions.float()).square().flatten(1).mean(1)
+    return -10 * error.log10()
+
+
+def ssim(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each picture, for a peak of 1: torchmetrics' with a Gaussian window.
+
+    The window has 11 x 11 pixels and a deviation of 1.5, the constants are (0.01)^2 and (0.03)^2, moments are not
+    corrected for the window's size, and the channels count alike. Pictures are mirrored at their edges (the edge itself
+    not repeated) and the mean is over all pixels; scikit-image, with the same window, leaves out the 5 pixels at the
+    edge, so its numbers differ a little.
+
+    Args:
+        images: (B, 3, h, w) float in [0, 1], h and w at least 11.
+        reconstructions: the same shape and range.
+
+    Returns:
+        (B,) float32 in [-1, 1], 1 for equal pictures.
+
+    Raises:
+        AlitokError: torchmetrics is missing, or the pictures are smaller than the window.
+
+    Source: Wang et al. 2004.
+    """
+    _require_pair(images, reconstructions)
+    if min(images.shape[-2:]) < _WINDOW:
+        raise AlitokError(
+            f"SSIM looks through a window of {_WINDOW} pixels; pictures of {images.shape[-2]} x {images.shape[-1]} are "
+            "smaller than that, so leave SSIM out."
+        )
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise AlitokError("SSIM needs torchmetrics; install it with pip install 'alitok[eval]'.") from None
+    with full_precision(images.device):
+        similarity = structural_similarity_index_measure(
+            reconstructions.float(),
+            images.float(),
+            sigma=_DEVIATION,
+            kernel_size=_WINDOW,
+            reduction="none",
+            data_range=1.0,
+        )
+    assert isinstance(similarity, torch.Tensor)
+    return similarity
+
+
+def _require_pair(images: torch.Tensor, reconstructions: torch.Tensor) -> None:
     assert images.shape == reconstructions.shape, (images.shape, reconstructions.shape)
     for pictures in (images, reconstructions):
         assert pictures.is_floating_point(), f"{pictures.dtype} pixels do not have a peak of 1"
-    error = (images.float() - reconstructions.float()).square().flatten(1).mean(1)
-    return -10 * error.log10()

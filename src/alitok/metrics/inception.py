@@ -1,0 +1,192 @@
+"""The feature network of FID: Inception-v3 as TensorFlow had it in 2015, in torch-fidelity's port.
+
+Enter: pictures (B, 3, h, w) uint8 of any size, resized within to 299 x 299 as TensorFlow 1 did. Leave: what ADM's
+evaluator reads of TensorFlow's graph, under the names it has there:
+
+    pool           (B, 2048)  `pool_3:0`: FID, KID, precision and recall
+    spatial        (B, 2023)  the first 7 of 192 channels of `mixed_6/conv:0`, 17 x 17: sFID
+    probabilities  (B, 1008)  softmax of `softmax/logits/MatMul`, so without the bias: Inception Score
+
+`mixed_6` is the seventh of the graph's eleven blocks (`mixed`, `mixed_1`, ...), torch-fidelity's `Mixed_6d`, and not
+the `Mixed_6e` that its 768 features end with. `conv` is its 1 x 1 branch after batch norm and ReLU: the graph's node of
+that name comes behind `conv/batchnorm`. The numbers are in the graph's order, height, width, channel, so that ADM's
+`mu_s` and `sigma_s` fit; another order would give another sFID against them.
+
+Sources: torch-fidelity 0.4 (network, resizing, and which tensor is which); Dhariwal and Nichol 2021 (evaluator); Nash
+et al. 2021 (sFID).
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import nn
+
+from alitok.core.checkpoint import Tensors, fingerprint, load_tensors
+from alitok.core.errors import AlitokError
+from alitok.core.files import sha256
+from alitok.metrics.arithmetic import full_precision
+
+POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
+OFFICIAL = "inception-2015-12-05"  # the name of the network with the weights that published numbers are made with
+_CHANNELS = 7
+_HASH = "6726825d"  # the first digits of the official file's SHA-256
+_FILES = (f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth")  # one file: pytorch-fid's name, and its own
+_PATIENCE = 30.0  # seconds without a byte before a download is given up
+
+
+class InceptionOutput(NamedTuple):
+    """What the network says of B pictures, all float32.
+
+    Attributes:
+        pool: (B, 2048), each at least 0.
+        spatial: (B, 2023), each at least 0; index (row * 17 + column) * 7 + channel.
+        probabilities: (B, 1008), each row of sum 1.
+    """
+
+    pool: torch.Tensor
+    spatial: torch.Tensor
+    probabilities: torch.Tensor
+
+
+class InceptionFeatures(nn.Module):
+    """Inception-v3 with weights from a file; always in evaluation mode and without gradients. Made by `load`.
+
+    Attributes:
+        name: `OFFICIAL` for the official weights, else with a hash of the weights; statistics of two names are never
+            compared.
+        weights: SHA-256 of the weights' file.
+    """
+
+    def __init__(self, network: nn.Module, name: str, weights: str) -> None:
+        super().__init__()
+        self.network, self.name, self.weights = network, name, weights
+        self.eval()
+
+    @classmethod
+    def load(cls, weights: Path | None = None) -> Self:
+        """The network with its weights, on the CPU.
+
+        Args:
+            weights: the file, .pth or safetensors; None takes it from PyTorch's cache, or downloads it to there.
+
+        Raises:
+            AlitokError: torch-fidelity is missing, or the weights cannot be had or do not fit; it says what would help.
+        """
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as library
+        except ImportError:
+            raise AlitokError(
+                "Inception's features need torch-fidelity; install it with pip install 'alitok[eval]'."
+            ) from None
+        path = _find(library.URL_INCEPTION_V3) if weights is None else weights
+        tensors = _read(path)
+        file_hash = sha256(path)
+        official = file_hash.startswith(_HASH)
+        if weights is None and not official:
+            raise AlitokError(f"{path} is damaged: its checksum does not start with {_HASH}; delete it and try again.")
+        name = OFFICIAL if official else f"inception-{fingerprint(tensors, {})}"
+        return cls(_build(library, tensors, path), name, file_hash)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> InceptionOutput:
+        """Pictures (B, 3, h, w) uint8, on the network's device, to their features.
+
+        Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
+        """
+        assert images.dtype == torch.uint8, images.dtype
+        assert images.ndim == 4, images.shape
+        assert images.shape[1] == 3, images.shape
+        with _tap(self.network.get_submodule("Mixed_6d.branch1x1")) as taken, full_precision(images.device):
+            pool, logits = self.network(images)
+        spatial = taken[0][:, :_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 7, 17, 17) -> (B, 17 * 17 * 7)
+        return InceptionOutput(pool, spatial, logits.softmax(1))
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked of the module around it."""
+        return super().train(False)
+
+
+@contextmanager
+def _tap(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collects the outputs of a module while the context lasts."""
+    taken: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: taken.append(output))
+    try:
+        yield taken
+    finally:
+        handle.remove()
+
+
+def _find(url: str) -> Path:
+    """The official weights in PyTorch's cache, downloaded to there if need be.
+
+    Raises:
+        AlitokError: they are not there and cannot be downloaded.
+    """
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    for file in _FILES:
+        if (cache / file).is_file():
+            return cache / file
+    place, before = cache / url.rpartition("/")[2], socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(place), hash_prefix=_HASH, progress=False)
+    except Exception as error:  # no network, a full disk, a proxy's page instead: each raises something else
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise AlitokError(
+            f"Inception's weights are not in {cache} and cannot be downloaded ({reason}): put {_FILES[0]} there, or "
+            "give its path with --inception-weights FILE."
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+    return place
+
+
+def _read(path: Path) -> Tensors:
+    """The named tensors of a safetensors file, or of a pickle that holds nothing else.
+
+    Raises:
+        AlitokError: the file is missing, damaged, or holds other things or numbers that are not finite.
+    """
+    if not path.is_file():
+        raise AlitokError(f"{path} does not exist; give the path of {_FILES[0]}.")
+    if path.suffix == ".safetensors":
+        tensors = load_tensors(path)
+    else:
+        try:
+            tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception:  # the reader stumbles in many ways, and some of its messages advise to run the file's code
+            raise AlitokError(
+                f"{path} is truncated, or holds other things than named tensors; give the path of {_FILES[0]}."
+            ) from None
+    if not all(isinstance(tensor, torch.Tensor) and tensor.isfinite().all() for tensor in tensors.values()):
+        raise AlitokError(f"{path} holds other things than finite numbers; give the path of {_FILES[0]}.")
+    return tensors
+
+
+def _build(library: Any, tensors: Tensors, path: Path) -> nn.Module:
+    """The library's network, which is only made together with weights: they are handed over in memory, already read.
+
+    Raises:
+        AlitokError: the tensors are not those of this network.
+    """
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    buffer.seek(0)
+    try:
+        return library.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer
+        )
+    except RuntimeError:  # a list of hundreds of names
+        raise AlitokError(
+            f"{path} does not hold the weights of TensorFlow's Inception-v3 with its 1008 classes (torchvision's are "
+            f"another network); give the path of {_FILES[0]}."
+        ) from None

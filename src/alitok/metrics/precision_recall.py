@@ -1,0 +1,149 @@
+"""Whether samples are where real pictures are, and the other way: precision, recall, density, coverage.
+
+Enter: features (N, D) of real pictures and (M, D) of samples. Leave: four numbers.
+A set's region is the union of a ball around each of its features, which reaches to the k-th nearest of the others.
+Shapes: N real pictures, M samples, D features.
+
+Sources: Kynkäänniemi et al. 2019 for precision and recall with k = 3, as in ADM's evaluator; Naeem et al. 2020 for
+density and coverage with k = 5. A feature on the surface of a ball is inside, for all four.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.metrics.moments import require_finite, require_same_dimensions
+
+_MOST_VALUES = 2**24  # numbers of one block in float64: 128 MB
+_EXACT = 53  # bits of whole numbers that float64 holds
+
+
+class Manifold(NamedTuple):
+    """How two sets of features lie in one another.
+
+    Attributes:
+        precision: share of samples inside the region of the real pictures, in [0, 1].
+        recall: share of real pictures inside the region of the samples, in [0, 1].
+        density: mean number of real balls that a sample is inside of, over k; 1 if both sets are alike, may be larger.
+        coverage: share of the real balls that hold a sample, in [0, 1].
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold_scores(
+    real: torch.Tensor,
+    samples: torch.Tensor,
+    *,
+    neighbours: int = 3,
+    density_neighbours: int = 5,
+    device: torch.device | None = None,
+    most_values: int = _MOST_VALUES,
+) -> Manifold:
+    """Precision, recall, density and coverage.
+
+    Distances are exact: features are rounded to whole multiples of a step, about 2^-20 of the largest range for 2048
+    features, so that |x|^2 + |y|^2 - 2 x.y is made of whole numbers that float64 holds. So copies are at distance 0,
+    and neither device nor block size changes a result. (ADM's evaluator rounds distances to float16 where they fit, and
+    so moves pictures that lie near the surface of a ball.)
+
+    Args:
+        real: (N, D) float, N above both numbers of neighbours.
+        samples: (M, D) float, M above `neighbours`.
+        neighbours: k of precision and recall.
+        density_neighbours: k of density and coverage.
+        device: where distances are computed, that of `real` if None; the CPU instead of `mps`, which has no float64.
+        most_values: numbers held at a time, in each of a few tables.
+
+    Raises:
+        AlitokError: too few pictures, other features, NaN or infinity.
+    """
+    assert neighbours >= 1, neighbours
+    assert density_neighbours >= 1, density_neighbours
+    _require(real, samples, neighbours, density_neighbours)
+    chosen = device or real.device
+    lattice = _Lattice(real, samples, torch.device("cpu") if chosen.type == "mps" else chosen, most_values)
+    radii = lattice.radii(real, (neighbours, density_neighbours))
+    sample_radii = lattice.radii(samples, (neighbours,))[0]
+    inside_real = torch.zeros(len(samples), dtype=torch.bool)
+    inside_samples = torch.zeros(len(real), dtype=torch.bool)
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    balls = 0
+    for rows, columns, table in lattice.tables(real, samples):
+        inside_real[columns] |= (table <= radii[0][rows, None]).any(0).cpu()
+        inside_samples[rows] |= (table <= sample_radii[None, columns]).any(1).cpu()
+        within = table <= radii[1][rows, None]
+        covered[rows] |= within.any(1).cpu()
+        balls += int(within.sum())
+    return Manifold(
+        precision=float(inside_real.double().mean()),
+        recall=float(inside_samples.double().mean()),
+        density=balls / (density_neighbours * len(samples)),
+        coverage=float(covered.double().mean()),
+    )
+
+
+class _Lattice:
+    """Features as whole multiples of a step, and their exact squared distances in its square.
+
+    With q bits for a coordinate, |x|^2 + |y|^2 - 2 x.y of D coordinates needs at most 2 q + log2 D + 2 bits. The step
+    is a power of two, and the centre is the middle of each feature's range: both are the same for any device.
+    """
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor, device: torch.device, most_values: int) -> None:
+        low = torch.minimum(first.amin(0).cpu(), second.amin(0).cpu()).double()
+        high = torch.maximum(first.amax(0).cpu(), second.amax(0).cpu()).double()
+        bits = (_EXACT - 2 - math.ceil(math.log2(first.shape[1]))) // 2
+        half = float((high - low).max()) / 2 / (2**bits - 1)
+        self._step = 2.0 ** math.ceil(math.log2(half)) if half > 0 else 1.0
+        self._centre = ((low + high) / 2).to(device)
+        self._device = device
+        self._block = max(1, min(math.isqrt(most_values), most_values // first.shape[1]))
+
+    def radii(self, features: torch.Tensor, neighbours: tuple[int, ...]) -> list[torch.Tensor]:
+        """The squared distance (N,) of each feature's k-th nearest other one, for each k, on the device."""
+        found = torch.empty(len(features), max(neighbours) + 1, dtype=torch.float64, device=self._device)
+        found.fill_(math.inf)
+        for rows, _, table in self.tables(features, features):
+            nearest = torch.cat([found[rows], table], 1)
+            found[rows] = nearest.topk(found.shape[1], largest=False, sorted=True).values
+        return [found[:, k] for k in neighbours]  # the nearest of all is the feature itself, or a copy of it, at 0
+
+    def tables(self, left: torch.Tensor, right: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+        """Rows, columns and squared distances (n, m) of blocks, until all of (N, M) were given."""
+        for first in range(0, len(left), self._block):
+            rows = slice(first, min(first + self._block, len(left)))
+            some, norms = self._whole(left[rows])
+            for start in range(0, len(right), self._block):
+                columns = slice(start, min(start + self._block, len(right)))
+                others, other_norms = self._whole(right[columns])
+                yield rows, columns, torch.addmm(norms[:, None] + other_norms, some, others.T, alpha=-2)
+
+    def _whole(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whole numbers (n, D) and their squared norms (n,), float64."""
+        whole = ((features.to(self._device).double() - self._centre) / self._step).round()
+        return whole, whole.square().sum(1)
+
+
+def _require(real: torch.Tensor, samples: torch.Tensor, neighbours: int, density_neighbours: int) -> None:
+    """Check what is compared.
+
+    Raises:
+        AlitokError: see `manifold_scores`.
+    """
+    require_same_dimensions(real.shape[1], samples.shape[1])
+    needs = (("real pictures", real, max(neighbours, density_neighbours)), ("samples", samples, neighbours))
+    for name, features, most in needs:
+        if len(features) <= most:
+            raise AlitokError(
+                f"Each of {len(features)} {name} has no {most} nearest neighbours; give at least {most + 1}."
+            )
+        require_finite(features, real.shape[1])

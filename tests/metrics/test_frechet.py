@@ -1,0 +1,146 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.metrics.frechet import frechet_distance, frechet_interval
+from alitok.metrics.moments import BlockMoments, Gaussian, Moments, merged
+
+
+def _gaussian(features):
+    return Gaussian(features.double().mean(0), torch.cov(features.double().T).reshape(features.shape[1], -1))
+
+
+def _by_scipy(a, b):
+    from scipy.linalg import sqrtm
+
+    root = sqrtm(a.covariance.numpy() @ b.covariance.numpy())
+    apart = (a.mean - b.mean).square().sum()
+    return float(apart + a.covariance.trace() + b.covariance.trace()) - 2 * np.trace(root).real
+
+
+def _by_factors(x, y):
+    """Of centred features, the trace of the root is the sum of the singular values of X Y^T: no covariance, no root."""
+    x, y = x.double(), y.double()
+    a, b = x - x.mean(0), y - y.mean(0)
+    shared = torch.linalg.svdvals(a @ b.T).sum() / ((len(x) - 1) * (len(y) - 1)) ** 0.5
+    traces = a.square().sum() / (len(x) - 1) + b.square().sum() / (len(y) - 1)
+    return float((x.mean(0) - y.mean(0)).square().sum() + traces - 2 * shared)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 60])
+def test_equal_to_the_root_of_the_product_where_that_is_stable(dimensions):
+    x = torch.randn(400, dimensions) @ torch.randn(dimensions, dimensions) + 1
+    y = torch.randn(500, dimensions) @ torch.randn(dimensions, dimensions)
+    a, b = _gaussian(x), _gaussian(y)
+    assert frechet_distance(a, b) == pytest.approx(_by_scipy(a, b), rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(_by_factors(x, y), rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+def test_of_independent_features_it_is_the_difference_of_means_and_deviations():
+    mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, 2.0, 0.0])
+    other, others = torch.tensor([0.0, -2.0, 1.5]), torch.tensor([3.0, 0.5, 0.2])
+    found = frechet_distance(Gaussian(mean, deviation.square().diag()), Gaussian(other, others.square().diag()))
+    assert found == pytest.approx(float((mean - other).square().sum() + (deviation - others).square().sum()))
+
+
+@pytest.mark.parametrize(("first", "second"), [(20, 25), (20, 300), (300, 20), (2, 2)])
+def test_fewer_pictures_than_features_are_measured_all_the_same(first, second):
+    x, y = torch.randn(first, 80) + 0.3, torch.randn(second, 80) * 1.4
+    found = frechet_distance(_gaussian(x), _gaussian(y))
+    assert found == pytest.approx(_by_factors(x, y), rel=1e-7)
+
+
+@pytest.mark.parametrize("pictures", [10, 1000])
+def test_a_set_is_at_no_distance_from_itself(pictures):
+    a = _gaussian(torch.randn(pictures, 40) @ torch.randn(40, 40))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6 * float(a.covariance.trace()))
+
+
+def test_no_spread_at_all_is_a_distance_of_means():
+    nothing = torch.zeros(4, 4)
+    assert frechet_distance(Gaussian(torch.zeros(4), nothing), Gaussian(torch.ones(4), nothing)) == pytest.approx(4)
+
+
+def test_equal_to_torch_fidelity():
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    a, b = _gaussian(torch.randn(300, 30)), _gaussian(torch.randn(300, 30) * 1.5 + 0.2)
+    theirs = fid_statistics_to_metric(
+        {"mu": a.mean.numpy(), "sigma": a.covariance.numpy()},
+        {"mu": b.mean.numpy(), "sigma": b.covariance.numpy()},
+        verbose=False,
+    )
+    assert frechet_distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+def test_what_cannot_be_compared_is_refused():
+    a = _gaussian(torch.randn(50, 4))
+    with pytest.raises(AlitokError, match="Statistics of 4 features cannot be compared with statistics of 6"):
+        frechet_distance(a, _gaussian(torch.randn(50, 6)))
+    with pytest.raises(AlitokError, match="not finite"):
+        frechet_distance(Gaussian(a.mean * torch.nan, a.covariance), a)
+
+
+def _blocks(features, count):
+    blocks = BlockMoments(features.shape[1], count)
+    blocks.update(features, torch.arange(len(features)))
+    return blocks
+
+
+def test_a_resample_is_the_distance_of_its_pictures(monkeypatch):
+    reference = _gaussian(torch.randn(200, 6))
+    samples = _blocks(torch.randn(90, 6) + 0.5, 3)
+    draws = [[0, 0, 2], [1, 1, 1]]
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: _Draws(draws))
+    found = frechet_interval(samples, reference, resamples=2, level=0.6826894921)
+    wanted = [frechet_distance(reference, merged([samples.blocks[i] for i in draw]).gaussian()) for draw in draws]
+    assert found.value == pytest.approx(frechet_distance(reference, samples.total().gaussian()), rel=1e-9)
+    assert found.deviation == pytest.approx(np.std(wanted, ddof=1), rel=1e-6)
+    assert found.high == pytest.approx(found.value + found.deviation, rel=1e-6)
+    assert found.low == pytest.approx(max(0, found.value - found.deviation), rel=1e-6)
+
+
+class _Draws:
+    def __init__(self, draws):
+        self.draws = iter(draws)
+
+    def integers(self, most, size):
+        return np.array(next(self.draws))
+
+
+def test_the_deviation_is_that_of_new_samples():
+    reference = Gaussian(torch.zeros(4), torch.eye(4))
+    new = [torch.randn(600, 4) * 1.2 + 0.3 for _ in range(200)]
+    true = float(np.std([frechet_distance(reference, _gaussian(samples)) for samples in new]))
+    found = [frechet_interval(_blocks(samples, 30), reference, resamples=60, seed=1).deviation for samples in new[:10]]
+    assert np.mean(found) == pytest.approx(true, rel=0.25)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    reference, samples = _gaussian(torch.randn(200, 6)), _blocks(torch.randn(90, 6) + 0.5, 5)
+    first, second = (frechet_interval(samples, reference, resamples=5, seed=3) for _ in range(2))
+    assert first == second
+    assert frechet_interval(samples, reference, resamples=5, seed=4) != first
+
+
+def test_too_few_blocks_have_no_interval():
+    blocks = BlockMoments(3, 4)
+    blocks.update(torch.randn(1, 3), torch.tensor([0]))
+    with pytest.raises(AlitokError, match="at least two pictures in each block"):
+        frechet_interval(blocks, _gaussian(torch.randn(20, 3)))
+
+
+def test_features_of_a_constant_picture_do_not_stop_it():
+    samples, same = Moments(3), torch.ones(5, 3)
+    samples.update(same)
+    assert frechet_distance(samples.gaussian(), Gaussian(torch.ones(3), torch.eye(3))) == pytest.approx(3)
+
+
+def test_without_scipy_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.linalg.lapack", None)
+    with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):
+        frechet_distance(_gaussian(torch.randn(20, 3)), _gaussian(torch.randn(20, 3)))

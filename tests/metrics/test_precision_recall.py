@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.metrics.precision_recall import manifold_scores
+
+
+def _slow(real, samples, neighbours=3, density_neighbours=5):
+    """The definitions, by differences and sorting in float64."""
+    real, samples = real.double().numpy(), samples.double().numpy()
+
+    def distances(a, b):
+        return np.sqrt(np.square(a[:, None] - b[None]).sum(2))
+
+    def radii(a, k):
+        table = distances(a, a)
+        np.fill_diagonal(table, np.inf)  # a picture is no neighbour of its own
+        return np.sort(table, axis=1)[:, k - 1]
+
+    between = distances(real, samples)
+    within = between <= radii(real, density_neighbours)[:, None]
+    return (
+        (between <= radii(real, neighbours)[:, None]).any(0).mean(),
+        (between <= radii(samples, neighbours)[None]).any(1).mean(),
+        within.sum() / (density_neighbours * len(samples)),
+        within.any(1).mean(),
+    )
+
+
+@pytest.mark.parametrize(("dimensions", "apart"), [(2, 0.5), (1, 0.0), (40, 0.2), (300, 0.05)])
+def test_equal_to_the_definitions(dimensions, apart):
+    real, samples = torch.randn(83, dimensions), torch.randn(61, dimensions) * 0.9 + apart
+    found = manifold_scores(real, samples)
+    assert found == pytest.approx(_slow(real, samples), abs=1e-12)
+    assert found.precision > 0
+    assert found.recall < 1
+
+
+@pytest.mark.parametrize("most_values", [40, 1000, 10**7])
+@pytest.mark.parametrize(("neighbours", "density_neighbours"), [(3, 5), (1, 1), (6, 2)])
+def test_blocks_change_nothing(most_values, neighbours, density_neighbours):
+    real, samples = torch.randn(50, 4), torch.randn(37, 4) + 0.4
+    found = manifold_scores(
+        real, samples, neighbours=neighbours, density_neighbours=density_neighbours, most_values=most_values
+    )
+    assert found == pytest.approx(_slow(real, samples, neighbours, density_neighbours), abs=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_copies_are_at_no_distance(offset):
+    few = torch.randn(12, 700) + offset
+    real = torch.cat([few.repeat(5, 1), torch.randn(20, 700) + offset])  # balls of radius 0 around the first twelve
+    samples = torch.cat([few[:4], few[:2], torch.randn(9, 700) + offset + 1, real[-3:]])
+    assert manifold_scores(real, samples, most_values=5000) == pytest.approx(_slow(real, samples), abs=1e-12)
+
+
+def test_a_set_of_itself_is_all_there():
+    real = torch.randn(64, 30)
+    found = manifold_scores(real, real.clone())
+    assert found[:2] == (1, 1)
+    assert found.coverage == 1
+    assert found.density == pytest.approx(6 / 5)  # each ball holds its own picture and five others
+
+
+def test_far_away_is_nowhere_and_one_mode_is_precise_without_recall():
+    real = torch.randn(200, 8)
+    assert manifold_scores(real, torch.randn(100, 8) + 50) == (0, 0, 0, 0)
+    one_mode = manifold_scores(real, torch.randn(100, 8) * 0.1)
+    assert one_mode.precision > 0.95
+    assert one_mode.recall < 0.1
+    assert one_mode.coverage < 0.6
+
+
+def test_features_far_from_zero_and_of_any_scale_are_told_apart():
+    real, samples = torch.randn(60, 5, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
+    wanted = manifold_scores(real, samples)
+    assert manifold_scores(real * 2**-30, samples * 2**-30) == wanted
+    assert manifold_scores(real + 1e6, samples + 1e6) == wanted
+
+
+def test_equal_to_torch_fidelity():
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    real, samples = torch.randn(150, 12).double(), (torch.randn(130, 12) * 0.9 + 0.2).double()
+    theirs = prc_features_to_metric(samples, real, prc_neighborhood=3, verbose=False)
+    found = manifold_scores(real, samples)
+    assert (found.precision, found.recall) == pytest.approx(
+        (theirs["precision"], theirs["recall"]), abs=1e-6
+    )  # a float32 mean
+
+
+def test_pictures_that_are_all_equal_are_measured():
+    same = torch.ones(8, 3)
+    assert manifold_scores(same, same) == (1, 1, pytest.approx(8 / 5), 1)
+
+
+def test_too_few_and_broken_ones_are_refused():
+    real, samples = torch.randn(20, 4), torch.randn(20, 4)
+    with pytest.raises(AlitokError, match="Each of 5 real pictures has no 5 nearest neighbours; give at least 6"):
+        manifold_scores(real[:5], samples)
+    with pytest.raises(AlitokError, match="Each of 3 samples has no 3 nearest"):
+        manifold_scores(real, samples[:3])
+    with pytest.raises(AlitokError, match="cannot be compared"):
+        manifold_scores(real, torch.randn(20, 5))
+    samples[2] = torch.nan
+    with pytest.raises(AlitokError, match="1 of 20 pictures are not finite"):
+        manifold_scores(real, samples)
