@@ -262,6 +262,7 @@ def test_the_command_prints_one_object_or_a_table(saved, small_machine, capsys):
     assert json.loads(capsys.readouterr().out)["batch"] == 1
     command.bench(str(saved), rounds=1, batch_size=2, guidance=False, device="cpu", oracle=True)
     table = capsys.readouterr().out
-    assert "12 pixels, 12 codes, no guidance, batch 2, fp32" in table
+    # The title is broken where the model's path is long.
+    assert "12 pixels, 12 codes, no guidance, batch 2, fp32" in " ".join(table.split())
     for row in ("seconds per picture", "step", "memory read", "largest batch that fits", "times as fast as it"):
         assert any(line.startswith(row) for line in table.splitlines()), table
