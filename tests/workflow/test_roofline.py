@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alitok.workflow import roofline
-from alitok.workflow.roofline import PeakMemory, bandwidth, best_seconds, device_name, matmul_tflops
+from alitok.workflow.roofline import bandwidth, best_seconds, device_name, matmul_tflops
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
