@@ -26,10 +26,10 @@ _MEASURED_STEPS = 4
 
 
 def fused_runner(generator: Generator, precision: EnginePrecision) -> StepRunner | None:
-    """A step compiled by Numba; None where that is not installed."""
+    """A step compiled by Numba; None where that is not installed, or finds no place for its cache."""
     try:
         from alitok.generator.fused import FusedRunner
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return FusedRunner(generator, precision)
 
