@@ -11,9 +11,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -58,7 +59,7 @@ def _from_workers(
         sampler=numbers,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=partial(_leave_signals_to_the_parent, ending),
+        worker_init_fn=partial(_serve_the_parent, ending),
         generator=torch.Generator(),  # else making the iterator would draw from the global one
     )
     return iter(loader)
@@ -68,7 +69,18 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _leave_signals_to_the_parent(ending: Flag, worker: int) -> None:
+def _serve_the_parent(ending: Flag, worker: int) -> None:
+    _leave_signals_to_the_parent(ending)
+    sys.excepthook = _say_unless_the_parent_left
+
+
+def _say_unless_the_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that ends while it fetches an item breaks the connection of the thread that hands it over."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _leave_signals_to_the_parent(ending: Flag) -> None:
     """Ctrl-C and SIGTERM reach all processes of a run; the parent decides when its workers end.
 
     A parent that exits without having closed its items sends SIGTERM and waits for the worker to be gone. Only this
