@@ -114,6 +114,7 @@ def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
         ({"count": 0}, "--count must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"out": "sheet.jpg"}, r"must end in \.png"),
+        ({"out": "bee/x.png"}, "is the picture itself, which the sheet would replace"),
         ({"class_name": "be"}, r"near: bee \(1\)"),
         ({"picture": "none.png"}, r"none\.png does not exist; give another picture"),
         ({"picture": "model/pipeline.json"}, "is not a picture that Pillow can read; give another"),

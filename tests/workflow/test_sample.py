@@ -176,6 +176,13 @@ def test_another_job_is_refused_by_its_first_difference_and_replaced_with_fresh(
     write_json(out / "sample.json", {**json.loads(before["sample.json"]), "alitok": "0.0.1"})
     with pytest.raises(AlitokError, match=r"\(alitok 0\.0\.1, not "):
         ask()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "000000.png").write_bytes(b"of somebody else")
+    folders = ["../elsewhere", "bee", "sea cow"]
+    write_json(out / "sample.json", {**json.loads(before["sample.json"]), "folders": folders})
+    with pytest.raises(AlitokError, match=r"folders holds '\.\./elsewhere', which is no name of a folder"):
+        ask(fresh=True)
+    assert (tmp_path / "elsewhere" / "000000.png").exists()
     (out / "sample.json").write_bytes(before["sample.json"])
     assert files(out) == before
     (out / "ant" / "000001.png").write_bytes(b"a foreign file: picture 1 is a bee")
@@ -261,6 +268,7 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
         ({"batch_size": 1 << 40}, "draw at most"),
         ({"sampling": {"top_p": 1.5}}, r"top_p must be within \(0, 1\]"),
         ({"out": "x.npz", "format": "png"}, "is an npz file, but --format is png"),
+        ({"out": "x.NPZ", "format": "png"}, "is an npz file, but --format is png"),
         ({"model": "nowhere"}, "no directory with a saved model"),
     ],
 )
@@ -292,7 +300,7 @@ def test_how_many_are_drawn(ask, model):
         ([], 3, ["0", "1", "2"]),
         (["7", "0", "b c"], 3, ["7", "0", "b c"]),
         (["crane", "Crane"], 2, ["0_crane", "1_Crane"]),
-        (["a/b", ".c", "d. ", "..", ""], 5, ["0_a_b", "1_c", "2_d", "3", "4"]),
+        (["a/b", ".c", "d. . ", "..", "", "e. _"], 6, ["0_a_b", "1_c", "2_d", "3", "4", "5_e"]),
         (["train", "b"], 2, ["0_train", "1_b"]),
         (["x" * 300, *map(str, range(10))], 11, ["00_" + "x" * 120, *(f"{n + 1:02d}_{n}" for n in range(10))]),
     ],
@@ -309,6 +317,9 @@ def test_parts_of_another_shape_are_told(ask, tmp_path, monkeypatch):
             ask(out=out)
     assert sorted(path.name for path in (tmp_path / "all.parts").iterdir()) == ["part-00000.npy", "part-00001.npy"]
     np.save(tmp_path / "all.parts" / "part-00001.npy", np.zeros((3, 16, 16, 3), np.uint8))
+    with pytest.raises(AlitokError, match=r"part-00001\.npy is damaged; delete it"):
+        ask(out=out)
+    (tmp_path / "all.parts" / "part-00001.npy").write_bytes(b"\x93NUMPY, and no more")
     with pytest.raises(AlitokError, match=r"part-00001\.npy is damaged; delete it"):
         ask(out=out)
     (tmp_path / "all.parts" / "part-00001.npy").unlink()

@@ -59,6 +59,10 @@ def run_complete(options: CompleteOptions) -> None:
         raise AlitokError(f"--count must be at least 1, not {options.count}.")
     if options.out.suffix.lower() != ".png":
         raise AlitokError(f"--out {options.out} must end in .png: the sheet is a PNG.")
+    if options.out.resolve() == options.picture.resolve():
+        raise AlitokError(
+            f"--out {options.out} is the picture itself, which the sheet would replace; name another file."
+        )
     original = _read(options.picture)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, precision=options.precision)
     number = _class(pipeline, options)

@@ -25,7 +25,14 @@ from alitok.generator.kernels import EnginePrecision
 from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.sampling import Blocks, SamplingPlan, draw_many, fitting_batch, pixel_precision
 from alitok.workflow.pictures import say_on
-from alitok.workflow.sample_files import SampleFormat, SampleHead, SamplePlace, class_folders, open_files
+from alitok.workflow.sample_files import (
+    SampleFormat,
+    SampleHead,
+    SamplePlace,
+    class_folders,
+    is_archive,
+    open_files,
+)
 from alitok.workflow.stopping import stoppable
 
 _MOST_UNASKED = 64  # pictures where no number is given
@@ -127,7 +134,7 @@ def _count(classes: int, num: int | None, per_class: int | None) -> int:
 
 
 def _format(options: SampleOptions) -> SampleFormat:
-    archive = options.out.suffix == ".npz"
+    archive = is_archive(options.out)
     if archive and options.format not in (None, "npz"):
         raise AlitokError(
             f"--out {options.out} is an npz file, but --format is {options.format}; give a directory, or no --format."

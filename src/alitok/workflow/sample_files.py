@@ -77,6 +77,12 @@ class SampleHead:
     folders: tuple[str, ...]
     block: int
 
+    def __post_init__(self) -> None:
+        """Refuse folders that would lie elsewhere: what a manifest names is written to, and deleted by --fresh."""
+        for folder in self.folders:
+            if not folder or _UNSAFE.search(folder) or folder != folder.strip(" ."):
+                raise AlitokError(f"folders holds {folder!r}, which is no name of a folder")
+
     @property
     def blocks(self) -> Blocks:
         """The job's pictures in blocks."""
@@ -122,12 +128,17 @@ def class_folders(names: Iterable[str], count: int) -> tuple[str, ...]:
     if plain and len({name.casefold() for name in names}) == len(names):
         return tuple(names)
     digits = len(str(count - 1))
-    return tuple(f"{number:0{digits}d}_{_safe(name)}".rstrip("_") for number, name in enumerate(names))
+    return tuple(f"{number:0{digits}d}_{_safe(name)}".rstrip("_ .") for number, name in enumerate(names))
 
 
 def _safe(name: str) -> str:
     short = _UNSAFE.sub("_", name).encode()[:_LONGEST].decode(errors="ignore")
-    return short.strip(" ").rstrip(".").lstrip(".")
+    return short.strip(" .")
+
+
+def is_archive(out: Path) -> bool:
+    """Whether `--out` names one file, and not a directory."""
+    return out.suffix.lower() == ".npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +162,7 @@ class SamplePlace:
     @classmethod
     def of(cls, out: Path) -> SamplePlace:
         """The place that `--out` means: an archive if it ends in .npz, else a directory."""
-        if out.suffix == ".npz":
+        if is_archive(out):
             return cls(out.parent, out.with_suffix(".sample.json"), out, out.with_suffix(".parts"), False)
         return cls(out, out / "sample.json", out / "samples.npz", out / "parts", True)
 
@@ -352,8 +363,8 @@ class ArchiveFile:
         head, side = self._head, self._head.image_size
         with _member(archive, "arr_0.npy", (head.count, side, side, 3), "|u1") as member:
             for number in range(len(head.blocks)):
-                pictures = np.load(self._part(number))
-                if pictures.shape != (len(head.blocks[number]), side, side, 3) or pictures.dtype != np.uint8:
+                pictures = _load_part(self._part(number))
+                if pictures is None or pictures.shape != (len(head.blocks[number]), side, side, 3):
                     raise AlitokError(f"{self._part(number)} is damaged; delete it and run the same command again.")
                 member.write(pictures.tobytes())
         labels = np.array(head.classes, "<i8")[np.arange(head.count) % len(head.classes)]
@@ -365,6 +376,15 @@ class ArchiveFile:
         _remove_matching(self._place.parts, f"{name}|{_LEFTOVER.format(name=name)}")
         if self._place.parts.is_dir() and not _names(self._place.parts):
             self._place.parts.rmdir()
+
+
+def _load_part(path: Path) -> np.ndarray | None:
+    """What numpy reads as bytes of pictures; None where it does not."""
+    try:
+        pictures = np.load(path)
+    except (ValueError, EOFError):
+        return None
+    return pictures if pictures.dtype == np.uint8 else None
 
 
 def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> IO[bytes]:
