@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
 from alitok.generator.sampling import RowSettings
-from alitok.generator.session import GRAPH_STEP
+from alitok.generator.session import GRAPH_STEP, READ_AT_ONCE
 from alitok.presets import RECIPES
 
 SIZES = {
@@ -54,6 +55,7 @@ def test_engine_draws_what_the_oracle_draws(generator, config, how):
     expected = oracle.sample(generator, asked)
     engine = Engine(generator, **HOW[how])
     assert torch.equal(engine.sample(asked), expected)
+    assert set(engine.kernel_names.values()) == {HOW[how]["kernel"]}
     assert expected.shape == (6, 12)
     assert len(expected.unique(dim=0)) > 1
     other = requests([config] * 6, seed=2)  # in the same buffers, which still hold the first batch
@@ -183,6 +185,7 @@ def test_rounded_weights_mostly_take_the_same_likeliest_codes(precision, share, 
     ]
     engine = Engine(generator, precision, kernel=kernel)
     drawn = torch.cat([engine.sample(asked[start : start + 6]) for start in range(0, 60, 6)])
+    assert kernel != "fused" or engine.kernel_names == {"block": "fused"}
     same = [drawn[3 * row + slot, at] == exact[row, at] for row in range(20) for slot, at in enumerate((5, 10, 19))]
     assert sum(same) / len(same) >= share
 
@@ -204,10 +207,59 @@ def test_wrong_requests_are_refused(generator):
         engine.sample([])
 
 
-def test_settings_of_a_batch_are_made_without_a_wait_per_row():
+def test_settings_of_a_batch_tell_what_any_row_needs():
     rows = RowSettings.of(requests(CONFIGS), 12, 20, torch.device("cpu"))
     assert rows.scales.shape == (7, 12)
     assert rows.guided
     assert rows.filtered
     assert rows.softened
     assert rows.random
+
+
+def test_kernels_are_chosen_once_for_each_class_of_rows(generator, monkeypatch):
+    timed = []
+    seconds = {"FusedRunner": 1.0, "Runner": 2.0}
+    monkeypatch.setattr(Engine, "_seconds", lambda self, run, rows: timed.append(rows) or seconds[type(run).__name__])
+    engine, plain = Engine(generator), SamplingConfig()
+    for batch in (3, 16, 17, 40, 2, 64, 12):
+        engine.sample(requests([plain] * batch))
+        assert (engine.kernel_names == {"block": "fused"}) == (batch <= 16)
+    assert timed == [3, 3, 16, 16]  # more rows are not for it
+    assert not engine._runner.layers  # the weights of what lost are given back
+
+
+def test_where_numba_cannot_be_used_pytorch_draws(generator, monkeypatch):
+    def no_place(name):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr("alitok.generator.engine.importlib", SimpleNamespace(import_module=no_place))
+    engine = Engine(generator)
+    assert torch.equal(engine.sample(requests(CONFIGS)), oracle.sample(generator, requests(CONFIGS)))
+    assert "block" not in engine.kernel_names
+    with pytest.raises(AlitokError, match=r"needs a CPU, no graphs, and Numba"):
+        Engine(generator, kernel="fused")
+
+
+def test_wrong_engines_are_refused(generator):
+    with pytest.raises(AlitokError, match="no kernel 'typo'; known are fused, plain, weight_first"):
+        Engine(generator, kernel="typo")
+    with pytest.raises(AlitokError, match="no graphs"):
+        Engine(generator, kernel="fused", graphs=True)
+    with pytest.raises(AlitokError, match="bfloat16"):
+        Engine(model(SIZES["small"]).bfloat16())
+
+
+def test_many_given_codes_are_read_in_portions():
+    generator = model(SIZES["long"])
+    given = tuple(range(10)) * 8
+    asked = [SampleRequest(1, 3, 0, SamplingConfig(guidance_scale=3.0), given)]
+    engine, counts = Engine(generator, kernel="plain"), []
+    read = engine._reader
+
+    def watched(tokens, *rest, **options):
+        counts.append(tokens.shape[1])
+        return read(tokens, *rest, **options)
+
+    engine._reader = watched
+    assert torch.equal(engine.sample(asked), oracle.sample(generator, asked))
+    assert counts == [READ_AT_ONCE, READ_AT_ONCE, 81 - 2 * READ_AT_ONCE]

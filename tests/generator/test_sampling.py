@@ -94,6 +94,7 @@ def test_given_codes_are_laid_out_and_checked():
         ({"guidance_start": 0.5, "guidance_stop": 0.5}, "start < stop"),
         ({"guidance_stop": 1.5}, "start < stop"),
         ({"temperature": math.nan}, "temperature"),
+        ({"temperature": 1e-40}, "temperature must be 0 or at least"),
         ({"top_k": -1}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"min_p": 1.5}, "min_p"),

@@ -67,6 +67,7 @@ def test_a_picture_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline)
     several = array(pipeline([0, 1, 2], seed=[5, 6, 7]))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=[6])))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=6)))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=np.int64(6))))
     with pytest.raises(AlitokError, match="2 seeds for 3 pictures"):
         pipeline([0, 1, 2], seed=[5, 6])
 
@@ -76,6 +77,8 @@ def test_pictures_of_one_call_may_have_settings_of_their_own(pipeline):
     mixed = array(pipeline([0, 0], seed=[1, 1], sampling=[strong, weak]))
     assert np.array_equal(mixed[:1], array(pipeline(0, seed=1, guidance_scale=9.0)))
     assert np.array_equal(mixed[1:], array(pipeline(0, seed=1, sampling=weak)))
+    with pytest.raises(AlitokError, match="there is none"):
+        pipeline.sampling_with(guidance_scale=1.0, soft_guidance=True)
     with pytest.raises(AlitokError, match="not both"):
         pipeline(0, sampling=weak, top_k=3)
 

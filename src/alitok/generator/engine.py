@@ -8,6 +8,7 @@ Shapes: B pictures, R rows (2 B where any picture is guided), T codes, P = T cac
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +16,23 @@ from contextlib import contextmanager
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.generator.kernels import EnginePrecision
+from alitok.generator.kernels import KERNELS, EnginePrecision, row_class
 from alitok.generator.model import Generator
 from alitok.generator.runner import Runner, StepRunner
 from alitok.generator.sampling import RowSettings, SampleRequest
-from alitok.generator.session import NOISE_AHEAD, Kind, Session, new_cache
+from alitok.generator.session import NOISE_AHEAD, READ_AT_ONCE, Kind, Session, new_cache
 
 _FUSED_ROWS = 16  # with more, arithmetic is the limit, and PyTorch's products are better at that
 _MEASURED_STEPS = 4
 
 
-def fused_runner(generator: Generator, precision: EnginePrecision) -> StepRunner | None:
-    """A step compiled by Numba; None where that is not installed, or finds no place for its cache."""
+def has_numba() -> bool:
+    """Whether steps can be compiled: Numba is installed, and finds a place for its cache."""
     try:
-        from alitok.generator.fused import FusedRunner
+        importlib.import_module("alitok.generator.fused")
     except (ImportError, RuntimeError):
-        return None
-    return FusedRunner(generator, precision)
+        return False
+    return True
 
 
 class Engine:
@@ -45,7 +46,7 @@ class Engine:
         graphs: whether steps are replayed as CUDA graphs; None = on a GPU.
 
     Raises:
-        AlitokError: there is no such kernel for the generator's device.
+        AlitokError: there is no such kernel for the generator's device, or its weights are not float32.
     """
 
     def __init__(
@@ -56,11 +57,20 @@ class Engine:
         kernel: str | None = None,
         graphs: bool | None = None,
     ) -> None:
+        weight = generator.embeddings.weight
+        if weight.dtype != torch.float32:
+            raise AlitokError(f"The engine rounds float32 weights itself, these are {weight.dtype}; give precision.")
         self.generator = generator
         self.precision = precision
-        self.device = generator.embeddings.weight.device
+        self.device = weight.device
         self._graphs = self.device.type == "cuda" if graphs is None else graphs
+        if kernel not in (None, "fused", *KERNELS):
+            raise AlitokError(f"There is no kernel {kernel!r}; known are fused, {', '.join(KERNELS)}.")
         self._kernel = kernel
+        self._fused: StepRunner | None = None
+        if kernel == "fused" and not self._may_fuse():
+            raise AlitokError("The kernel fused needs a CPU, no graphs, and Numba: pip install 'alitok[cpu]'.")
+        self._fuses: dict[int, bool] = {}  # by the class of rows
         self._runner = Runner(generator, precision, kernel)
         self._step: StepRunner = self._runner
         # Given codes are many rows at once, for which no kernel beats the plain one.
@@ -137,18 +147,36 @@ class Engine:
             self._session = session
 
     def _choose_kernels(self, rows: int) -> None:
-        """For about so many rows: anew with each power of four. On a GPU there is nothing to choose from."""
-        size = (rows - 1).bit_length() // 2 if self.device.type == "cpu" else 0
+        """Those for about so many rows. On a GPU there is nothing to choose from."""
+        size = row_class(rows) if self.device.type == "cpu" else 0
         if size == self._chosen_for:
             return
+        self._chosen_for = size
+        if size not in self._fuses:
+            self._fuses[size] = self._fused_is_faster(rows)
+        if self._fuses[size]:
+            self._step = self._fused_runner()
+            self._runner.release()
+        else:
+            self._step = self._runner
+            self._runner.choose(rows)
+
+    def _fused_is_faster(self, rows: int) -> bool:
+        if self._kernel == "fused":
+            return True
+        if self._kernel is not None or rows > _FUSED_ROWS or not self._may_fuse():
+            return False
         self._runner.choose(rows)
-        self._step, self._chosen_for = self._runner, size
-        may_fuse = self.device.type == "cpu" and not self._graphs and self._kernel in (None, "fused")
-        fused = fused_runner(self.generator, self.precision) if may_fuse and rows <= _FUSED_ROWS else None
-        if fused is None:
-            return
-        if self._kernel == "fused" or self._seconds(fused, rows) < self._seconds(self._runner, rows):
-            self._step = fused
+        return self._seconds(self._fused_runner(), rows) < self._seconds(self._runner, rows)
+
+    def _may_fuse(self) -> bool:
+        return self.device.type == "cpu" and not self._graphs and has_numba()
+
+    def _fused_runner(self) -> StepRunner:
+        from alitok.generator.fused import FusedRunner  # imports Numba, which may be missing
+
+        self._fused = self._fused or FusedRunner(self.generator, self.precision)
+        return self._fused
 
     def _seconds(self, run: StepRunner, rows: int) -> float:
         """Of a step at half the length, the best of a few."""
@@ -181,12 +209,14 @@ class Engine:
         return 2 * config.layers * rows * config.sequence_length * config.width * self.cache_dtype.itemsize
 
     def batch_bytes(self, batch: int, *, guided: bool = True) -> int:
-        """Memory of all that grows with the batch: the cache, noise, logits, and the widest layer."""
+        """Memory of all that grows with the batch: the cache, noise, logits, and a block on given codes."""
         config = self.generator.config
         rows = batch * (2 if guided else 1)
         noise = batch * NOISE_AHEAD * config.codebook_size * (4 + 6 * 8)  # floats, and the words they are made from
         logits = 6 * rows * config.codebook_size * 4
-        return self.cache_bytes(batch, guided=guided) + noise + logits + 24 * rows * config.width * 4
+        activations = 24 * rows * READ_AT_ONCE * config.width * 4
+        scores = 3 * rows * config.heads * READ_AT_ONCE * config.sequence_length * 4
+        return self.cache_bytes(batch, guided=guided) + noise + logits + activations + scores
 
     def largest_batch(self, free: int, *, guided: bool = True) -> int:
         """The most pictures that can be drawn at a time in so many bytes; at least 1."""

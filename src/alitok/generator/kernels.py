@@ -120,8 +120,16 @@ _MAKERS: dict[EnginePrecision, dict[str, Maker]] = {
 }
 
 
+KERNELS = tuple(dict.fromkeys(name for makers in _MAKERS.values() for name in makers))
+
+
+def row_class(rows: int) -> int:
+    """Rows that share a choice of kernels: 1, up to 4, up to 16, up to 64, and so on."""
+    return ((rows - 1).bit_length() + 1) // 2
+
+
 class Kernels:
-    """The linear layers of one shape in all kernels that have been wanted so far, made when they are.
+    """The linear layers of one shape, in whichever kernel is wanted.
 
     Args:
         linears: the layers.
@@ -135,37 +143,40 @@ class Kernels:
     def __init__(self, linears: Sequence[Weight], precision: EnginePrecision, only: str | None = None) -> None:
         self._linears = linears
         place = linears[0].weight.device.type
-        tried = _MAKERS[precision] if place == "cpu" else {"plain": _MAKERS[precision].get("plain", _missing)}
-        self._makers = {name: maker for name, maker in tried.items() if _works(maker, linears[0])}
+        makers = {name: maker for name, maker in _MAKERS[precision].items() if place == "cpu" or name == "plain"}
+        self._makers = {name: maker for name, maker in makers.items() if _works(maker, linears[0])}
         if not self._makers:
             raise AlitokError(f"There is no {precision} kernel for {place} in this PyTorch; choose fp32 or bf16.")
         if only in self._makers:
             self._makers = {only: self._makers[only]}
+        self._best: dict[int, str] = {}
         self._made: dict[str, list[Kernel]] = {}
 
     def fastest(self, rows: int) -> tuple[str, list[Kernel]]:
-        """The kernel to use for M = `rows`: its name, and one callable per layer."""
-        names = list(self._makers)
-        best = min(names, key=lambda name: self._seconds(name, rows)) if len(names) > 1 else names[0]
+        """The kernel to use for M = `rows`, timed once for each `row_class`: its name, and one callable per layer."""
+        size, names = row_class(rows), list(self._makers)
+        if size not in self._best:
+            self._best[size] = min(names, key=lambda name: self._seconds(name, rows)) if len(names) > 1 else names[0]
+        best = self._best[size]
         if best not in self._made:
             self._made[best] = [self._makers[best](linear) for linear in self._linears]
         return best, self._made[best]
 
+    def release(self) -> None:
+        """Give back the memory of weights in a form of their own; which kernel is the fastest stays known."""
+        self._made.clear()
+
     def _seconds(self, name: str, rows: int) -> float:
         """Of one call for each layer, the best of a few rounds."""
-        ready = self._made.get(name) or [self._makers[name](linear) for linear in self._linears[:_MEASURED_WEIGHTS]]
+        ready = [self._makers[name](linear) for linear in self._linears[:_MEASURED_WEIGHTS]]
         x = torch.ones(rows, self._linears[0].weight.shape[1])
         times = []
         for _ in range(_MEASURED_ROUNDS):
             began = time.perf_counter()
-            for kernel in ready[:_MEASURED_WEIGHTS]:
+            for kernel in ready:
                 kernel(x)
             times.append(time.perf_counter() - began)
         return min(times)
-
-
-def _missing(linear: Weight) -> Kernel:
-    raise NotImplementedError
 
 
 def _works(maker: Maker, linear: Weight) -> bool:

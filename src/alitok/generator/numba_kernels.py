@@ -13,10 +13,10 @@ import numpy as np
 from numba import config, njit, prange, set_num_threads, types
 from numba.extending import overload
 
-_EPS = np.float32(1e-5)  # alitok.nn.attention.RMS_EPS
+from alitok.nn.attention import RMS_EPS
 
-
-_WHOLE = 4095  # inputs beside int8 weights are whole numbers up to it: 127 * 4095 * 4096 additions fit into 32 bits
+_EPS = np.float32(RMS_EPS)
+_WHOLE = 4095  # inputs beside int8 weights are whole numbers up to it, or up to what sums of 32 bits can hold
 LANES = 32  # outputs that are computed side by side
 _STEP = 4  # inputs that are taken at a time
 SET, ADD, GATE = 0, 1, 2  # what becomes of a result: it replaces what `out` holds, is added, or multiplied by its SiLU
@@ -98,13 +98,14 @@ def linear_whole(weight: Any, scale: Any, bias: Any, x: Any, x_scale: Any, out: 
 
 @njit(fastmath=True, nogil=True, cache=True)
 def to_whole(x: Any, whole: Any, scale: Any) -> None:
-    """X (R, K) as whole numbers (R, K) int16 times a scale (R,)."""
+    """Inputs (R, K) as whole numbers (R, K) int16 times a scale (R,)."""
+    most = np.float32(min(_WHOLE, (2**31 - 1) // (127 * x.shape[1])))
     for r in range(x.shape[0]):
         highest = np.float32(1e-30)
         for k in range(x.shape[1]):
             highest = max(highest, abs(x[r, k]))
-        scale[r] = highest / np.float32(_WHOLE)
-        inverse = np.float32(_WHOLE) / highest
+        scale[r] = highest / most
+        inverse = most / highest
         for k in range(x.shape[1]):
             whole[r, k] = np.int16(np.rint(x[r, k] * inverse))
 
@@ -153,13 +154,12 @@ def attend(qkv: Any, norms: Any, rotation: Any, cache: Any, position: int, weigh
         for e in range(size):
             cache[1, r, n, position, e] = qkv[r, 2 * width + start + e]
         scores = np.empty(position + 1, np.float32)
-        highest = np.float32(-np.inf)
         for p in range(position + 1):
             score = np.float32(0)
             for e in range(size):
                 score += query[e] * cache[0, r, n, p, e]
             scores[p] = score
-            highest = max(highest, score)
+        highest = scores.max()
         total = np.float32(0)
         for p in range(position + 1):
             scores[p] = np.exp(scores[p] - highest)

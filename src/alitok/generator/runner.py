@@ -97,6 +97,12 @@ class Runner:
             for index, block in enumerate(self._blocks)
         ]
 
+    def release(self) -> None:
+        """Give back the memory of kernels; `choose` takes them again."""
+        self.layers = []
+        for kernels in (*self._kernels.values(), self._output_kernels):
+            kernels.release()
+
     def __call__(
         self,
         tokens: torch.Tensor,

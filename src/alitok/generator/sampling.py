@@ -18,6 +18,7 @@ from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.generator.guidance import guidance_scales, guide
 
+_COLDEST = 1e-6  # logits divided by less may leave float32
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 
@@ -53,6 +54,8 @@ class SamplingConfig:
         require_at_least(self, 0, "guidance_scale", "guidance_power", "temperature", "top_k")
         if not all(map(math.isfinite, (self.guidance_scale, self.guidance_power, self.temperature))):
             raise AlitokError("guidance_scale, guidance_power and temperature must be finite numbers")
+        if 0 < self.temperature < _COLDEST:
+            raise AlitokError(f"temperature must be 0 or at least {_COLDEST}, not {self.temperature}")
         if self.guidance_schedule not in ("constant", "linear", "cosine"):
             raise AlitokError(f"guidance_schedule must be constant, linear or cosine, not '{self.guidance_schedule}'")
         if not 0 <= self.guidance_start < self.guidance_stop <= 1:

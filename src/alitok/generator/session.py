@@ -20,6 +20,7 @@ from alitok.generator.runner import StepRunner, Where
 from alitok.generator.sampling import RowSettings, SampleRequest, next_codes
 
 NOISE_AHEAD = 16  # positions whose noise is drawn at a time
+READ_AT_ONCE = 32  # given codes that are read at a time
 GRAPH_STEP = 64  # positions by which the attention of a CUDA graph grows
 
 
@@ -78,7 +79,7 @@ class Session:
         self._graphs = _Graphs(self, device) if graphs else None
 
     def begin(self, requests: Sequence[SampleRequest], rows: RowSettings) -> int:
-        """Take up new pictures; read the codes that are given in all of them at once.
+        """Take up new pictures; read the codes that are given in all of them.
 
         Returns:
             The first position that is to be drawn.
@@ -96,14 +97,22 @@ class Session:
             given = rows.given[:, :known]
             self.codes[:, :known] = given
             given = torch.cat([given, given]) if self.kind.guided else given
-            before = torch.cat([tokens[:, None], given], dim=1)
-            hidden = torch.ones(known + 1, known + 1, dtype=torch.bool, device=device).triu(1)
-            logits = self._reader(before, self._cache, slice(0, known + 1), known + 1, hidden=hidden)
+            logits = self._read(torch.cat([tokens[:, None], given], dim=1))
             self._refill_noise(known)
             self._choose(logits, slice(known, known + 1), slice(known % NOISE_AHEAD, known % NOISE_AHEAD + 1))
             return known + 1
         self.tokens.copy_(tokens)
         return 0
+
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Fill the cache with tokens (R, n), in portions; logits (R, V) behind the last."""
+        length = tokens.shape[1]
+        positions = torch.arange(length, device=tokens.device)
+        for start in range(0, length, READ_AT_ONCE):
+            stop = min(start + READ_AT_ONCE, length)
+            hidden = positions[:stop] > positions[start:stop, None]
+            logits = self._reader(tokens[:, start:stop], self._cache, slice(start, stop), stop, hidden=hidden)
+        return logits
 
     def advance(self, position: int) -> None:
         """Draw the code at a position; those before it have been drawn."""
@@ -193,9 +202,10 @@ class _Graphs:
         if self._position.device.type != "cuda":
             self._step(filled)
             return
-        if filled not in self._recorded:
-            self._recorded[filled] = self._record(filled)
-        self._recorded[filled].replay()
+        with torch.cuda.device(self._position.device):
+            if filled not in self._recorded:
+                self._recorded[filled] = self._record(filled)
+            self._recorded[filled].replay()
 
     def _step(self, filled: int) -> None:
         hidden = torch.arange(filled, device=self._position.device) > self._position

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,9 +156,12 @@ class Pipeline:
         """
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
         try:
-            return replace(self.sampling, **given)
+            chosen = replace(self.sampling, **given)
         except AlitokError as error:  # configs leave the full stop to whoever tells it
             raise AlitokError(f"{error}.") from None
+        if soft_guidance and not chosen.guided:
+            raise AlitokError("soft_guidance softens guidance, and there is none; give guidance_scale as well.")
+        return chosen
 
     def requests(
         self,
@@ -172,7 +176,10 @@ class Pipeline:
             AlitokError: an unknown class, or a list of another length.
         """
         asked = [classes] if isinstance(classes, str | int) else list(classes)
-        seeds = [(seed, index) for index in range(len(asked))] if isinstance(seed, int) else [(own, 0) for own in seed]
+        if isinstance(seed, int | Integral):
+            seeds = [(int(seed), index) for index in range(len(asked))]
+        else:
+            seeds = [(int(own), 0) for own in seed]
         chosen = sampling or self.sampling
         each = [chosen] * len(asked) if isinstance(chosen, SamplingConfig) else list(chosen)
         for what, values in (("seeds", seeds), ("sampling settings", each)):
