@@ -19,7 +19,8 @@ Parts: `matrix` draws with guidance, by each model, batch and precision. `growth
 model's generator and decoder on grids of 4, 8, 16 and 32 cells a side without a prefix, which are exactly 16, 64, 256
 and 1024 codes. `batches` draws with the first model. `exactness` reads the same codes in each precision, each behind
 those that are given, and compares logits and likeliest codes with those of the plain forward pass in float32: with
-random weights, whose likeliest codes are nearly tied, and with saved models.
+random weights, whose likeliest codes are nearly tied, and with saved models. `soft` draws the codes of one picture of the first model in turns
+with plain guidance and with SoftCFG.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ import dataclasses
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+from generation_tables import PRECISIONS, plot, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +49,7 @@ if TYPE_CHECKING:
     from alitok.generator import Engine, SampleRequest, SamplingConfig
     from alitok.jobs.pipeline import Pipeline
 
-PARTS = ("matrix", "growth", "batches", "exactness")
-PRECISIONS = ("fp32", "bf16", "int8")
+PARTS = ("matrix", "growth", "batches", "soft", "exactness")
 FULL = {
     "presets": ["B", "L", "XL"],
     "batches": [1, 8, 64, 256],
@@ -61,6 +65,7 @@ QUICK = {
     "growing_batches": [1, 4, 16],
 }
 MIB = 1 << 20
+_TURNS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +109,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         "batches": [
             Case("batches", first, precision, batch) for precision in precisions for batch in options.growing_batches
         ],
+        "soft": [Case("soft", first, precision) for precision in precisions],
         "exactness": [Case("exactness", name) for name in (first, *options.model)],
     }
     return [case for part in options.parts for case in found[part]]
@@ -124,6 +130,8 @@ def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
     pipeline = random_pipeline(tokenizer, generator, sampling, precision=precision)
     if case.part == "exactness":
         return exactness(pipeline, options.pictures)
+    if case.part == "soft":
+        return soft(pipeline)
     wanted = BenchOptions(
         batch_size=case.batch,
         precision=precision,
@@ -133,6 +141,25 @@ def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
         matmul_side=options.side or None,
     )
     return bench(pipeline, wanted, full_name(case.preset)).to_json()
+
+
+def soft(pipeline: Pipeline) -> dict[str, Any]:
+    """Seconds of the codes of one picture with plain guidance and with SoftCFG, in turns."""
+    from alitok.generator import SampleRequest
+
+    engine, seconds = pipeline.engine, {"plain": [], "soft": []}
+    ways = {
+        name: dataclasses.replace(pipeline.sampling, soft_guidance=name == "soft", guidance_scale=2.0)
+        for name in seconds
+    }
+    for turn in range(_TURNS + 1):
+        for name, sampling in ways.items():
+            began = time.perf_counter()
+            engine.sample([SampleRequest(0, sampling=sampling)]).cpu()
+            if turn:  # the first chooses kernels
+                seconds[name].append(time.perf_counter() - began)
+    plain, softly = (statistics.median(seconds[name]) for name in ("plain", "soft"))
+    return {"dtype": pipeline.precision, "seconds": seconds, "plain": plain, "soft": softly, "ratio": softly / plain}
 
 
 def exactness(pipeline: Pipeline, pictures: int) -> dict[str, Any]:
@@ -225,7 +252,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds: dict[Case, list[dict[str, Any]]] = {case: [] for case in cases_of(options)}
     for turn in range(options.rounds):
         for case, found in rounds.items():
-            again = case.part != "exactness" and found and "refused" not in found[0]
+            again = case.part not in ("soft", "exactness") and found and "refused" not in found[0]
             if turn and not again:
                 continue
             result = start(dataclasses.replace(case, oracle=case.oracle and not turn))
@@ -241,6 +268,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _line(result: dict[str, Any]) -> str:
     if "refused" in result:
         return result["refused"]
+    if "ratio" in result:
+        return f"{result['ratio']:.3f} times plain guidance"
     if "precisions" in result:
         return ", ".join(f"{name} {found['same_codes']:.2%} same codes" for name, found in result["precisions"].items())
     return f"{result['seconds_per_image']:.3f} s per picture, {result['share_of_roofline']:.0%} of the limit"
@@ -259,84 +288,6 @@ def _merged(found: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-_TIMES = ("batch", "weights", "s per picture", "ms per step", "limit", "of bandwidth", "of roofline", "GB")
-COLUMNS = {
-    "matrix": ("model", *_TIMES, "x slow sampler"),
-    "growth": ("codes", "weights", "codes, s", "pixels, s", "ms per step", "limit", "of roofline"),
-    "batches": _TIMES,
-    "exactness": ("model", "weights", "logit error", "largest", "same codes", "same after guidance"),
-}
-
-
-def table(part: str, cases: list[dict[str, Any]]) -> str:
-    """The cases of a part as a table in Markdown."""
-    heads = COLUMNS[part]
-    rows = [row for case in cases if case["part"] == part for row in _rows(case)]
-    lines = [" | ".join(row) for row in (heads, ["---:"] * len(heads), *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def _rows(case: dict[str, Any]) -> list[list[str]]:
-    if "refused" in case:
-        which = {"matrix": [case["preset"], str(case["batch"])], "growth": [str(case["grid"] ** 2)]}
-        row = [*which.get(case["part"], [str(case["batch"])]), case["precision"], case["refused"]]
-        return [[*row, *[""] * (len(COLUMNS[case["part"]]) - len(row))]]
-    if case["part"] == "exactness":
-        name = Path(case["preset"]).name if os.sep in case["preset"] else case["preset"]
-        shares = ("logit_error", "largest_logit_error", "same_codes", "same_guided_codes")
-        return [
-            [name, kind, *(f"{found[share]:.3%}" for share in shares)] for kind, found in case["precisions"].items()
-        ]
-    step = [f"{case['ms_per_step']:.2f}", f"{case['limit_ms_per_step']:.2f}"]
-    bandwidth, roofline = f"{case['share_of_bandwidth']:.0%}", f"{case['share_of_roofline']:.0%}"
-    memory, speed = f"{case['peak_memory_bytes'] / 1e9:.1f}", case["speed_over_oracle"]
-    if case["part"] == "growth":
-        parts = [f"{case['codes_seconds']:.3f}", f"{case['decode_seconds']:.3f}"]
-        return [[str(case["codes"]), case["dtype"], *parts, *step, roofline]]
-    row = [str(case["batch"]), case["dtype"], f"{case['seconds_per_image']:.3f}", *step, bandwidth, roofline, memory]
-    return [[case["preset"], *row, "" if speed is None else f"{speed:.0f}"] if case["part"] == "matrix" else row]
-
-
-def plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Time per picture against the number of codes, and against the batch."""
-    import matplotlib
-
-    matplotlib.rcParams["svg.hashsalt"] = "alitok"  # the same numbers give the same file
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FormatStrFormatter, LogLocator
-
-    timed = [case for case in cases if "seconds_per_image" in case]
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, part, x, label in zip(
-        panels,
-        ("growth", "batches"),
-        ("codes", "batch"),
-        ("codes of a picture", "pictures drawn at a time"),
-        strict=True,
-    ):
-        for precision in PRECISIONS:
-            points = [case for case in timed if case["part"] == part and case["dtype"] == precision]
-            if points:
-                along = [case[x] for case in points]
-                codes = [case["codes_seconds"] / case["batch"] for case in points]
-                whole = [case["seconds_per_image"] for case in points]
-                (line,) = axes.plot(along, whole, marker="o", linewidth=1.3, label=f"{precision}, codes and pixels")
-                axes.plot(along, codes, linestyle=":", color=line.get_color(), label=f"{precision}, codes alone")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds per picture")
-        axes.set_xticks(sorted({case[x] for case in timed if case["part"] == part}))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FormatStrFormatter("%g"))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.minorticks_off()
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False)
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type")) if path.suffix == ".svg" else None
-    figure.savefig(path, metadata=nothing)
-
-
 def machine() -> dict[str, Any]:
     """Where this was measured."""
     import torch
@@ -350,6 +301,12 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": commit.stdout.strip(),
     }
+
+
+def merged(paths: list[Path]) -> dict[str, Any]:
+    """The cases of several runs as one; the machine is that of the first."""
+    found = [json.loads(path.read_text().splitlines()[-1]) for path in paths]
+    return {**found[0], "cases": [case for results in found for case in results["cases"]]}
 
 
 def arguments() -> argparse.Namespace:
@@ -370,7 +327,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--buffer-mib", type=int, default=0, help="for bandwidth; 0: far more than caches hold")
     parser.add_argument("--side", type=int, default=0, help="of the matrices for their rate; 0: by the device")
     parser.add_argument("--plot", type=Path, help="draw the parts growth and batches to this file")
-    parser.add_argument("--draw", type=Path, help="measure nothing: the results are in this file, on its last line")
+    parser.add_argument("--draw", nargs="+", type=Path, help="measure nothing: results are on these files' last lines")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -391,7 +348,7 @@ def main() -> None:
             found = {"refused": str(error)}
         options.result.write_text(json.dumps(found))
         return
-    results = json.loads(options.draw.read_text().splitlines()[-1]) if options.draw else measure(options)
+    results = merged(options.draw) if options.draw else measure(options)
     for part in PARTS:
         if any(case["part"] == part for case in results["cases"]):
             print(f"\n{part}\n\n{table(part, results['cases'])}")

@@ -78,8 +78,9 @@ def test_generation_on_a_small_generator(tmp_path):
     ).stdout
     found = {case["case"].replace(" digits-generator", ""): case for case in json.loads(made.splitlines()[-1])["cases"]}
     wanted = ["matrix fp32 batch 2", "matrix fp32 batch 10000000", "growth fp32 grid 2", "batches fp32 batch 3"]
-    assert list(found) == [*wanted, "exactness"], made
-    drawn, refused, short, batch, exact = found.values()
+    assert list(found) == [*wanted, "soft fp32 batch 1", "exactness"], made
+    drawn, refused, short, batch, soft, exact = found.values()
+    assert soft["ratio"] == soft["soft"] / soft["plain"] > 0
     assert (drawn["batch"], drawn["codes"], short["codes"], batch["batch"]) == (2, 20, 4, 3)
     assert drawn["speed_over_oracle"] == pytest.approx(drawn["oracle_seconds_per_image"] * 2 / drawn["codes_seconds"])
     assert short["oracle_seconds_per_image"] is None
@@ -95,3 +96,17 @@ def test_generation_on_a_small_generator(tmp_path):
     assert tables[tables.index("\nmatrix\n") :] == made[made.index("\nmatrix\n") :]
     assert [line.count("|") for line in tables.splitlines() if line.startswith("| digits-generator | 2 |")] == [11]
     assert "pictures drawn at a time" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")
+
+
+@pytest.mark.slow
+def test_evaluation_of_few_pictures():
+    pytest.importorskip("torch_fidelity")
+    small = ["--count", "600", "--reference", "300", "--pictures", "2"]
+    command = [sys.executable, BENCHMARKS / "evaluation.py", *small]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    assert (result["benchmark"], result["count"], result["reference"]) == ("evaluation", 600, 300)
+    assert set(result["seconds"]) == {"write", "gather", "compare"}
+    assert 0 < result["network_share"] < 1
+    assert result["distance"] > 0
+    assert 20_000 * 600 < result["bytes_on_disk"] < 21_000 * 600

@@ -1,0 +1,179 @@
+"""What an evaluation costs beside its feature network, and how much memory it takes.
+
+    python benchmarks/evaluation.py                      # 50,000 samples against 10,000 pictures of a reference
+    python benchmarks/evaluation.py --count 2000 --reference 1000 --pictures 64
+
+Times Inception (random weights, which are as fast) on random pictures of 256 pixels. Then, in a process of its own, all
+the rest at full size: features of the same shapes as Inception's are written block by block, read again, and compared,
+with everything an evaluation reports. `network_share` is the network's time for `count` pictures over the sum of both;
+drawing or reading the pictures is not part of it. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from alitok.core.device import choose_device
+from alitok.core.distributed import World
+from alitok.jobs.blocks import Blocks, PictureBlock
+from alitok.jobs.evaluate import Target, compare, extract, features_of, gather
+from alitok.jobs.feature_files import FeatureFiles
+from alitok.metrics.features import Features
+from alitok.metrics.inception import CLASSES, POOL, SPATIAL, InceptionFeatures
+from alitok.workflow.measure import peak_memory
+
+_SIDE, _BLOCK = 256, 256
+
+
+class StandIn:
+    """Features of Inception's shapes without its work: a random table whose rows are mixed anew for each batch."""
+
+    name, weights, distance = "stand-in", "", "FID"
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._random = torch.Generator(device).manual_seed(seed)
+        self._device = device
+        self._mix = torch.randn(64, POOL, generator=self._random, device=device)
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        count = len(images)
+
+        def draw(width: int) -> torch.Tensor:
+            return torch.rand(count, width, generator=self._random, device=self._device)
+
+        pool = torch.randn(count, 64, generator=self._random, device=self._device) @ self._mix + draw(POOL)
+        return Features(pool.abs(), draw(SPATIAL), draw(CLASSES).mul(8).softmax(1))
+
+
+def pictures(count: int) -> Iterator[PictureBlock]:
+    """Blocks of pictures, the same ones again and again: what they show does not matter."""
+    some = np.random.default_rng(0).integers(0, 256, (_BLOCK, 3, _SIDE, _SIDE), np.uint8)
+    blocks = Blocks(count, _BLOCK)
+    for number in range(len(blocks)):
+        rows = blocks[number]
+        yield PictureBlock(number, rows, np.zeros(len(rows), np.int64), some[: len(rows)])
+
+
+def random_inception() -> InceptionFeatures:
+    """Inception with the weights that PyTorch draws for a new network."""
+    from torch_fidelity import feature_extractor_inceptionv3 as library
+
+    class Unloaded(library.FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    with patch.object(library, "load_state_dict_from_url", lambda *args, **kwargs: {}):
+        network = Unloaded("random", ["2048", "logits_unbiased"])
+    return InceptionFeatures(network, "random", "")
+
+
+def network_seconds(count: int, device: torch.device) -> float:
+    """Of Inception for one picture, as `extract` calls it; the first batch is not counted."""
+    network = random_inception().to(device)
+    some = next(iter(pictures(count))).images
+    features_of(network, some[:32], device)
+    began = time.perf_counter()
+    for start in range(0, count, len(some)):
+        features_of(network, some[: min(len(some), count - start)], device)
+    return (time.perf_counter() - began) / count
+
+
+def rest(options: argparse.Namespace, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Seconds of everything but the network, by what they went into; and memory of this process."""
+    world, seconds = World(device), {}
+
+    def timed(name: str, work: Any) -> Any:
+        began = time.perf_counter()
+        found = work()
+        seconds[name] = time.perf_counter() - began
+        return found
+
+    def written(name: str, count: int, seed: int) -> FeatureFiles:
+        files = FeatureFiles(folder / name, Blocks(count, _BLOCK))
+        extract(StandIn(seed, device), pictures(count), files, device)
+        return files
+
+    reference = gather(written("reference", options.reference, 1), world)
+    assert reference.spatial is not None
+    target = Target(reference.pool.total().gaussian(), reference.spatial.gaussian(), reference.features)
+    del reference
+    before = peak_memory()
+    files = timed("write", lambda: written("samples", options.count, 2))
+    seen = timed("gather", lambda: gather(files, world))
+    found = timed("compare", lambda: compare(seen, target, device=device))
+    return {
+        "seconds": seconds,
+        "distance": found.frechet.value,
+        "peak_memory_gb": peak_memory() / 1e9,
+        "peak_memory_before_gb": before / 1e9,
+        "bytes_on_disk": sum(path.stat().st_size for path in files.root.iterdir()),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """What is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=50_000, help="samples")
+    parser.add_argument("--reference", type=int, default=10_000, help="pictures of the reference")
+    parser.add_argument("--pictures", type=int, default=256, help="that the network is timed on")
+    parser.add_argument("--folder", type=Path, help="where features are written; a temporary one unless given")
+    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
+    parser.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Time the network here, and the rest in a process of its own."""
+    options = arguments()
+    device = choose_device(options.device)
+    if options.rest:
+        print(json.dumps(rest(options, options.folder, device)))
+        return
+    each = network_seconds(options.pictures, device)
+    print(f"Inception: {1000 * each:.1f} ms a picture", flush=True)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        command = [sys.executable, __file__, *sys.argv[1:], "--rest", "--folder", folder]
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    total = sum(found["seconds"].values())
+    network = each * options.count
+    for name, seconds in found["seconds"].items():
+        print(f"{name}: {seconds:.1f} s")
+    print(f"{options.count:,} pictures: network {network:,.0f} s, the rest {total:,.0f} s", flush=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    result = {
+        "benchmark": "evaluation",
+        "count": options.count,
+        "reference": options.reference,
+        "network_ms_per_picture": 1000 * each,
+        "network_seconds": network,
+        "rest_seconds": total,
+        "network_share": network / (network + total),
+        **found,
+        "machine": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "commit": commit.stdout.strip(),
+        },
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
