@@ -13,16 +13,10 @@ import torch
 
 import alitok
 from alitok.core.runlog import read_metrics
+from alitok.workflow.curves import Curve
 from alitok.workflow.measure import Measured
-from alitok.workflow.report import (
-    ClassSamples,
-    Curve,
-    Neighbours,
-    Reconstructions,
-    Report,
-    Stage,
-    write_report,
-)
+from alitok.workflow.report import Report, Stage, write_report
+from alitok.workflow.sheets import ClassSamples, Neighbours, Reconstructions
 
 _SAMPLES_SHOWN = 10  # per class
 _CLASSES_SHOWN = 24  # evenly spread; the file stays small with a thousand classes

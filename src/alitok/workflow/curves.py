@@ -1,0 +1,144 @@
+"""Curves as a report shows them: each panel an SVG element inside the page.
+
+Enter: `Curve`s. Leave: `Panel`s.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from alitok.workflow.page import needs_libraries
+
+# Distinguishable for the colour-blind (Okabe and Ito) and dark enough for a light card.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_TEXT = "#333333"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One panel of curves.
+
+    Attributes:
+        title: of the panel.
+        x_label, y_label: of the axes.
+        lines: (x values, y values) by name.
+        log_y: whether the y axis is logarithmic.
+        markers: whether every point is marked; the page then tells the points' numbers too.
+        labels: texts beside the points of a line, by its name.
+        label_name: what these texts are, such as "guidance scale".
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: dict[str, tuple[list[float], list[float]]]
+    log_y: bool = False
+    markers: bool = False
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    label_name: str = "point"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A curve as it stands in the page.
+
+    Attributes:
+        curve: what it shows.
+        svg: the element, safe to stand in HTML.
+        points: (line, label, x, y) of every marked point, formatted; none where points are not marked.
+    """
+
+    curve: Curve
+    svg: str
+    points: tuple[tuple[str, str, str, str], ...] = ()
+
+
+@needs_libraries
+def panels(curves: list[Curve]) -> list[Panel]:
+    """Draw the curves.
+
+    Raises:
+        AlitokError: matplotlib is missing.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    drawn = []
+    for number, curve in enumerate(curves):
+        # The salt makes identifiers inside the SVG, and so the file, the same for the same report, yet unlike those
+        # of the next panel.
+        settings: dict[Any, Any] = {
+            "svg.fonttype": "none",
+            "svg.hashsalt": f"panel {number}",
+            "font.size": 9,
+            "text.parse_math": False,
+            "text.usetex": False,
+        }
+        with mpl.rc_context(settings):
+            drawn.append(Panel(curve, _svg(curve, Figure), _points(curve)))
+    return drawn
+
+
+def _points(curve: Curve) -> tuple[tuple[str, str, str, str], ...]:
+    if not curve.markers:
+        return ()
+    return tuple(
+        (name, label, f"{x:.4g}", f"{y:.4g}")
+        for name, (xs, ys) in curve.lines.items()
+        for label, x, y in zip(_labels(curve, name), xs, ys, strict=True)
+    )
+
+
+def _labels(curve: Curve, name: str) -> list[str]:
+    """The text beside each point of a line, empty where it has none."""
+    return curve.labels.get(name) or [""] * len(curve.lines[name][0])
+
+
+def _svg(curve: Curve, figure_class: Callable[..., Any]) -> str:
+    """The panel as an SVG element without a title, dark on nothing: it stands on a light card."""
+    figure = figure_class(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    lines = {name: points for name, points in curve.lines.items() if len(points[0])}
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        marker = _MARKERS[number % len(_MARKERS)] if curve.markers or len(x) == 1 else None
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(x, y, label=name, color=colour, linewidth=1.3, marker=marker, markersize=4 if curve.markers else 6)
+        for label, *point in zip(_labels(curve, name), x, y, strict=True):
+            place = {"xytext": (4, 4), "textcoords": "offset points"}
+            axes.annotate(label, point, **place, fontsize=7.5, color=_TEXT)
+    if curve.log_y and any(value > 0 for _, y in lines.values() for value in y):
+        _log_axis(axes)
+    axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if lines:
+        axes.legend(frameon=False)
+    else:
+        axes.text(0.5, 0.5, "nothing recorded", ha="center", transform=axes.transAxes)
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    return _inline(buffer.getvalue())
+
+
+def _log_axis(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+
+
+def _inline(svg: str) -> str:
+    """The svg element alone, as HTML takes it: no name spaces, nor identifiers that would repeat in the next panel."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
+    return svg.replace("xlink:href", "href")
