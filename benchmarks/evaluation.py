@@ -50,6 +50,7 @@ class StandIn:
         self._mix = torch.randn(64, POOL, generator=self._random, device=device)
 
     def __call__(self, images: torch.Tensor) -> Features:
+        """Of as many pictures."""
         count = len(images)
 
         def draw(width: int) -> torch.Tensor:

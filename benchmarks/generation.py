@@ -17,10 +17,10 @@ On a machine with a GPU where the project is not installed, beside the slow samp
 
 Parts: `matrix` draws with guidance, by each model, batch and precision. `growth` draws single pictures by the first
 model's generator and decoder on grids of 4, 8, 16 and 32 cells a side without a prefix, which are exactly 16, 64, 256
-and 1024 codes. `batches` draws with the first model. `exactness` reads the same codes in each precision, each behind
-those that are given, and compares logits and likeliest codes with those of the plain forward pass in float32: with
-random weights, whose likeliest codes are nearly tied, and with saved models. `soft` draws the codes of one picture of the first model in turns
-with plain guidance and with SoftCFG.
+and 1024 codes. `batches` draws with the first model. `soft` draws the codes of one picture of it in turns with plain
+guidance and with SoftCFG. `exactness` reads the same codes in each precision, each behind those that are given, and
+compares logits and likeliest codes with those of the plain forward pass in float32: with random weights, whose
+likeliest codes are nearly tied, and with saved models.
 """
 
 from __future__ import annotations

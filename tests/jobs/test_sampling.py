@@ -8,8 +8,10 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SamplingConfig
 from alitok.jobs import decoding, sampling
+from alitok.jobs.blocks import Blocks
+from alitok.jobs.memory import decoder_bytes
 from alitok.jobs.pipeline import Pipeline
-from alitok.jobs.sampling import Blocks, SamplingPlan, draw_many, fitting_batch, pixel_precision
+from alitok.jobs.sampling import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2}
@@ -62,7 +64,7 @@ def test_every_beginning_of_a_job_is_balanced(classes, count):
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 100])
 @pytest.mark.parametrize(("batch_size", "size"), [(1, 16), (16, 16), (31, 16), (64, 64), (100, 96)])
 def test_blocks_cover_every_picture_once(count, batch_size, size):
-    blocks = Blocks.for_batches(count, batch_size)
+    blocks = blocks_of(count, batch_size)
     assert blocks.size == size
     assert [picture for number in range(len(blocks)) for picture in blocks[number]] == list(range(count))
     assert {len(blocks[number]) for number in range(len(blocks) - 1)} <= {size}
@@ -140,10 +142,16 @@ def test_exact_codes_get_exact_pixels_and_others_a_trial(pipeline, monkeypatch):
     assert 1 <= np.abs(difference).max() < 20
 
 
+def just_enough(pipeline, pictures):
+    """Free memory in which so many pictures can be drawn: less a reserve, weights in two forms, and pixels of a group."""
+    weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
+    batch = pipeline.engine.batch_bytes(pictures) + pipeline.engine.batch_bytes(1) // 2
+    return int((2 * weights + 16 * decoder_bytes(pipeline.tokenizer) + batch) / 0.95)
+
+
 def test_the_batch_is_what_fits(pipeline, monkeypatch):
     engine = pipeline.engine
-    weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
-    free = weights + engine.batch_bytes(10)
+    free = just_enough(pipeline, 10)
     monkeypatch.setattr(sampling, "free_memory", lambda device: free)
     assert fitting_batch(pipeline, PLAN, WORLD) == 10
     assert fitting_batch(pipeline, PLAN, WORLD, 10) == 10
@@ -151,8 +159,9 @@ def test_the_batch_is_what_fits(pipeline, monkeypatch):
     with pytest.raises(AlitokError, match=r"A batch of 11 pictures takes .* free on cpu; draw at most 10 at a time"):
         fitting_batch(pipeline, PLAN, WORLD, 11)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    halved = (free // 2 - weights) // engine.batch_bytes(1)
-    assert fitting_batch(pipeline, PLAN, WORLD) == halved < 10
+    assert fitting_batch(pipeline, PLAN, WORLD) < 10
+    monkeypatch.setattr(sampling, "free_memory", lambda device: 2 * free)
+    assert fitting_batch(pipeline, PLAN, WORLD) == 10
     for unknown in (1 << 50, None):
         monkeypatch.setattr(sampling, "free_memory", lambda device, unknown=unknown: unknown)
         assert fitting_batch(pipeline, PLAN, WORLD) == 64
@@ -161,10 +170,8 @@ def test_the_batch_is_what_fits(pipeline, monkeypatch):
 
 def test_processes_agree_on_the_smallest_batch(pipeline, monkeypatch, together):
     def work(world):
-        engine = pipeline.engine
-        weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-        monkeypatch.setattr(sampling, "free_memory", lambda device: weights + engine.batch_bytes(20 - 5 * world.rank))
+        monkeypatch.setattr(sampling, "free_memory", lambda device: just_enough(pipeline, 20 - 5 * world.rank))
         return fitting_batch(pipeline, PLAN, world)
 
     assert together(work) == [15, 15]

@@ -8,11 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from alitok.cli import bench as command
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig
+from alitok.jobs import memory
+from alitok.jobs.memory import decoder_bytes
 from alitok.presets import SAMPLING
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.workflow import bench as module
 from alitok.workflow import roofline
-from alitok.workflow.bench import BenchOptions, bench, decoder_bytes, named_configs, random_pipeline, run_bench
+from alitok.workflow.bench import BenchOptions, bench, named_configs, random_pipeline, run_bench
 from alitok.workflow.bench_result import BenchResult
 from alitok.workflow.flops import drawing_flops, step_weight_bytes
 from alitok.workflow.models import model_rows
@@ -231,14 +233,14 @@ def test_softening_no_guidance_is_refused():
 def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(pipeline, monkeypatch):
     one = pipeline.engine.batch_bytes(1, guided=True) + decoder_bytes(pipeline.tokenizer)
     weights = sum(parameter.nbytes for parameter in pipeline.generator.parameters())
-    monkeypatch.setattr(module, "free_memory", lambda device: int((2 * weights + 5.5 * one) / 0.95))
+    monkeypatch.setattr(memory, "free_memory", lambda device: int((2 * weights + 5.5 * one) / 0.95))
     assert bench(pipeline, BenchOptions(**QUICK, batch_size=5, rounds=1), "name").largest_batch == 5
     with pytest.raises(AlitokError, match=r"A batch of 6 takes .* the largest that fits is 5"):
         bench(pipeline, BenchOptions(**QUICK, batch_size=6), "name")
-    monkeypatch.setattr(module, "free_memory", lambda device: weights)
+    monkeypatch.setattr(memory, "free_memory", lambda device: weights)
     with pytest.raises(AlitokError, match="not even one picture fits"):
         bench(pipeline, BenchOptions(**QUICK), "name")
-    monkeypatch.setattr(module, "free_memory", lambda device: None)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
     assert bench(pipeline, BenchOptions(**QUICK, rounds=1), "name").largest_batch is None
 
 

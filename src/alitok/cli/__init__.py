@@ -59,6 +59,11 @@ app.command(
     help="Keep the first rows of a picture and let a model continue it.",
 )
 app.command(
+    "alitok.cli.eval:app",
+    name="eval",
+    help="Measure samples or reconstructions against real pictures, each with its own reference.",
+)
+app.command(
     "alitok.cli.convert:app",
     name="convert",
     help="Released weights to alitok's own files, and back.",
@@ -109,7 +114,7 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, OSError):
         return _fail(_system_error(error), 2)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported for this
-        return _fail(f"The device has too little memory ({error}). Choose a smaller batch_size with --set.", 2)
+        return _fail(f"The device has too little memory ({error}). Choose a smaller batch size.", 2)
     return _fail(
         f"Unexpected {type(error).__name__}: {error}. This should not happen; --debug shows where it came from.", 1
     )

@@ -7,6 +7,7 @@ Shapes: R rows, D width, I inner width of the MLP, N heads, E head size, P cache
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ _EPS = np.float32(RMS_EPS)
 _WHOLE = 4095  # inputs beside int8 weights are whole numbers up to it, or up to what sums of 32 bits can hold
 LANES = 32  # outputs that are computed side by side
 _STEP = 4  # inputs that are taken at a time
+ALONE = threading.Lock()  # without OpenMP or TBB, Numba ends the program when two threads call it at the same time
 SET, ADD, GATE = 0, 1, 2  # what becomes of a result: it replaces what `out` holds, is added, or multiplied by its SiLU
 
 

@@ -27,11 +27,14 @@ from alitok.generator.kernels import EnginePrecision
 from alitok.generator.sampling import GuidanceSchedule
 from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.drawing import DrawnRows, draw_by_rows, first_rows
+from alitok.jobs.memory import most_pictures
 from alitok.jobs.synthesize import synthesize
 from alitok.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_BATCH = 64  # pictures drawn at a time where nobody says
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ class Pipeline:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> list[Image]:
         """Draw one picture per entry of `classes`.
 
@@ -215,7 +218,7 @@ class Pipeline:
             temperature: likewise.
             top_k: likewise.
             top_p: likewise.
-            batch_size: pictures drawn at a time; it changes no picture.
+            batch_size: pictures drawn at a time; it changes no picture. None = 64, or as many as there is memory for.
 
         Returns:
             Pillow pictures.
@@ -244,7 +247,7 @@ class Pipeline:
         *,
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> list[Image]:
         """Keep the first rows of a picture and draw the rest.
 
@@ -290,7 +293,11 @@ class Pipeline:
         wanted = self.requests(classes, seed=seed, sampling=sampling)
         return draw_by_rows(self.engine, self.tokenizer, self.decoder, wanted)
 
-    def _draw(self, wanted: list[SampleRequest], batch_size: int) -> list[Image]:
+    def _draw(self, wanted: list[SampleRequest], batch_size: int | None) -> list[Image]:
+        if batch_size is None:
+            guided = any(request.sampling.guided for request in wanted)
+            most = most_pictures(self.engine, self.tokenizer, guided=guided)
+            batch_size = _BATCH if most is None else max(1, min(_BATCH, most))
         drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
         return [pixels.to_pil(picture) for batch in drawn for picture in batch]
 

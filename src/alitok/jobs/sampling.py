@@ -23,7 +23,9 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, SampleRequest, SamplingConfig
 from alitok.generator.kernels import EnginePrecision
+from alitok.jobs.blocks import Blocks, PictureBlock
 from alitok.jobs.decoding import PixelDecoder
+from alitok.jobs.memory import decoder_bytes, room
 from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.synthesize import synthesize
 
@@ -64,49 +66,9 @@ class SamplingPlan:
             yield SampleRequest(self.classes[index % len(self.classes)], self.seed, index, self.sampling)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """The pictures of a job in ranges that are drawn, and done, as a whole.
-
-    Attributes:
-        count: pictures in all.
-        size: of a block; the last may hold fewer.
-    """
-
-    count: int
-    size: int
-
-    @classmethod
-    def for_batches(cls, count: int, batch_size: int) -> Blocks:
-        """As many pictures as are drawn at a time, in whole groups of pixels."""
-        return cls(count, max(batch_size // _GROUP, 1) * _GROUP)
-
-    def __len__(self) -> int:
-        """How many blocks there are."""
-        return -(-self.count // self.size)
-
-    def __getitem__(self, number: int) -> range:
-        """The pictures of a block."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return range(number * self.size, min((number + 1) * self.size, self.count))
-
-
-@dataclass(frozen=True)
-class DrawnBlock:
-    """One finished block.
-
-    Attributes:
-        number: of the block.
-        pictures: the numbers of its pictures in the job.
-        labels: (B,) int64.
-        images: (B, 3, h, h) uint8.
-    """
-
-    number: int
-    pictures: range
-    labels: np.ndarray
-    images: np.ndarray
+def blocks_of(count: int, batch_size: int) -> Blocks:
+    """A job's pictures in blocks of as many as are drawn at a time, in whole groups of pixels."""
+    return Blocks(count, max(batch_size // _GROUP, 1) * _GROUP)
 
 
 def draw_many(
@@ -118,7 +80,7 @@ def draw_many(
     pixels: Precision = "fp32",
     blocks: Blocks | None = None,
     wanted: Sequence[int] | None = None,
-) -> Iterator[DrawnBlock]:
+) -> Iterator[PictureBlock]:
     """Draw this process' share of a job; all processes call this with the same arguments.
 
     Args:
@@ -138,7 +100,7 @@ def draw_many(
     """
     if batch_size < 1:
         raise AlitokError(f"The batch size must be at least 1, not {batch_size}.")
-    blocks = blocks or Blocks.for_batches(plan.count, batch_size)
+    blocks = blocks or blocks_of(plan.count, batch_size)
     share = sorted(range(len(blocks)) if wanted is None else wanted)[world.rank :: world.size]
     engine = _InBatches(pipeline.generator, pipeline.precision, batch_size)
     decoder = _InGroups(pipeline.tokenizer, pixels)
@@ -146,7 +108,7 @@ def draw_many(
     # Only the last block of a job may be smaller, and it is the last of a share too.
     drawn = synthesize(engine, decoder, requests, batch_size=blocks.size)
     for number, images in zip(share, drawn, strict=True):
-        yield DrawnBlock(number, blocks[number], plan.labels(blocks[number]), images)
+        yield PictureBlock(number, blocks[number], plan.labels(blocks[number]), images)
 
 
 class _InBatches(Engine):
@@ -206,7 +168,7 @@ def fitting_batch(pipeline: Pipeline, plan: SamplingPlan, world: World, asked: i
         return wanted
     if device.type == "cpu":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    free -= sum(weight.nbytes for weight in pipeline.generator.parameters())  # kernels may need them in another form
+    free = room(pipeline.generator, free) - _GROUP * decoder_bytes(pipeline.tokenizer)
     largest = min(world.gather(engine.largest_batch(free, guided=guided)))
     if asked is not None and asked > largest:
         need = engine.batch_bytes(asked, guided=guided) / 1e9

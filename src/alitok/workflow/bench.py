@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 import torch
 
-from alitok.core.device import DeviceName, choose_device, free_memory
+from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
 from alitok.generator.kernels import EnginePrecision
 from alitok.jobs.decoding import PixelDecoder
+from alitok.jobs.memory import most_pictures, picture_bytes
 from alitok.jobs.pipeline import Pipeline
 from alitok.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING, TOKENIZERS
 from alitok.tokenizer import Tokenizer, TokenizerConfig
@@ -28,8 +29,6 @@ from alitok.workflow.models import IMAGENET_CLASSES
 from alitok.workflow.roofline import PeakMemory, ReadProbe, bandwidth, device_name, matmul_tflops, wait
 
 DEFAULT_PRESET = "alitok-256-B"
-_SPARE = 0.95  # of the free memory that a batch may take up
-_LIVE = 12  # activations as wide as the decoder that are held at a time, for each position
 _TRIAL = 2
 
 
@@ -211,26 +210,16 @@ def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
     Raises:
         AlitokError: `batch` is larger.
     """
-    free = free_memory(pipeline.engine.device)
-    if free is None:
-        return None
-    # Kernels for a few rows and for many may each hold the weights in a form of their own.
-    free = int(_SPARE * free) - 2 * sum(parameter.nbytes for parameter in pipeline.generator.parameters())
-    one = pipeline.engine.batch_bytes(1, guided=guided) + decoder_bytes(pipeline.tokenizer)
-    largest = max(free // one, 0)
-    if batch > largest:
+    engine, tokenizer = pipeline.engine, pipeline.tokenizer
+    largest = most_pictures(engine, tokenizer, guided=guided)
+    if largest is not None and batch > largest:
+        one = picture_bytes(engine, tokenizer, guided=guided)
         fits = f"the largest that fits is {largest:,}" if largest else "not even one picture fits"
         raise AlitokError(
-            f"A batch of {batch:,} takes {batch * one / 1e9:.1f} GB, and {max(free, 0) / 1e9:.1f} GB are free; {fits}."
+            f"A batch of {batch:,} takes {batch * one / 1e9:.1f} GB, and about {largest * one / 1e9:.1f} GB are free; "
+            f"{fits}."
         )
     return largest
-
-
-def decoder_bytes(tokenizer: Tokenizer) -> int:
-    """About the memory that decoding one picture takes beside the weights: activations, and the picture itself."""
-    config, decoder = tokenizer.config, tokenizer.decoder().config
-    positions = config.grid**2 + decoder.extra_tokens + (config.prefix_length if decoder.reads_prefix else 0)
-    return 4 * (_LIVE * positions * decoder.width + 4 * 3 * config.image_size**2)
 
 
 def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest]) -> float:

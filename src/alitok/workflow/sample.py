@@ -23,7 +23,7 @@ from alitok.core.hub import locate
 from alitok.core.runlog import progress_bar
 from alitok.generator.kernels import EnginePrecision
 from alitok.jobs.pipeline import Pipeline
-from alitok.jobs.sampling import Blocks, SamplingPlan, draw_many, fitting_batch, pixel_precision
+from alitok.jobs.sampling import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
 from alitok.workflow.pictures import say_on
 from alitok.workflow.sample_files import (
     SampleFormat,
@@ -148,7 +148,7 @@ def _head(
     """The job asked for; what the first start decides is taken from it where there was one."""
     folders = class_folders(pipeline.generator.class_names, pipeline.generator.config.classes)
     return SampleHead(
-        model=_model_hash(pipeline),
+        model=model_hash(pipeline),
         alitok=__version__,
         classes=plan.classes,
         count=plan.count,
@@ -159,11 +159,11 @@ def _head(
         format=file_format,
         image_size=pipeline.tokenizer.config.image_size,
         folders=tuple(folders[number] for number in plan.classes),
-        block=found.block if found else Blocks.for_batches(plan.count, batch_size).size,
+        block=found.block if found else blocks_of(plan.count, batch_size).size,
     )
 
 
-def _model_hash(pipeline: Pipeline) -> str:
+def model_hash(pipeline: Pipeline) -> str:
     """A hash of what decides pictures: generator, codebook, and the decoder that is used."""
     tokenizer, generator = pipeline.tokenizer, pipeline.generator
     drawing = {"generator": generator, "quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder()}

@@ -33,7 +33,7 @@ from alitok.core.files import atomic_path, read_json, remove, write_json
 from alitok.data.pictures import HELDOUT, TRAIN, normal
 from alitok.generator import SamplingConfig
 from alitok.generator.kernels import EnginePrecision
-from alitok.jobs.sampling import Blocks, DrawnBlock
+from alitok.jobs.blocks import Blocks, PictureBlock
 
 SampleFormat = Literal["png", "webp", "npz"]
 
@@ -263,7 +263,7 @@ class PictureFiles:
         gone = (number for number in range(self._head.count) if self._head.file(number) not in there)
         return sorted({number // self._head.block for number in gone})
 
-    def write(self, block: DrawnBlock) -> None:
+    def write(self, block: PictureBlock) -> None:
         """Write the pictures of a block that are not there yet; waits for the block before."""
         self.wait()
         for number, picture in zip(block.pictures, block.images, strict=True):
@@ -333,7 +333,7 @@ class ArchiveFile:
             return []
         return [number for number in range(len(self._head.blocks)) if not self._part(number).exists()]
 
-    def write(self, block: DrawnBlock) -> None:
+    def write(self, block: PictureBlock) -> None:
         """Write one part."""
         with atomic_path(self._part(block.number)) as part, part.open("wb") as file:
             np.save(file, np.ascontiguousarray(block.images.transpose(0, 2, 3, 1)))

@@ -19,7 +19,7 @@ from alitok.data.source import Splits
 from alitok.presets import Recipe
 from alitok.train.generator import GeneratorTraining
 from alitok.train.tokenizer import TokenizerTraining
-from alitok.workflow.pictures import open_pictures_of
+from alitok.workflow.pictures import open_pictures_of, say_on
 from alitok.workflow.plan import plan
 from alitok.workflow.preflight import preflight as check_before
 from alitok.workflow.resolve import Request, Resolved, resolve
@@ -52,12 +52,13 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
         AlitokError: the stage before is not finished, the run in `out` was made with other settings, or the preflight
             found a fault.
     """
-    resolved, out = resolve(request), request.out
-    recipe, stores = resolved.recipe, resolved.stores
-    if stores is not None and stage != "generator":
-        raise AlitokError(f"{stage} is trained on pictures; codes alone train a generator.")
+    out = request.out
     with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
+        resolved = resolve(request, say_on(console))
+        recipe, stores = resolved.recipe, resolved.stores
+        if stores is not None and stage != "generator":
+            raise AlitokError(f"{stage} is trained on pictures; codes alone train a generator.")
         splits = stores.splits() if stores is not None else _pictures(resolved, console)
         _show_plan(console, stage, recipe, splits, world)
         if dry_run:

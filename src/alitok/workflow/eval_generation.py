@@ -1,0 +1,198 @@
+"""`alitok eval generation`: how much samples look like real pictures, by the numbers that papers print.
+
+Enters: a model, or samples in files, and a reference. Leaves: `evaluation.json` and `report.html`, see
+`alitok.workflow.evaluation`. A model's pictures go from the sampler into the feature network and are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from alitok.core.device import DeviceName
+from alitok.core.distributed import World, join
+from alitok.core.errors import AlitokError
+from alitok.data.source import Splits
+from alitok.generator.kernels import EnginePrecision
+from alitok.jobs.evaluate import Compared, compare, gather
+from alitok.jobs.judge import Judge
+from alitok.jobs.pipeline import Pipeline
+from alitok.jobs.sampling import SamplingPlan, fitting_batch
+from alitok.workflow.evaluated import Evaluated, ModelPictures, folder_pictures, npz_pictures
+from alitok.workflow.evaluation import FeaturesName, Work, features_of_pictures, numbers, open_extractor
+from alitok.workflow.generation_report import SHOWN, GenerationResult, SweepPoint, write_generation
+from alitok.workflow.pictures import open_pictures_of
+from alitok.workflow.references import Reference, of_source, open_reference
+from alitok.workflow.sample import SampleOptions, load_pipeline, plan_of
+from alitok.workflow.stopping import stoppable
+
+PER_CLASS = 50
+_SWEEP_COUNT = 5000  # pictures of each setting that is tried
+_AROUND = (0.5, 0.75, 1.0, 1.25, 1.5)  # times the model's own value
+SWEPT = {"scale": "guidance_scale", "power": "guidance_power"}
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What the user asked for; see `alitok eval generation --help`.
+
+    Attributes:
+        judged: a saved pair, a source of pictures, or an npz file.
+        sampling: fields of `SamplingConfig` that replace the model's own.
+        sweep: values to try by the name of the setting; empty values mean some around the model's own.
+    """
+
+    judged: str
+    out: Path
+    reference: str | None = None
+    data: str | None = None
+    features: FeaturesName = "inception"
+    inception_weights: Path | None = None
+    num: int | None = None
+    per_class: int | None = None
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    batch_size: int | None = None
+    precision: EnginePrecision = "fp32"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    sweep_num: int | None = None
+    device: DeviceName = "auto"
+    fresh: bool = False
+    command: str = ""
+
+
+def run_eval_generation(options: GenerationOptions) -> dict[str, float]:
+    """Judge the pictures; every process of a run calls this.
+
+    Returns:
+        The numbers by name, on every process.
+
+    Raises:
+        AlitokError: pictures, reference, data or weights cannot be used, or do not go together.
+    """
+    if options.reference is None and options.data is None:
+        raise AlitokError("There is nothing to compare with; give --reference, or --data for its training pictures.")
+    with join(options.device) as world, stoppable():
+        console = Console(quiet=not world.main)
+        judged = _open(options, world, console)
+        if options.sweep and not isinstance(judged, ModelPictures):
+            raise AlitokError("--sweep draws anew with each setting, so it needs a model, not pictures.")
+        splits = None if options.data is None else open_pictures_of(options.data, judged.size, 0, console)
+        extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
+        work = Work(extractor, world, console, options.out, options.fresh)
+        reference = _reference(options, work, judged, splits)
+        points: list[SweepPoint] = []
+        if options.sweep:
+            assert isinstance(judged, ModelPictures)
+            points = _sweep(options, work, judged, reference)
+            judged = _with_sampling(judged, min(points, key=lambda point: point.distance).settings)
+        to_judge = _classes_of_judge(work, judged)
+        files = features_of_pictures(work, judged, work.root, "features of the samples", SHOWN)
+        seen = gather(files, world, to_judge=to_judge)
+
+        def conclude() -> dict[str, float]:
+            found = compare(seen, reference.target, device=world.device)
+            return write_generation(
+                GenerationResult(options.command, judged, reference, files, found, points, splits), work
+            )
+
+        return world.together(conclude)
+
+
+def _open(options: GenerationOptions, world: World, console: Console) -> Evaluated:
+    """What is judged: an npz file by its ending, a saved pair by its `pipeline.json`, else pictures.
+
+    Raises:
+        AlitokError: it cannot be used, or options go with a model alone.
+    """
+    path = Path(options.judged).expanduser()
+    model = (path / "pipeline.json").is_file() or (not path.exists() and _is_hub_name(options.judged))
+    if model:
+        pipeline = load_pipeline(options.judged, world, options.device, options.precision)
+        plan = _plan(pipeline, options)
+        batch_size = fitting_batch(pipeline, plan, world, options.batch_size)
+        return ModelPictures(pipeline, plan, batch_size, options.judged)
+    drawn = (options.num, options.per_class, options.batch_size, *options.classes, *options.sampling.values())
+    if any(value is not None for value in drawn):
+        raise AlitokError(
+            f"{options.judged} is no saved model, and finished pictures are judged as they are: leave out the number, "
+            "the classes and the settings of sampling, or give a model."
+        )
+    return npz_pictures(path) if path.suffix.lower() == ".npz" else folder_pictures(options.judged, console)
+
+
+def _is_hub_name(name: str) -> bool:
+    owner, slash, model = name.partition("/")
+    return bool(owner and slash and model) and "/" not in model and "." not in owner and ":" not in name
+
+
+def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingPlan:
+    """Fifty pictures of each class unless another number is asked for."""
+    per_class = PER_CLASS if options.num is None and options.per_class is None else options.per_class
+    asked = SampleOptions(
+        options.judged,
+        options.out,
+        num=options.num,
+        per_class=per_class,
+        classes=options.classes,
+        seed=options.seed,
+        sampling=options.sampling,
+    )
+    return plan_of(pipeline, asked)
+
+
+def _reference(options: GenerationOptions, work: Work, judged: Evaluated, splits: Splits | None) -> Reference:
+    if options.reference is not None:
+        return open_reference(options.reference, "generation", work, judged.size)
+    assert splits is not None, "checked before"
+    return of_source(splits.train, splits.contents, work)
+
+
+def _classes_of_judge(work: Work, judged: Evaluated) -> np.ndarray | None:
+    """The judge's class of each of the judged pictures' classes, -1 where it has none; None where nothing is known."""
+    if not isinstance(work.extractor, Judge) or not judged.classes:
+        return None
+    places = {name: number for number, name in enumerate(work.extractor.classes)}
+    found = np.array([places.get(name, -1) for name in judged.classes])
+    return found if (found >= 0).any() else None
+
+
+def _with_sampling(judged: ModelPictures, settings: Mapping[str, Any], count: int | None = None) -> ModelPictures:
+    """The same model with other guidance, and another number of pictures."""
+    plan = judged.plan
+    plan = replace(plan, sampling=replace(plan.sampling, **settings), count=count or plan.count)
+    return ModelPictures(judged.pipeline, plan, judged.batch_size, judged.name)
+
+
+def _sweep(options: GenerationOptions, work: Work, judged: ModelPictures, reference: Reference) -> list[SweepPoint]:
+    """Judge a smaller number of pictures with each combination of the values to try."""
+    combinations: list[dict[str, float]] = [{}]
+    for name, values in options.sweep.items():
+        setting = SWEPT[name]
+        own = getattr(judged.plan.sampling, setting)
+        tried = values or tuple(round(own * times, 4) for times in _AROUND)
+        combinations = [{**chosen, setting: value} for chosen in combinations for value in tried]
+    count = min(options.sweep_num or _SWEEP_COUNT, judged.plan.count)
+    points = []
+    for number, settings in enumerate(combinations, start=1):
+        tried_model = _with_sampling(judged, settings, count)
+        told = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+        place = work.root / "sweep" / "_".join(f"{name}-{value:g}" for name, value in settings.items())
+        title = f"setting {number} of {len(combinations)}: {told}"
+        files = features_of_pictures(work, tried_model, place, title)
+        seen = gather(files, work.world, keep=False, to_judge=_classes_of_judge(work, tried_model))
+        found = work.world.together(lambda: compare(seen, reference.target, device=work.world.device, interval=False))  # noqa: B023 (called at once)
+        points.append(_point(settings, count, found, work))
+    return points
+
+
+def _point(settings: dict[str, float], count: int, found: Compared, work: Work) -> SweepPoint:
+    named = numbers(found, work.extractor, "generation")
+    quality = named.get("inception_score", named.get("accuracy"))
+    return SweepPoint(settings, count, found.frechet.value, quality)

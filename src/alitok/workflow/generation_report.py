@@ -1,0 +1,254 @@
+"""What an evaluation of samples leaves: `evaluation.json` for programs and `report.html` for people.
+
+Enters: what was compared, and what it depends on. Leaves: the two files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alitok.core.files import write_json
+from alitok.data.source import ImageSource, Splits
+from alitok.jobs.evaluate import Compared, shown_pictures
+from alitok.jobs.feature_files import FeatureFiles
+from alitok.jobs.judge import Judge
+from alitok.metrics.neighbours import nearest_distance
+from alitok.workflow.curves import Curve
+from alitok.workflow.evaluated import Evaluated, ModelPictures
+from alitok.workflow.evaluation import PUBLISHED_COUNT, Work, interval, numbers
+from alitok.workflow.evaluation_report import EvaluationReport, Published, write_evaluation
+from alitok.workflow.metric_rows import metric_rows, tell
+from alitok.workflow.published import Generated, applies, generation_table
+from alitok.workflow.references import Reference
+from alitok.workflow.sheets import ClassSamples, Neighbours
+from alitok.workflow.summary import environment
+
+SHOWN = 48  # the first pictures of a job, kept for the report
+_NEIGHBOURS = 10
+_SEARCHED = 10_000  # training pictures that neighbours are looked for among
+_BLOCK = 256  # of them in memory at a time
+_NOTABLE = 0.05  # bias, as a share of the distance, from which on a reader is warned
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One setting that was tried.
+
+    Attributes:
+        settings: fields of `SamplingConfig`.
+        count: pictures it was judged by.
+        distance: squared Frechet distance.
+        quality: Inception Score, or with a classifier its accuracy; None where there is neither.
+    """
+
+    settings: dict[str, float]
+    count: int
+    distance: float
+    quality: float | None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """All that the two files are made of.
+
+    Attributes:
+        command: as it was typed.
+        judged: the pictures.
+        reference: what they were compared with.
+        files: their features, and some of the pictures.
+        compared: what was found.
+        sweep: the settings that were tried before.
+        splits: the data that training pictures are looked for in; None where they are not known.
+    """
+
+    command: str
+    judged: Evaluated
+    reference: Reference
+    files: FeatureFiles
+    compared: Compared
+    sweep: list[SweepPoint]
+    splits: Splits | None
+
+
+def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
+    """Write both files; one process does it.
+
+    Returns:
+        The numbers by name.
+    """
+    found = numbers(result.compared, work.extractor, "generation")
+    warnings = _warnings(result, work)
+    protocol = _protocol(result, work)
+    write_json(
+        work.root / "evaluation.json",
+        {
+            "kind": "generation",
+            "features": work.extractor.name,
+            "distance": work.extractor.distance,
+            "metrics": found,
+            "interval": interval(result.compared),
+            "bias": result.compared.bias,
+            "warnings": warnings,
+            "protocol": protocol,
+            "reference": result.reference.about,
+            "sweep": [vars(point) for point in result.sweep],
+        },
+    )
+    images, labels = shown_pictures(result.files)
+    report = EvaluationReport(
+        title=f"alitok: {result.judged.name}",
+        summary=f"{result.judged.count:,} samples against {_named(result.reference)}.",
+        command=result.command,
+        warnings=tuple(warnings),
+        metrics=metric_rows({"value": found}, {"value": interval(result.compared)}, work.extractor.distance),
+        published=_published(found, result, work),
+        samples=_by_class(images, labels, result.judged.classes),
+        samples_note=f"The first {len(images)} of the job: chosen by their numbers, not by how they look.",
+        neighbours=None if result.splits is None else _neighbours(images, labels, result),
+        curves=_curves(result.sweep, work),
+        protocol={name: _text(value) for name, value in {**protocol, **_prefixed(result.reference.about)}.items()},
+    )
+    write_evaluation(work.root / "report.html", report)
+    tell(work, report)
+    return found
+
+
+def _warnings(result: GenerationResult, work: Work) -> list[str]:
+    """What a reader must know before the numbers."""
+    count, compared = result.judged.count, result.compared
+    said = []
+    if work.extractor.distance != "FID":
+        said.append(
+            f"The features are those of {work.extractor.name}: these distances are no FID, and are compared only with "
+            "others in the same features."
+        )
+    elif count != PUBLISHED_COUNT:
+        said.append(f"Published numbers are of {PUBLISHED_COUNT:,} samples, 50 of each class; these are of {count:,}.")
+    if compared.bias is None:
+        said.append(f"{count:,} samples are too few to say how far the distance is from that of many.")
+    elif compared.bias > _NOTABLE * compared.frechet.value:
+        said.append(
+            f"A Frechet distance of few pictures is too large: with {count:,} samples by about {compared.bias:.3g} or "
+            "more (estimated from halves of them). Compare only with numbers of as many samples."
+        )
+    if isinstance(work.extractor, Judge) and compared.accuracy is None:
+        said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")
+    return said
+
+
+def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    facts: dict[str, Any] = {"samples": result.judged.name, **result.judged.settings}
+    if isinstance(result.judged, ModelPictures):
+        facts["per class"] = result.judged.count / len(result.judged.plan.classes)
+    if result.splits is not None:
+        facts |= {"data": result.splits.name, "data contents": result.splits.contents}
+    facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
+    if isinstance(work.extractor, Judge):
+        facts["classifier's accuracy on held-out pictures"] = work.extractor.heldout_accuracy
+    return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
+
+
+def _prefixed(about: dict[str, Any]) -> dict[str, Any]:
+    return {f"reference: {name}": value for name, value in about.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:10])) + (f" ... ({len(value)})" if len(value) > 10 else "")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _named(reference: Reference) -> str:
+    about = reference.about
+    where = about.get("path", about.get("data"))
+    return f"the statistics in {where}" if about.get("adm") else f"{about['pictures']:,} pictures of {where}"
+
+
+def _published(found: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
+    """The table of the papers, where these samples are of their kind."""
+    judged = result.judged
+    if not applies(classes=len(judged.classes), image_size=judged.size, network=work.extractor.name):
+        return None
+    parameters, guided = "", True
+    if isinstance(judged, ModelPictures):
+        count = sum(parameter.numel() for parameter in judged.pipeline.generator.parameters())
+        parameters, guided = f"{count / 1e6:.0f}M", judged.plan.sampling.guided
+    measured = Generated(
+        "this evaluation",
+        parameters,
+        None if guided else found["gfid"],
+        found["gfid"] if guided else None,
+        found["inception_score"] if guided else None,
+    )
+    differences = []
+    if judged.count != PUBLISHED_COUNT:
+        differences.append(f"{judged.count:,} samples")
+    if not result.reference.about.get("adm"):
+        differences.append("another reference than ADM's")
+    return generation_table(measured, tuple(differences))
+
+
+def _by_class(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[ClassSamples]:
+    if not classes:
+        return [ClassSamples("all", images)]
+    return [ClassSamples(classes[label], images[labels == label]) for label in np.unique(labels).tolist()]
+
+
+def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult) -> Neighbours:
+    """For some samples the nearest of the training pictures, of the same classes where there are many."""
+    assert result.splits is not None
+    source = result.splits.train
+    some = slice(0, _NEIGHBOURS)
+    rows = _searched(source, labels[some], result.judged.classes)
+    best = np.full(len(images[some]), math.inf)
+    nearest = np.zeros_like(images[some])
+    for start in range(0, len(rows), _BLOCK):
+        pictures = np.stack([source.read(row, None) for row in rows[start : start + _BLOCK].tolist()])
+        distances, places = nearest_distance(images[some], pictures)
+        better = distances < best
+        best[better], nearest[better] = distances[better], pictures[places[better]]
+    return Neighbours(images[some], nearest, best)
+
+
+def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """Rows of the training pictures that are searched: all, or those of the samples' classes, or some of those."""
+    rows = np.arange(len(source))
+    if len(rows) > _SEARCHED and classes:
+        wanted = [number for number, name in enumerate(source.classes) if name in {classes[each] for each in labels}]
+        rows = np.flatnonzero(np.isin(source.labels, wanted))
+    if len(rows) > _SEARCHED:
+        rows = np.sort(np.random.default_rng(0).choice(rows, _SEARCHED, replace=False))
+    return rows
+
+
+def _curves(points: list[SweepPoint], work: Work) -> list[Curve]:
+    """The distance against the score of the settings that were tried: a line for each power, a point for each scale."""
+    told = [point for point in points if point.quality is not None]
+    if not told:
+        return []
+    official = work.extractor.distance == "FID"
+    lines: dict[str, list[SweepPoint]] = {}
+    for point in told:
+        power = point.settings.get("guidance_power")
+        lines.setdefault("guidance" if power is None else f"power {power:g}", []).append(point)
+    return [
+        Curve(
+            f"Settings tried, {told[0].count:,} samples each",
+            "Inception Score" if official else "accuracy",
+            "FID" if official else work.extractor.distance,
+            {name: ([p.quality or 0.0 for p in line], [p.distance for p in line]) for name, line in lines.items()},
+            markers=True,
+            labels={name: [_scale(p) for p in line] for name, line in lines.items()},
+            label_name="guidance scale",
+        )
+    ]
+
+
+def _scale(point: SweepPoint) -> str:
+    scale = point.settings.get("guidance_scale")
+    return "" if scale is None else f"{scale:g}"
