@@ -16,7 +16,8 @@ from alitok.workflow.page import needs_libraries
 # Distinguishable for the colour-blind (Okabe and Ito) and dark enough for a light card.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_TEXT = "#333333"
+# Where the labels of the first, second, ... line stand from their points, so that close lines have theirs apart.
+_PLACES = ((4, 4, "left", "bottom"), (-4, -4, "right", "top"), (-4, 4, "right", "bottom"), (4, -4, "left", "top"))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _labels(curve: Curve, name: str) -> list[str]:
 
 def _svg(curve: Curve, figure_class: Callable[..., Any]) -> str:
     """The panel as an SVG element without a title, dark on nothing: it stands on a light card."""
-    figure = figure_class(figsize=(4.6, 2.9), layout="constrained")
+    figure = figure_class(figsize=(4.6, 3.5 if curve.labels else 2.9), layout="constrained")
     axes = figure.add_subplot()
     lines = {name: points for name, points in curve.lines.items() if len(points[0])}
     for number, (name, (x, y)) in enumerate(lines.items()):
@@ -109,8 +110,7 @@ def _svg(curve: Curve, figure_class: Callable[..., Any]) -> str:
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(x, y, label=name, color=colour, linewidth=1.3, marker=marker, markersize=4 if curve.markers else 6)
         for label, *point in zip(_labels(curve, name), x, y, strict=True):
-            place = {"xytext": (4, 4), "textcoords": "offset points"}
-            axes.annotate(label, point, **place, fontsize=7.5, color=_TEXT)
+            _label(axes, label, point, number)
     if curve.log_y and any(value > 0 for _, y in lines.values() for value in y):
         _log_axis(axes)
     axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
@@ -124,6 +124,23 @@ def _svg(curve: Curve, figure_class: Callable[..., Any]) -> str:
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return _inline(buffer.getvalue())
+
+
+def _label(axes: Any, text: str, point: list[float], line: int) -> None:
+    """Text beside a point of the given line, in a darker shade of its colour; the page gives it a light edge."""
+    from matplotlib.colors import to_rgb
+
+    right, up, side, foot = _PLACES[line % len(_PLACES)]
+    axes.annotate(
+        text,
+        point,
+        (right, up),
+        textcoords="offset points",
+        ha=side,
+        va=foot,
+        fontsize=7.5,
+        color=[0.6 * part for part in to_rgb(_COLOURS[line % len(_COLOURS)])],
+    )
 
 
 def _log_axis(axes: Any) -> None:
