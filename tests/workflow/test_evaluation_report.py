@@ -60,7 +60,7 @@ def example(**changes):
             Metric(
                 "rfid", "rFID " + NASTY, ("0.911", "0.862"), ("0.90 to 0.92 (95 %)", ""), "lower is better " + NASTY
             ),
-            Metric("psnr", "PSNR", ("21.31 dB", "21.72 dB"), meaning="higher is better"),
+            Metric("psnr", "PSNR", ("21.31 dB", "21.72 dB"), ("", "21.70 to 21.74"), "higher is better"),
             Metric("codebook_use", "codebook use", ("0.991", "")),
         ),
         published=Published(
@@ -137,6 +137,8 @@ def test_columns_stand_side_by_side_with_their_intervals(tmp_path):
     cells = [plain(cell) for cell in re.findall(r"<td.*?</td>", rows[0], re.DOTALL)]
     assert cells[0] == "stage 1" + "0.911" + "0.90 to 0.92 (95 %)"
     assert cells[1] == "stage 2 " + NASTY + "0.862"
+    cells = [plain(cell) for cell in re.findall(r"<td.*?</td>", rows[1], re.DOTALL)]
+    assert cells[:2] == ["stage 1" + "21.31 dB", "stage 2 " + NASTY + "21.72 dB" + "21.70 to 21.74"]
     cells = [plain(cell) for cell in re.findall(r"<td.*?</td>", rows[2], re.DOTALL)]
     assert cells[:2] == ["stage 1" + "0.991", "stage 2 " + NASTY + NOTHING]
 
