@@ -13,10 +13,11 @@ from alitok.tokenizer import Tokenizer
 def test_any_pictures_get_a_recipe_that_fits_together(name, image_size, pictures):
     recipe = fitted(name, image_size=image_size, pictures=pictures)
     tokenizer = recipe.tokenizer
-    assert tokenizer.image_size == (image_size if name == "base" else min(image_size, 64))
+    assert tokenizer.image_size == (image_size if name == "base" else min(image_size, 32))
     assert tokenizer.codebook_size.bit_count() == 1
-    met = pictures * tokenizer.sequence_length / tokenizer.codebook_size
-    assert met >= 64 or tokenizer.codebook_size == 64  # times that each entry is met in an epoch
+    assert recipe.crops == "ten"
+    met = 10 * pictures * tokenizer.sequence_length / tokenizer.codebook_size
+    assert met >= 64 or tokenizer.codebook_size == 64  # times that each entry is met among all crops
     with torch.device("meta"):
         Tokenizer(tokenizer)
         recipe.generator_size.config(tokenizer, classes=3)

@@ -255,6 +255,10 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 FITTED = ("small", "base")  # recipes that are cut to the pictures at hand
+# A laptop has time for 64 codes a picture. With 64 pixels a side each would stand for 8 x 8, of which small models keep
+# little but the colour; 4 x 4 show shapes.
+_SMALL_SIDE, _SMALL_PATCH = 32, 4
+_VIEWS = 10  # crops of a picture
 
 
 def fitted(name: str, *, image_size: int, pictures: int) -> Recipe:
@@ -264,11 +268,11 @@ def fitted(name: str, *, image_size: int, pictures: int) -> Recipe:
 
     Args:
         name: `small` or `base`.
-        image_size: pixels a side that the pictures can fill: 16, 32, 64, 128 or 256; `small` takes at most 64.
+        image_size: pixels a side that the pictures can fill: 16, 32, 64, 128 or 256; `small` takes at most 32.
         pictures: training pictures.
     """
     assert name in FITTED, name
-    return _small(min(image_size, 64), pictures) if name == "small" else _base(image_size, pictures)
+    return _small(min(image_size, _SMALL_SIDE), pictures) if name == "small" else _base(image_size, pictures)
 
 
 def _grown(at_thousand: int, pictures: int, most: int) -> int:
@@ -277,20 +281,19 @@ def _grown(at_thousand: int, pictures: int, most: int) -> int:
 
 
 def _codebook_size(sequence_length: int, pictures: int, most: int) -> int:
-    """The largest power of two such that each entry is met at least 64 times in an epoch; 64 at least."""
-    return 1 << int(min(max(sequence_length * pictures / 64, 64), most)).bit_length() - 1
+    """The largest power of two such that each entry is met at least 64 times among all crops; 64 at least."""
+    return 1 << int(min(max(sequence_length * _VIEWS * pictures / 64, 64), most)).bit_length() - 1
 
 
 def _small(image_size: int, pictures: int) -> Recipe:
-    patch_size = 4 if image_size <= 32 else 8
-    grid = image_size // patch_size
+    grid = image_size // _SMALL_PATCH
     return Recipe(
         tokenizer=_small_tokenizer(
             image_size=image_size,
-            patch_size=patch_size,
+            patch_size=_SMALL_PATCH,
             codebook_size=_codebook_size(grid + grid**2, pictures, 512),
             code_width=16,
-            width=96 if image_size <= 32 else 128,
+            width=96,
             layers=3,
             heads=4,
         ),

@@ -28,7 +28,7 @@ def far(tmp_path, monkeypatch):
 def test_what_is_fetched_to_choose_the_sizes_is_told(far, tmp_path):
     said = []
     request = Request(out=tmp_path / "run", data=far, preset="small", device="cpu")
-    assert resolve(request, said.append).recipe.tokenizer.image_size == 64
+    assert resolve(request, said.append).recipe.tokenizer.image_size == 32
     assert {f"Fetching memory://looked-at/{shard}.tar" for shard in range(2)} < set(said)
     assert said[-1] == f"Looking at 40 pictures from 2 archives of {far}"
     before = len(said)

@@ -132,8 +132,9 @@ def _warnings(result: GenerationResult, work: Work) -> list[str]:
         said.append(f"{count:,} samples are too few to say how far the distance is from that of many.")
     elif compared.bias > _NOTABLE * compared.frechet.value:
         said.append(
-            f"A Frechet distance of few pictures is too large: with {count:,} samples by about {compared.bias:.3g} or "
-            "more (estimated from halves of them). Compare only with numbers of as many samples."
+            f"A Frechet distance of few pictures is too large: with {count:,} samples by about "
+            f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with numbers "
+            "of as many samples."
         )
     if isinstance(work.extractor, Judge) and compared.accuracy is None:
         said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")

@@ -78,13 +78,13 @@ def _ends(interval: tuple[float, float] | None, form: str) -> str:
 
 def tell(work: Work, report: EvaluationReport) -> None:
     """Print the numbers, the warnings, and where the rest is."""
-    table = Table("", *(column if len(report.columns) > 1 else "" for column in report.columns), "", box=None)
+    table = Table("", *(column if len(report.columns) > 1 else "" for column in report.columns), box=None)
     for metric in report.metrics:
         shown = (
             " ".join(filter(None, (value, ends)))
             for value, ends in zip(metric.values, metric.intervals or [""] * len(metric.values), strict=True)
         )
-        table.add_row(escape(metric.label), *shown, f"[dim]{escape(metric.meaning)}")
+        table.add_row(escape(metric.label), *shown)
     work.console.print(table, highlight=False)
     say = say_on(work.console)
     for warning in report.warnings:
