@@ -16,6 +16,7 @@ from alitok.losses.perceptual import (
     ConvNextLogits,
     FeatureNetwork,
     LpipsVgg,
+    NetworkMissingError,
     PerceptualWeights,
     load_network,
     unit_difference,
@@ -79,14 +80,15 @@ def test_distance_of_logits_is_their_mean_squared_difference(convnext):
 def test_lpips_distance_by_hand(vgg):
     first = [torch.rand(2, head.shape[1], 3, 2) for head in vgg.heads]
     second = [torch.rand(2, head.shape[1], 3, 2) for head in vgg.heads]
-    expected = 0.0
+    expected = np.zeros(2)
     for head, a, b in zip(vgg.heads, first, second, strict=True):
         weights, a, b = head.flatten().double().numpy(), a.double().numpy(), b.double().numpy()
         for picture, row, column in np.ndindex(2, 3, 2):
             u, v = a[picture, :, row, column], b[picture, :, row, column]
             difference = u / np.sqrt(np.sum(u**2)) - v / np.sqrt(np.sum(v**2))
-            expected += np.sum(weights * difference**2) / 12
-    assert vgg.distance(first, second).item() == pytest.approx(expected, rel=1e-5)
+            expected[picture] += np.sum(weights * difference**2) / 6
+    assert vgg.distances(first, second).numpy() == pytest.approx(expected, rel=1e-5)
+    assert vgg.distance(first, second).item() == pytest.approx(expected.mean(), rel=1e-5)
 
 
 def test_vgg_features_are_those_of_the_five_named_layers(vgg):
@@ -172,9 +174,11 @@ def test_the_named_files_are_torchvisions():
     [("convnext", "convnext", "convnext_small-0c510722.pth"), ("lpips", "vgg", "vgg16-397923af.pth")],
 )
 def test_without_a_network_one_sentence_tells_what_would_help(offline, name, key, file):
-    with pytest.raises(AlitokError) as error:
+    with pytest.raises(NetworkMissingError) as error:
         load_network(name, PerceptualWeights())
     told = str(error.value)
+    assert error.value.reason in told
+    assert "--perceptual" not in error.value.reason
     for part in (name, file, str(offline), f"perceptual.{key}=FILE", "--perceptual local", "--perceptual none"):
         assert part in told
     assert "name resolution" in told

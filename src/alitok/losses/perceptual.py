@@ -29,7 +29,7 @@ NetworkName = Literal["convnext", "lpips", "local"]
 _CONVNEXT_SIDE = 224
 _VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 among VGG16's layers
 _VGG_CHANNELS = (64, 128, 256, 512, 512)
-_VGG_LEAST_SIDE = 16  # halved four times
+VGG_LEAST_SIDE = 16  # pixels, halved four times
 _CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
 _HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
 _PATIENCE = 30.0  # seconds without a byte before a download is given up
@@ -48,6 +48,18 @@ class PerceptualWeights:
     convnext: str | None = None
     vgg: str | None = None
     lpips_heads: str | None = None
+
+
+class NetworkMissingError(AlitokError):
+    """A pretrained network cannot be had.
+
+    Attributes:
+        reason: why, without what would help a training.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -125,9 +137,9 @@ class LpipsVgg(FeatureNetwork):
         Raises:
             AlitokError: pictures smaller than VGG can halve.
         """
-        if min(images.shape[-2:]) < _VGG_LEAST_SIDE:
+        if min(images.shape[-2:]) < VGG_LEAST_SIDE:
             raise AlitokError(
-                f"LPIPS needs pictures of at least {_VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
+                f"LPIPS needs pictures of at least {VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
                 "choose another perceptual network."
             )
         x = (images * 2 - 1 - self.shift) / self.scale
@@ -139,11 +151,16 @@ class LpipsVgg(FeatureNetwork):
         return tuple(features)
 
     def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """LPIPS: the heads' weighted sum over channels, mean over positions, sum over layers."""
+        """LPIPS: the mean of `distances`."""
+        return self.distances(found, wanted).mean()
+
+    def distances(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """LPIPS of each of B pictures, (B,) float32: the heads' weighted sum, mean over positions, sum over layers."""
         layers = [
-            (head * unit_difference(a, b)).sum(1).mean() for head, a, b in zip(self.heads, found, wanted, strict=True)
+            (head * unit_difference(a, b)).sum(1).mean((1, 2))
+            for head, a, b in zip(self.heads, found, wanted, strict=True)
         ]
-        return torch.stack(layers).sum()
+        return torch.stack(layers).sum(0)
 
 
 def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights) -> FeatureNetwork:
@@ -154,7 +171,7 @@ def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights)
         weights: the files to read; what is None comes from torchvision's cache, its download, or the lpips package.
 
     Raises:
-        AlitokError: the weights cannot be had or do not fit; it says what would help.
+        NetworkMissingError: the weights cannot be had or do not fit; it says what would help.
     """
     if name == "convnext":
         with _told(name, _in_cache(_CONVNEXT_FILE), "convnext"):
@@ -189,10 +206,11 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if isinstance(error, ImportError):
             reason += "; pip install 'alitok[perceptual]'"
-        raise AlitokError(
+        raise NetworkMissingError(
             f"The perceptual network '{name}' cannot be had ({reason}): it needs {wanted} or the file that "
             f"perceptual.{key}=FILE names; --perceptual local (a network trained on your own pictures) and "
-            "--perceptual none do without."
+            "--perceptual none do without.",
+            reason,
         ) from None
 
 

@@ -10,7 +10,7 @@ import torch
 from alitok.core.errors import AlitokError
 from alitok.metrics.arithmetic import full_precision
 
-_WINDOW, _DEVIATION = 11, 1.5  # pixels
+SSIM_WINDOW, _DEVIATION = 11, 1.5  # pixels; smaller pictures have no SSIM
 
 
 def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
@@ -54,10 +54,10 @@ def ssim(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
     Source: Wang et al. 2004.
     """
     _require_pair(images, reconstructions)
-    if min(images.shape[-2:]) < _WINDOW:
+    if min(images.shape[-2:]) < SSIM_WINDOW:
         raise AlitokError(
-            f"SSIM looks through a window of {_WINDOW} pixels; pictures of {images.shape[-2]} x {images.shape[-1]} are "
-            "smaller than that, so leave SSIM out."
+            f"SSIM looks through a window of {SSIM_WINDOW} pixels; pictures of {images.shape[-2]} x {images.shape[-1]} "
+            "are smaller than that, so leave SSIM out."
         )
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
@@ -68,7 +68,7 @@ def ssim(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
             reconstructions.float(),
             images.float(),
             sigma=_DEVIATION,
-            kernel_size=_WINDOW,
+            kernel_size=SSIM_WINDOW,
             reduction="none",
             data_range=1.0,
         )
