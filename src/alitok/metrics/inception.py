@@ -23,7 +23,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ from alitok.core.checkpoint import Tensors, fingerprint, load_tensors
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
 from alitok.metrics.arithmetic import full_precision
+from alitok.metrics.features import Features
 
 POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
 OFFICIAL = "inception-2015-12-05"  # the name of the network with the weights that published numbers are made with
@@ -41,20 +42,6 @@ _FILES = (f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth")  # on
 _PATIENCE = 30.0  # seconds without a byte before a download is given up
 
 
-class InceptionOutput(NamedTuple):
-    """What the network says of B pictures, all float32.
-
-    Attributes:
-        pool: (B, 2048), each at least 0.
-        spatial: (B, 2023), each at least 0; index (row * 17 + column) * 7 + channel.
-        probabilities: (B, 1008), each row of sum 1.
-    """
-
-    pool: torch.Tensor
-    spatial: torch.Tensor
-    probabilities: torch.Tensor
-
-
 class InceptionFeatures(nn.Module):
     """Inception-v3 with weights from a file; always in evaluation mode and without gradients. Made by `load`.
 
@@ -62,11 +49,13 @@ class InceptionFeatures(nn.Module):
         name: `OFFICIAL` for the official weights, else with a hash of the weights; statistics of two names are never
             compared.
         weights: SHA-256 of the weights' file.
+        distance: "FID" with the official weights and no others.
     """
 
     def __init__(self, network: nn.Module, name: str, weights: str) -> None:
         super().__init__()
         self.network, self.name, self.weights = network, name, weights
+        self.distance = "FID" if name == OFFICIAL else f"Frechet distance in the features of {name}"
         self.eval()
 
     @classmethod
@@ -95,8 +84,10 @@ class InceptionFeatures(nn.Module):
         return cls(_build(library, tensors, path), name, file_hash)
 
     @torch.no_grad()
-    def forward(self, images: torch.Tensor) -> InceptionOutput:
-        """Pictures (B, 3, h, w) uint8, on the network's device, to their features.
+    def forward(self, images: torch.Tensor) -> Features:
+        """Pictures (B, 3, h, w) uint8, on the network's device, to features: pool and spatial are each at least 0.
+
+        Spatial is indexed by (row * 17 + column) * 7 + channel.
 
         Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
         """
@@ -106,7 +97,7 @@ class InceptionFeatures(nn.Module):
         with _tap(self.network.get_submodule("Mixed_6d.branch1x1")) as taken, full_precision(images.device):
             pool, logits = self.network(images)
         spatial = taken[0][:, :_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 7, 17, 17) -> (B, 17 * 17 * 7)
-        return InceptionOutput(pool, spatial, logits.softmax(1))
+        return Features(pool, spatial, logits.softmax(1))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked of the module around it."""
