@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.frechet import frechet_distance, frechet_interval
+from alitok.metrics.frechet import frechet_bias, frechet_distance, frechet_interval
 from alitok.metrics.moments import BlockMoments, Gaussian, Moments, merged
 
 
@@ -132,6 +132,46 @@ def test_too_few_blocks_have_no_interval():
     blocks.update(torch.randn(1, 3), torch.tensor([0]))
     with pytest.raises(AlitokError, match="at least two pictures in each block"):
         frechet_interval(blocks, _gaussian(torch.randn(20, 3)))
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "pictures", "blocks"), [(0.0, 1.0, 200, 20), (0.3, 1.4, 300, 20), (0.3, 1.4, 300, 3)]
+)
+def test_the_bias_is_what_few_samples_add_to_the_true_distance(shift, scale, pictures, blocks):
+    width = 6
+    reference = Gaussian(torch.zeros(width), torch.eye(width))
+    true = width * (shift**2 + (scale - 1) ** 2)  # of the Gaussians that the samples are drawn from
+    new = [torch.randn(pictures, width) * scale + shift for _ in range(400)]
+    added = float(np.mean([frechet_distance(reference, _gaussian(samples)) for samples in new])) - true
+    found = float(np.mean([frechet_bias(_blocks(samples, blocks), reference) for samples in new]))
+    assert added > 0.05
+    assert found == pytest.approx(added, rel=0.15)
+
+
+def test_the_bias_is_the_mean_of_two_halves_less_the_whole():
+    reference, features = _gaussian(torch.randn(300, 5)), torch.randn(200, 5) + 0.2
+    blocks = BlockMoments(5, 2)
+    for block, half in zip(blocks.blocks, (features[:100], features[100:]), strict=True):
+        block.update(half)
+    halves = [frechet_distance(reference, _gaussian(half)) for half in (features[:100], features[100:])]
+    wanted = sum(halves) / 2 - frechet_distance(reference, _gaussian(features))
+    assert frechet_bias(blocks, reference) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_of_fewer_samples_than_features_the_bias_is_a_lower_bound():
+    width = 80
+    reference = Gaussian(torch.zeros(width), torch.eye(width))
+    new = [torch.randn(20, width) for _ in range(5)]
+    added = min(frechet_distance(reference, _gaussian(samples)) for samples in new)  # the true distance is 0
+    assert 0 < max(frechet_bias(_blocks(samples, 4), reference) for samples in new) < added / 2
+
+
+def test_a_bias_needs_two_halves():
+    blocks = BlockMoments(3, 2)
+    blocks.blocks[0].update(torch.randn(20, 3))
+    blocks.blocks[1].update(torch.randn(1, 3))
+    with pytest.raises(AlitokError, match="at least two pictures in each half"):
+        frechet_bias(blocks, _gaussian(torch.randn(20, 3)))
 
 
 def test_features_of_a_constant_picture_do_not_stop_it():

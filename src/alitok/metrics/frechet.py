@@ -3,7 +3,7 @@
 Enter: means (D,) and covariances (D, D). Leaves: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), a number >= 0; with
 Inception's features it is called FID. Shapes: D features, R rank of a covariance, K blocks.
 
-Source: Heusel et al. 2017. The resamples: Efron and Tibshirani 1993.
+Sources: Heusel et al. 2017; the resamples: Efron and Tibshirani 1993; the bias: Chong and Forsyth 2020.
 """
 
 from __future__ import annotations
@@ -56,6 +56,39 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     a, b = _checked(a), _checked(b)
     require_same_dimensions(len(a.mean), len(b.mean))
     return _distance(a, b, _factor(a.covariance))
+
+
+def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
+    """How much larger the distance of these samples is expected to be than that of endlessly many.
+
+    Few samples are too far away on average, by about c / N for N of them: a covariance of few pictures is too narrow in
+    most directions. Half of the samples have twice that bias, so the mean distance of two halves is larger than that of
+    all by about c / N itself. For N below the number of features the bias grows more slowly than c / N, and what this
+    gives is a lower bound.
+
+    Args:
+        samples: K blocks, of which every other one makes a half.
+        reference: mean (D,) and covariance (D, D), taken as exact.
+
+    Returns:
+        The expected bias, in the units of `frechet_distance`; below zero only by chance, where it is near zero.
+
+    Raises:
+        AlitokError: the dimensions differ, a number is NaN or infinite, or a half holds fewer than two pictures.
+
+    Source: Chong and Forsyth 2020, who extrapolate along 1 / N.
+    """
+    halves = [merged(samples.blocks[first::2]) for first in (0, 1)]
+    if min(half.count for half in halves) < 2:
+        raise AlitokError("The bias needs at least two pictures in each half of the blocks; give more pictures.")
+    reference, everything = _checked(reference), _checked(samples.total().gaussian())
+    require_same_dimensions(len(reference.mean), len(everything.mean))
+    factor = _factor(reference.covariance)
+    distances = [_distance(reference, _checked(half.gaussian()), factor) for half in halves]
+    excess = sum(distances) / 2 - _distance(reference, everything, factor)
+    count = sum(half.count for half in halves)
+    doubled = sum(count / half.count for half in halves) / 2  # 2 for equal halves
+    return excess / (doubled - 1)
 
 
 def frechet_interval(
