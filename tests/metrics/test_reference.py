@@ -6,7 +6,7 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.metrics.moments import Moments
-from alitok.metrics.reference import Provenance, load_moments, save_moments
+from alitok.metrics.reference import MOST_FEATURES, Provenance, load_statistics, save_statistics
 
 ABOUT = Provenance(kind="generation", network="inception-2015-12-05", resolution=256, dataset="abc")
 
@@ -21,9 +21,11 @@ def moments():
 
 
 def test_statistics_come_back_to_the_last_bit_and_can_be_continued(tmp_path, moments):
-    save_moments(tmp_path / "reference.npz", moments, ABOUT)
-    found, about = load_moments(tmp_path / "reference.npz")
-    assert about == ABOUT
+    save_statistics(tmp_path / "reference.npz", moments, ABOUT)
+    loaded = load_statistics(tmp_path / "reference.npz")
+    found = loaded.moments
+    assert loaded.provenance == ABOUT
+    assert loaded.features is None
     assert [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
     for name, wanted in moments.items():
         assert found[name].count == 20
@@ -38,7 +40,7 @@ def test_statistics_come_back_to_the_last_bit_and_can_be_continued(tmp_path, mom
 def test_layers_of_different_pictures_are_a_mistake_of_the_program(tmp_path, moments):
     moments["pool"].update(torch.randn(1, 4))
     with pytest.raises(AssertionError):
-        save_moments(tmp_path / "reference.npz", moments, ABOUT)
+        save_statistics(tmp_path / "reference.npz", moments, ABOUT)
 
 
 def test_what_was_wanted_is_accepted():
@@ -68,28 +70,60 @@ def test_another_reference_is_refused_with_its_reason(change, words):
 def test_files_that_are_something_else_are_named(tmp_path, moments):
     path = tmp_path / "reference.npz"
     with pytest.raises(AlitokError, match=r"reference\.npz does not exist"):
-        load_moments(path)
+        load_statistics(path)
     path.write_text("no numbers")
     with pytest.raises(AlitokError, match=r"reference\.npz is damaged or no npz file"):
-        load_moments(path)
+        load_statistics(path)
     np.savez(path, mu=np.zeros(3), sigma=np.zeros((3, 3)))
     with pytest.raises(AlitokError, match=r"reference\.npz holds no statistics that alitok wrote"):
-        load_moments(path)
+        load_statistics(path)
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(AlitokError, match=r"array\.npy is damaged or no npz file"):
-        load_moments(tmp_path / "array.npy")
+        load_statistics(tmp_path / "array.npy")
     np.savez(path, about=np.array([object()], dtype=object))
     with pytest.raises(AlitokError, match=r"reference\.npz is damaged"):
-        load_moments(path)
-    save_moments(path, moments, ABOUT)
+        load_statistics(path)
+    save_statistics(path, moments, ABOUT)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(AlitokError, match=r"reference\.npz is damaged"):
-        load_moments(path)
+        load_statistics(path)
 
 
 def test_numbers_that_cannot_be_statistics_are_refused(tmp_path):
     path = tmp_path / "reference.npz"
     broken = Moments.of(5, torch.zeros(2), torch.full((2, 2), torch.nan))
-    save_moments(path, {"pool": broken}, ABOUT)
+    save_statistics(path, {"pool": broken}, ABOUT)
     with pytest.raises(AlitokError, match="holds no statistics"):
-        load_moments(path)
+        load_statistics(path)
+
+
+def test_features_of_some_pictures_come_along(tmp_path, moments):
+    path, kept = tmp_path / "reference.npz", torch.randn(12, 4)
+    save_statistics(path, moments, ABOUT, kept.double())
+    found = load_statistics(path)
+    assert found.features.dtype == torch.float32
+    assert torch.equal(found.features, kept)
+    assert found.moments.keys() == {"pool", "spatial"}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [torch.randn(21, 4), torch.randn(12, 7), torch.randn(0, 4), torch.randn(12), torch.full((12, 4), torch.nan)],
+)
+def test_features_of_other_pictures_are_refused_where_they_are_written_and_read(tmp_path, moments, features):
+    path = tmp_path / "reference.npz"
+    with pytest.raises(AssertionError):
+        save_statistics(path, moments, ABOUT, features)
+    save_statistics(path, moments, ABOUT)
+    with np.load(path) as file:
+        np.savez(path, **file, features=features.numpy())
+    with pytest.raises(AlitokError, match="holds no statistics"):
+        load_statistics(path)
+
+
+def test_no_more_features_than_the_scores_need_are_kept(tmp_path):
+    made, features = Moments(1), torch.randn(MOST_FEATURES + 1, 1)
+    made.update(features)
+    save_statistics(tmp_path / "reference.npz", {"pool": made}, ABOUT, features[:MOST_FEATURES])
+    with pytest.raises(AssertionError):
+        save_statistics(tmp_path / "reference.npz", {"pool": made}, ABOUT, features)

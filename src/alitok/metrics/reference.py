@@ -1,7 +1,7 @@
 """Saved statistics of a set of pictures, which know what they may be compared with.
 
-Enter: `Moments` by the name of the network's layer, and a `Provenance`. Leaves: one npz file, and back; or one clear
-sentence why these statistics are not those that were wanted.
+Enter: `Moments` by the name of the network's layer, a `Provenance`, and features of some of the pictures. Leaves: one
+npz file, and back; or one clear sentence why these statistics are not those that were wanted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,9 @@ from alitok.core.files import atomic_path
 from alitok.metrics.moments import Moments
 
 Kind = Literal["generation", "reconstruction"]
+MOST_FEATURES = 10_000  # pictures whose features are kept; at 2048 each 82 MB
 _FORMAT = "alitok-statistics-1"
+_FEATURES = "features"
 _MEANING = {
     "generation": "the pictures that samples should look like, for gFID",
     "reconstruction": "the held-out pictures whose reconstructions are judged, for rFID",
@@ -87,30 +90,44 @@ class Provenance:
             )
 
 
-def save_moments(path: Path, moments: Mapping[str, Moments], provenance: Provenance) -> None:
-    """Write statistics as an npz file, whole or not at all.
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is kept of a set of pictures.
 
-    Args:
-        path: the file.
+    Attributes:
         moments: by the name of the layer, such as `pool`; all of the same pictures.
-        provenance: what they were taken of.
+        provenance: what they were taken of; `Provenance.require` checks it.
+        features: the `pool` features (M, D) float32 of up to `MOST_FEATURES` of the pictures, for precision, recall and
+            KID; None where they were not kept.
     """
+
+    moments: dict[str, Moments]
+    provenance: Provenance
+    features: torch.Tensor | None
+
+
+def save_statistics(
+    path: Path, moments: Mapping[str, Moments], provenance: Provenance, features: torch.Tensor | None = None
+) -> None:
+    """Write statistics as an npz file, whole or not at all; the arguments are the fields of `Statistics`."""
     counts = {found.count for found in moments.values()}
     assert len(counts) == 1, f"layers of different pictures: {counts}"
-    about = {"format": _FORMAT, "count": counts.pop(), "provenance": to_dict(provenance)}
+    count = counts.pop()
+    about = {"format": _FORMAT, "count": count, "provenance": to_dict(provenance)}
     arrays = {"about": np.array(json.dumps(about))}
     for name, found in moments.items():
         arrays[f"{name}/mean"] = found.mean.cpu().numpy()
         arrays[f"{name}/products"] = found.products.cpu().numpy()
+    if features is not None:
+        kept = features.detach().cpu().to(torch.float32).numpy()
+        assert _fit(kept, count, moments["pool"].dimensions), (kept.shape, count)
+        arrays[_FEATURES] = kept
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load_moments(path: Path) -> tuple[dict[str, Moments], Provenance]:
-    """Read what `save_moments` wrote.
-
-    Returns:
-        The moments by the name of the layer, and what they were taken of; `Provenance.require` checks the latter.
+def load_statistics(path: Path) -> Statistics:
+    """Read what `save_statistics` wrote.
 
     Raises:
         AlitokError: the file is missing, damaged, or holds something else.
@@ -126,14 +143,24 @@ def load_moments(path: Path) -> tuple[dict[str, Moments], Provenance]:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise KeyError(about["format"])
+        features = arrays.pop(_FEATURES, None)
         names = sorted({name.rpartition("/")[0] for name in arrays})
         moments = {name: _moments(about["count"], arrays[f"{name}/mean"], arrays[f"{name}/products"]) for name in names}
+        if features is not None and not _fit(features, about["count"], moments["pool"].dimensions):
+            raise ValueError(features.shape)
         head = about["provenance"]
     except (KeyError, TypeError, ValueError):
         raise AlitokError(
             f"{path} holds no statistics that alitok wrote, or of another version; give another file or make it anew."
         ) from None
-    return moments, from_dict(Provenance, head, str(path))
+    kept = None if features is None else torch.from_numpy(features)
+    return Statistics(moments, from_dict(Provenance, head, str(path)), kept)
+
+
+def _fit(features: np.ndarray, count: int, dimensions: int) -> bool:
+    """Whether these are features (M, D) of some of the pictures."""
+    right = features.ndim == 2 and features.dtype == np.float32 and features.shape[1] == dimensions
+    return right and 0 < len(features) <= min(count, MOST_FEATURES) and bool(np.isfinite(features).all())
 
 
 def _moments(count: int, mean: np.ndarray, products: np.ndarray) -> Moments:
