@@ -1,0 +1,309 @@
+"""Files in the form of ADM's evaluator: pictures in an npz file, and the statistics of a reference set beside them.
+
+Enters: a path. Leave: pictures (B, 3, h, h) uint8, block by block, so that a file of any size is read in bounded
+memory; and mean and covariance of Inception's features, as they stand in the file.
+
+    arr_0           (N, h, h, 3) uint8, the pictures
+    arr_1           (N,) integers, their class numbers, where they are known; `alitok fit` calls them labels
+    mu, sigma       (2048,), (2048, 2048), of the pool features; in references
+    mu_s, sigma_s   (2023,), (2023, 2023), of the spatial features; in some references
+
+Source: Dhariwal and Nichol 2021, https://github.com/openai/guided-diffusion/tree/main/evaluations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.metrics.inception import POOL, SPATIAL
+from alitok.metrics.moments import Gaussian
+
+_PICTURES = "arr_0"
+_LABELS = ("arr_1", "labels")
+_LOCAL_HEAD = 30  # bytes of a zip member's own header, before its name
+_SKIP = 1 << 20  # bytes unpacked at a time on the way to a block
+
+
+class NpzPictures:
+    """The pictures of an npz file, read as they are wanted and in any order.
+
+    Blocks of an uncompressed file are read where they stand. In a compressed one, all before a block is unpacked first,
+    so going on behind the last block is cheap and going back is not.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        count: N.
+        side: pixels.
+        labels: class numbers (N,) int64; None where the file has none.
+
+    Raises:
+        AlitokError: the file is missing or damaged, or its `arr_0` is not N square pictures in colour; it says why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _archive(path) as archive:
+            member = _member(archive, _PICTURES, path)
+            with archive.open(member) as stream:
+                shape, fortran, dtype = _head(stream, path)
+                self._begin = stream.tell()
+            _require_pictures(shape, fortran, dtype, path)
+            self.count, self.side = shape[0], shape[1]
+            if member.file_size != self._begin + self.count * self._bytes:
+                raise _damaged(path)
+            self._stored_at = _place(path, member)
+            self._checksum = (member.CRC, member.file_size)
+            names = [name for name in _LABELS if f"{name}.npy" in archive.namelist()]
+        self.labels = self._read_labels(names[0]) if names else None
+        self._archive: zipfile.ZipFile | None = None
+        self._stream: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def _bytes(self) -> int:
+        """Of one picture."""
+        return self.side * self.side * 3
+
+    def fingerprint(self) -> str:
+        """A short hash that changes with the pictures or their classes; made from the file's own checksums."""
+        digest = hashlib.sha256(repr((self._checksum, self.count, self.side)).encode())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()[:16]
+
+    def read(self, rows: range) -> np.ndarray:
+        """Pictures of consecutive numbers, (B, 3, side, side) uint8, contiguous.
+
+        Raises:
+            AlitokError: the file is gone, or damaged at this place.
+        """
+        assert rows.step == 1, rows
+        assert 0 <= rows.start <= rows.stop <= self.count, (rows, self.count)
+        start, length = self._begin + rows.start * self._bytes, len(rows) * self._bytes
+        try:
+            data = self._unpack(start, length) if self._stored_at is None else self._seek(start, length)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            self._stream = None
+            raise _damaged(self.path) from None
+        if len(data) != length:
+            raise _damaged(self.path)
+        pixels = np.frombuffer(data, np.uint8).reshape(len(rows), self.side, self.side, 3)
+        return pixels.transpose(0, 3, 1, 2).copy()
+
+    def blocks(self, size: int, first: int = 0) -> Iterator[np.ndarray]:
+        """All pictures from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
+        for start in range(first, self.count, size):
+            yield self.read(range(start, min(start + size, self.count)))
+
+    def _seek(self, start: int, length: int) -> bytes:
+        assert self._stored_at is not None
+        with self.path.open("rb") as file:
+            file.seek(self._stored_at + start)
+            return file.read(length)
+
+    def _unpack(self, start: int, length: int) -> bytes:
+        if self._stream is None:
+            self._archive = zipfile.ZipFile(self.path)
+            self._stream = self._archive.open(f"{_PICTURES}.npy")
+        if start < self._stream.tell():
+            self._stream.seek(0)
+        while (ahead := start - self._stream.tell()) > 0:
+            if not self._stream.read(min(ahead, _SKIP)):
+                raise EOFError
+        return self._stream.read(length)
+
+    def _read_labels(self, name: str) -> np.ndarray:
+        labels = _arrays(self.path, name)[name]
+        if labels.shape != (self.count,) or labels.dtype.kind not in "iu":
+            raise AlitokError(
+                f"{self.path}: {name} must be {self.count} whole numbers, the pictures' classes, not {labels.dtype} "
+                f"of shape {labels.shape}; correct it or leave it out."
+            )
+        return labels.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class AdmReference:
+    """A reference of ADM's evaluator, or pictures alone that stand for one; it has statistics or pictures, or both.
+
+    Attributes:
+        pool: mean and covariance of the 2048 pool features, for FID; None where the file has none.
+        spatial: of the 2023 spatial features, for sFID; None where the file has none.
+        pictures: of the reference itself, for precision and recall; None where the file has none.
+    """
+
+    pool: Gaussian | None
+    spatial: Gaussian | None
+    pictures: NpzPictures | None
+
+
+def load_adm(path: Path) -> AdmReference:
+    """Read a reference; its pictures are read when they are asked for.
+
+    Raises:
+        AlitokError: the file is missing or damaged, holds neither statistics nor pictures, or its statistics are not
+            those of Inception's features; or what `NpzPictures` refuses.
+    """
+    pool, spatial = _gaussian(path, "mu", "sigma", POOL), _gaussian(path, "mu_s", "sigma_s", SPATIAL)
+    pictures = NpzPictures(path) if _has(path, _PICTURES) else None
+    if pool is None and pictures is None:
+        raise AlitokError(
+            f"{path} holds neither mu and sigma nor pictures (arr_0), so it is no reference of ADM's evaluator; give "
+            "another file."
+        )
+    return AdmReference(pool, spatial, pictures)
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether an npz file was written by `alitok.metrics.reference`, and so is to be read by it.
+
+    Raises:
+        AlitokError: the file is missing or damaged.
+    """
+    return _has(path, "about")
+
+
+def _gaussian(path: Path, mean_name: str, covariance_name: str, dimensions: int) -> Gaussian | None:
+    """Mean and covariance in float64, otherwise as they are; None where the file has neither.
+
+    Raises:
+        AlitokError: one is missing, they have other shapes than `dimensions` asks for, or hold other things than finite
+            numbers.
+    """
+    names = f"{mean_name} and {covariance_name}"
+    arrays = list(_arrays(path, mean_name, covariance_name).values())
+    if not arrays:
+        return None
+    if len(arrays) < 2:
+        raise AlitokError(f"{path} has only one of {names}; get the file anew.")
+    mean, covariance = arrays
+    if mean.shape != (dimensions,) or covariance.shape != (dimensions, dimensions):
+        raise AlitokError(
+            f"{path}: {names} have the shapes {mean.shape} and {covariance.shape}, but Inception has {dimensions} such "
+            "features; give the reference of ADM's evaluator."
+        )
+    if any(part.dtype.kind != "f" or not np.isfinite(part).all() for part in arrays):
+        raise AlitokError(f"{path}: {names} hold other things than finite numbers; get the file anew.")
+    return Gaussian(*(torch.from_numpy(part.astype(np.float64)) for part in arrays))
+
+
+class _Head(NamedTuple):
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+
+
+def _head(stream: IO[bytes], path: Path) -> _Head:
+    """The header of a .npy file; the stream stands behind it then.
+
+    Raises:
+        AlitokError: it is no such file.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        return _Head(*readers[np.lib.format.read_magic(stream)](stream))
+    except (ValueError, KeyError):
+        raise _damaged(path) from None
+
+
+def _require_pictures(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
+    """Check what `arr_0` holds.
+
+    Raises:
+        AlitokError: not N square pictures of three channels, uint8.
+    """
+    found = None
+    if dtype.hasobject:
+        found = "Python objects, which are not read for safety"
+    elif len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
+        found = f"grey pictures of shape {shape}; grey pictures must be saved as RGB, with three equal channels"
+    elif len(shape) != 4 or shape[3] != 3:
+        found = f"shape {shape}"
+    elif dtype != np.uint8:
+        found = f"numbers of type {dtype}"
+    elif shape[1] != shape[2]:
+        found = f"pictures of {shape[1]} x {shape[2]} pixels"
+    elif 0 in shape:
+        found = "no pictures"
+    elif fortran:
+        found = "them in Fortran order; save np.ascontiguousarray(pictures)"
+    if found is not None:
+        raise AlitokError(f"{path}: arr_0 must be pictures (N, h, h, 3) uint8 and holds {found}.")
+
+
+def _has(path: Path, name: str) -> bool:
+    with _archive(path) as archive:
+        return f"{name}.npy" in archive.namelist()
+
+
+def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The whole arrays of these names, those that there are.
+
+    Raises:
+        AlitokError: the file is missing or damaged, or they are pickles.
+    """
+    with _archive(path) as archive:
+        arrays = {}
+        for name in names:
+            if f"{name}.npy" in archive.namelist():
+                with archive.open(f"{name}.npy") as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        return arrays
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An npz file while the context lasts.
+
+    Raises:
+        AlitokError: it is missing or damaged, or something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except AlitokError:
+        raise
+    except FileNotFoundError:
+        raise AlitokError(f"{path} does not exist; check the path.") from None
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        raise _damaged(path) from None
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
+    try:
+        return archive.getinfo(f"{name}.npy")
+    except KeyError:
+        there = ", ".join(sorted(Path(other).stem for other in archive.namelist())) or "nothing"
+        raise AlitokError(
+            f"{path} has no {name}, where pictures (N, h, h, 3) uint8 are looked for; it holds {there}."
+        ) from None
+
+
+def _place(path: Path, member: zipfile.ZipInfo) -> int | None:
+    """Where in the file a member's bytes begin; None for a compressed one."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        head = file.read(_LOCAL_HEAD)
+    name, extra = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+    return member.header_offset + _LOCAL_HEAD + name + extra
+
+
+def _damaged(path: Path) -> AlitokError:
+    return AlitokError(f"{path} is damaged or no npz file of numbers; restore it or make it anew.")
