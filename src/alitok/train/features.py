@@ -1,7 +1,7 @@
 """The feature network that is learnt from the pictures themselves, where the pretrained ones cannot be had.
 
 It learns to tell each picture's class and by how many quarter turns it was turned, so it has something to learn even
-of a single class. Enters: a stream of uint8 pictures and labels. Leaves: a `LocalFeatures`, through
+of a single class; or classes alone. Enters: a stream of uint8 pictures and labels. Leaves: a `LocalFeatures`, through
 `alitok.train.loop.train`.
 """
 
@@ -18,35 +18,47 @@ from alitok.core import images as pixels
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import config
 from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
-_TURNS = 4
 _BLOCK = 256  # held-out pictures in memory at a time
 
 
 @config
 class FeaturesTraining:
-    """Size and training of the local feature network."""
+    """Size and training of the local feature network.
+
+    Attributes:
+        network: its size.
+        phases: of the training.
+        loop: the same.
+        turns: 4 tells quarter turns apart besides the classes; 1 leaves them out, so that a 6 is never a turned 9.
+    """
 
     network: LocalFeaturesConfig = LocalFeaturesConfig()
     phases: tuple[Phase, ...] = (Phase(steps=2000, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100),)
     loop: LoopConfig = LoopConfig(batch_size=128)
+    turns: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse turns that would be told apart in part only."""
+        if self.turns not in (1, 4):
+            raise AlitokError(f"turns must be 1 (classes alone) or 4 (classes and quarter turns), not {self.turns}")
 
 
 class FeaturesTask:
     """Classes and quarter turns as a task of the loop.
 
     Args:
-        network: trained in place; made with `outputs(classes)`.
+        network: trained in place; made with `outputs(classes, training.turns)`.
         training: how.
         batches: batch number -> endless batches of uint8 pictures (B, 3, h, h) and labels.
         heldout: pictures (N, 3, h, h) uint8 and labels (N,) looked at during training.
+        name: of the run, for people and for the checkpoint.
     """
-
-    name = "features"
 
     def __init__(
         self,
@@ -54,11 +66,13 @@ class FeaturesTask:
         training: FeaturesTraining,
         batches: Callable[[int], Iterator[Batch]],
         heldout: tuple[np.ndarray, np.ndarray],
+        name: str = "features",
     ) -> None:
-        self.phases = training.phases
+        self.name, self.phases = name, training.phases
         self.modules: dict[str, nn.Module] = {"model": _Logits(network)}
         self.optimizers: dict[str, OptimizerConfig] = {}
         self.batches = batches
+        self._turns = training.turns
         self._heldout = [torch.from_numpy(array) for array in heldout]
 
     def to(self, device: torch.device) -> None:
@@ -69,9 +83,9 @@ class FeaturesTask:
         """Nothing is gathered."""
 
     def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
-        """Cross-entropy over classes times turns, each picture turned at random."""
-        turns = torch.randint(_TURNS, (len(batch[0]),)).tolist()
-        logits, answers = _turned(models["model"], batch, turns)
+        """Cross-entropy over classes times turns, each picture turned at random; over classes alone for one turn."""
+        turns = torch.randint(self._turns, (len(batch[0]),)).tolist()
+        logits, answers = _turned(models["model"], batch, turns, self._turns)
         loss = F.cross_entropy(logits.float(), answers)
         yield Terms(loss, {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()})
 
@@ -89,15 +103,15 @@ class FeaturesTask:
         device = next(model.parameters()).device
         right = 0
         for images, labels in zip(*(array.split(_BLOCK) for array in self._heldout), strict=True):
-            turns = [number % _TURNS for number in range(len(images))]
-            logits, answers = _turned(model, (images.to(device), labels.to(device)), turns)
+            turns = [number % self._turns for number in range(len(images))]
+            logits, answers = _turned(model, (images.to(device), labels.to(device)), turns, self._turns)
             right += int((logits.argmax(1) == answers).sum())
         return Evaluation({"heldout_accuracy": right / len(self._heldout[0])})
 
 
-def outputs(classes: int) -> int:
+def outputs(classes: int, turns: int) -> int:
     """How many answers the network chooses from."""
-    return classes * _TURNS
+    return classes * turns
 
 
 def finished_features(weights: Tensors, like: LocalFeatures) -> LocalFeatures:
@@ -107,10 +121,10 @@ def finished_features(weights: Tensors, like: LocalFeatures) -> LocalFeatures:
     return network.freeze()
 
 
-def _turned(model: nn.Module, batch: Batch, turns: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _turned(model: nn.Module, batch: Batch, turns: list[int], kinds: int) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = batch
     turned = torch.stack([image.rot90(turn, (1, 2)) for image, turn in zip(images, turns, strict=True)])
-    answers = labels * _TURNS + torch.tensor(turns, device=labels.device)
+    answers = labels * kinds + torch.tensor(turns, device=labels.device)
     return model(pixels.to_float(turned)), answers
 
 

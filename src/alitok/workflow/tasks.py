@@ -66,7 +66,8 @@ class Trainings:
         return Training(FeaturesTask(network, training, self._pictures(training.loop), heldout), training.loop, network)
 
     def _new_features(self) -> LocalFeatures:
-        return LocalFeatures(self.recipe.features.network, outputs(len(self.splits.train.classes)))
+        training = self.recipe.features
+        return LocalFeatures(training.network, outputs(len(self.splits.train.classes), training.turns))
 
     def stage(self, stage: Stage, *, rehearsal: bool = False) -> Training:
         """A tokenizer's stage.
@@ -112,7 +113,7 @@ class Trainings:
         if not training.predictability.every:
             return None
         source, count = self.splits.train, training.predictability.pictures
-        rows = range(0, len(source), math.ceil(len(source) / count))
+        rows = spread(len(source), count)
         return np.stack([source.read(row, None) for row in rows])
 
     def generator(self, tokenizer: Tokenizer | None = None) -> Training:
@@ -126,7 +127,7 @@ class Trainings:
             self.world.together(codes.verify)
         generator = self.new_generator()
         training = self.recipe.generator
-        rows = np.arange(len(heldout))[:: math.ceil(len(heldout) / _LOOK)]
+        rows = np.array(spread(len(heldout), _LOOK))
         look = torch.from_numpy(heldout.codes(rows).astype(np.int64)), torch.from_numpy(heldout.labels[rows])
         part = self.world.rank, self.world.size
 
@@ -166,8 +167,7 @@ class Trainings:
         return np.concatenate(list(drawn))
 
     def _spread(self) -> range:
-        source = self.splits.heldout
-        return range(0, len(source), math.ceil(len(source) / _LOOK))
+        return spread(len(self.splits.heldout), _LOOK)
 
     def _look(self) -> np.ndarray:
         """Evenly spread held-out pictures (N, 3, h, h)."""
@@ -176,6 +176,11 @@ class Trainings:
     def _pictures(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
         part, workers = (self.world.rank, self.world.size), self.recipe.engine.workers
         return lambda start: iter(Batches(self.splits.train, loop.batch_size, self.seed, start, workers, part=part))
+
+
+def spread(length: int, most: int) -> range:
+    """At most `most` numbers below `length`, evenly spread."""
+    return range(0, length, math.ceil(length / most))
 
 
 def _fetch(name: Literal["convnext", "lpips"], weights: PerceptualWeights) -> None:
