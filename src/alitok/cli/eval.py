@@ -139,7 +139,7 @@ def reconstruction(
         out: a directory for evaluation.json, report.html and what the feature network said.
         split: which pictures.
         num: how many of them, drawn by the seed; all unless given.
-        seed: decides which pictures are held out, where the data does not.
+        seed: decides which pictures are held out, where the data does not; that of the training, or some were seen.
         reference: a file of `alitok eval reference --split heldout`, instead of the pictures' own statistics.
         features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.

@@ -26,7 +26,7 @@ from alitok.jobs.sampling import SamplingPlan, fitting_batch
 from alitok.workflow.evaluated import Evaluated, ModelPictures, folder_pictures, npz_pictures
 from alitok.workflow.evaluation import FeaturesName, Work, features_of_pictures, numbers, open_extractor
 from alitok.workflow.generation_report import SHOWN, GenerationResult, SweepPoint, write_generation
-from alitok.workflow.pictures import open_pictures_of
+from alitok.workflow.pictures import open_pictures_of, tell_left_out, verify
 from alitok.workflow.references import Reference, of_source, open_reference
 from alitok.workflow.sample import SampleOptions, load_pipeline, plan_of
 from alitok.workflow.stopping import stoppable
@@ -83,7 +83,7 @@ def run_eval_generation(options: GenerationOptions) -> dict[str, float]:
         judged = _open(options, world, console)
         if options.sweep and not isinstance(judged, ModelPictures):
             raise AlitokError("--sweep draws anew with each setting, so it needs a model, not pictures.")
-        splits = None if options.data is None else open_pictures_of(options.data, judged.size, 0, console)
+        splits = None if options.data is None else _usable_pictures(options, judged.size, world, console)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         work = Work(extractor, world, console, options.out, options.fresh)
         reference = _reference(options, work, judged, splits)
@@ -125,6 +125,17 @@ def _open(options: GenerationOptions, world: World, console: Console) -> Evaluat
             "the classes and the settings of sampling, or give a model."
         )
     return npz_pictures(path) if path.suffix.lower() == ".npz" else folder_pictures(options.judged, console)
+
+
+def _usable_pictures(options: GenerationOptions, size: int, world: World, console: Console) -> Splits:
+    """The data without its broken pictures; all are read where a classifier learns them or they are the reference."""
+    assert options.data is not None
+    splits = open_pictures_of(options.data, size, 0, console)
+    if options.features != "classifier" and options.reference is not None:
+        return splits
+    broken = verify(splits, "all" if options.features == "classifier" else "train", world, console)
+    tell_left_out(broken, console)
+    return splits.without({key for key, _ in broken})
 
 
 def _is_hub_name(name: str) -> bool:

@@ -53,7 +53,7 @@ def run_eval_reference(options: ReferenceOptions) -> None:
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         splits = open_pictures_of(options.data, options.size, options.seed, console)
-        broken = verify(splits, options.split, world, console)
+        broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
         tell_left_out(broken, console)
         splits = splits.without({key for key, _ in broken})
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)

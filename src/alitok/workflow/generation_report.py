@@ -21,7 +21,7 @@ from alitok.workflow.curves import Curve
 from alitok.workflow.evaluated import Evaluated, ModelPictures
 from alitok.workflow.evaluation import PUBLISHED_COUNT, Work, interval, numbers
 from alitok.workflow.evaluation_report import EvaluationReport, Published, write_evaluation
-from alitok.workflow.metric_rows import metric_rows, tell
+from alitok.workflow.metric_rows import metric_rows, protocol_rows, tell
 from alitok.workflow.published import Generated, applies, generation_table
 from alitok.workflow.references import Reference
 from alitok.workflow.sheets import ClassSamples, Neighbours
@@ -110,7 +110,7 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
         samples_note=f"The first {len(images)} of the job: chosen by their numbers, not by how they look.",
         neighbours=None if result.splits is None else _neighbours(images, labels, result),
         curves=_curves(result.sweep, work),
-        protocol={name: _text(value) for name, value in {**protocol, **_prefixed(result.reference.about)}.items()},
+        protocol=protocol_rows(protocol, result.reference.about),
     )
     write_evaluation(work.root / "report.html", report)
     tell(work, report)
@@ -152,16 +152,6 @@ def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
     if isinstance(work.extractor, Judge):
         facts["classifier's accuracy on held-out pictures"] = work.extractor.heldout_accuracy
     return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
-
-
-def _prefixed(about: dict[str, Any]) -> dict[str, Any]:
-    return {f"reference: {name}": value for name, value in about.items()}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value[:10])) + (f" ... ({len(value)})" if len(value) > 10 else "")
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _named(reference: Reference) -> str:
