@@ -150,10 +150,11 @@ def test_features_that_are_no_numbers_are_told(tmp_path):
             found = super().__call__(images)
             return found._replace(pool=found.pool.log())
 
+    images = pictures(64)
+    images[40] = 0
+    files = written(tmp_path / "a", images, extractor=Broken())
     with pytest.raises(AlitokError, match="features of 1 of 32 pictures are not finite"):
-        images = pictures(64)
-        images[40] = 0
-        gather(written(tmp_path / "a", images, extractor=Broken()), ALONE)
+        gather(files, ALONE)
 
 
 def test_the_network_sees_few_pictures_at_a_time():

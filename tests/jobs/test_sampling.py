@@ -143,7 +143,7 @@ def test_exact_codes_get_exact_pixels_and_others_a_trial(pipeline, monkeypatch):
 
 
 def just_enough(pipeline, pictures):
-    """Free memory in which so many pictures can be drawn: less a reserve, weights in two forms, and pixels of a group."""
+    """Free memory for so many pictures: beside them a reserve, weights in two forms, and pixels of a group."""
     weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
     batch = pipeline.engine.batch_bytes(pictures) + pipeline.engine.batch_bytes(1) // 2
     return int((2 * weights + 16 * decoder_bytes(pipeline.tokenizer) + batch) / 0.95)

@@ -1,4 +1,4 @@
-"""The pictures that an evaluation judges: drawn by a saved model on the way, or read from a folder, archive or npz file.
+"""The pictures that an evaluation judges: drawn by a model on the way, or read from a folder, archive or npz file.
 
 Enters: what the user wrote for them. Leaves: blocks of pictures, each of which any process can make on its own, and all
 that decides them.
@@ -51,9 +51,9 @@ class Evaluated(Protocol):
     settings: dict[str, Any]
 
     def begin(self, decided: dict[str, Any] | None) -> dict[str, Any]:
-        """What an earlier start decided, or now decides where there was none: `block`, the size of the blocks, and more.
+        """What an earlier start decided, or now decides where there was none: `block`, the size of blocks, and more.
 
-        Every later call of `blocks` must follow one of this, on every process.
+        Called on every process before `draw`.
         """
         ...
 

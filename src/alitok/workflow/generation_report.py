@@ -133,8 +133,8 @@ def _warnings(result: GenerationResult, work: Work) -> list[str]:
     elif compared.bias > _NOTABLE * compared.frechet.value:
         said.append(
             f"A Frechet distance of few pictures is too large: with {count:,} samples by about "
-            f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with numbers "
-            "of as many samples."
+            f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with "
+            "numbers of as many samples."
         )
     if isinstance(work.extractor, Judge) and compared.accuracy is None:
         said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")

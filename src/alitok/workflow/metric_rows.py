@@ -23,14 +23,18 @@ class _Row(NamedTuple):
 
 
 _ROWS = {
-    "gfid": _Row("gFID", ".3f", "Frechet distance of samples from the reference in Inception's features; lower is better"),
+    "gfid": _Row(
+        "gFID", ".3f", "Frechet distance of samples from the reference in Inception's features; lower is better"
+    ),
     "rfid": _Row("rFID", ".3f", "Frechet distance of reconstructions from their pictures; lower is better"),
     "frechet_distance": _Row("", ".4g", "how far the two sets are apart; lower is better, and it is no FID"),
     "sfid": _Row("sFID", ".3f", "the same in features that keep their places; lower is better"),
     "spatial_frechet_distance": _Row("spatial Frechet distance", ".4g", "in features that keep their places; no sFID"),
     "inception_score": _Row("Inception Score", ".2f", "each sample surely of some class, and all classes come; higher"),
     "accuracy": _Row("accuracy", ".1%", "share that the classifier reads as the class it should be; higher is better"),
-    "original_accuracy": _Row("accuracy, pictures", ".1%", "the same of the pictures themselves: about the most there is"),
+    "original_accuracy": _Row(
+        "accuracy, pictures", ".1%", "the same of the pictures themselves: about the most there is"
+    ),
     "precision": _Row("precision", ".3f", "share of samples that lie where real pictures do; higher is better"),
     "recall": _Row("recall", ".3f", "share of real pictures that lie where samples do; higher is better"),
     "density": _Row("density", ".3f", "how densely real pictures lie around samples; about 1 if both are alike"),

@@ -62,7 +62,7 @@ def open_reference(asked: str, kind: EvaluationKind, work: Work, size: int, data
     if path.suffix.lower() != ".npz":
         if kind == "reconstruction":
             raise AlitokError(
-                f"--reference {asked} is no saved statistics; the pictures that are reconstructed are named with --data."
+                f"--reference {asked} is no saved statistics; name the pictures that are reconstructed with --data."
             )
         return _of_pictures(asked, work, size)
     if is_statistics(path):
@@ -87,7 +87,7 @@ def _of_statistics(path: Path, kind: EvaluationKind, work: Work, size: int, data
 
 
 def _of_adm(path: Path, work: Work, size: int) -> Reference:
-    """ADM's statistics as they are; features of its pictures are taken here, for precision, recall and kernel distance."""
+    """ADM's statistics as they are; features of its pictures, for precision, recall and KID, are taken here."""
     found = load_adm(path)
     if found.pool is not None and work.extractor.name != OFFICIAL:
         raise AlitokError(
