@@ -54,10 +54,24 @@ def test_every_setting_of_sampling_is_an_option():
 
 @pytest.mark.slow
 def test_sample_and_complete(place):
-    words = ("sample", "model", "--out", "s", "--num", 6, "--per-class", 3, "--classes", "ant", 1, "--device", "cpu")
-    done = alitok(
-        *words, "--top-k", 4, "--soft-guidance", "--guidance-scale", 2, "--guidance-schedule", "linear", at=place
+    words = (
+        "sample",
+        "model",
+        "--out",
+        "s",
+        "--num",
+        6,
+        "--per-class",
+        3,
+        "--classes",
+        "ant",
+        1,
+        "--device",
+        "cpu",
+        "--guidance-scale",
+        2,
     )
+    done = alitok(*words, "--top-k", 4, "--soft-guidance", "--guidance-schedule", "linear", at=place)
     assert (done.returncode, done.stderr) == (0, "")
     assert "6 pictures in" in done.stdout
     assert len(list((place / "s").glob("*/*.png"))) == 6

@@ -150,7 +150,6 @@ def just_enough(pipeline, pictures):
 
 
 def test_the_batch_is_what_fits(pipeline, monkeypatch):
-    engine = pipeline.engine
     free = just_enough(pipeline, 10)
     monkeypatch.setattr(sampling, "free_memory", lambda device: free)
     assert fitting_batch(pipeline, PLAN, WORLD) == 10
