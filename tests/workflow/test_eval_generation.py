@@ -7,17 +7,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import alitok.workflow.eval_generation as workflow
+from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig, SamplingConfig
 from alitok.jobs.pipeline import Pipeline
 from alitok.metrics.features import Features
 from alitok.metrics.frechet import frechet_distance
+from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.moments import Moments
 from alitok.metrics.reference import Provenance, save_statistics
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.workflow.eval_generation import GenerationOptions, run_eval_generation
+from alitok.workflow.evaluation import Work
+from alitok.workflow.references import open_reference
 from alitok.workflow.sample import SampleOptions, run_sample
 
 SMALL = {"width": 16, "layers": 1, "heads": 2}
@@ -155,6 +160,9 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
         same, written = ask(judged=str(tmp_path / name), out=tmp_path / f"of {name}", **nothing)
         assert same == pytest.approx(found, rel=1e-5)
         assert written["protocol"]["count"] == COUNT
+    # In folders the samples stand class by class; every part of the job should hold all classes.
+    labels = np.concatenate([np.load(path)["labels"] for path in sorted((tmp_path / "of folder/features").iterdir())])
+    assert len(np.unique(labels[:16])) == 3
     # ... and the reference may be an npz file of pictures as well.
     archive = tmp_path / "real.npz"
     np.savez(archive, arr_0=real_pictures(real).transpose(0, 2, 3, 1))
@@ -209,6 +217,38 @@ def test_statistics_in_a_file_are_used_as_they_are(ask, model, tmp_path):
     assert len(written["reference"]["sha256"]) == 64
 
 
+def test_another_reference_needs_no_new_samples(ask, extractor, real, tmp_path):
+    first, _ = ask()
+    shown = extractor.shown
+    archive = tmp_path / "some.npz"
+    np.savez(archive, arr_0=real_pictures(real)[:30].transpose(0, 2, 3, 1))
+    second, written = ask(reference=str(archive))
+    assert extractor.shown == shown + 30
+    assert second["frechet_distance"] != first["frechet_distance"]
+    assert written["reference"]["pictures"] == 30
+    assert ask()[0] == first
+    assert extractor.shown == shown + 30
+
+
+def test_adms_statistics_are_used_as_they_are(tmp_path, real):
+    class Official(Projections):
+        name, distance = OFFICIAL, "FID"
+
+    random = np.random.default_rng(0)
+    mu, sigma = random.random(2048), np.diag(random.random(2048))
+    mu_s, sigma_s = random.random(2023), np.diag(random.random(2023))
+    images = real_pictures(real).transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "adm.npz", arr_0=images, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
+    work = Work(Official(), World(torch.device("cpu")), Console(quiet=True), tmp_path / "out", False)
+    found = open_reference(str(tmp_path / "adm.npz"), "generation", work, 16)
+    assert np.array_equal(found.target.pool.mean.numpy(), mu)
+    assert np.array_equal(found.target.pool.covariance.numpy(), sigma)
+    assert np.array_equal(found.target.spatial.mean.numpy(), mu_s)
+    wanted = Projections()(torch.from_numpy(real_pictures(real))).pool
+    torch.testing.assert_close(found.target.features, wanted, rtol=1e-5, atol=1e-6)
+    assert found.about["adm"] is True
+
+
 def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tmp_path, real):
     found, written = ask(sweep={"scale": (1.0, 3.0), "power": (0.5, 2.0)}, sweep_num=12)
     tried = {(p["settings"]["guidance_scale"], p["settings"]["guidance_power"]): p for p in written["sweep"]}
@@ -240,7 +280,7 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
     asked = np.array(["ant", "bee", "cow"])[np.arange(COUNT) % 3]
     assert found["accuracy"] == pytest.approx((names == asked).mean())
     assert written["protocol"]["classifier's accuracy on held-out pictures"] == 0.75
-    assert written["reference"]["data"].endswith("train")
+    assert written["reference"]["split"] == "train"
     assert "Are the samples copies?" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -25,7 +25,7 @@ from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerC
 from alitok.workflow.eval_reconstruction import ReconstructionOptions, run_eval_reconstruction
 
 SMALL = {"width": 16, "layers": 1, "heads": 2}
-COUNT, BLOCK, CLASSES = 45, 16, ("ant", "bee", "cow")
+COUNT, BLOCK, CLASSES = 60, 16, ("ant", "bee", "cow")
 
 
 class Projections:
@@ -230,7 +230,7 @@ def test_what_was_interrupted_is_continued(ask, monkeypatch, tmp_path):
     monkeypatch.setattr(workflow, "open_extractor", lambda *words: rest)
     found, _ = ask()
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert len(after) == 3
+    assert len(after) == 4
     assert after["block-00000.npz"] == before["block-00000.npz"]
     assert rest.shown == 3 * (COUNT - BLOCK)
     assert ask(out=tmp_path / "at once")[0] == found
@@ -250,7 +250,7 @@ def test_two_processes_find_what_one_finds(ask, tmp_path, together):
         assert first[stage] == pytest.approx(numbers, rel=1e-9)
     written = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     assert written["protocol"]["processes"] == 2
-    assert len(list((tmp_path / "two" / "features").iterdir())) == 3
+    assert len(list((tmp_path / "two" / "features").iterdir())) == 4
 
 
 def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, model):
@@ -307,7 +307,7 @@ def test_some_of_a_split_and_other_splits(ask, real, tmp_path):
     assert found["stage1"]["count"] == 60
     wanted = decibels(images, rebuilt(tokenizer(), images, "stage1")).mean()
     assert found["stage1"]["psnr"] == pytest.approx(wanted, rel=1e-5)
-    for split, num, count in (("all", None, 105), ("heldout", 2, 2), ("all", 30, 30)):
+    for split, num, count in (("all", None, 120), ("heldout", 2, 2), ("all", 30, 30)):
         found, written = ask(split=split, num=num, out=tmp_path / f"{split} {num}")
         assert found["stage1"]["count"] == written["protocol"]["count"] == count
         assert any("are for training" in warning for warning in written["warnings"]) == (split != "heldout")
@@ -347,15 +347,15 @@ def test_a_broken_picture_is_left_out_and_many_are_refused(ask, tmp_path, real, 
     assert written["protocol"]["left out"] == ["val/bee/001.png"]
     assert "1 broken picture is left out" in capsys.readouterr().out
     (copy / "val" / "bee" / "004.png").write_bytes(b"nor this")
-    with pytest.raises(AlitokError, match="2 of 105 pictures"):
+    with pytest.raises(AlitokError, match="2 of 120 pictures"):
         ask(data=str(copy), fresh=True)
 
 
-def _statistics(root, images, kind="reconstruction", network="projections", resolution=16):
+def _statistics(root, images, kind="reconstruction", network="projections", resolution=16, pictures=""):
     path = root / f"{kind}-{network}-{resolution}-{len(images)}.npz"
     moments = Moments(6)
     moments.update(torch.from_numpy(features(images)).float())
-    about = Provenance(kind=kind, network=network, resolution=resolution)
+    about = Provenance(kind=kind, network=network, resolution=resolution, pictures=pictures)
     save_statistics(path, {"pool": moments}, about, torch.from_numpy(features(images)))
     return str(path)
 
@@ -368,12 +368,13 @@ def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
         assert same[stage]["frechet_distance"] == pytest.approx(found[stage]["frechet_distance"], rel=1e-6)
         assert of_file["bias"][stage] == pytest.approx(written["bias"][stage], rel=1e-6)
     assert len(of_file["reference"]["sha256"]) == 64
+    assert not any("other pictures" in warning for warning in of_file["warnings"])
     # Of other pictures they are another target, which is told.
     others = originals(real, "train")[2]
-    found, written = ask(reference=_statistics(tmp_path, others))
+    found, written = ask(reference=_statistics(tmp_path, others, pictures="others"))
     wanted = whole_frechet(features(others), features(rebuilt(tokenizer(), images, "stage1")))
     assert found["stage1"]["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
-    assert any("is of 60 pictures, and 45 were reconstructed" in warning for warning in written["warnings"])
+    assert any("is of 60 other pictures than the 60 that were" in warning for warning in written["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -384,13 +385,13 @@ def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
         ({"reference": "network"}, "features of the network 'other', not 'projections'"),
         ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
         ({"reference": "none.npz"}, r"none\.npz does not exist"),
-        ({"reference": "texts"}, "is no saved statistics; the pictures that are reconstructed are named with --data"),
+        ({"reference": "texts"}, "is no saved statistics; name the pictures that are reconstructed with --data"),
         ({"tokenizer": "texts"}, r"config\.json does not exist"),
         ({"tokenizer": "nowhere"}, "is no directory with a saved model"),
         ({"tokenizer": "nan"}, "holds values that are not finite numbers"),
         ({"data": "texts"}, "texts"),
         ({"num": 1}, "needs at least two pictures, not 1 "),
-        ({"num": 46}, r"--num 46 is more than the 45 pictures \(heldout\)"),
+        ({"num": 61}, r"--num 61 is more than the 60 pictures \(heldout\)"),
         ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
         ({"lpips": PerceptualWeights(lpips_heads="none.pth")}, r"LPIPS's weights cannot be used \(no network here\)"),
     ],

@@ -23,6 +23,7 @@ def generation(
     out: Path,
     reference: str | None = None,
     data: str | None = None,
+    data_seed: int = 0,
     features: Literal["inception", "classifier"] = "inception",
     inception_weights: Path | None = None,
     num: int | None = None,
@@ -52,6 +53,7 @@ def generation(
         reference: what samples should look like: ADM's npz (its mu and sigma are used as they are), a file of
             `alitok eval reference`, or a source of pictures; unless given, the training pictures of --data.
         data: the real pictures, for a classifier to learn, for nearest neighbours, and where no reference is given.
+        data_seed: decides which pictures of --data are for training, where the data does not; that of the training.
         features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data,
             needs no download, and whose distance is no FID.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
@@ -78,6 +80,7 @@ def generation(
             out=out,
             reference=reference,
             data=data,
+            data_seed=data_seed,
             features=features,
             inception_weights=inception_weights,
             num=num,
@@ -185,6 +188,7 @@ def reference(
     inception_weights: Path | None = None,
     seed: int = 0,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Write the statistics of real pictures to one file, which later evaluations take as their --reference.
 
@@ -201,6 +205,7 @@ def reference(
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
         seed: decides which pictures are held out, where the data does not.
         device: where to compute.
+        fresh: throw away what a start that was stopped left beside OUT.
     """
     from alitok.workflow.eval_reference import ReferenceOptions, run_eval_reference
 
@@ -215,6 +220,7 @@ def reference(
             inception_weights=inception_weights,
             seed=seed,
             device=device,
+            fresh=fresh,
         )
     )
 

@@ -277,6 +277,28 @@ def look_at(data: str, seed: int = 0, say: Say | None = None) -> Look:
         size = BUILTIN[data].size
         return Look(size, len(open_splits(data, size, seed).train))
     pictures = open_pictures(data, say)
+    sides = _short_sides(pictures, data, say)
+    train = split_pictures(pictures, data, SIZES[0], seed).train
+    return Look(suggest_size(sides), len(train))
+
+
+def short_side(data: str, say: Say | None = None) -> float:
+    """Pixels of the shorter side of pictures, the median of some; of a built-in set those that it is made for.
+
+    Raises:
+        AlitokError: there is no such data set, or its pictures cannot be used.
+    """
+    if data in BUILTIN:
+        return BUILTIN[data].size
+    return float(np.median(_short_sides(open_pictures(data, say), data, say)))
+
+
+def _short_sides(pictures: Pictures, data: str, say: Say | None) -> list[int]:
+    """Of some pictures that can be read, as their headers tell.
+
+    Raises:
+        AlitokError: there is none.
+    """
     rows = _some(pictures)
     if say is not None and pictures.groups is not None:
         say(f"Looking at {len(rows):,} pictures from {len(np.unique(pictures.groups[rows]))} archives of {data}")
@@ -284,8 +306,7 @@ def look_at(data: str, seed: int = 0, say: Say | None = None) -> Look:
         shapes = [shape for row in rows if (shape := header_size(pictures, row)) is not None]
     if not shapes:
         raise AlitokError(f"Not one of the first pictures of {data} can be read; see alitok data inspect {data}.")
-    train = split_pictures(pictures, data, SIZES[0], seed).train
-    return Look(suggest_size([min(shape) for shape in shapes]), len(train))
+    return [min(shape) for shape in shapes]
 
 
 def _some(pictures: Pictures) -> list[int]:

@@ -29,6 +29,7 @@ _BATCH_ELSEWHERE = 32  # pictures that the feature network sees at a time
 _RESAMPLED = 20  # blocks of pictures that an interval is drawn from
 _EACH = 25  # pictures that such a block should have on average
 _NEIGHBOURS = 5  # the most that a measure of `manifold_scores` asks for
+_SEED = 0  # of the pictures whose features are kept
 _SUBSET = 1000  # pictures of a subset of the kernel distance
 _SHARED = "shown"  # the name of the pictures kept for people
 
@@ -96,7 +97,8 @@ class Seen:
         pool: moments of the features, in random blocks.
         spatial: moments of the features that keep places; None where the network has none.
         score: what the Inception Score is made of.
-        features: (N, D) float32 in order, on the first process; None where they were not asked for.
+        features: (M, D) float32 of all pictures in order or of some, on the first process; elsewhere, and where they
+            were not asked for, None.
         right: how many pictures were read as the class they should be of; None where classes are not known.
     """
 
@@ -113,7 +115,7 @@ def gather(
     world: World,
     *,
     prefix: str = "",
-    keep: bool = True,
+    most_kept: int | None = None,
     to_judge: np.ndarray | None = None,
 ) -> Seen:
     """The statistics of all pictures of a job, in bounded memory; all processes call this once all blocks are there.
@@ -125,8 +127,8 @@ def gather(
         files: of the job.
         world: the processes.
         prefix: before the names of the arrays, where a block holds several sets of pictures.
-        keep: also hold the features themselves, 4 D bytes for each picture, which precision, recall and the kernel
-            distance need.
+        most_kept: of how many pictures, drawn at random, the features themselves are held, 4 D bytes each, which
+            precision, recall and the kernel distance need; None = all.
         to_judge: (C,) the network's class of each class number, -1 where it has none; None judges nothing.
 
     Raises:
@@ -149,7 +151,7 @@ def gather(
         score.update(torch.from_numpy(block[names[2]]), pictures)
         if to_judge is not None:
             right += int((block[names[2]].argmax(1) == to_judge[block["labels"]]).sum())
-    features = torch.from_numpy(files.column(names[0])) if keep and world.main else None
+    features = _kept(files, names[0], width, count if most_kept is None else most_kept) if world.main else None
     return Seen(
         count,
         pool.over_processes(world),
@@ -158,6 +160,21 @@ def gather(
         features,
         sum(world.gather(right)) if to_judge is not None else None,
     )
+
+
+def _kept(files: FeatureFiles, name: str, width: int, most: int) -> torch.Tensor | None:
+    """The features (M, D) of at most so many pictures, in their order; None for none."""
+    if not most:
+        return None
+    rows = np.arange(files.blocks.count)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:most])
+    kept = np.empty((len(rows), width), np.float32)
+    for number, block in enumerate(files.each(name)):
+        pictures = files.blocks[number]
+        first, last = np.searchsorted(rows, (pictures.start, pictures.stop))
+        kept[first:last] = block[name][rows[first:last] - pictures.start]
+    return torch.from_numpy(kept)
 
 
 class Target(NamedTuple):
@@ -196,6 +213,11 @@ class Compared(NamedTuple):
     accuracy: float | None
 
 
+def enough_for_interval(seen: Seen) -> bool:
+    """Whether there are blocks enough, and pictures in each, to draw resamples from."""
+    return seen.count >= 2 * _EACH and min(block.count for block in seen.pool.blocks) > 1
+
+
 def compare(seen: Seen, target: Target, *, device: torch.device, interval: bool = True) -> Compared:
     """All numbers that the two sets allow; one process does it.
 
@@ -215,8 +237,8 @@ def compare(seen: Seen, target: Target, *, device: torch.device, interval: bool 
             manifold = manifold_scores(target.features, seen.features, device=device)
         if fewest > 1:
             kernel = kernel_distance(seen.features, target.features, size=min(_SUBSET, fewest), device=device)
-    blocks_suffice = seen.count >= 2 * _EACH and min(block.count for block in seen.pool.blocks) > 1
-    if interval and blocks_suffice:
+    resampled = interval and enough_for_interval(seen)
+    if resampled:
         frechet = frechet_interval(seen.pool, target.pool)
     else:
         value = frechet_distance(target.pool, seen.pool.total().gaussian())
@@ -226,7 +248,7 @@ def compare(seen: Seen, target: Target, *, device: torch.device, interval: bool 
         spatial = frechet_distance(target.spatial, seen.spatial.gaussian())
     return Compared(
         frechet=frechet,
-        bias=frechet_bias(seen.pool, target.pool) if interval and blocks_suffice else None,
+        bias=frechet_bias(seen.pool, target.pool) if resampled else None,
         spatial=spatial,
         score=seen.score.score(),
         manifold=manifold,

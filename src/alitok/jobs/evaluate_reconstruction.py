@@ -25,7 +25,7 @@ import torch
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.jobs.blocks import PictureBlock
-from alitok.jobs.evaluate import Compared, Seen, Target, compare, features_of
+from alitok.jobs.evaluate import Compared, Seen, Target, compare, enough_for_interval, features_of
 from alitok.jobs.feature_files import FeatureFiles
 from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.arithmetic import full_precision
@@ -229,7 +229,7 @@ def compare_paired(made: Seen, originals: Seen, target: Target, *, device: torch
         AlitokError: there are fewer than two pictures.
     """
     found = compare(made, target, device=device, interval=False)
-    if min(block.count for block in made.pool.blocks) < 2:
+    if not enough_for_interval(made):
         return found
     paired = paired_interval(made.pool, originals.pool)
     return found._replace(frechet=paired, bias=paired_bias(made.pool, originals.pool))

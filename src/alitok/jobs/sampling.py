@@ -146,7 +146,9 @@ def pixel_precision(pipeline: Pipeline, plan: SamplingPlan) -> Precision:
     return decoder.precision
 
 
-def fitting_batch(pipeline: Pipeline, plan: SamplingPlan, world: World, asked: int | None = None) -> int:
+def fitting_batch(
+    pipeline: Pipeline, plan: SamplingPlan, world: World, asked: int | None = None, *, reserve: int = 0
+) -> int:
     """How many pictures are drawn at a time; all processes call this and get the same.
 
     Args:
@@ -154,6 +156,7 @@ def fitting_batch(pipeline: Pipeline, plan: SamplingPlan, world: World, asked: i
         plan: what is drawn.
         world: the processes; those of one machine share its memory.
         asked: None = 256 on a GPU, 64 elsewhere, or fewer where they do not fit.
+        reserve: bytes that something else will take beside the drawing.
 
     Raises:
         AlitokError: fewer than 1 are asked for, or more than there is memory for.
@@ -168,7 +171,7 @@ def fitting_batch(pipeline: Pipeline, plan: SamplingPlan, world: World, asked: i
         return wanted
     if device.type == "cpu":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    free = room(pipeline.generator, free) - _GROUP * decoder_bytes(pipeline.tokenizer)
+    free = room(pipeline.generator, max(0, free - reserve)) - _GROUP * decoder_bytes(pipeline.tokenizer)
     largest = min(world.gather(engine.largest_batch(free, guided=guided)))
     if asked is not None and asked > largest:
         need = engine.batch_bytes(asked, guided=guided) / 1e9

@@ -40,12 +40,14 @@ class Provenance:
         network: name of the feature network, with its weights' hash where there are several.
         resolution: side of the pictures in pixels, before the network resizes them.
         dataset: hash of the data set; empty where it is unknown.
+        pictures: hash of which of its pictures; likewise.
     """
 
     kind: Kind
     network: str
     resolution: int
     dataset: str = ""
+    pictures: str = ""
 
     def require(
         self,

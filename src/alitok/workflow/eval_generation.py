@@ -23,17 +23,31 @@ from alitok.jobs.evaluate import Compared, compare, gather
 from alitok.jobs.judge import Judge
 from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.sampling import SamplingPlan, fitting_batch
-from alitok.workflow.evaluated import Evaluated, ModelPictures, folder_pictures, npz_pictures
-from alitok.workflow.evaluation import FeaturesName, Work, features_of_pictures, numbers, open_extractor
+from alitok.workflow.evaluated import Evaluated, FilePictures, ModelPictures, folder_pictures, npz_pictures
+from alitok.workflow.evaluation import (
+    FeaturesName,
+    Work,
+    begin_pictures,
+    discard_tree,
+    features_of_pictures,
+    numbers,
+    open_extractor,
+    require_libraries,
+    require_place,
+    write_features,
+)
 from alitok.workflow.generation_report import SHOWN, GenerationResult, SweepPoint, write_generation
 from alitok.workflow.pictures import open_pictures_of, tell_left_out, verify
-from alitok.workflow.references import Reference, of_source, open_reference
+from alitok.workflow.references import Reference, of_splits, open_reference, require_large
 from alitok.workflow.sample import SampleOptions, load_pipeline, plan_of
+from alitok.workflow.sample_files import is_archive
 from alitok.workflow.stopping import stoppable
 
 PER_CLASS = 50
 _SWEEP_COUNT = 5000  # pictures of each setting that is tried
 _AROUND = (0.5, 0.75, 1.0, 1.25, 1.5)  # times the model's own value
+_TRIED = 2.0  # the scale around which a model is tried that has none of its own
+_RESERVE = 3 << 30  # bytes for the feature network and the statistics
 SWEPT = {"scale": "guidance_scale", "power": "guidance_power"}
 
 
@@ -51,6 +65,7 @@ class GenerationOptions:
     out: Path
     reference: str | None = None
     data: str | None = None
+    data_seed: int = 0
     features: FeaturesName = "inception"
     inception_weights: Path | None = None
     num: int | None = None
@@ -78,28 +93,35 @@ def run_eval_generation(options: GenerationOptions) -> dict[str, float]:
     """
     if options.reference is None and options.data is None:
         raise AlitokError("There is nothing to compare with; give --reference, or --data for its training pictures.")
+    require_libraries()
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
+        world.together(lambda: require_place(options.out))
         judged = _open(options, world, console)
-        if options.sweep and not isinstance(judged, ModelPictures):
-            raise AlitokError("--sweep draws anew with each setting, so it needs a model, not pictures.")
         splits = None if options.data is None else _usable_pictures(options, judged.size, world, console)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         work = Work(extractor, world, console, options.out, options.fresh)
-        reference = _reference(options, work, judged, splits)
         points: list[SweepPoint] = []
         if options.sweep:
-            assert isinstance(judged, ModelPictures)
+            if not isinstance(judged, ModelPictures):
+                raise AlitokError("--sweep draws anew with each setting, so it needs a model, not pictures.")
+            if options.fresh:
+                world.together(lambda: discard_tree(options.out))
+            reference = _reference(options, work, judged, splits)
             points = _sweep(options, work, judged, reference)
             judged = _with_sampling(judged, min(points, key=lambda point: point.distance).settings)
-        to_judge = _classes_of_judge(work, judged)
-        files = features_of_pictures(work, judged, work.root, "features of the samples", SHOWN)
-        seen = gather(files, world, to_judge=to_judge)
+            files = begin_pictures(work, judged, work.root)
+        else:
+            files = begin_pictures(work, judged, work.root)  # first: what is there already may be of another job
+            reference = _reference(options, work, judged, splits)
+        missing = world.together(files.missing)
+        write_features(work, files, missing, judged.draw(missing, world), "features of the samples", SHOWN)
+        seen = gather(files, world, to_judge=_classes_of_judge(work, judged))
 
         def conclude() -> dict[str, float]:
             found = compare(seen, reference.target, device=world.device)
             return write_generation(
-                GenerationResult(options.command, judged, reference, files, found, points, splits), work
+                GenerationResult(options.command, judged, reference, files, found, points, splits, options.data), work
             )
 
         return world.together(conclude)
@@ -112,11 +134,14 @@ def _open(options: GenerationOptions, world: World, console: Console) -> Evaluat
         AlitokError: it cannot be used, or options go with a model alone.
     """
     path = Path(options.judged).expanduser()
-    model = (path / "pipeline.json").is_file() or (not path.exists() and _is_hub_name(options.judged))
-    if model:
+    archive = is_archive(path)
+    if (path / "pipeline.json").is_file() or not (archive or path.exists() or not _is_hub_name(options.judged)):
         pipeline = load_pipeline(options.judged, world, options.device, options.precision)
         plan = _plan(pipeline, options)
-        batch_size = fitting_batch(pipeline, plan, world, options.batch_size)
+        widest = plan
+        if "scale" in options.sweep:  # some of it is guided, which takes two rows a picture
+            widest = replace(plan, sampling=replace(plan.sampling, guidance_scale=2.0))
+        batch_size = fitting_batch(pipeline, widest, world, options.batch_size, reserve=_RESERVE)
         return ModelPictures(pipeline, plan, batch_size, options.judged)
     drawn = (options.num, options.per_class, options.batch_size, *options.classes, *options.sampling.values())
     if any(value is not None for value in drawn):
@@ -124,13 +149,13 @@ def _open(options: GenerationOptions, world: World, console: Console) -> Evaluat
             f"{options.judged} is no saved model, and finished pictures are judged as they are: leave out the number, "
             "the classes and the settings of sampling, or give a model."
         )
-    return npz_pictures(path) if path.suffix.lower() == ".npz" else folder_pictures(options.judged, console)
+    return npz_pictures(path) if archive else folder_pictures(options.judged, console)
 
 
 def _usable_pictures(options: GenerationOptions, size: int, world: World, console: Console) -> Splits:
     """The data without its broken pictures; all are read where a classifier learns them or they are the reference."""
     assert options.data is not None
-    splits = open_pictures_of(options.data, size, 0, console)
+    splits = open_pictures_of(options.data, size, options.data_seed, console)
     if options.features != "classifier" and options.reference is not None:
         return splits
     broken = verify(splits, "all" if options.features == "classifier" else "train", world, console)
@@ -160,14 +185,25 @@ def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingPlan:
 
 def _reference(options: GenerationOptions, work: Work, judged: Evaluated, splits: Splits | None) -> Reference:
     if options.reference is not None:
-        return open_reference(options.reference, "generation", work, judged.size)
+        dataset = None if splits is None else splits.contents
+        return open_reference(options.reference, "generation", work, judged.size, dataset)
     assert splits is not None, "checked before"
-    return of_source(splits.train, splits.contents, work)
+    assert options.data is not None
+    require_large(options.data, judged.size)
+    return of_splits(options.data, splits, "train", work)
 
 
 def _classes_of_judge(work: Work, judged: Evaluated) -> np.ndarray | None:
-    """The judge's class of each of the judged pictures' classes, -1 where it has none; None where nothing is known."""
-    if not isinstance(work.extractor, Judge) or not judged.classes:
+    """The judge's class of each of the judged pictures' classes, -1 where it has none; None where nothing is known.
+
+    Classes of finished samples without names are those of the judge by number.
+    """
+    if not isinstance(work.extractor, Judge):
+        return None
+    count = len(work.extractor.classes)
+    if isinstance(judged, FilePictures) and judged.labels is not None and not judged.classes:
+        return np.arange(count) if 0 <= judged.labels.min() <= judged.labels.max() < count else None
+    if not judged.classes:
         return None
     places = {name: number for number, name in enumerate(work.extractor.classes)}
     found = np.array([places.get(name, -1) for name in judged.classes])
@@ -183,10 +219,14 @@ def _with_sampling(judged: ModelPictures, settings: Mapping[str, Any], count: in
 
 def _sweep(options: GenerationOptions, work: Work, judged: ModelPictures, reference: Reference) -> list[SweepPoint]:
     """Judge a smaller number of pictures with each combination of the values to try."""
+    if "power" in options.sweep and "scale" not in options.sweep and not judged.plan.sampling.guided:
+        raise AlitokError("Without guidance its power changes nothing; sweep the scale too, or give --guidance-scale.")
     combinations: list[dict[str, float]] = [{}]
     for name, values in options.sweep.items():
         setting = SWEPT[name]
         own = getattr(judged.plan.sampling, setting)
+        if setting == "guidance_scale" and not judged.plan.sampling.guided:
+            own = _TRIED  # about the scale of no guidance there is nothing to try
         tried = values or tuple(round(own * times, 4) for times in _AROUND)
         combinations = [{**chosen, setting: value} for chosen in combinations for value in tried]
     count = min(options.sweep_num or _SWEEP_COUNT, judged.plan.count)
@@ -194,10 +234,10 @@ def _sweep(options: GenerationOptions, work: Work, judged: ModelPictures, refere
     for number, settings in enumerate(combinations, start=1):
         tried_model = _with_sampling(judged, settings, count)
         told = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-        place = work.root / "sweep" / "_".join(f"{name}-{value:g}" for name, value in settings.items())
+        place = work.root / "sweep" / "_".join(f"{name}-{value!r}" for name, value in settings.items())
         title = f"setting {number} of {len(combinations)}: {told}"
         files = features_of_pictures(work, tried_model, place, title)
-        seen = gather(files, work.world, keep=False, to_judge=_classes_of_judge(work, tried_model))
+        seen = gather(files, work.world, most_kept=0, to_judge=_classes_of_judge(work, tried_model))
         found = work.world.together(lambda: compare(seen, reference.target, device=work.world.device, interval=False))  # noqa: B023 (called at once)
         points.append(_point(settings, count, found, work))
     return points

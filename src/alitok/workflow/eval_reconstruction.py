@@ -30,7 +30,7 @@ from alitok.core.hub import locate
 from alitok.core.runlog import progress_bar
 from alitok.data.builtin import BUILTIN
 from alitok.data.pictures import Broken
-from alitok.data.source import SIZES, Splits, look_at
+from alitok.data.source import Splits, short_side
 from alitok.jobs.blocks import Blocks
 from alitok.jobs.evaluate import Compared, Seen, Target, compare, gather
 from alitok.jobs.evaluate_reconstruction import (
@@ -183,19 +183,25 @@ def _notes(job: _Job, reference: Reference | None, without_lpips: str | None) ->
     notes = [] if without_lpips is None else [without_lpips]
     if not job.tools.ssim:
         notes.append(f"There is no SSIM: it needs pictures of at least {SSIM_WINDOW} pixels a side, not {size}.")
-    if data not in BUILTIN and look_at(data).image_size < min(size, SIZES[-1]):  # a look tells no more than that
+    if data not in BUILTIN and short_side(data) < size:
         notes.append(
             f"Most pictures of {data} are smaller than {size} pixels and were enlarged, so the numbers are kinder than "
             "those of pictures of that size."
         )
     if job.options.split != "heldout":
         notes.append("Some of these pictures are for training: what was trained on them does better on them.")
-    if reference is not None and reference.about["pictures"] != count:
+    if reference is not None and not _same_pictures(reference, job.originals):
         notes.append(
-            f"The reference is of {reference.about['pictures']:,} pictures, and {count:,} were reconstructed; rFID "
-            "compares reconstructions with the very pictures that they are made from."
+            f"The reference is of {reference.about['pictures']:,} other pictures than the {count:,} that were "
+            "reconstructed (another --seed, --split or --num, or others left out); rFID compares reconstructions with "
+            "the very pictures that they are made from."
         )
     return tuple(notes)
+
+
+def _same_pictures(reference: Reference, originals: Originals) -> bool:
+    """Whether nothing says that the reference is of others."""
+    return reference.about["pictures"] == len(originals) and reference.about["keys"] in ("", originals.keys)
 
 
 def _settings(job: _Job) -> dict[str, Any]:
@@ -265,12 +271,13 @@ def _conclude(
     """
     work, world, originals = job.work, job.work.world, job.originals
     to_judge = np.arange(len(originals.classes)) if isinstance(work.extractor, Judge) else None
-    seen = gather(files, world, prefix=ORIGINAL, keep=False, to_judge=to_judge)
+    seen = gather(files, world, prefix=ORIGINAL, most_kept=0, to_judge=to_judge)
     target = target_of(seen) if reference is None else reference.target._replace(features=None)
     compared: dict[Stage, Compared] = {}
     for stage in stages_of(job.tools.tokenizer):
-        made = gather(files, world, prefix=f"{stage}/", keep=False, to_judge=to_judge)
+        made = gather(files, world, prefix=f"{stage}/", most_kept=0, to_judge=to_judge)
         compared[stage] = world.together(partial(_compare, made, seen, target, world.device))
+        del made  # hundreds of megabytes
     own = {"data": originals.name, "contents": job.splits.contents, "pictures": len(originals)}
 
     def write() -> dict[str, dict[str, float]]:
@@ -316,7 +323,7 @@ def _protocol(job: _Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer": str(options.tokenizer),
         "tokenizer weights": settings["tokenizer"],
         "codes": job.tools.tokenizer.codes_fingerprint(),
-        "data": job.splits.name,
+        "data": options.data,
         "data contents": job.splits.contents,
         "split": options.split,
         "seed": options.seed,

@@ -13,12 +13,10 @@ from rich.console import Console
 from alitok.core.device import DeviceName
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.data.source import Splits
 from alitok.metrics.reference import Kind, Provenance, save_statistics
-from alitok.workflow.evaluated import FilePictures
-from alitok.workflow.evaluation import FeaturesName, Work, discard_job, open_extractor
+from alitok.workflow.evaluation import FeaturesName, Work, discard_tree, open_extractor
 from alitok.workflow.pictures import SplitName, open_pictures_of, say_on, tell_left_out, verify
-from alitok.workflow.references import seen_of, some_features, source_pictures
+from alitok.workflow.references import require_large, seen_of, source_pictures
 from alitok.workflow.stopping import stoppable
 
 _KINDS: dict[SplitName, Kind] = {"train": "generation", "heldout": "reconstruction"}
@@ -37,6 +35,7 @@ class ReferenceOptions:
     inception_weights: Path | None = None
     seed: int = 0
     device: DeviceName = "auto"
+    fresh: bool = False
 
 
 def run_eval_reference(options: ReferenceOptions) -> None:
@@ -52,30 +51,29 @@ def run_eval_reference(options: ReferenceOptions) -> None:
         raise AlitokError("With --split all, say with --kind what the reference is for: generation or reconstruction.")
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
+        require_large(options.data, options.size, say_on(console))
         splits = open_pictures_of(options.data, options.size, options.seed, console)
         broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
         tell_left_out(broken, console)
         splits = splits.without({key for key, _ in broken})
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         beside = options.out.with_suffix(".parts")
-        seen = seen_of(Work(extractor, world, console, beside, False), _pictures(splits, options.split), "reference")
+        pictures = source_pictures(options.data, splits, options.split)
+        seen = seen_of(Work(extractor, world, console, beside, options.fresh), pictures)
 
         def write() -> None:
             moments = {"pool": seen.pool.total()}
             if seen.spatial is not None:
                 moments["spatial"] = seen.spatial
-            about = Provenance(kind=kind, network=extractor.name, resolution=options.size, dataset=splits.contents)
-            assert seen.features is not None, "asked for on the first process"
-            save_statistics(options.out, moments, about, some_features(seen.features))
-            discard_job(beside / "reference")
-            if not any(beside.iterdir()):
-                beside.rmdir()
+            about = Provenance(
+                kind=kind,
+                network=extractor.name,
+                resolution=options.size,
+                dataset=splits.contents,
+                pictures=pictures.settings["keys"],
+            )
+            save_statistics(options.out, moments, about, seen.features)
+            discard_tree(beside)
             say_on(console)(f"{seen.count:,} pictures, for {kind}: {options.out}")
 
         world.together(write)
-
-
-def _pictures(splits: Splits, split: SplitName) -> FilePictures:
-    if split == "all":
-        return source_pictures(splits.train, splits.contents, splits.heldout)
-    return source_pictures(splits.train if split == "train" else splits.heldout, splits.contents)

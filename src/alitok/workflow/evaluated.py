@@ -21,7 +21,7 @@ from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import to_array
 from alitok.data.decode import header_size, in_threads, read_picture, without_remarks
-from alitok.data.opening import full_name, open_pictures
+from alitok.data.opening import open_pictures
 from alitok.data.pictures import Pictures
 from alitok.jobs.blocks import Blocks, PictureBlock
 from alitok.jobs.pipeline import Pipeline
@@ -42,6 +42,7 @@ class Evaluated(Protocol):
         size: pixels a side.
         classes: the class names, by number; empty where classes are not known.
         settings: all that decides the pictures, and nothing that does not.
+        notes: sentences that a reader of the numbers must know.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Evaluated(Protocol):
     size: int
     classes: tuple[str, ...]
     settings: dict[str, Any]
+    notes: tuple[str, ...]
 
     def begin(self, decided: dict[str, Any] | None) -> dict[str, Any]:
         """What an earlier start decided, or now decides where there was none: `block`, the size of blocks, and more.
@@ -75,6 +77,8 @@ class ModelPictures:
         batch_size: pictures at a time.
         name: of the model.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, pipeline: Pipeline, plan: SamplingPlan, batch_size: int, name: str) -> None:
         self.pipeline, self.plan, self.name = pipeline, plan, name
@@ -129,14 +133,18 @@ class FilePictures:
     settings: dict[str, Any]
     read: Callable[[range], np.ndarray]
     labels: np.ndarray | None
+    notes: tuple[str, ...] = ()
+    block: int = _BLOCK
 
     def begin(self, decided: dict[str, Any] | None) -> dict[str, Any]:
         """Blocks of one size."""
-        return decided or {"block": _BLOCK}
+        decided = decided or {"block": self.block}
+        self.block = decided["block"]
+        return decided
 
     def draw(self, wanted: Sequence[int], world: World) -> Iterator[PictureBlock]:
         """This process' share of the blocks with these numbers."""
-        blocks = Blocks(self.count, _BLOCK)
+        blocks = Blocks(self.count, self.block)
         for number in sorted(wanted)[world.rank :: world.size]:
             rows = blocks[number]
             labels = np.full(len(rows), -1) if self.labels is None else self.labels[rows.start : rows.stop]
@@ -151,7 +159,14 @@ def npz_pictures(path: Path) -> FilePictures:
     """
     pictures = NpzPictures(path)
     settings = {"pictures": pictures.fingerprint(), "count": pictures.count}
-    return FilePictures(str(path), pictures.count, pictures.side, (), settings, pictures.read, pictures.labels)
+    labels = pictures.labels
+    notes: tuple[str, ...] = ()
+    if labels is not None and labels[0] != labels[-1] and (np.diff(labels) >= 0).all():
+        notes = (
+            "The samples stand class by class, and the Inception Score is taken over 5,000 in their order: it is far "
+            "lower than of samples whose classes take turns.",
+        )
+    return FilePictures(str(path), pictures.count, pictures.side, (), settings, pictures.read, labels, notes)
 
 
 def folder_pictures(data: str, console: Console) -> FilePictures:
@@ -170,21 +185,24 @@ def folder_pictures(data: str, console: Console) -> FilePictures:
         key, reason = pictures.left_out[0]
         raise AlitokError(f"{key} of {data} {reason}; all pictures are judged, so replace or remove it.")
     size = _common_side(pictures)
-    settings = {"pictures": pictures.contents, "count": len(pictures), "size": size}
+    # Folders list pictures class by class, but every part of a job should hold all classes.
+    order = np.random.default_rng(0).permutation(len(pictures))
+    settings = {"pictures": pictures.contents, "count": len(pictures), "size": size, "order": "shuffled"}
     several = len(pictures.classes) > 1  # a folder of pictures alone is one class, which says nothing
 
     def read(rows: range) -> np.ndarray:
         with without_remarks():
-            return np.stack(list(in_threads(lambda row: to_array(read_picture(pictures, row)), rows)))
+            wanted = order[rows.start : rows.stop].tolist()
+            return np.stack(list(in_threads(lambda row: to_array(read_picture(pictures, row)), wanted)))
 
     return FilePictures(
-        full_name(data),
+        data,
         len(pictures),
         size,
         pictures.classes if several else (),
         settings,
         read,
-        pictures.labels if several else None,
+        pictures.labels[order] if several else None,
     )
 
 

@@ -11,6 +11,7 @@ Enters: pictures to judge and a feature network. Leaves: features on disk, which
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from alitok.workflow.judge import judge_of
 
 FeaturesName = Literal["inception", "classifier"]
 EvaluationKind = Literal["generation", "reconstruction"]
+NOTABLE = 0.05  # bias, as a share of the distance, from which on a reader is warned
 PUBLISHED_COUNT = 50_000  # pictures that published numbers of generation are taken over
 _OWN = ("reference", "sweep")  # what may be there before the job itself has begun
 _OUTCOMES = ("evaluation.json", "report.html")
@@ -83,8 +85,24 @@ def open_extractor(
         if weights is not None:
             raise AlitokError("--inception-weights goes with --features inception; leave one of them out.")
         return judge_of(splits, world, console).to(world.device)
-    world.together(lambda: InceptionFeatures.load(weights).name)  # one process downloads
-    return InceptionFeatures.load(weights).to(world.device)
+    first = world.together(lambda: InceptionFeatures.load(weights) if world.size == 1 else _fetch(weights))
+    return (first or InceptionFeatures.load(weights)).to(world.device)
+
+
+def _fetch(weights: Path | None) -> None:
+    """One process downloads."""
+    InceptionFeatures.load(weights)
+
+
+def require_libraries() -> None:
+    """Refuse to begin what could not be concluded.
+
+    Raises:
+        AlitokError: a library of the numbers or of the report is missing.
+    """
+    missing = [name for name in ("scipy", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise AlitokError(f"An evaluation needs {', '.join(missing)}; install with pip install 'alitok[eval]'.")
 
 
 def begin_job(root: Path, settings: dict[str, Any], decide: Callable[[dict[str, Any] | None], dict[str, Any]]) -> None:
@@ -99,16 +117,11 @@ def begin_job(root: Path, settings: dict[str, Any], decide: Callable[[dict[str, 
         AlitokError: there are other files, or features of another job.
     """
     path = root / "job.json"
+    require_place(root)
     if not path.exists():
-        if root.exists() and (not root.is_dir() or any(_foreign(file.name) for file in root.iterdir())):
-            raise AlitokError(
-                f"{root} holds something that `alitok eval` did not write; give another place with --out."
-            )
         write_json(path, {"kind": "evaluation", "settings": settings, "decided": decide(None)})
         return
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != "evaluation":
-        raise AlitokError(f"{path} was not written by `alitok eval`; give another place with --out.")
+    found = _read_job(path)
     before = found["settings"]
     for name in [*settings, *before]:
         if settings.get(name) != before.get(name):
@@ -136,15 +149,47 @@ def discard_job(root: Path) -> None:
     """
     path = root / "job.json"
     if path.exists():
-        begin = read_json(path)
-        if not isinstance(begin, dict) or begin.get("kind") != "evaluation":
-            raise AlitokError(f"{path} was not written by `alitok eval`; give another place with --out.")
+        _read_job(path)
         for name in _OUTCOMES:
             (root / name).unlink(missing_ok=True)
         FeatureFiles(root / "features", Blocks(0, 1)).discard()
         path.unlink()
         if not any(root.iterdir()):
             root.rmdir()
+
+
+def discard_tree(root: Path) -> None:
+    """Delete what evaluations left in a directory and below it, and nothing else; it goes if nothing is left.
+
+    Raises:
+        AlitokError: a job there was not written by an evaluation.
+    """
+    if not root.is_dir():
+        return
+    for job in sorted(root.rglob("job.json"), reverse=True):  # the deepest first
+        discard_job(job.parent)
+    for folder in (*(root / name for name in _OWN), root):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def require_place(root: Path) -> None:
+    """Refuse a directory of other files before hours are spent.
+
+    Raises:
+        AlitokError: it holds something that no evaluation wrote.
+    """
+    if (root / "job.json").exists():
+        _read_job(root / "job.json")
+    elif root.exists() and (not root.is_dir() or any(_foreign(file.name) for file in root.iterdir())):
+        raise AlitokError(f"{root} holds something that `alitok eval` did not write; give another place with --out.")
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("kind") != "evaluation":
+        raise AlitokError(f"{path} was not written by `alitok eval`; give another place with --out.")
+    return found
 
 
 def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str, shown: int = 0) -> FeatureFiles:
@@ -160,6 +205,18 @@ def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str
     Raises:
         AlitokError: the directory holds another job, or a picture cannot be made.
     """
+    files = begin_pictures(work, pictures, root)
+    missing = work.world.together(files.missing)
+    write_features(work, files, missing, pictures.draw(missing, work.world), title, shown)
+    return files
+
+
+def begin_pictures(work: Work, pictures: Evaluated, root: Path) -> FeatureFiles:
+    """Note in `root` what is judged, or go on with what an earlier start left; all processes call this.
+
+    Raises:
+        AlitokError: the directory holds another job.
+    """
     settings = {**pictures.settings, "features": work.extractor.name, "alitok": __version__}
 
     def begin() -> dict[str, Any]:
@@ -170,10 +227,7 @@ def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str
         return decided
 
     decided = pictures.begin(work.world.together(begin))
-    files = FeatureFiles(root / "features", Blocks(pictures.count, decided["block"]))
-    missing = work.world.together(files.missing)
-    write_features(work, files, missing, pictures.draw(missing, work.world), title, shown)
-    return files
+    return FeatureFiles(root / "features", Blocks(pictures.count, decided["block"]))
 
 
 def write_features(
@@ -214,6 +268,14 @@ def numbers(compared: Compared, extractor: FeatureExtractor, kind: EvaluationKin
     if compared.kernel is not None:
         found[names["kernel"]] = compared.kernel.mean
     return found
+
+
+def no_fid(extractor: FeatureExtractor) -> str:
+    """What a reader must know of distances in other features than the official Inception's."""
+    return (
+        f"The features are those of {extractor.name}: these distances are no FID, and are compared only with others in "
+        "the same features."
+    )
 
 
 def interval(compared: Compared) -> tuple[float, float] | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from alitok.core.files import write_json
+from alitok.data.decode import BrokenPictureError, in_threads, without_remarks
 from alitok.data.source import ImageSource, Splits
 from alitok.jobs.evaluate import Compared, shown_pictures
 from alitok.jobs.feature_files import FeatureFiles
@@ -19,9 +21,10 @@ from alitok.jobs.judge import Judge
 from alitok.metrics.neighbours import nearest_distance
 from alitok.workflow.curves import Curve
 from alitok.workflow.evaluated import Evaluated, ModelPictures
-from alitok.workflow.evaluation import PUBLISHED_COUNT, Work, interval, numbers
+from alitok.workflow.evaluation import NOTABLE, PUBLISHED_COUNT, Work, interval, no_fid, numbers
 from alitok.workflow.evaluation_report import EvaluationReport, Published, write_evaluation
 from alitok.workflow.metric_rows import metric_rows, protocol_rows, tell
+from alitok.workflow.models import IMAGENET_CLASSES
 from alitok.workflow.published import Generated, applies, generation_table
 from alitok.workflow.references import Reference
 from alitok.workflow.sheets import ClassSamples, Neighbours
@@ -31,7 +34,6 @@ SHOWN = 48  # the first pictures of a job, kept for the report
 _NEIGHBOURS = 10
 _SEARCHED = 10_000  # training pictures that neighbours are looked for among
 _BLOCK = 256  # of them in memory at a time
-_NOTABLE = 0.05  # bias, as a share of the distance, from which on a reader is warned
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class GenerationResult:
         compared: what was found.
         sweep: the settings that were tried before.
         splits: the data that training pictures are looked for in; None where they are not known.
+        data: what the user wrote for them.
     """
 
     command: str
@@ -72,6 +75,7 @@ class GenerationResult:
     compared: Compared
     sweep: list[SweepPoint]
     splits: Splits | None
+    data: str | None
 
 
 def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
@@ -83,21 +87,6 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
     found = numbers(result.compared, work.extractor, "generation")
     warnings = _warnings(result, work)
     protocol = _protocol(result, work)
-    write_json(
-        work.root / "evaluation.json",
-        {
-            "kind": "generation",
-            "features": work.extractor.name,
-            "distance": work.extractor.distance,
-            "metrics": found,
-            "interval": interval(result.compared),
-            "bias": result.compared.bias,
-            "warnings": warnings,
-            "protocol": protocol,
-            "reference": result.reference.about,
-            "sweep": [vars(point) for point in result.sweep],
-        },
-    )
     images, labels = shown_pictures(result.files)
     report = EvaluationReport(
         title=f"alitok: {result.judged.name}",
@@ -113,31 +102,63 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
         protocol=protocol_rows(protocol, result.reference.about),
     )
     write_evaluation(work.root / "report.html", report)
+    write_json(
+        work.root / "evaluation.json",
+        {
+            "kind": "generation",
+            "features": work.extractor.name,
+            "distance": work.extractor.distance,
+            "metrics": found,
+            "interval": interval(result.compared),
+            "bias": result.compared.bias,
+            "warnings": warnings,
+            "protocol": protocol,
+            "reference": result.reference.about,
+            "sweep": [vars(point) for point in result.sweep],
+        },
+    )
     tell(work, report)
     return found
 
 
 def _warnings(result: GenerationResult, work: Work) -> list[str]:
     """What a reader must know before the numbers."""
-    count, compared = result.judged.count, result.compared
-    said = []
-    if work.extractor.distance != "FID":
-        said.append(
-            f"The features are those of {work.extractor.name}: these distances are no FID, and are compared only with "
-            "others in the same features."
-        )
+    count, compared, official = result.judged.count, result.compared, work.extractor.distance == "FID"
+    said = list(result.judged.notes)
+    if not official:
+        said.append(no_fid(work.extractor))
     elif count != PUBLISHED_COUNT:
         said.append(f"Published numbers are of {PUBLISHED_COUNT:,} samples, 50 of each class; these are of {count:,}.")
+    said += _bias(result)
+    if isinstance(work.extractor, Judge) and compared.accuracy is None:
+        said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")
+    if compared.manifold is None:
+        why = "holds no pictures" if result.reference.target.features is None else "or the samples are too few"
+        said.append(f"The reference {why}: there are no precision, recall, density and coverage.")
+    if official and compared.spatial is None:
+        said.append("The reference holds no statistics of spatial features (mu_s, sigma_s), so there is no sFID.")
+    return said
+
+
+def _bias(result: GenerationResult) -> list[str]:
+    """How far a distance of few pictures is too large."""
+    count, compared, target = result.judged.count, result.compared, result.reference.target
+    features = len(target.pool.mean)
+    said = []
     if compared.bias is None:
         said.append(f"{count:,} samples are too few to say how far the distance is from that of many.")
-    elif compared.bias > _NOTABLE * compared.frechet.value:
+    elif compared.bias > NOTABLE * compared.frechet.value:
         said.append(
             f"A Frechet distance of few pictures is too large: with {count:,} samples by about "
             f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with "
             "numbers of as many samples."
         )
-    if isinstance(work.extractor, Judge) and compared.accuracy is None:
-        said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")
+    pictures = result.reference.about.get("pictures")
+    if pictures is not None and pictures < 2 * features:
+        said.append(
+            f"The reference is of {pictures:,} pictures, few for {features:,} features: that makes the distance larger "
+            "too, and no interval tells it."
+        )
     return said
 
 
@@ -147,7 +168,7 @@ def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
     if isinstance(result.judged, ModelPictures):
         facts["per class"] = result.judged.count / len(result.judged.plan.classes)
     if result.splits is not None:
-        facts |= {"data": result.splits.name, "data contents": result.splits.contents}
+        facts |= {"data": result.data, "data contents": result.splits.contents}
     facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
     if isinstance(work.extractor, Judge):
         facts["classifier's accuracy on held-out pictures"] = work.extractor.heldout_accuracy
@@ -162,25 +183,28 @@ def _named(reference: Reference) -> str:
 
 def _published(found: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
     """The table of the papers, where these samples are of their kind."""
-    judged = result.judged
-    if not applies(classes=len(judged.classes), image_size=judged.size, network=work.extractor.name):
+    judged, adm = result.judged, result.reference.about.get("adm", False)
+    classes = IMAGENET_CLASSES if adm else len(judged.classes)
+    if not applies(classes=classes, image_size=judged.size, network=work.extractor.name):
         return None
-    parameters, guided = "", True
+    name, parameters, guided = "this evaluation, guidance unknown", "", True
+    differences = [] if judged.count == PUBLISHED_COUNT else [f"{judged.count:,} samples"]
     if isinstance(judged, ModelPictures):
         count = sum(parameter.numel() for parameter in judged.pipeline.generator.parameters())
-        parameters, guided = f"{count / 1e6:.0f}M", judged.plan.sampling.guided
+        name, parameters, guided = "this evaluation", f"{count / 1e6:.0f}M", judged.plan.sampling.guided
+        if len(judged.plan.classes) != classes:
+            differences.append(f"{len(judged.plan.classes)} classes")
+        if judged.pipeline.precision != "fp32":
+            differences.append(f"codes drawn in {judged.pipeline.precision}")
+    if not adm:
+        differences.append("another reference than ADM's")
     measured = Generated(
-        "this evaluation",
+        name,
         parameters,
         None if guided else found["gfid"],
         found["gfid"] if guided else None,
         found["inception_score"] if guided else None,
     )
-    differences = []
-    if judged.count != PUBLISHED_COUNT:
-        differences.append(f"{judged.count:,} samples")
-    if not result.reference.about.get("adm"):
-        differences.append("another reference than ADM's")
     return generation_table(measured, tuple(differences))
 
 
@@ -199,11 +223,21 @@ def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult
     best = np.full(len(images[some]), math.inf)
     nearest = np.zeros_like(images[some])
     for start in range(0, len(rows), _BLOCK):
-        pictures = np.stack([source.read(row, None) for row in rows[start : start + _BLOCK].tolist()])
+        with without_remarks():
+            found = list(in_threads(partial(_readable, source), rows[start : start + _BLOCK].tolist()))
+        pictures = np.stack([picture for picture in found if picture is not None] or [nearest[0]])
         distances, places = nearest_distance(images[some], pictures)
         better = distances < best
         best[better], nearest[better] = distances[better], pictures[places[better]]
     return Neighbours(images[some], nearest, best)
+
+
+def _readable(source: ImageSource, row: int) -> np.ndarray | None:
+    """One training picture; None for a broken one, which is nobody's neighbour."""
+    try:
+        return source.read(row, None)
+    except BrokenPictureError:
+        return None
 
 
 def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -211,7 +245,7 @@ def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...])
     rows = np.arange(len(source))
     if len(rows) > _SEARCHED and classes:
         wanted = [number for number, name in enumerate(source.classes) if name in {classes[each] for each in labels}]
-        rows = np.flatnonzero(np.isin(source.labels, wanted))
+        rows = np.flatnonzero(np.isin(source.labels, wanted)) if wanted else rows
     if len(rows) > _SEARCHED:
         rows = np.sort(np.random.default_rng(0).choice(rows, _SEARCHED, replace=False))
     return rows
@@ -219,25 +253,30 @@ def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...])
 
 def _curves(points: list[SweepPoint], work: Work) -> list[Curve]:
     """The distance against the score of the settings that were tried: a line for each power, a point for each scale."""
-    told = [point for point in points if point.quality is not None]
-    if not told:
+    if not points:
         return []
+    scored = all(point.quality is not None for point in points)
     official = work.extractor.distance == "FID"
     lines: dict[str, list[SweepPoint]] = {}
-    for point in told:
+    for point in points:
         power = point.settings.get("guidance_power")
         lines.setdefault("guidance" if power is None else f"power {power:g}", []).append(point)
     return [
         Curve(
-            f"Settings tried, {told[0].count:,} samples each",
-            "Inception Score" if official else "accuracy",
+            f"Settings tried, {points[0].count:,} samples each",
+            ("Inception Score" if official else "accuracy") if scored else "guidance scale",
             "FID" if official else work.extractor.distance,
-            {name: ([p.quality or 0.0 for p in line], [p.distance for p in line]) for name, line in lines.items()},
+            {name: ([_across(p) for p in line], [p.distance for p in line]) for name, line in lines.items()},
             markers=True,
             labels={name: [_scale(p) for p in line] for name, line in lines.items()},
             label_name="guidance scale",
         )
     ]
+
+
+def _across(point: SweepPoint) -> float:
+    """What stands along the x axis: the score, or without one the scale."""
+    return point.settings.get("guidance_scale", math.nan) if point.quality is None else point.quality
 
 
 def _scale(point: SweepPoint) -> str:

@@ -76,9 +76,10 @@ def judge_of(
         )
     training = training or judge_training(splits.train)
     assert training.turns == 1, training.turns
-    share = -(-training.loop.batch_size // world.size)
+    wanted = training
+    place = world.together(lambda: _place(splits, seed, wanted))
+    share = -(-training.loop.batch_size // world.size)  # a judge kept before is taken however many made it
     training = replace(training, loop=replace(training.loop, batch_size=share * world.size))
-    place = world.together(lambda: _place(splits, seed, training))
     judge = world.together(lambda: _kept(place))
     if judge is None:
         with ExitStack() as stack:

@@ -6,6 +6,7 @@ before are being measured. Shapes: N pictures, B of a block, h image side.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,14 @@ class Originals:
     def labels(self) -> np.ndarray:
         """(N,) int64."""
         return np.concatenate([source.labels for source in self.sources])[self.rows]
+
+    @property
+    def keys(self) -> str:
+        """A hash of which pictures these are: the seed of a split, and broken ones left out, change it."""
+        digest = hashlib.sha256()
+        for number in range(len(self)):
+            digest.update(f"{self.key(number)}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
 
     def key(self, number: int) -> str:
         """The name of a picture."""

@@ -18,14 +18,13 @@ from alitok.jobs.evaluate import Compared
 from alitok.jobs.evaluate_reconstruction import Nearness, Rebuilt
 from alitok.metrics.codes import CodeUsage
 from alitok.tokenizer.model import Stage
-from alitok.workflow.evaluation import PUBLISHED_COUNT, Work, interval, numbers
+from alitok.workflow.evaluation import NOTABLE, PUBLISHED_COUNT, Work, interval, no_fid, numbers
 from alitok.workflow.evaluation_report import EvaluationReport, Published, RankedReconstructions, write_evaluation
 from alitok.workflow.metric_rows import metric_rows, protocol_rows, tell
 from alitok.workflow.originals import Originals
 from alitok.workflow.published import applies, reconstruction_table
 
 _CHOSEN, _RANKED = 12, 8  # pictures shown: chosen by the seed; the worst, and as many of the best
-_NOTABLE = 0.05  # bias, as a share of the distance, from which on a reader is warned
 _LABELS: dict[Stage, str] = {"stage1": "stage 1", "stage2": "stage 2"}
 
 
@@ -74,20 +73,6 @@ def write_reconstruction(result: ReconstructionResult, work: Work) -> dict[str, 
     """
     found = _numbers(result, work)
     warnings = [*result.notes, *_warnings(result, work)]
-    write_json(
-        work.root / "evaluation.json",
-        {
-            "kind": "reconstruction",
-            "features": work.extractor.name,
-            "distance": work.extractor.distance,
-            "metrics": {stage: {name: _plain(value) for name, value in each.items()} for stage, each in found.items()},
-            "interval": {stage: interval(compared) for stage, compared in result.compared.items()},
-            "bias": {stage: compared.bias for stage, compared in result.compared.items()},
-            "warnings": warnings,
-            "protocol": result.protocol,
-            "reference": result.reference,
-        },
-    )
     labels = {_LABELS[stage]: stage for stage in result.compared}
     chosen, worst, best = _shown(result)
     report = EvaluationReport(
@@ -108,6 +93,20 @@ def write_reconstruction(result: ReconstructionResult, work: Work) -> dict[str, 
         protocol=protocol_rows(result.protocol, result.reference),
     )
     write_evaluation(work.root / "report.html", report)
+    write_json(
+        work.root / "evaluation.json",
+        {
+            "kind": "reconstruction",
+            "features": work.extractor.name,
+            "distance": work.extractor.distance,
+            "metrics": {stage: {name: _plain(value) for name, value in each.items()} for stage, each in found.items()},
+            "interval": {stage: interval(compared) for stage, compared in result.compared.items()},
+            "bias": {stage: compared.bias for stage, compared in result.compared.items()},
+            "warnings": warnings,
+            "protocol": result.protocol,
+            "reference": result.reference,
+        },
+    )
     tell(work, report)
     return found
 
@@ -136,10 +135,7 @@ def _warnings(result: ReconstructionResult, work: Work) -> list[str]:
     """What a reader must know before the numbers."""
     count, said = len(result.originals), []
     if work.extractor.distance != "FID":
-        said.append(
-            f"The features are those of {work.extractor.name}: these distances are no FID, and are compared only with "
-            "others in the same features."
-        )
+        said.append(no_fid(work.extractor))
     elif count != PUBLISHED_COUNT:
         said.append(f"Published rFID is of {PUBLISHED_COUNT:,} held-out pictures of ImageNet; this is of {count:,}.")
     if any(compared.bias is None for compared in result.compared.values()):
@@ -147,7 +143,7 @@ def _warnings(result: ReconstructionResult, work: Work) -> list[str]:
     notable = [
         f"{compared.bias:.3g} ({_LABELS[stage]})"
         for stage, compared in result.compared.items()
-        if compared.bias is not None and compared.bias > _NOTABLE * compared.frechet.value
+        if compared.bias is not None and compared.bias > NOTABLE * compared.frechet.value
     ]
     if notable:
         said.append(

@@ -5,25 +5,25 @@ Enters: what the user wrote for the reference. Leaves: a `Reference`, or one sen
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
 from alitok.data.builtin import BUILTIN
-from alitok.data.decode import in_threads, without_remarks
-from alitok.data.source import SIZES, ImageSource, look_at, open_splits
+from alitok.data.source import Splits, open_splits, short_side
+from alitok.data.tar import Say
 from alitok.jobs.evaluate import Seen, Target, gather
 from alitok.metrics.adm import is_statistics, load_adm
 from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.reference import MOST_FEATURES, load_statistics
 from alitok.workflow.evaluated import FilePictures
 from alitok.workflow.evaluation import EvaluationKind, Work, features_of_pictures
-from alitok.workflow.pictures import say_on
+from alitok.workflow.originals import choose
+from alitok.workflow.pictures import SplitName, say_on
 
 _FOR_GENERATION = (
     "is a reference for generation (the pictures that samples should look like, for gFID), but this is about "
@@ -78,10 +78,11 @@ def _of_statistics(path: Path, kind: EvaluationKind, work: Work, size: int, data
     spatial = found.moments.get("spatial")
     target = Target(found.moments["pool"].gaussian(), None if spatial is None else spatial.gaussian(), found.features)
     about = {
-        "path": str(path.resolve()),
+        "path": str(path),
         "sha256": sha256(path),
         "pictures": found.moments["pool"].count,
         "data": found.provenance.dataset,
+        "keys": found.provenance.pictures,
     }
     return Reference(target, about)
 
@@ -95,10 +96,9 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
             "official weights, or give a folder of pictures as the reference."
         )
     if found.pictures is None:
-        if found.pool is None:
-            raise AlitokError(f"{path} holds neither mu and sigma nor pictures (arr_0); give another reference.")
+        assert found.pool is not None, "else it would have been refused"
         target = Target(found.pool, found.spatial, None)
-        return Reference(target, {"path": str(path.resolve()), "sha256": sha256(path), "adm": True})
+        return Reference(target, {"path": str(path), "sha256": sha256(path), "adm": True})
     pictures = found.pictures
     if pictures.side != size:
         raise AlitokError(
@@ -107,14 +107,14 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
         )
     settings = {"pictures": pictures.fingerprint(), "count": pictures.count}
     judged = FilePictures(str(path), pictures.count, size, (), settings, pictures.read, None)
-    seen = seen_of(work, judged, "reference")
+    seen = seen_of(work, judged)
     target = target_of(seen)
     if found.pool is not None:
         target = Target(found.pool, found.spatial, target.features)
     return Reference(
         target,
         {
-            "path": str(path.resolve()),
+            "path": str(path),
             "sha256": sha256(path),
             "pictures": pictures.count,
             "adm": found.pool is not None,
@@ -125,65 +125,56 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
 def _of_pictures(asked: str, work: Work, size: int) -> Reference:
     """All pictures of a source through the crop of training."""
     say = say_on(work.console)
-    if asked not in BUILTIN:
-        fits = look_at(asked, say=say).image_size
-        if fits < min(size, SIZES[-1]):  # a look tells no more than that
-            raise AlitokError(
-                f"Most pictures of {asked} are smaller than {size} pixels, the size of those that are judged; give a "
-                "reference of that resolution."
-            )
+    require_large(asked, size, say)
     splits = open_splits(asked, size, 0, say)
-    if asked in BUILTIN:
-        return of_source(splits.train, splits.contents, work)
-    return of_source(splits.train, splits.contents, work, splits.heldout)
+    return of_splits(asked, splits, "train" if asked in BUILTIN else "all", work)
 
 
-def of_source(source: ImageSource, contents: str, work: Work, more: ImageSource | None = None) -> Reference:
-    """Statistics of the fixed views of a source, and of another one."""
-    judged = source_pictures(source, contents, more)
-    seen = seen_of(work, judged, "reference")
-    return Reference(target_of(seen), {"data": judged.name, "contents": contents, "pictures": judged.count})
-
-
-def source_pictures(source: ImageSource, contents: str, more: ImageSource | None = None) -> FilePictures:
-    """The fixed views of a source, and of another one behind it, as pictures to judge."""
-    sources = [source] if more is None else [source, more]
-    count = sum(map(len, sources))
-
-    def one(row: int) -> np.ndarray:
-        first = len(sources[0])
-        return sources[0].read(row, None) if row < first else sources[1].read(row - first, None)
-
-    def read(rows: range) -> np.ndarray:
-        with without_remarks():
-            return np.stack(list(in_threads(one, rows)))
-
-    return FilePictures(
-        " and ".join(each.name for each in sources),
-        count,
-        source.size,
-        source.classes,
-        {"pictures": contents, "sources": [each.name for each in sources], "count": count, "size": source.size},
-        read,
-        np.concatenate([each.labels for each in sources]),
+def of_splits(asked: str, splits: Splits, split: SplitName, work: Work) -> Reference:
+    """Statistics of the fixed views of a split."""
+    judged = source_pictures(asked, splits, split)
+    seen = seen_of(work, judged)
+    return Reference(
+        target_of(seen), {"data": asked, "split": split, "contents": splits.contents, "pictures": judged.count}
     )
 
 
-def seen_of(work: Work, pictures: FilePictures, place: str) -> Seen:
-    """Statistics of pictures whose features lie in a folder of the evaluation."""
-    files = features_of_pictures(work, pictures, work.root / place, f"features of {place}")
-    return gather(files, work.world)
+def require_large(data: str, size: int, say: Say | None = None) -> None:
+    """Refuse pictures that would have to be enlarged: what is judged would be compared with blurred ones.
+
+    Raises:
+        AlitokError: most pictures of the data are smaller than `size` pixels.
+    """
+    if data not in BUILTIN and (side := short_side(data, say)) < size:
+        raise AlitokError(
+            f"Most pictures of {data} have about {side:.0f} pixels, fewer than the {size} of those that are judged; "
+            "give a reference of that resolution."
+        )
+
+
+def source_pictures(name: str, splits: Splits, split: SplitName) -> FilePictures:
+    """The fixed views of a split as pictures to judge."""
+    chosen = choose(splits, split, None, 0)
+    return FilePictures(
+        f"{name}, {split}",
+        len(chosen),
+        splits.train.size,
+        chosen.classes,
+        {"pictures": splits.contents, "keys": chosen.keys, "count": len(chosen), "size": splits.train.size},
+        chosen.read,
+        chosen.labels,
+    )
+
+
+def seen_of(work: Work, pictures: FilePictures) -> Seen:
+    """Statistics of a reference's pictures; each reference has a folder of its own, so that several can be tried."""
+    about = json.dumps([pictures.settings, work.extractor.name], sort_keys=True)
+    place = work.root / "reference" / hashlib.sha256(about.encode()).hexdigest()[:12]
+    files = features_of_pictures(work, pictures, place, "features of the reference")
+    return gather(files, work.world, most_kept=MOST_FEATURES)
 
 
 def target_of(seen: Seen) -> Target:
     """What was seen of a set, as what another one is compared with."""
     spatial = None if seen.spatial is None else seen.spatial.gaussian()
     return Target(seen.pool.total().gaussian(), spatial, seen.features)
-
-
-def some_features(features: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """At most as many rows (M, D) as are saved with statistics, drawn at random."""
-    if len(features) <= MOST_FEATURES:
-        return features
-    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_FEATURES])
-    return features[torch.from_numpy(rows)]
