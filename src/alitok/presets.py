@@ -138,15 +138,9 @@ def _small_tokenizer(
     )
 
 
-def _tokenizer_training(*, steps: int, batch_size: int = 64, losses: LossWeights | None = None) -> TokenizerTraining:
+def _tokenizer_training(*, steps: int, batch_size: int = 64) -> TokenizerTraining:
     # After a short warm-up the features can collapse onto few codes; measured in docs/architecture.md.
-    phase = TokenizerPhase(
-        steps=steps,
-        learning_rate=2e-3,
-        final_learning_rate=1e-4,
-        warmup_steps=min(250, steps // 2),
-        losses=losses or LossWeights(),
-    )
+    phase = TokenizerPhase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=min(250, steps // 2))
     return TokenizerTraining(loop=LoopConfig(batch_size=batch_size, evaluate_every=100), phases=(phase,))
 
 
@@ -219,8 +213,6 @@ def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeigh
 
 # Weight of the distance in features learnt from the pictures themselves; 1 is too much, see docs/architecture.md.
 _LOCAL = 0.1
-# Of few natural pictures the features fall onto one code for half of a small training; see docs/architecture.md.
-_GENTLE = LossWeights(quantizer=0.1)
 _PAPER = LossWeights(convnext=1.0)
 # Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
 _RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)
@@ -305,7 +297,7 @@ def _small(image_size: int, pictures: int) -> Recipe:
             layers=3,
             heads=4,
         ),
-        stage1=_tokenizer_training(steps=_grown(1200, pictures, 6000), losses=_GENTLE),
+        stage1=_small_stage1(_grown(2400, pictures, 12_000)),
         stage2=_tokenizer_training(steps=_grown(800, pictures, 4000)),
         generator_size=GeneratorSize(layers=4, width=128, heads=4),
         generator=_generator_training(steps=_grown(1200, pictures, 6000)),
@@ -313,6 +305,18 @@ def _small(image_size: int, pictures: int) -> Recipe:
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
         samples_per_class=20,
     )
+
+
+def _small_stage1(steps: int) -> TokenizerTraining:
+    """Small batches and a light quantizer's loss: features of few photographs else fall onto few codes for long."""
+    phase = TokenizerPhase(
+        steps=steps,
+        learning_rate=1e-3,
+        final_learning_rate=5e-5,
+        warmup_steps=50,
+        losses=LossWeights(quantizer=0.1),  # measured in docs/architecture.md
+    )
+    return TokenizerTraining(loop=LoopConfig(batch_size=32, evaluate_every=200), phases=(phase,))
 
 
 def _base(image_size: int, pictures: int) -> Recipe:
