@@ -44,9 +44,12 @@ def test_layers_of_different_pictures_are_a_mistake_of_the_program(tmp_path, mom
 
 
 def test_what_was_wanted_is_accepted():
-    ABOUT.require("R", kind="generation", network="inception-2015-12-05", resolution=256, dataset="abc")
-    ABOUT.require("R", kind="generation", network="inception-2015-12-05")
-    replace(ABOUT, dataset="").require("R", kind="generation", network="inception-2015-12-05", dataset="other")
+    wanted = {"kind": "generation", "network": "inception-2015-12-05"}
+    assert ABOUT.require("R", **wanted, resolution=256, dataset="abc") is None
+    assert ABOUT.require("R", **wanted) is None
+    assert replace(ABOUT, dataset="").require("R", **wanted, dataset="other") is None
+    with pytest.raises(AlitokError):  # the same question of a known data set is refused
+        ABOUT.require("R", **wanted, dataset="other")
 
 
 @pytest.mark.parametrize(

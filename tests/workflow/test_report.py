@@ -52,7 +52,9 @@ def written(tmp_path, **changes):
 
 
 def test_nothing_is_fetched_or_run(tmp_path, read):
-    read(written(tmp_path)).check_alone()
+    page = read(written(tmp_path))
+    assert page.sheets(), "pictures, which could be fetched, are there"
+    page.check_alone()
 
 
 def test_every_text_is_escaped_and_shown_whole(tmp_path, read):

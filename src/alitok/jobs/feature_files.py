@@ -38,7 +38,7 @@ class FeatureFiles:
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a block, whole or not at all."""
         with atomic_path(self._path(number)) as part, part.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # a name might be allow_pickle, mypy fears
 
     def read(self, number: int, *names: str) -> dict[str, np.ndarray]:
         """A block's arrays of these names, those that it has.

@@ -280,6 +280,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise
     except FileNotFoundError:
         raise AlitokError(f"{path} does not exist; check the path.") from None
+    # zipfile: NotImplementedError of an unknown compression, RuntimeError of a member that needs a password.
     except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise _damaged(path) from None
 

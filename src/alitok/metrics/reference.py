@@ -125,7 +125,7 @@ def save_statistics(
         assert _fit(kept, count, moments["pool"].dimensions), (kept.shape, count)
         arrays[_FEATURES] = kept
     with atomic_path(path) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name might be allow_pickle, mypy fears
 
 
 def load_statistics(path: Path) -> Statistics:
