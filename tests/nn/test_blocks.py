@@ -1,5 +1,7 @@
+import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from alitok.nn.blocks import SwiGlu, init_linear_layers, llama_block, vit_block
 
@@ -16,10 +18,22 @@ def test_blocks_add_attention_and_mlp_behind_their_norms():
     assert torch.allclose(block.attention_norm(x), F.rms_norm(x, (16,), eps=1e-5), atol=1e-6)
 
 
-def test_initial_weights_are_truncated_and_biases_zero():
-    block = vit_block(64, 4)
-    init_linear_layers(block)
-    weight = block.mlp.up.weight
-    assert weight.abs().max() <= 0.04
-    assert 0.015 < weight.std() < 0.02  # a normal of 0.02 cut at two deviations
-    assert (block.attention.qkv.bias == 0).all()
+@pytest.mark.parametrize(("width", "deviation"), [(1024, 0.02), (768, 0.02), (192, 0.04), (48, 0.08)])
+def test_initial_weights_are_truncated_and_biases_zero(width, deviation):
+    layer = nn.Linear(width, 4096)
+    init_linear_layers(layer, width)
+    assert layer.weight.abs().max() <= 2 * deviation
+    cut = 0.8796 * deviation  # of a normal that is cut at two deviations
+    assert layer.weight.std().item() == pytest.approx(cut, rel=0.02)
+    assert (layer.bias == 0).all()
+
+
+def test_a_block_of_any_width_adds_as_much_to_the_stream_as_one_of_768():
+    added = {}
+    for width in (96, 768):
+        torch.manual_seed(0)
+        block = vit_block(width, 4)
+        init_linear_layers(block, width)
+        x = torch.randn(4, 16, width)
+        added[width] = (block.mlp(block.mlp_norm(x)).std() / x.std()).item()
+    assert added[96] == pytest.approx(added[768], rel=0.15)

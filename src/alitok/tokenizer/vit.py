@@ -86,7 +86,8 @@ class Encoder(nn.Module):
         self.to_features = nn.Linear(width, code_width)
         mask = _causal_encoder_mask(grid, prefix) if config.causal else None
         self.register_buffer("causal_mask", mask, persistent=False)
-        init_linear_layers(self)
+        init_linear_layers(self, width)
+        init_linear_layers(self.patch_embedding, 3 * patch_size**2)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, h) -> (B, T, D)."""
@@ -150,7 +151,7 @@ class Decoder(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.head = PixelHead(width, patch_size)
         self.prefix_head = PixelHead(width, patch_size) if config.prefix_head and prefix else None
-        init_linear_layers(self)
+        init_linear_layers(self, width)
         for head in (self.head, self.prefix_head):
             if head is not None:
                 # Small weights here would shrink every gradient of the picture; see docs/architecture.md.
