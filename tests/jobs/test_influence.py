@@ -128,6 +128,7 @@ def model(causal=False, prefix=3):
     found = Tokenizer(config).eval()
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
+    torch.nn.init.normal_(found.encoder.patch_embedding.weight, std=2.0)  # so that codes depend on the picture
     return found
 
 
