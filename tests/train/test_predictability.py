@@ -89,6 +89,11 @@ def test_prefix_and_grid_are_told_apart():
     found = run(codes, heldout)
     assert found.grid_bits_per_image == pytest.approx(of_grid, abs=0.4)
     assert found.bits_per_image - found.grid_bits_per_image < 0.05
+    assert (len(found.nats), len(found.right)) == (LENGTH, LENGTH)
+    assert found.right[0] == 1 > max(found.right[1:])
+    assert found.nats[0] < 0.05 < math.log(V) - 0.1 < min(found.nats[1:])
+    assert sum(found.nats) / math.log(2) == pytest.approx(found.bits_per_image)
+    assert sum(found.right) / LENGTH == pytest.approx(found.accuracy)
     no_prefix = run(codes[:, PREFIX:], heldout[:, PREFIX:], TINY, prefix=0)
     assert no_prefix.bits_per_image == no_prefix.grid_bits_per_image
 

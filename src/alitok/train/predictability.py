@@ -16,7 +16,8 @@ from torch import nn
 from alitok.core.config import config, require_at_least
 from alitok.core.device import autocast
 from alitok.generator import Generator, GeneratorConfig
-from alitok.metrics.predictability import bits_per_image, loss_by_position
+from alitok.jobs.guess import guess
+from alitok.metrics.predictability import bits_per_image
 from alitok.train.optim import OptimizerConfig, make_optimizer
 from alitok.train.schedule import Phase, learning_rate
 
@@ -86,12 +87,16 @@ class Predictability:
         bits_per_image: mean cross-entropy of a held-out sequence, in bits.
         grid_bits_per_image: the part of it that the grid codes take.
         train_accuracy: share of the training codes guessed right; far above `accuracy`, the probe learnt them by heart.
+        nats: T numbers, the mean cross-entropy of the held-out codes at each position.
+        right: T numbers, the share of them guessed right at each position.
     """
 
     accuracy: float
     bits_per_image: float
     grid_bits_per_image: float
     train_accuracy: float
+    nats: tuple[float, ...]
+    right: tuple[float, ...]
 
 
 def probe(
@@ -131,7 +136,8 @@ def probe(
         nats, right = measure(model, heldout, config.batch_size)
         _, train_right = measure(model, codes, config.batch_size)
     total, of_grid = bits_per_image(nats, prefix)
-    return Predictability(float(right.mean()), total, of_grid, float(train_right.mean()))
+    means = tuple(nats.tolist()), tuple(right.tolist())
+    return Predictability(float(right.mean()), total, of_grid, float(train_right.mean()), *means)
 
 
 def _new_generator(config: GeneratorConfig, seed: int) -> Generator:
@@ -155,23 +161,19 @@ def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, 
         optimizer.zero_grad()
 
 
-@torch.no_grad()
 def measure(model: Generator, codes: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`loss_by_position` of many sequences of class 0, `batch_size` at a time.
+    """`guess` of many sequences of class 0, as means by position.
 
     Args:
-        model: on the device of `codes`, without dropout.
+        model: on any device, without dropout.
         codes: (M, T) int64.
         batch_size: sequences in memory at a time; changes nothing about the result.
 
     Returns:
         Mean nats (T,) and share guessed right (T,), both float64 on the CPU.
     """
-    sums = torch.zeros(2, codes.shape[1], dtype=torch.float64)
-    for batch in codes.split(batch_size):
-        sums += torch.stack(loss_by_position(_logits(model, batch), batch)).cpu().double() * len(batch)
-    nats, right = sums / len(codes)
-    return nats, right
+    found = guess(model, codes, codes.new_zeros(len(codes)), batch_size)
+    return found.nats.mean(0), found.right.double().mean(0)
 
 
 def _logits(model: Generator, codes: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,138 @@
+"""What codes at one position tell about those at another: mutual information between all pairs of positions.
+
+Enter: codes (N, T) of one tokenizer. Leaves: `Mutual`, bits for each pair of positions.
+Shapes: N pictures, T positions, M pairs of positions, V codebook.
+
+The information of the sample itself (plug-in) is too large, because pairs of codes meet by chance: with V_i and V_j
+codes in use, by about (V_i - 1)(V_j - 1) / (2 N ln 2) bits where N is large (Miller 1955). So the same is measured
+after the pictures of one of the two positions were shuffled, where nothing is told, and taken away. This is right where
+codes are independent, and too much where they depend on one another, because dependent codes meet in fewer ways. With N
+far above V_i * V_j both errors vanish; with N below, most of what there is to see may be missed, and `too_few` says so.
+It finds what two codes tell of one another; what only several together tell of another one, it does not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_MOST_VALUES = 2**22  # numbers of one block: 32 MB, several times over
+_ENOUGH = 0.5  # share of the plug-in estimate that chance may make up
+
+
+@dataclass(frozen=True, eq=False)
+class Mutual:
+    """Information between codes at positions i and j.
+
+    Attributes:
+        bits: (T, T) symmetric float64, plug-in minus `chance`, so that it may fall a little below 0; NaN on the
+            diagonal and for pairs that were left out.
+        chance: (T, T) what shuffled pictures give.
+        entropy: (T,) plug-in entropy of each position, in bits.
+        pictures: N.
+        exact: whether all pairs were taken.
+    """
+
+    bits: np.ndarray
+    chance: np.ndarray
+    entropy: np.ndarray
+    pictures: int
+    exact: bool
+
+    @property
+    def share(self) -> np.ndarray:
+        """(T, T) how much of code i is known from code j: `bits` over the entropy of i; NaN where that is 0."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = self.bits / self.entropy[:, None]
+        found[self.entropy == 0] = np.nan
+        return found
+
+    @property
+    def too_few(self) -> bool:
+        """Whether chance makes up more than half of the plug-in estimate over all pairs: N is too small to tell."""
+        chance, plug_in = np.nansum(self.chance), np.nansum(self.chance + self.bits)
+        return bool(chance > _ENOUGH * plug_in)
+
+    def mean_bits(self) -> float:
+        """Over the pairs that were taken; NaN without any."""
+        return _mean(self.bits)
+
+    def mean_bits_of_next(self) -> float:
+        """Between a code and the one before it in the sequence; NaN without any."""
+        return _mean(np.diagonal(self.bits, -1))
+
+    def best_earlier_share(self) -> float:
+        """How much of a code its most telling earlier code tells, over all codes but the first; NaN without any.
+
+        The largest of several estimates leans upwards, the more so the fewer pictures there are.
+        """
+        share = self.share
+        best = [np.nanmax(row) for end in range(1, len(share)) if np.isfinite(row := share[end, :end]).any()]
+        return _mean(np.array(best))
+
+
+def _mean(values: np.ndarray) -> float:
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else float("nan")
+
+
+def mutual_information(
+    codes: np.ndarray, *, seed: int = 0, shuffles: int = 4, most_pairs: int = 20_000, most_values: int = _MOST_VALUES
+) -> Mutual:
+    """Measure all pairs of positions, or a sample of them.
+
+    Args:
+        codes: (N, T) whole numbers, at least 0; N at least 2.
+        seed: of the shuffles and of the sample.
+        shuffles: how often chance is measured, at least 1.
+        most_pairs: of positions; neighbours in the sequence are always among them, the others are drawn.
+        most_values: numbers in memory at a time; changes nothing.
+    """
+    count, length = codes.shape
+    assert count >= 2
+    assert shuffles >= 1
+    random = np.random.default_rng(seed % 2**64)
+    compact = np.stack([np.unique(column, return_inverse=True)[1] for column in codes.T])  # (T, N), small numbers
+    entropy = _entropies(compact)
+    orders = [random.permutation(count) for _ in range(shuffles)]
+    first, second, exact = _pairs(length, most_pairs, random)
+    bits, chance = (np.full((length, length), np.nan) for _ in range(2))
+    step = max(1, most_values // count)
+    for start in range(0, len(first), step):
+        i, j = first[start : start + step], second[start : start + step]
+        sums = entropy[i] + entropy[j]
+        plug_in = sums - _joint(compact[i], compact[j])
+        by_chance = np.mean([sums - _joint(compact[i], compact[j][:, order]) for order in orders], axis=0)
+        for rows, columns in ((i, j), (j, i)):
+            bits[rows, columns], chance[rows, columns] = plug_in - by_chance, by_chance
+    return Mutual(bits, chance, entropy, count, exact)
+
+
+def _pairs(length: int, most: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Pairs i < j, and whether they are all."""
+    first, second = np.triu_indices(length, 1)
+    if len(first) <= most:
+        return first, second, True
+    near = second - first == 1
+    rest = np.flatnonzero(~near)
+    drawn = random.choice(rest, max(0, most - int(near.sum())), replace=False)
+    taken = np.sort(np.concatenate([np.flatnonzero(near), drawn]))
+    return first[taken], second[taken], False
+
+
+def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Entropies (M,) of pairs of codes (M, N) and (M, N)."""
+    return _entropies(one * (other.max(1, keepdims=True) + 1) + other)
+
+
+def _entropies(values: np.ndarray) -> np.ndarray:
+    """Plug-in entropies (M,), in bits, of M samples (M, N) of whole numbers."""
+    samples, count = values.shape
+    ordered = np.sort(values, axis=1)
+    begins = np.ones(values.shape, bool)  # of each run of equal numbers
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    runs = np.diff(np.append(starts, values.size))
+    sums = np.bincount(starts // count, weights=runs * np.log2(runs), minlength=samples)
+    return np.log2(count) - sums / count
