@@ -19,10 +19,28 @@ class Inner:
 
 
 @config
+class Square:
+    side: int = 1
+    count: int = 1
+
+
+@config
+class Circle:
+    radius: float = 1.0
+    count: int = 1
+
+    def __post_init__(self):
+        if self.radius <= 0:
+            raise ValueError("radius must be > 0")
+
+
+@config
 class Outer:
     steps: int
     inner: Inner = Inner()
     other: Inner | None = None
+    shape: Square | Circle = Square()
+    shapes: tuple[Square | Circle | None, ...] = ()
 
 
 def test_round_trip_through_toml_keeps_every_value(tmp_path):
@@ -36,7 +54,7 @@ def test_round_trip_through_toml_keeps_every_value(tmp_path):
     ("data", "message"),
     [
         ({"steps": 1, "inner": {"rates": 1.0}}, "unknown key 'inner.rates'; did you mean 'inner.rate'?"),
-        ({"steps": 1, "zzz": 1}, "unknown key 'zzz'; known here: inner, other, steps."),
+        ({"steps": 1, "zzz": 1}, "unknown key 'zzz'; known here: inner, other, shape, shapes, steps."),
         (
             {"steps": 1, "inner": {"zzz": 1}},
             "unknown key 'inner.zzz'; known here: inner.betas, inner.kind, inner.rate.",
@@ -49,6 +67,18 @@ def test_round_trip_through_toml_keeps_every_value(tmp_path):
         ({"steps": 1, "inner": {"kind": "square"}}, "key 'inner.kind' = 'square'"),
         ({"steps": 1, "inner": {"rate": -1.0}}, "rate must be > 0"),
         ({"steps": 1, "other": {"rat": 1.0}}, "did you mean 'other.rate'?"),
+        ({"steps": 1, "shape": {"sid": 2}}, "unknown key 'shape.sid'; did you mean 'shape.side'?"),
+        ({"steps": 1, "shape": {"radios": 2}}, "unknown key 'shape.radios'; did you mean 'shape.radius'?"),
+        ({"steps": 1, "shape": {"radius": 2.0, "cout": 3}}, "unknown key 'shape.cout'; did you mean 'shape.count'?"),
+        (
+            {"steps": 1, "shape": {"zzz": 2}},
+            "unknown key 'shape.zzz'; known here: shape.count, shape.radius, shape.side.",
+        ),
+        ({"steps": 1, "shape": {"side": 2, "radius": 1.0}}, "does not go with the other keys of 'shape'."),
+        ({"steps": 1, "shape": {"radius": "two"}}, "key 'shape.radius' = 'two'"),
+        ({"steps": 1, "shape": {"radius": -1.0}}, "key 'shape': radius must be > 0."),
+        ({"steps": 1, "shape": 3}, "key 'shape' = 3"),
+        ({"steps": 1, "shapes": [None, {"radios": 2.0}]}, "'shapes.1.radios'; did you mean 'shapes.radius'?"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_in_one_sentence(data, message):
@@ -58,6 +88,13 @@ def test_a_wrong_key_or_value_is_named_in_one_sentence(data, message):
     assert str(error.value).startswith("recipe.toml: ")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 150
+
+
+def test_one_of_several_configs_is_told_by_its_keys():
+    assert from_dict(Outer, {"steps": 1, "shape": {"count": 3}}, "").shape == Square(count=3)  # the first that fits
+    for shape in (Square(side=3), Circle(radius=2.0), Circle(), Square(side=2, count=5)):
+        value = Outer(steps=1, shape=shape, shapes=(None, shape))
+        assert from_dict(Outer, to_dict(value), "") == value
 
 
 def test_override_reads_toml_values_and_leaves_the_original_alone():

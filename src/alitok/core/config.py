@@ -11,13 +11,15 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from alitok.core.errors import AlitokError
 
 T = TypeVar("T")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # what pydantic calls a key that is not known
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -62,10 +64,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
         # Dates and the like, which TOML has and JSON has not, become text and are refused as such.
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(data, default=str))
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            raise AlitokError(f"{source}: unknown key '{path}'{_suggest(cls, path)}") from None
+        first, path = _first_fault(cls, error.errors())
+        if first["type"] in _UNKNOWN:
+            raise AlitokError(f"{source}: {_unknown(cls, path)}") from None
         if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
             raise AlitokError(f"{source}: key '{path}' is missing; add it.") from None
         message = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
@@ -74,23 +75,59 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
         raise AlitokError(f"{source}: {where}{message}.") from None
 
 
-def _suggest(cls: type, path: str) -> str:
-    path = ".".join(part for part in path.split(".") if not part.isdecimal())  # items of a list are alike
-    parent = path.rpartition(".")[0]
-    siblings = sorted(known for known in _paths(cls) if known.rpartition(".")[0] == parent)
-    near = difflib.get_close_matches(path, siblings, n=1, cutoff=0.7)
-    return f"; did you mean '{near[0]}'?" if near else f"; known here: {', '.join(siblings)}."
+def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, str]:
+    """The first of pydantic's faults, and the path of the key.
+
+    Where a config may be of several classes, there are faults for each, with the class in the path; those of the class
+    that knows most of the given keys count.
+    """
+    classes, first = set(_alternatives(cls)), faults[0]
+    place = next((index for index, part in enumerate(first["loc"]) if part in classes), None)
+    if place is not None:
+        same = [fault for fault in faults if fault["loc"][:place] == first["loc"][:place]]
+        unknown = Counter(fault["loc"][place] for fault in same if fault["type"] in _UNKNOWN)
+        first = min(same, key=lambda fault: unknown[fault["loc"][place]])
+    return first, ".".join(str(part) for part in first["loc"] if part not in classes)
+
+
+def _alternatives(cls: Any) -> Iterable[str]:
+    """Names of the classes that some config in `cls` may be of, where there are several for one."""
+    for _, inner in _fields(cls):
+        if len(inner) > 1:
+            yield from (each.__name__ for each in inner)
+        for each in inner:
+            yield from _alternatives(each)
+
+
+def _unknown(cls: type, path: str) -> str:
+    plain = ".".join(part for part in path.split(".") if not part.isdecimal())  # items of a list are alike
+    parent = plain.rpartition(".")[0]
+    siblings = sorted({known for known in _paths(cls) if known.rpartition(".")[0] == parent})
+    if plain in siblings:  # known to another class that the config may be of
+        return f"key '{path}' does not go with the other keys of '{parent}'."
+    near = difflib.get_close_matches(plain, siblings, n=1, cutoff=0.7)
+    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(siblings)}."
+    return f"unknown key '{path}'; {hint}"
 
 
 def _paths(cls: Any, prefix: str = "") -> Iterable[str]:
+    for name, inner in _fields(cls):
+        yield prefix + name
+        for each in inner:
+            yield from _paths(each, f"{prefix}{name}.")
+
+
+def _fields(cls: Any) -> Iterable[tuple[str, list[Any]]]:
+    """The name of each field, and the configs that its value may be or hold."""
     import typing
+
+    def configs(hint: Any) -> list[Any]:
+        parts = typing.get_args(hint)
+        return [hint] if dataclasses.is_dataclass(hint) else [inner for part in parts for inner in configs(part)]
 
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        yield prefix + field.name
-        for inner in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(inner):
-                yield from _paths(inner, f"{prefix}{field.name}.")
+        yield field.name, configs(hints[field.name])
 
 
 def read_toml(path: Path) -> dict[str, Any]:
