@@ -21,7 +21,14 @@ from alitok.core.images import to_float
 from alitok.generator import Engine, Generator, SampleRequest, SamplingConfig, oracle
 from alitok.generator.sampling import RowSettings
 from alitok.presets import GENERATORS, TOKENIZERS
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import (
+    ConvolutionalDecoderConfig,
+    ConvolutionalEncoderConfig,
+    DecoderConfig,
+    EncoderConfig,
+    Tokenizer,
+    TokenizerConfig,
+)
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "official_v1"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the golden data is not at {GOLDEN}")
@@ -203,6 +210,18 @@ def test_what_the_released_layout_cannot_tell_is_refused():
         tokenizer_to_released(Tokenizer(base), "stage1")
         with pytest.raises(AlitokError, match="something else"):
             tokenizer_to_released(Tokenizer(dataclasses.replace(base, **changes)), "stage1")
+
+
+def test_convolutional_tokenizers_are_refused():
+    small = {"width": 16, "layers": 1, "heads": 2}
+    transformer = DecoderConfig(**small)
+    for encoder, decoder in (
+        (ConvolutionalEncoderConfig(channels=8), transformer),
+        (EncoderConfig(**small), ConvolutionalDecoderConfig(channels=8)),
+    ):
+        config = TokenizerConfig(image_size=32, prefix=0, encoder=encoder, stage1=transformer, stage2=decoder)
+        with pytest.raises(AlitokError, match="encoder or stage2 of this tokenizer is convolutional"):
+            tokenizer_to_released(Tokenizer(config), "stage2")
 
 
 def test_full_size_presets_have_the_released_parameter_counts():

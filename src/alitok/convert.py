@@ -231,10 +231,14 @@ def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
     Raises:
         AlitokError: there is no such decoder, or the released layout cannot tell what this tokenizer is.
     """
-    decoder = tokenizer.decoder(stage).config
+    decoder, encoder = tokenizer.decoder(stage).config, tokenizer.config.encoder
+    if not (isinstance(decoder, DecoderConfig) and isinstance(encoder, EncoderConfig)):
+        raise AlitokError(
+            f"The released layout holds transformers alone; encoder or {stage} of this tokenizer is convolutional."
+        )
     is_stage1 = decoder.causal and decoder.prefix_head and tokenizer.config.prefix_length > 0
     plain = not decoder.causal and not decoder.prefix_head
-    if tokenizer.config.encoder.causal or not (is_stage1 if stage == "stage1" else plain):
+    if encoder.causal or not (is_stage1 if stage == "stage1" else plain):
         raise AlitokError(
             "The released layout has no causal encoder, a causal stage-1 decoder with a prefix head, and a "
             f"bidirectional stage-2 decoder; the {stage} of this tokenizer is something else."

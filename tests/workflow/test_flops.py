@@ -7,7 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alitok.generator import Generator, GeneratorConfig
 from alitok.presets import RECIPES
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import (
+    ConvolutionalDecoderConfig,
+    ConvolutionalEncoderConfig,
+    DecoderConfig,
+    EncoderConfig,
+    Tokenizer,
+    TokenizerConfig,
+)
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.schedule import Phase
 from alitok.train.task import LoopConfig, Moment
@@ -37,6 +44,26 @@ LAYOUTS = {
         stage2=DecoderConfig(**SMALL, extra_tokens=64, reads_prefix=False),
     ),
     "digits": RECIPES["digits"].tokenizer,
+    "convolutional": TokenizerConfig(
+        image_size=32,
+        patch_size=8,
+        prefix=0,
+        codebook_size=64,
+        code_width=8,
+        encoder=ConvolutionalEncoderConfig(channels=8, blocks=1),
+        stage1=ConvolutionalDecoderConfig(channels=12, blocks=2),
+        stage2=ConvolutionalDecoderConfig(channels=8, blocks=3),
+    ),
+    "convolutional, a code for each pixel": TokenizerConfig(
+        image_size=8,
+        patch_size=1,
+        prefix=0,
+        codebook_size=64,
+        code_width=8,
+        encoder=ConvolutionalEncoderConfig(channels=8, blocks=1),
+        stage1=ConvolutionalDecoderConfig(channels=8, blocks=1),
+        stage2=DecoderConfig(**SMALL),
+    ),
 }
 
 

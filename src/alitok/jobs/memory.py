@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from alitok.core.device import free_memory
 from alitok.generator import Engine, Generator
-from alitok.tokenizer import Tokenizer
+from alitok.tokenizer import ConvolutionalDecoderConfig, Tokenizer
 
 _SPARE = 0.95  # of the free memory that a batch may take up
 _LIVE = 12  # activations as wide as the decoder that are held at a time, for each position
+_LIVE_MAPS = 6  # of a convolutional decoder, with its channels at full resolution
 
 
 def decoder_bytes(tokenizer: Tokenizer) -> int:
     """About the memory that decoding one picture takes beside the weights: activations, and the picture itself."""
     config, decoder = tokenizer.config, tokenizer.decoder().config
+    picture = 4 * 3 * config.image_size**2
+    if isinstance(decoder, ConvolutionalDecoderConfig):
+        return 4 * (_LIVE_MAPS * decoder.channels * config.image_size**2 + picture)
     positions = config.grid**2 + decoder.extra_tokens + (config.prefix_length if decoder.reads_prefix else 0)
-    return 4 * (_LIVE * positions * decoder.width + 4 * 3 * config.image_size**2)
+    return 4 * (_LIVE * positions * decoder.width + picture)
 
 
 def room(generator: Generator, free: int) -> int:

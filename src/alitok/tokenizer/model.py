@@ -18,15 +18,27 @@ from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_mode
 from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
+from alitok.tokenizer.convolutional import (
+    ConvolutionalDecoder,
+    ConvolutionalDecoderConfig,
+    ConvolutionalEncoder,
+    ConvolutionalEncoderConfig,
+    require_halvings,
+)
 from alitok.tokenizer.quantizer import VectorQuantizer
 from alitok.tokenizer.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 
 Stage = Literal["stage1", "stage2"]
+AnyDecoderConfig = DecoderConfig | ConvolutionalDecoderConfig
+AnyDecoder = Decoder | ConvolutionalDecoder
 
 
 @config
 class TokenizerConfig:
-    """Geometry, codebook and the three transformers. The defaults are the paper's 256-pixel layout.
+    """Geometry, codebook, encoder and decoders. The defaults are the paper's 256-pixel layout.
+
+    Encoder and decoders are transformers or convolutional, each for itself; in a file their keys tell which. With a
+    convolutional part there are no prefix codes, and the patch side is a power of two.
 
     Attributes:
         image_size: pixels a side, divisible by `patch_size`.
@@ -43,9 +55,9 @@ class TokenizerConfig:
     prefix: int | None = None
     codebook_size: int = 4096
     code_width: int = 32
-    encoder: EncoderConfig = EncoderConfig()
-    stage1: DecoderConfig | None = DecoderConfig(causal=True, extra_tokens=1, prefix_head=True)
-    stage2: DecoderConfig | None = DecoderConfig(extra_tokens=64, reads_prefix=False)
+    encoder: EncoderConfig | ConvolutionalEncoderConfig = EncoderConfig()
+    stage1: AnyDecoderConfig | None = DecoderConfig(causal=True, extra_tokens=1, prefix_head=True)
+    stage2: AnyDecoderConfig | None = DecoderConfig(extra_tokens=64, reads_prefix=False)
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit."""
@@ -58,6 +70,9 @@ class TokenizerConfig:
         require_at_least(self, 1, "code_width")
         if self.prefix is not None:
             require_at_least(self, 0, "prefix")
+        parts = (self.encoder, self.stage1, self.stage2)
+        if any(isinstance(part, ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) for part in parts):
+            require_halvings(self.patch_size, self.prefix_length)
 
     @property
     def grid(self) -> int:
@@ -91,29 +106,28 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(
-            config.encoder,
-            grid=config.grid,
-            patch_size=config.patch_size,
-            prefix=config.prefix_length,
-            code_width=config.code_width,
-        )
+        self.encoder = self._encoder(config.encoder)
         self.quantizer = VectorQuantizer(config.codebook_size, config.code_width)
         self.stage1 = self._decoder(config.stage1)
         self.stage2 = self._decoder(config.stage2)
 
-    def _decoder(self, decoder: DecoderConfig | None) -> Decoder | None:
+    def _encoder(self, encoder: EncoderConfig | ConvolutionalEncoderConfig) -> Encoder | ConvolutionalEncoder:
+        patch_size, code_width = self.config.patch_size, self.config.code_width
+        if isinstance(encoder, ConvolutionalEncoderConfig):
+            return ConvolutionalEncoder(encoder, patch_size=patch_size, code_width=code_width)
+        grid, prefix = self.config.grid, self.config.prefix_length
+        return Encoder(encoder, grid=grid, patch_size=patch_size, prefix=prefix, code_width=code_width)
+
+    def _decoder(self, decoder: AnyDecoderConfig | None) -> AnyDecoder | None:
         if decoder is None:
             return None
-        return Decoder(
-            decoder,
-            grid=self.config.grid,
-            patch_size=self.config.patch_size,
-            prefix=self.config.prefix_length,
-            code_width=self.config.code_width,
-        )
+        grid, patch_size, code_width = self.config.grid, self.config.patch_size, self.config.code_width
+        if isinstance(decoder, ConvolutionalDecoderConfig):
+            return ConvolutionalDecoder(decoder, grid=grid, patch_size=patch_size, code_width=code_width)
+        prefix = self.config.prefix_length
+        return Decoder(decoder, grid=grid, patch_size=patch_size, prefix=prefix, code_width=code_width)
 
-    def decoder(self, stage: Stage | None = None) -> Decoder:
+    def decoder(self, stage: Stage | None = None) -> AnyDecoder:
         """The decoder of a stage; None = the last one there is.
 
         Raises:
@@ -137,7 +151,7 @@ class Tokenizer(nn.Module):
             raise AlitokError(
                 f"Images must be floats (B, 3, {size}, {size}) in [0, 1], not {images.dtype} {tuple(images.shape)}."
             )
-        return self.quantizer.nearest(self.encoder(images.to(self.encoder.latent_tokens.dtype)))
+        return self.quantizer.nearest(self.encoder(images.to(next(self.encoder.parameters()).dtype)))
 
     def decode(self, codes: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
         """Codes (B, T) -> images (B, 3, h, h) in [0, 1], by the decoder of `stage` (None = the last one).

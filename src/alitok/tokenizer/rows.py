@@ -13,6 +13,7 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.tokenizer.model import Tokenizer
+from alitok.tokenizer.vit import Decoder
 
 
 class RowDecoder:
@@ -30,7 +31,7 @@ class RowDecoder:
 
     def __init__(self, tokenizer: Tokenizer, batch: int) -> None:
         decoder = tokenizer.decoder("stage1")
-        if not decoder.config.causal:
+        if not isinstance(decoder, Decoder) or not decoder.config.causal:
             raise AlitokError(
                 "The stage-1 decoder of this tokenizer is not causal, so no row is final before the last code; "
                 "use Tokenizer.decode on whole pictures."

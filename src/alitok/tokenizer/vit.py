@@ -157,6 +157,13 @@ class Decoder(nn.Module):
                 # Small weights here would shrink every gradient of the picture; see docs/architecture.md.
                 nn.init.dirac_(head.mix.weight)
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that the adaptive adversarial weight is measured on, (f * f * 3, W)."""
+        weight = self.head.to_pixels.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
     def forward(self, vectors: torch.Tensor) -> Decoded:
         """(B, T, D) -> `Decoded`."""
         assert vectors.shape[1] == self.prefix + self.grid**2, "a picture is decoded from all of its codes"

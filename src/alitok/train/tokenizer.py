@@ -131,7 +131,9 @@ class TokenizerTask:
         assert set(networks) >= set(training.networks())
         self._objective = Objective(networks, tokenizer.config.patch_size)
         self._adversary = (
-            Adversary(training.adversary, self._last_layer()) if any(p.discriminator for p in self.phases) else None
+            Adversary(training.adversary, tokenizer.decoder(stage).last_layer)
+            if any(phase.discriminator for phase in self.phases)
+            else None
         )
         self._candidates: Candidates | None = None
         self._usage: UsageWindow | None = None
@@ -149,11 +151,6 @@ class TokenizerTask:
         if self._adversary is not None:
             self.modules |= self._adversary.modules()
             self.optimizers["discriminator"] = training.adversary.optimizer
-
-    def _last_layer(self) -> nn.Parameter:
-        weight = self._tokenizer.decoder(self._stage).head.to_pixels.weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
 
     def to(self, device: torch.device) -> None:
         """Move the tokenizer, the discriminator and the feature networks."""

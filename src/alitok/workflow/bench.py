@@ -22,7 +22,7 @@ from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.memory import most_pictures, picture_bytes
 from alitok.jobs.pipeline import Pipeline
 from alitok.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING, TOKENIZERS
-from alitok.tokenizer import Tokenizer, TokenizerConfig
+from alitok.tokenizer import EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.workflow.bench_result import BenchResult
 from alitok.workflow.flops import drawing_flops, step_weight_bytes
 from alitok.workflow.models import IMAGENET_CLASSES
@@ -128,7 +128,9 @@ def random_pipeline(
         AlitokError: there is no such device.
     """
     assert tokenizer.stage2 is not None
-    encoder = dataclasses.replace(tokenizer.encoder, layers=1)
+    encoder = tokenizer.encoder
+    if isinstance(encoder, EncoderConfig):
+        encoder = dataclasses.replace(encoder, layers=1)
     tokenizer = dataclasses.replace(tokenizer, encoder=encoder, stage1=None)
     place = choose_device(device)
     with place:

@@ -6,7 +6,7 @@ out, as in the model FLOPs that utilisation (MFU) is stated in. The way back tak
 gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and
 where codes are drawn one by one those that are looked at.
 
-Shapes: L positions, D width, E inner width of the MLP.
+Shapes: L positions, D width, E inner width of the MLP, C channels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 from alitok.generator import GeneratorConfig
 from alitok.generator.kernels import EnginePrecision
 from alitok.nn.blocks import swiglu_width
-from alitok.tokenizer import DecoderConfig, TokenizerConfig
-from alitok.tokenizer.model import Stage
+from alitok.tokenizer import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig, DecoderConfig, TokenizerConfig
+from alitok.tokenizer.convolutional import widths
+from alitok.tokenizer.model import AnyDecoderConfig, Stage
 
 _WEIGHT_BYTES: dict[EnginePrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -31,14 +32,37 @@ def _vit(layers: int, width: int, length: int) -> int:
     return _blocks(layers, width, length, 8 * width * width)
 
 
+def _convolution(before: int, after: int, side: int) -> int:
+    """A 3 x 3 convolution from C to C' channels that leaves `side` x `side` pixels."""
+    return 2 * 3 * 3 * before * after * side**2
+
+
+def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> int:
+    """The residual blocks at all resolutions, and the convolutions that lead from one to the next."""
+    sizes, total = widths(part.channels, config.patch_size), 0
+    sides = [config.image_size >> halvings for halvings in range(len(sizes))]
+    for size, side in zip(sizes, sides, strict=True):
+        total += part.blocks * 2 * _convolution(size, size, side)
+    down = isinstance(part, ConvolutionalEncoderConfig)
+    for finer, coarser, side in zip(sizes, sizes[1:], sides[1:] if down else sides, strict=False):
+        total += _convolution(finer, coarser, side)
+    return total
+
+
 def encoder_flops(config: TokenizerConfig) -> int:
     """Picture to codes: patches, blocks, features, and distances to the codebook."""
-    width, cells, codes = config.encoder.width, config.grid**2, config.sequence_length
-    features = 2 * codes * width * config.code_width
-    return _patches(config) + _vit(config.encoder.layers, width, cells + codes) + features + _distances(config)
+    encoder, codes = config.encoder, config.sequence_length
+    if isinstance(encoder, ConvolutionalEncoderConfig):
+        width, inner = widths(encoder.channels, config.patch_size)[-1], _levels(config, encoder)
+    else:
+        width, inner = encoder.width, _vit(encoder.layers, encoder.width, config.grid**2 + codes)
+    return _patches(config) + inner + 2 * codes * width * config.code_width + _distances(config)
 
 
 def _patches(config: TokenizerConfig) -> int:
+    """The encoder's first layer."""
+    if isinstance(config.encoder, ConvolutionalEncoderConfig):
+        return _convolution(3, config.encoder.channels, config.image_size)
     return 2 * config.grid**2 * config.encoder.width * 3 * config.patch_size**2
 
 
@@ -46,8 +70,11 @@ def _distances(config: TokenizerConfig) -> int:
     return 2 * config.sequence_length * config.codebook_size * config.code_width
 
 
-def decoder_flops(config: TokenizerConfig, decoder: DecoderConfig) -> int:
+def decoder_flops(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
     """Codes to picture, and to the prefix strip where there is a head for it."""
+    if isinstance(decoder, ConvolutionalDecoderConfig):
+        pixels = _convolution(decoder.channels, 3, config.image_size)
+        return _embedding(config, decoder) + _levels(config, decoder) + pixels
     cells = config.grid**2
     drawn = cells + (config.prefix_length if decoder.prefix_head else 0)
     pixels = 2 * drawn * 3 * config.patch_size**2 * (decoder.width + 3)  # the head, then the 3 -> 3 convolution
@@ -59,7 +86,10 @@ def _read(config: TokenizerConfig, decoder: DecoderConfig) -> int:
     return config.grid**2 + (config.prefix_length if decoder.reads_prefix else 0)
 
 
-def _embedding(config: TokenizerConfig, decoder: DecoderConfig) -> int:
+def _embedding(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
+    """The decoder's first layer."""
+    if isinstance(decoder, ConvolutionalDecoderConfig):
+        return _convolution(config.code_width, widths(decoder.channels, config.patch_size)[-1], config.grid)
     return 2 * _read(config, decoder) * config.code_width * decoder.width
 
 

@@ -22,7 +22,7 @@ from alitok.presets import (
     TOKENIZERS,
     GeneratorSize,
 )
-from alitok.tokenizer import Tokenizer, TokenizerConfig
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 IMAGENET_CLASSES = 1000
 
@@ -91,10 +91,12 @@ def model_rows() -> list[ModelRow]:
 
 
 def _tokenizer_row(name: str, config: TokenizerConfig) -> ModelRow:
-    assert config.stage2 is not None
+    encoder, last = config.encoder, config.stage2
+    assert isinstance(encoder, EncoderConfig), "named models are transformers"
+    assert isinstance(last, DecoderConfig)
     with torch.device("meta"):
         tokenizer = Tokenizer(config)
-    first, encoder, last = parameters(tokenizer.stage1), config.encoder, config.stage2
+    first = parameters(tokenizer.stage1)
     return ModelRow(
         name,
         "tokenizer",

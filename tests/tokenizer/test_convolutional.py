@@ -1,0 +1,333 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from alitok.core.config import from_dict, override, to_dict, to_toml, tomllib
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.core.runlog import read_metrics
+from alitok.generator import Generator, GeneratorConfig, SamplingConfig
+from alitok.jobs.memory import decoder_bytes
+from alitok.jobs.pipeline import Pipeline
+from alitok.losses.discriminator import DiscriminatorConfig
+from alitok.losses.objective import LossWeights
+from alitok.tokenizer import (
+    ConvolutionalDecoder,
+    ConvolutionalDecoderConfig,
+    ConvolutionalEncoder,
+    ConvolutionalEncoderConfig,
+    Decoder,
+    DecoderConfig,
+    Encoder,
+    EncoderConfig,
+    RowDecoder,
+    Tokenizer,
+    TokenizerConfig,
+)
+from alitok.train.adversary import AdversaryConfig
+from alitok.train.loop import train
+from alitok.train.optim import OptimizerConfig
+from alitok.train.predictability import PredictabilityConfig
+from alitok.train.task import EngineConfig, LoopConfig
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+
+SMALL = TokenizerConfig(
+    image_size=8,
+    patch_size=2,
+    prefix=0,
+    codebook_size=16,
+    code_width=4,
+    encoder=ConvolutionalEncoderConfig(channels=8, blocks=1),
+    stage1=ConvolutionalDecoderConfig(channels=8, blocks=1),
+    stage2=ConvolutionalDecoderConfig(channels=12, blocks=2),
+)
+# As `config.json` was written before there was a second kind of encoder and decoder.
+OLD = {
+    "image_size": 8,
+    "patch_size": 2,
+    "prefix": None,
+    "codebook_size": 32,
+    "code_width": 6,
+    "encoder": {"width": 16, "layers": 1, "heads": 2, "causal": False},
+    "stage1": {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "causal": True,
+        "extra_tokens": 1,
+        "reads_prefix": True,
+        "prefix_head": True,
+    },
+    "stage2": {
+        "width": 24,
+        "layers": 2,
+        "heads": 2,
+        "causal": False,
+        "extra_tokens": 3,
+        "reads_prefix": False,
+        "prefix_head": False,
+    },
+}
+
+
+@pytest.fixture
+def tokenizer():
+    model = Tokenizer(SMALL).eval()
+    nn.init.normal_(model.quantizer.codebook, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize(("size", "patch"), [(8, 1), (8, 2), (12, 4), (32, 8), (32, 32)])
+def test_one_code_for_each_patch_and_a_picture_from_them(size, patch):
+    model = Tokenizer(dataclasses.replace(SMALL, image_size=size, patch_size=patch))
+    assert isinstance(model.encoder, ConvolutionalEncoder)
+    assert isinstance(model.stage1, ConvolutionalDecoder)
+    images = torch.rand(2, 3, size, size)
+    result = model(images, "stage1")
+    assert result.codes.shape == (2, (size // patch) ** 2)
+    assert result.features.shape == (2, (size // patch) ** 2, 4)
+    assert result.images.shape == images.shape
+    assert result.prefix_strip is None
+    assert torch.equal(model.encode(images.double()), result.codes)
+    assert 0 < model.decode(result.codes).min() < model.decode(result.codes).max() < 1
+
+
+def without_norms(model):
+    for part in list(model.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(part, name, nn.Identity())
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 6)])
+def test_convolutions_of_a_code_end_at_its_receptive_field(row, column):
+    model = without_norms(Tokenizer(dataclasses.replace(SMALL, image_size=32)))
+    images = torch.rand(1, 3, 32, 32)
+    changed = images.clone()
+    changed.unflatten(3, (16, 2)).unflatten(2, (16, 2))[:, :, row, :, column] += 1
+    # 1 pixel by the stem, 2 by the block, 1 on the way down; 2 cells of 2 pixels by the block behind it.
+    moved = (model.encoder(images) != model.encoder(changed)).any(2).view(16, 16)
+    reached = torch.zeros(16, 16, dtype=torch.bool)
+    reached[max(row - 4, 0) : row + 5, max(column - 4, 0) : column + 5] = True
+    assert torch.equal(moved, reached)
+    # 3 cells by the first convolution and its block; 1 pixel on the way up, 2 by the block, 1 by the last convolution.
+    vectors = torch.rand(1, 256, 4)
+    other = vectors.clone()
+    other[:, row * 16 + column] += 1
+    moved = (model.stage1(vectors).images != model.stage1(other).images).any(1)[0]
+    reached = torch.zeros(32, 32, dtype=torch.bool)
+    reached[max(2 * row - 10, 0) : 2 * row + 12, max(2 * column - 10, 0) : 2 * column + 12] = True
+    assert not moved[~reached].any()
+    assert moved[reached].float().mean() > 0.9  # of the rest the change is rounded away
+
+
+@torch.no_grad()
+def test_norms_carry_little_of_a_patch_to_the_codes_far_away():
+    model = Tokenizer(dataclasses.replace(SMALL, image_size=32)).eval()
+    images = torch.rand(1, 3, 32, 32)
+    changed = images.clone()
+    changed[:, :, :2, :2] = 1 - images[:, :, :2, :2]
+    moved = (model.encoder(images) - model.encoder(changed)).norm(dim=2).view(16, 16)
+    assert 0 < moved[5:, 5:].mean() < moved[0, 0] / 20
+
+
+def test_stage1_reaches_every_weight_of_the_encoder_and_stage2_only_its_decoder(tokenizer):
+    images = torch.rand(2, 3, 8, 8)
+    tokenizer(images, "stage1").images.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in tokenizer.encoder.parameters())
+    assert all(parameter.grad is None for parameter in tokenizer.stage2.parameters())
+    tokenizer.zero_grad(set_to_none=True)
+    tokenizer(images, "stage2").images.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in tokenizer.stage2.parameters())
+    assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
+
+
+def test_saved_and_loaded_it_gives_the_same_codes_and_pictures(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "t")
+    loaded = Tokenizer.from_pretrained(tmp_path / "t")
+    images = torch.rand(4, 3, 8, 8)
+    assert loaded.config == tokenizer.config
+    assert tokenizer.encode(images).unique().numel() > 1
+    assert torch.equal(loaded.encode(images), tokenizer.encode(images))
+    for stage in ("stage1", "stage2"):
+        assert torch.equal(loaded.reconstruct(images, stage), tokenizer.reconstruct(images, stage))
+    assert loaded.codes_fingerprint() == tokenizer.codes_fingerprint()
+    with torch.no_grad():
+        loaded.stage1.to_pixels.weight += 1
+        assert loaded.codes_fingerprint() == tokenizer.codes_fingerprint()
+        loaded.encoder.stem.weight += 1
+    assert loaded.codes_fingerprint() != tokenizer.codes_fingerprint()
+
+
+def test_a_config_goes_through_json_and_toml_and_keys_tell_the_kind():
+    mixed = dataclasses.replace(SMALL, stage2=DecoderConfig(width=16, layers=1, heads=2))
+    for config in (SMALL, mixed, dataclasses.replace(SMALL, encoder=EncoderConfig(width=16, layers=1, heads=2))):
+        assert from_dict(TokenizerConfig, to_dict(config), "config.json") == config
+        assert from_dict(TokenizerConfig, tomllib.loads(to_toml(to_dict(config))), "run.toml") == config
+    other = override(
+        to_dict(TokenizerConfig()), ["encoder={channels=32}", "stage1={blocks=1}", "stage2={}", "prefix=0"]
+    )
+    read = from_dict(TokenizerConfig, other, "--set")
+    assert read.encoder == ConvolutionalEncoderConfig(channels=32)
+    assert read.stage1 == ConvolutionalDecoderConfig(blocks=1)
+    assert read.stage2 == DecoderConfig()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"chanels": 8}, "unknown key 'encoder.chanels'; did you mean 'encoder.channels'?"),
+        ({"widht": 8, "layers": 1}, "unknown key 'encoder.widht'; did you mean 'encoder.width'?"),
+        ({"channels": 8, "layers": 1}, "does not go with the other keys of 'encoder'."),
+        ({"channels": 8.5}, "key 'encoder.channels' = 8.5"),
+        ({"blocks": 0}, "key 'encoder': blocks must be at least 1, not 0."),
+        ({"width": 10, "heads": 3}, "key 'encoder': width 10"),
+    ],
+)
+def test_a_wrong_key_of_either_kind_is_named(part, message):
+    with pytest.raises(AlitokError) as error:
+        from_dict(TokenizerConfig, {"prefix": 0, "encoder": part}, "my.toml")
+    assert str(error.value).startswith("my.toml: ")
+    assert message in str(error.value)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(AlitokError, match="patch_size that is a power of two, not 6"):
+        dataclasses.replace(SMALL, image_size=12, patch_size=6)
+    for prefix, named in ((None, 4), (3, 3)):
+        with pytest.raises(AlitokError, match=f"no prefix codes, so prefix must be 0, not {named}"):
+            dataclasses.replace(SMALL, prefix=prefix)
+    transformers = from_dict(TokenizerConfig, OLD, "")
+    with pytest.raises(AlitokError, match="prefix must be 0, not 4"):
+        dataclasses.replace(transformers, stage2=ConvolutionalDecoderConfig())
+    for kind in (ConvolutionalEncoderConfig, ConvolutionalDecoderConfig):
+        with pytest.raises(AlitokError, match="channels must be a multiple of 4, not 6"):
+            kind(channels=6)
+        with pytest.raises(AlitokError, match="channels must be at least 1, not 0"):
+            kind(channels=0)
+
+
+def test_an_old_config_gives_the_same_transformers_and_the_same_fingerprint():
+    config = from_dict(TokenizerConfig, OLD, "config.json")
+    assert to_dict(config) == OLD
+    model = Tokenizer(config)
+    assert [type(part) for part in (model.encoder, model.stage1, model.stage2)] == [Encoder, Decoder, Decoder]
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.fill_(number / 8)
+    assert model.codes_fingerprint() == "4d8a828f2d72ebd6"
+
+
+def test_pixels_are_computed_in_float32_under_autocast(tokenizer):
+    codes = torch.randint(16, (2, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        images = tokenizer.decode(codes)
+    assert images.dtype == torch.float32
+    assert torch.allclose(images, tokenizer.decode(codes), atol=0.02)
+
+
+def test_it_draws_whole_pictures_and_no_rows(tokenizer):
+    generator = Generator(GeneratorConfig(grid=4, prefix=0, codebook_size=16, classes=2, layers=1, width=16, heads=2))
+    pair = Pipeline(tokenizer, generator.eval(), SamplingConfig(guidance_scale=2.0))
+    pictures = pair([0, 1], seed=3)
+    assert [picture.size for picture in pictures] == [(8, 8), (8, 8)]
+    kept = pair.complete(pictures[0], 2, 1)
+    assert kept[0].size == (8, 8)
+    for refused in (lambda: next(pair.stream(0)), lambda: RowDecoder(tokenizer, 1)):
+        with pytest.raises(AlitokError, match="stage-1 decoder of this tokenizer is not causal"):
+            refused()
+
+
+def test_memory_of_a_picture_grows_with_its_channels_and_pixels(tokenizer):
+    wider = dataclasses.replace(SMALL, stage2=ConvolutionalDecoderConfig(channels=24, blocks=2))
+    larger = dataclasses.replace(SMALL, image_size=16)
+    assert decoder_bytes(tokenizer) > 4 * 12 * 8 * 8 * 2  # what comes into a block and what leaves it
+    assert 1.5 < decoder_bytes(Tokenizer(wider)) / decoder_bytes(tokenizer) < 2
+    assert decoder_bytes(Tokenizer(larger)) == 4 * decoder_bytes(tokenizer)
+
+
+def pictures(number, batch=8):
+    """Flat pictures in random colours."""
+    colours = np.random.default_rng(number).integers(0, 256, (batch, 3, 1, 1))
+    return np.broadcast_to(colours, (batch, 3, 8, 8)).astype(np.uint8)
+
+
+def trained(config, stage, directory, *, steps=100, adversarial=False, world=None, model=None, **engine):
+    """A tokenizer after a stage, and the records of the training; the weights are None but on the first process."""
+    torch.manual_seed(0)
+    world = world or World(torch.device("cpu"))
+    losses = LossWeights(quantizer=0.3, adversarial=0.1 if adversarial else 0.0)
+    phase = TokenizerPhase(steps=steps, learning_rate=2e-3, losses=losses, discriminator=adversarial)
+    training = TokenizerTraining(
+        loop=LoopConfig(batch_size=8, optimizer=OptimizerConfig(ema_decay=0.9), log_every=1, evaluate_every=steps),
+        phases=(phase,),
+        adversary=AdversaryConfig(network=DiscriminatorConfig(width=32, stages=1, regions=4), weight="adaptive"),
+        predictability=PredictabilityConfig(
+            every=steps, pictures=16, heldout_pictures=8, steps=2, batch_size=8, width=16
+        ),
+    )
+    share = 8 // world.size
+
+    def batches(start):
+        for number in range(start, 10_000):
+            mine = pictures(number)[world.rank * share : (world.rank + 1) * share]
+            yield torch.from_numpy(mine.copy()), torch.zeros(share, dtype=torch.int64)
+
+    model = model or Tokenizer(config)
+    task = TokenizerTask(model, stage, training, batches, pictures(10_000, 20), probed=pictures(10_001, 16))
+    console = Console(file=io.StringIO())
+    result = train(task, training.loop, directory, world=world, seed=0, console=console, engine=EngineConfig(**engine))
+    if result.weights:
+        model.load_state_dict(result.weights)
+    return model, read_metrics(directory / "metrics.jsonl")
+
+
+def test_both_stages_lower_the_loss_and_the_second_leaves_the_codes(tmp_path):
+    model, records = trained(SMALL, "stage1", tmp_path / "1")
+    codes = model.codes_fingerprint()
+    assert 0 < records[-1]["probe_accuracy"] <= 1
+    looked_at = pictures(10_000, 20) / 255
+    grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
+    assert records[-1]["heldout_psnr"] > grey + 1  # better than one colour for all
+    first = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("stage1.")}
+    model, second = trained(SMALL, "stage2", tmp_path / "2", model=model)
+    assert model.codes_fingerprint() == codes
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in first.items())
+    for found in (records, second):
+        losses = [record["mse"] for record in found if "mse" in record]
+        assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_second_decoder_may_be_a_transformer(tmp_path):
+    mixed = dataclasses.replace(SMALL, stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2))
+    model, _ = trained(mixed, "stage1", tmp_path / "1", steps=5)
+    _, records = trained(mixed, "stage2", tmp_path / "2", steps=5, model=model)
+    assert records[-1]["heldout_psnr"] > 0
+
+
+def test_the_adaptive_adversarial_weight_is_measured_at_the_last_convolution(tmp_path):
+    model, records = trained(SMALL, "stage1", tmp_path, steps=4, adversarial=True)
+    assert model.stage1.last_layer is model.stage1.to_pixels.weight
+    weights = [record["adaptive_weight"] for record in records if "adaptive_weight" in record]
+    assert weights
+    assert all(np.isfinite(weights))
+
+
+@pytest.mark.parametrize("engine", [{"parallel": "fsdp"}, {"recompute": True, "accumulate": 2}])
+def test_two_processes_train_as_one_does(tmp_path, together, engine):
+    # Three steps: behind them a feature may have another nearest code by rounding.
+    _, alone = trained(SMALL, "stage1", tmp_path / "one", steps=3)
+    together(lambda world: trained(SMALL, "stage1", tmp_path / "two", steps=3, world=world, **engine) and None)
+    losses = [
+        [record["loss"] for record in records if "loss" in record]
+        for records in (alone, read_metrics(tmp_path / "two" / "metrics.jsonl"))
+    ]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
