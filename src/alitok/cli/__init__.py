@@ -64,6 +64,11 @@ app.command(
     help="Measure samples or reconstructions against real pictures, each with its own reference.",
 )
 app.command(
+    "alitok.cli.ablate:ablate",
+    name="ablate",
+    help="Show what each part of the idea does, on your own pictures.",
+)
+app.command(
     "alitok.cli.convert:app",
     name="convert",
     help="Released weights to alitok's own files, and back.",

@@ -13,19 +13,29 @@ import torch
 import torch.nn.functional as F
 
 
-def loss_by_position(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means over the images of a batch, at each position.
+def code_losses(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each code by itself.
 
     Args:
         logits: (B, T, V) of any float type; those at position t were computed without code t and what follows it.
         codes: (B, T) integers in [0, V).
 
     Returns:
-        Cross-entropy in nats (T,) float32, and the share of codes that have the largest logit (T,) float32.
+        Cross-entropy in nats (B, T) float32, and whether the code has the largest logit (B, T) bool.
     """
     assert logits.shape[:2] == codes.shape, (logits.shape, codes.shape)
     nats = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view(codes.shape)
-    return nats.mean(0), (logits.argmax(-1) == codes).float().mean(0)
+    return nats, logits.argmax(-1) == codes
+
+
+def loss_by_position(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of `code_losses` over the images of a batch, at each position.
+
+    Returns:
+        Cross-entropy in nats (T,) float32, and the share of codes that have the largest logit (T,) float32.
+    """
+    nats, right = code_losses(logits, codes)
+    return nats.mean(0), right.float().mean(0)
 
 
 def bits_per_image(nats: torch.Tensor, prefix: int) -> tuple[float, float]:

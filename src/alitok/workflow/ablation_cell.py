@@ -1,0 +1,270 @@
+"""One cell of the ablation: a tokenizer of one arm, a generator over its codes, and what both are worth.
+
+Enters: the cell, what all cells share, and the pictures. Leaves, in the cell's directory, what `alitok.workflow.run`
+describes, and:
+
+    cell.json             its numbers, written last
+    shown.npz             held-out pictures and their reconstructions
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from alitok.ablations import ARMS, AblationPreset, ArmName, cell_recipe
+from alitok.core import images as pixels
+from alitok.core.config import from_dict, to_dict
+from alitok.core.distributed import World
+from alitok.core.files import atomic_path, read_json, write_bytes, write_json
+from alitok.data.codes import CodeStore
+from alitok.data.decode import in_threads
+from alitok.data.pictures import Broken
+from alitok.data.source import ImageSource, Splits
+from alitok.generator import Generator
+from alitok.jobs.evaluate import features_of
+from alitok.jobs.influence import influence_of
+from alitok.jobs.judge import Judge
+from alitok.jobs.reconstruct import reconstruct
+from alitok.metrics.codes import CodeUsage
+from alitok.metrics.frechet import frechet_distance
+from alitok.metrics.moments import Gaussian, Moments
+from alitok.metrics.predictability import bits_per_image, code_losses
+from alitok.metrics.reconstruction import psnr, ssim
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import Stage
+from alitok.workflow.ablation_numbers import CellNumbers
+from alitok.workflow.judge import judge_of
+from alitok.workflow.run import Run, settings
+from alitok.workflow.steps import STEPS, marker, outputs
+from alitok.workflow.tasks import spread
+from alitok.workflow.workspace import Workspace
+
+SPLIT_SEED = 0  # every seed trains on the same pictures and is measured on the same
+_HELD_OUT, _TRAINING = 1000, 5000  # pictures that a cell is measured on, and that its samples are compared with
+_PROBED = 64  # held-out pictures that are disturbed, patch by patch
+_SHOWN = 12  # reconstructions for people
+_BLOCK = 256  # pictures or sequences in memory at a time
+_NUMBERS, _PICTURES = "cell.json", "shown.npz"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What tells one cell from another."""
+
+    arm: ArmName
+    codebook_size: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"{self.arm}-{self.codebook_size}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all cells have in common.
+
+    Attributes:
+        root: holds a directory for each cell.
+        preset: sizes and budget.
+        image_size: pixels a side of the pictures.
+        broken: pictures that are left out.
+    """
+
+    root: Path
+    preset: AblationPreset
+    image_size: int
+    broken: tuple[Broken, ...]
+
+    def place(self, cell: Cell) -> Path:
+        """The cell's directory."""
+        return self.root / cell.name
+
+
+def finished(place: Path) -> CellNumbers | None:
+    """The numbers of a finished cell.
+
+    Raises:
+        AlitokError: the file is damaged.
+    """
+    path = place / _NUMBERS
+    return from_dict(CellNumbers, read_json(path), str(path)) if path.exists() else None
+
+
+def shown(place: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out pictures (n, 3, h, h) uint8 and a finished cell's reconstructions of them."""
+    with np.load(place / _PICTURES) as kept:
+        return kept["originals"], kept["reconstructions"]
+
+
+def do_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: Console) -> CellNumbers:
+    """Train and measure a cell, or go on where an earlier start of it ended.
+
+    An arm that shares the codes of another needs that one's cell to be finished.
+
+    Args:
+        cell: which.
+        shared: as for all cells.
+        splits: the pictures, the same for all seeds.
+        world: of one process.
+        console: where its trainings are told.
+
+    Raises:
+        AlitokError: the directory holds a cell of other settings, or a training failed.
+        Interrupted: asked to stop; the same call goes on from there.
+    """
+    place, arm = shared.place(cell), ARMS[cell.arm]
+    recipe = cell_recipe(
+        shared.preset,
+        arm,
+        cell.codebook_size,
+        image_size=shared.image_size,
+        classes=len(splits.train.classes),
+    )
+    workspace = Workspace(
+        place,
+        settings(recipe, splits, cell.seed),
+        outputs=outputs(),
+        fresh=False,
+        console=console,
+        world=world,
+    )
+    workspace.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})  # done once for all cells
+    if arm.codes_of is not None:
+        _inherit(shared.place(Cell(arm.codes_of, cell.codebook_size, cell.seed)), place)
+    run = Run(recipe, splits, world, workspace, cell.seed)
+    for name in ("check", "stage1", "encode", "generator", *(["stage2"] if arm.second_stage else [])):
+        run.step(name)
+    numbers = _measure(cell, run, console)
+    write_json(place / _NUMBERS, to_dict(numbers))
+    return numbers
+
+
+def _inherit(source: Path, place: Path) -> None:
+    """Take over what another cell has made of the same codes, with the markers of those steps."""
+    for name in ("stage1", "encode", "generator"):
+        for path in (*STEPS[name].products, marker(name)):
+            if not (place / path).exists() and (source / path).exists():
+                with atomic_path(place / path) as whole:
+                    (shutil.copytree if (source / path).is_dir() else shutil.copyfile)(source / path, whole)
+
+
+def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
+    """All numbers of a trained cell; writes the pictures for people."""
+    stage: Stage = "stage2" if ARMS[cell.arm].second_stage else "stage1"
+    device, splits = run.world.device, run.splits
+    judge = judge_of(splits, run.world, console)
+    tokenizer = run.tokenizer()
+    generator = Generator.from_pretrained(run.root / STEPS["generator"].products[0]).to(device)
+    rows = np.array(spread(len(splits.heldout), _HELD_OUT))
+    originals = _read(splits.heldout, rows)
+    rebuilt = torch.from_numpy(np.concatenate(list(reconstruct(tokenizer, _blocks(originals), stage, device))))
+    _keep_shown(run.root, originals, pixels.to_uint8(rebuilt).numpy())
+    expected = pixels.to_float(torch.from_numpy(originals))
+    nats, right = _guessed(generator, run.trainings.codes("heldout"), rows)
+    train_codes = run.trainings.codes("train")
+    train_rows = np.array(spread(train_codes.pictures, _HELD_OUT)) * train_codes.crops
+    bits, grid_bits = bits_per_image(nats.mean(0), tokenizer.config.prefix_length)
+    usage = _usage(tokenizer, train_codes)
+    sample_distance, sample_accuracy = _samples(run, generator, tokenizer, judge)
+    seconds = {name: (run.workspace.done(name) or {}).get("seconds", 0.0) for name in ("stage1", "stage2", "generator")}
+    decibels = psnr(expected, rebuilt)
+    influence = influence_of(
+        tokenizer,
+        expected[:: -(-len(expected) // _PROBED)].to(device),
+        grid=tokenizer.config.grid,
+        prefix=tokenizer.config.prefix_length,
+        seed=cell.seed,
+    )
+    return CellNumbers(
+        arm=cell.arm,
+        codebook_size=cell.codebook_size,
+        seed=cell.seed,
+        accuracy=float(right.mean()),
+        grid_accuracy=float(right[:, tokenizer.config.prefix_length :].mean()),
+        bits=bits,
+        grid_bits=grid_bits,
+        train_bits=bits_per_image(_guessed(generator, train_codes, train_rows)[0].mean(0), 0)[0],
+        psnr=float(decibels.mean()),
+        ssim=float(ssim(expected, rebuilt).mean()),
+        feature_distance=_feature_distance(judge, originals, pixels.to_uint8(rebuilt).numpy(), device),
+        codebook_use=usage.use,
+        codebook_perplexity=usage.perplexity,
+        sample_distance=sample_distance,
+        sample_accuracy=sample_accuracy,
+        tokenizer_seconds=seconds["stage1"] + seconds["stage2"],
+        generator_seconds=seconds["generator"],
+        influence_future=None if math.isnan(influence.grid_future_share) else influence.grid_future_share,
+        picture_psnr=tuple(decibels.tolist()),
+        picture_bits=tuple((nats.sum(1) / math.log(2)).tolist()),
+    )
+
+
+def _read(source: ImageSource, rows: np.ndarray) -> np.ndarray:
+    """The fixed views (n, 3, h, h) uint8 of some pictures."""
+    return np.stack(list(in_threads(lambda row: source.read(row, None), rows.tolist())))
+
+
+def _blocks(pictures: np.ndarray) -> Iterator[np.ndarray]:
+    return (pictures[start : start + _BLOCK] for start in range(0, len(pictures), _BLOCK))
+
+
+def _keep_shown(root: Path, originals: np.ndarray, rebuilt: np.ndarray) -> None:
+    some = np.array(spread(len(originals), _SHOWN))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, originals=originals[some], reconstructions=rebuilt[some])
+    write_bytes(root / _PICTURES, buffer.getvalue())
+
+
+@torch.no_grad()
+def _guessed(generator: Generator, codes: CodeStore, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats (n, T) float64 of each code of some rows, told their class, and whether it was guessed right (n, T)."""
+    device = generator.embeddings.weight.device
+    nats, right = [], []
+    for some in np.array_split(rows, -(-len(rows) // _BLOCK)):
+        wanted = torch.from_numpy(codes.codes(some).astype(np.int64)).to(device)
+        classes = torch.from_numpy(codes.labels[some]).to(device)
+        found = code_losses(generator(wanted[:, :-1], classes), wanted)
+        nats.append(found[0].double().cpu())
+        right.append(found[1].double().cpu())
+    return torch.cat(nats), torch.cat(right)
+
+
+def _usage(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
+    usage = CodeUsage(tokenizer.config.codebook_size)
+    for start in range(0, len(codes), _BLOCK):
+        usage.update(torch.from_numpy(codes.codes(range(start, min(start + _BLOCK, len(codes)))).astype(np.int64)))
+    return usage
+
+
+def _feature_distance(judge: Judge, originals: np.ndarray, rebuilt: np.ndarray, device: torch.device) -> float:
+    """Squared distance of a picture's features to its reconstruction's, over that to another picture's."""
+    ours, theirs = (features_of(judge, images, device)["pool"].astype(np.float64) for images in (originals, rebuilt))
+    apart = 2 * ours.var(axis=0, ddof=1).sum()  # the mean over all pairs of two pictures
+    return float(np.square(ours - theirs).sum(1).mean() / apart)
+
+
+def _samples(run: Run, generator: Generator, tokenizer: Tokenizer, judge: Judge) -> tuple[float, float]:
+    """Frechet distance of samples to training pictures in the judge's features, and the share read as their class."""
+    splits, device = run.splits, run.world.device
+    labels = np.repeat(np.arange(len(splits.train.classes)), run.recipe.samples_per_class)
+    drawn = features_of(judge, run.trainings.draw(generator, tokenizer, labels), device)
+    real = _read(splits.train, np.array(spread(len(splits.train), _TRAINING)))
+    distance = frechet_distance(_gaussian(features_of(judge, real, device)["pool"]), _gaussian(drawn["pool"]))
+    return distance, float((drawn["probabilities"].argmax(1) == labels).mean())
+
+
+def _gaussian(features: np.ndarray) -> Gaussian:
+    moments = Moments(features.shape[1])
+    moments.update(torch.from_numpy(features))
+    return moments.gaussian()
