@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.matched import Curve, Point, bits_at_matched_psnr, compare_at_matched_psnr
+from alitok.metrics.matched import Curve, Point, bits_at_matched_psnr, compare_at_matched_psnr, reach
 
 NONE = np.empty(0)
 
@@ -78,7 +78,7 @@ def test_points_that_another_one_beats_are_left_out():
     line = curve(*points)
     assert [(p.psnr, p.bits) for p in line.frontier] == [(21, 50), (23, 70), (24, 90)]
     assert [(p.psnr, p.bits) for p in line.left_out] == [(20, 60), (24, 95)]
-    assert line.reach() == "21.00 to 24.00 dB"
+    assert reach([line]) == "21.00 to 24.00 dB"
     other = curve((20, 45), (25, 95))
     assert bits_at_matched_psnr(other, line) == bits_at_matched_psnr(other, curve((21, 50), (23, 70), (24, 90)))
     turned = Curve(line.points[::-1])
@@ -113,7 +113,25 @@ def test_without_a_common_range_there_is_a_reason(other, reach):
     assert all(map(math.isnan, found[:5]))
     assert found.reason == f"no PSNR in common: the first has 20.00 to 24.00 dB, the second {reach}"
     whole = compare_at_matched_psnr({0: line}, {0: curve(*other)})
-    assert (whole.difference, whole.bounds, whole.reason, whole.confidence()) == (None, None, *[found.reason] * 2)
+    assert (whole.difference, whole.bounds) == (None, None)
+    assert whole.reason == whole.confidence() == found.reason.replace("common:", "common in any seed:")
+
+
+def test_ranges_of_seeds_that_never_meet_are_told_together():
+    firsts = {0: curve((20, 50), (24, 70)), 1: curve((19, 50), (23, 70))}
+    found = compare_at_matched_psnr(firsts, {0: curve((24.5, 60)), 1: curve((23.5, 60))})
+    assert found.reason == (
+        "no PSNR in common in any seed: the first has 19.00 to 24.00 dB, the second 23.50 to 24.50 dB"
+    )
+
+
+def test_beyond_another_curve_its_highest_point_is_what_there_is_to_compare_with():
+    low = curve((20, 50), (24, 70))
+    assert curve((25, 50)).spared_beyond(low) == 20
+    assert curve((21, 50), (25, 75), (26, 80)).spared_beyond(low) == -5
+    for other in (low, curve((24, 50)), curve()):
+        assert math.isnan(other.spared_beyond(low))
+    assert math.isnan(low.spared_beyond(curve()))
 
 
 def test_points_that_are_not_finite_are_left_out():
@@ -200,7 +218,7 @@ def test_seeds_that_both_have_decide_and_the_others_are_told():
     assert set(found.by_seed) == {0, 1, 2}
     assert "no PSNR in common" in found.by_seed[2].reason
     assert len(found.used) == 2
-    assert "2 pairs of trainings" in found.confidence()
+    assert "The 95 % interval over trainings is Student's" in found.confidence()
     assert "neither which pictures were held out" in found.confidence()
     assert compare_at_matched_psnr({0: firsts[0]}, {1: firsts[1]}).reason == "no seed in common"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,12 +102,15 @@ class Curve:
             return math.nan
         return float(np.interp(psnr, [point.psnr for point in self.frontier], [point.bits for point in self.frontier]))
 
-    def reach(self) -> str:
-        """The range of PSNR, for people."""
-        if not self.frontier:
-            return "no finite PSNR"
-        low, high = self.frontier[0].psnr, self.frontier[-1].psnr
-        return f"{low:.2f} dB" if low == high else f"{low:.2f} to {high:.2f} dB"
+    def spared_beyond(self, other: Curve) -> float:
+        """Bits that this curve takes less than the other's highest point, at its first point of more PSNR than that.
+
+        NaN where there is none. Above zero, it would take fewer bits at equal PSNR too, if the other's curve rises on.
+        """
+        if not other.frontier:
+            return math.nan
+        highest = other.frontier[-1]
+        return next((highest.bits - point.bits for point in self.frontier if point.psnr > highest.psnr), math.nan)
 
 
 class Matched(NamedTuple):
@@ -179,25 +182,38 @@ class Comparison:
             return self.reason
         if self.difference.trainings is not None:
             return (
-                f"The {self.level:.0%} interval is Student's over the differences of {len(self.used)} pairs of "
-                "trainings: it covers the chance of training, taken as normal, but neither which pictures were held "
-                "out nor which codebooks were tried."
+                f"The {self._per_cent()} interval over trainings is Student's, of one difference for each seed: it "
+                "covers the chance of training, taken as normal, but neither which pictures were held out nor which "
+                "codebooks were tried."
             )
         if self.difference.pictures is not None:
             return (
-                f"The {self.level:.0%} interval is from resamples of the held-out pictures, the same in both: it "
-                "covers which these are, but not that another training comes out differently, which is often more."
+                f"The {self._per_cent()} interval over pictures is from resamples of the held-out ones, the same in "
+                "both arms: it covers which these are, but not that another training comes out differently, which is "
+                "often more."
             )
         return "There is one pair of trainings and nothing is known of single pictures, so there is no interval."
+
+    def _per_cent(self) -> str:
+        return f"{100 * self.level:g} %"
 
 
 def bits_at_matched_psnr(first: Curve, second: Curve) -> Matched:
     """The second curve's bits minus the first's where both exist; nothing is extrapolated."""
     low, high, difference, relative, middle = _compare(*_means(first), *_means(second))[:, 0].tolist()
     if math.isnan(difference):
-        reason = f"no PSNR in common: the first has {first.reach()}, the second {second.reach()}"
+        reason = f"no PSNR in common: the first has {reach([first])}, the second {reach([second])}"
         return Matched(math.nan, math.nan, math.nan, math.nan, math.nan, reason)
     return Matched(low, high, difference, relative, middle)
+
+
+def reach(curves: Iterable[Curve]) -> str:
+    """The range of PSNR of some curves, for people."""
+    psnrs = [point.psnr for curve in curves for point in curve.frontier]
+    if not psnrs:
+        return "no finite PSNR"
+    low, high = f"{min(psnrs):.2f}", f"{max(psnrs):.2f}"
+    return f"{low} dB" if low == high else f"{low} to {high} dB"
 
 
 def compare_at_matched_psnr(
@@ -227,8 +243,9 @@ def compare_at_matched_psnr(
     }
     used = [number for number, matched in by_seed.items() if not matched.reason]
     if not used:
-        reason = "; ".join(dict.fromkeys(matched.reason for matched in by_seed.values())) or "no seed in common"
-        return Comparison(by_seed, None, None, None, level, reason)
+        ours, theirs = ([curves[number] for number in by_seed] for curves in (first, second))
+        apart = f"no PSNR in common in any seed: the first has {reach(ours)}, the second {reach(theirs)}"
+        return Comparison(by_seed, None, None, None, level, apart if by_seed else "no seed in common")
     drawn = _resampled([(first[number], second[number]) for number in used], resamples, seed)
     difference, relative, middle = (
         _estimate([getattr(by_seed[number], name) for number in used], drawn[place], level)
