@@ -1,0 +1,131 @@
+// The service's answers: JSON, a stream of events, and failures as sentences.
+
+import { byId } from "./dom.js";
+
+const KEPT_KEY = "alitok-key";
+
+export class ServiceError extends Error {
+  // `wait`: seconds after which the service asks to be tried again, or null.
+  constructor(message, wait = null) {
+    super(message);
+    this.wait = wait;
+  }
+}
+
+export async function getJson(path) {
+  return (await ask(path)).json();
+}
+
+export async function getBlob(path) {
+  return (await ask(path)).blob();
+}
+
+export async function postPicture(path, file, signal) {
+  const form = new FormData();
+  form.append("image", file, file.name ?? "picture.png");
+  return (await ask(path, { method: "POST", body: form, signal })).json();
+}
+
+// Hands each event to the listener of its name. EventSource cannot post, so the stream is read by hand.
+export async function streamImages(request, listeners, signal) {
+  const reply = await ask("/v1/images/stream", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    body: JSON.stringify(request),
+    signal,
+  });
+  let done = false;
+  for await (const { name, data } of events(reply.body)) {
+    if (name === "error") throw new ServiceError(data.message ?? "The service could not finish these pictures.");
+    done ||= name === "done";
+    await listeners[name]?.(data);
+  }
+  if (!done) throw new ServiceError("The connection ended before the pictures were finished.");
+}
+
+export async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      text = (text + value).replaceAll("\r\n", "\n");
+      for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+        const event = parse(text.slice(0, end));
+        text = text.slice(end + 2);
+        if (event) yield event;
+      }
+    }
+  } catch (problem) {
+    if (problem.name === "AbortError") throw problem;
+    throw new ServiceError("The connection broke before the pictures were finished.");
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function parse(block) {
+  const fields = { event: "message", data: "" };
+  for (const line of block.split("\n")) {
+    const colon = line.indexOf(":");
+    const name = line.slice(0, colon);
+    const value = line.slice(colon + 1).replace(/^ /, "");
+    if (name === "event") fields.event = value;
+    if (name === "data") fields.data += value;
+  }
+  // A comment, which keeps an idle connection open, has no data.
+  return fields.data ? { name: fields.event, data: JSON.parse(fields.data) } : null;
+}
+
+// Asks for the key where one is needed, as often as it is wrong.
+async function ask(path, options = {}) {
+  for (;;) {
+    const headers = new Headers(options.headers);
+    const key = sessionStorage.getItem(KEPT_KEY);
+    if (key) headers.set("Authorization", `Bearer ${key}`);
+    let reply;
+    try {
+      reply = await fetch(path, { ...options, headers });
+    } catch (problem) {
+      if (problem.name === "AbortError") throw problem;
+      throw new ServiceError("The service does not answer. Is it still running, and is this device connected to it?");
+    }
+    if (reply.ok) return reply;
+    const failure = await failureOf(reply);
+    if (reply.status !== 401) throw failure;
+    const given = await askForKey(failure.message);
+    if (given === null) throw failure;
+    sessionStorage.setItem(KEPT_KEY, given);
+  }
+}
+
+async function failureOf(reply) {
+  const said = await reply.json().then((body) => body.error?.message, () => null);
+  const words = said ?? `The service answered ${reply.status} without saying why.`;
+  if (reply.status !== 429) return new ServiceError(words);
+  const seconds = Number.parseInt(reply.headers.get("Retry-After") ?? "", 10);
+  const wait = Number.isFinite(seconds) ? Math.max(seconds, 1) : null;
+  const when = wait === null ? "Try again in a moment." : `Try again in ${wait === 1 ? "a second" : `${wait} seconds`}.`;
+  return new ServiceError(`${words.replace(/[\s.]*$/, "")}. ${when}`, wait ?? 1);
+}
+
+let asking = null; // one question for all requests that wait for a key
+
+function askForKey(reason) {
+  asking ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog");
+    const field = byId("key-field");
+    byId("key-reason").textContent = reason;
+    field.value = "";
+    dialog.returnValue = "";
+    byId("key-cancel").onclick = () => dialog.close("");
+    dialog.onclose = () => {
+      asking = null;
+      resolve(dialog.returnValue === "use" ? field.value.trim() : null);
+      field.value = "";
+    };
+    dialog.showModal();
+  });
+  return asking;
+}

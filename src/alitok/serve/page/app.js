@@ -1,0 +1,46 @@
+// The page: asks for the model, then makes the tabs.
+
+import { getJson, ServiceError } from "./api.js";
+import { createCompleteTab } from "./complete.js";
+import { byId, notice, plural } from "./dom.js";
+import { createDrawTab } from "./draw.js";
+import { createReconstructTab } from "./reconstruct.js";
+import { createRunTab } from "./run.js";
+import { createTabs } from "./tabs.js";
+
+const SMALL = 64; // pictures up to this side are shown enlarged with their pixels as squares
+const SHOWN = 160; // the side of a small picture on the screen
+
+async function start() {
+  notice(byId("start-notice"), "");
+  let model;
+  try {
+    model = (await getJson("/v1/models")).models[0];
+  } catch (failure) {
+    if (!(failure instanceof ServiceError)) throw failure;
+    byId("model-facts").textContent = "";
+    return notice(byId("start-notice"), failure.message, { label: "Try again", run: start });
+  }
+
+  const size = model.image_size;
+  document.title = `${model.name} · alitok`;
+  byId("model-facts").textContent = [
+    model.name,
+    `${size} × ${size} pixels`,
+    plural(model.classes.length, "class", "classes"),
+    `${model.codes} codes of ${model.codebook_size.toLocaleString("en")}`,
+  ].join(" · ");
+  document.documentElement.classList.toggle("small-pictures", size <= SMALL);
+  document.documentElement.style.setProperty("--shown", `${size <= SMALL ? Math.max(1, Math.floor(SHOWN / size)) * size : size}px`);
+
+  byId("studio").hidden = false;
+  byId("tab-run").hidden = !model.run;
+  const run = createRunTab();
+  let tabs = null;
+  const complete = createCompleteTab(model, { open: () => tabs.open("complete") });
+  createDrawTab(model, { complete: complete.takeDrawn });
+  createReconstructTab(model);
+  tabs = createTabs(byId("tabs"), (name) => name === "run" && run.opened());
+}
+
+start();

@@ -1,0 +1,102 @@
+// The pictures of one drawing: rows as they come, then the finished picture, and what can be done with it.
+
+import { blobOf, make, plural } from "./dom.js";
+import { short } from "./scale.js";
+
+// `actions`: sameAgain(settings), vary(settings), complete(picture). `given`: what is kept when a picture is completed.
+export function createBatch({ model, settings, given = null, actions }) {
+  const cards = [];
+  const grid = make("div", { class: "cards" });
+  const words = make("p", { class: "faint small" }, inWords(model, settings));
+  const again = make("button", { type: "button", hidden: true, title: "Put these settings and this seed back" }, "Same again");
+  const vary = make("button", { type: "button", hidden: true, title: "The same settings with a new seed" }, "Vary");
+  const node = make("article", { class: "batch", "aria-label": "A drawing" }, make("div", { class: "batch-head" }, words, make("div", { class: "actions" }, again, vary)), grid);
+
+  return {
+    node,
+    get total() {
+      return cards.length;
+    },
+    start({ pictures }) {
+      const known = { ...settings, seed: pictures[0]?.seed ?? settings.seed };
+      words.textContent = inWords(model, known);
+      node.setAttribute("aria-label", words.textContent);
+      again.onclick = () => actions.sameAgain(known);
+      vary.onclick = () => actions.vary(known);
+      again.hidden = vary.hidden = false;
+      for (const picture of pictures) {
+        const card = createCard({ model, picture, settings: known, given, actions });
+        cards.push(card);
+        grid.append(card.node);
+      }
+    },
+    row: ({ picture, row, data }) => cards[picture].row(row, data),
+    image: ({ picture, data, format }) => cards[picture].finish(data, format),
+    end: () => cards.forEach((card) => card.end()),
+  };
+}
+
+function inWords(model, settings) {
+  const names = settings.classes.slice(0, 3).map((label) => model.classes[label]);
+  const rest = settings.classes.length - names.length;
+  const guidance = [0, 1].includes(settings.guidance_scale)
+    ? "no guidance"
+    : `guidance ${short(settings.guidance_scale)}, ${settings.guidance_schedule}${settings.guidance_schedule === "cosine" ? ` to the power ${short(settings.guidance_power)}` : ""}`;
+  const seed = settings.seed === null ? null : `seed ${settings.seed}`;
+  const filters = [
+    settings.temperature !== 1 && `temperature ${short(settings.temperature)}`,
+    settings.top_k > 0 && `${plural(settings.top_k, "likeliest code")}`,
+    settings.top_p < 1 && `probability ${short(settings.top_p)}`,
+  ];
+  const who = names.join(", ") + (rest > 0 ? ` and ${rest} more` : "");
+  return [who, seed, guidance, ...filters].filter(Boolean).join(" · ");
+}
+
+function createCard({ model, picture, settings, given, actions }) {
+  const size = model.image_size;
+  const name = nameOf(model, picture);
+  const canvas = make("canvas", { width: size, height: size, class: "picture", role: "img", "aria-label": `${name}, being drawn` });
+  const context = canvas.getContext("2d");
+  if (given) context.drawImage(given.canvas, 0, 0, size, given.height, 0, 0, size, given.height);
+  const frame = make("div", { class: "frame drawing" }, canvas);
+  const line = make("div", { class: "card-actions" });
+  const node = make("figure", { class: "drawn" }, frame, make("figcaption", {}, name), line);
+  let finished = false;
+
+  return {
+    node,
+    // Decoding a strip takes a moment; awaited, so that a late row never covers the finished picture.
+    async row(row, data) {
+      const strip = await createImageBitmap(blobOf(data));
+      if (!finished) context.drawImage(strip, 0, row * (size / model.grid));
+      strip.close();
+    },
+    finish(data, format) {
+      finished = true;
+      const blob = blobOf(data, format);
+      const address = URL.createObjectURL(blob);
+      const file = `${name.replace(/[^\p{L}\p{N}]+/gu, "-")}-${picture.seed}-${picture.index}.${format === "jpeg" ? "jpg" : format}`;
+      frame.replaceChildren(make("img", { src: address, width: size, height: size, class: "picture", alt: `${name}, seed ${picture.seed}, picture ${picture.index}` }));
+      frame.classList.remove("drawing");
+      line.append(
+        make("a", { href: address, download: file, title: "Download this picture", "aria-label": `Save ${name}` }, "Save"),
+        make("button", { type: "button", class: "link", "aria-label": `Vary ${name}`, on: { click: () => actions.vary({ ...settings, classes: [labelOf(model, picture)] }) } }, "Vary"),
+        make("button", { type: "button", class: "link", "aria-label": `Complete ${name}`, on: { click: () => actions.complete({ blob, label: labelOf(model, picture), settings }) } }, "Complete"),
+      );
+    },
+    end() {
+      frame.classList.remove("drawing");
+      if (finished) return;
+      canvas.setAttribute("aria-label", `${name}, not finished`);
+      line.append(make("span", { class: "faint" }, "not finished"));
+    },
+  };
+}
+
+// A picture of an event says its class by name or by number.
+function labelOf(model, picture) {
+  for (const value of [picture.label, picture.class]) if (Number.isInteger(value)) return value;
+  return model.classes.indexOf(picture.class);
+}
+
+const nameOf = (model, picture) => model.classes[labelOf(model, picture)] ?? String(picture.class);

@@ -1,0 +1,61 @@
+// The tab that reconstructs: a picture, both decoders' versions of it, their difference, and the codes between.
+
+import { postPicture, ServiceError } from "./api.js";
+import { createCodes } from "./codes.js";
+import { announce, blobOf, byId, make, notice, reveal } from "./dom.js";
+import { createPick } from "./pick.js";
+
+const STAGES = [
+  ["original", "Original", () => "as the model sees it"],
+  ["stage1", "Stage 1", (psnr) => decibels(psnr.stage1)],
+  ["stage2", "Stage 2", (psnr) => decibels(psnr.stage2)],
+  ["difference", "Difference", () => "from the original"],
+];
+
+const decibels = (value) => (Number.isFinite(value) ? `${value.toFixed(2)} dB` : "");
+
+export function createReconstructTab(model) {
+  const problem = byId("reconstruct-notice");
+  const result = byId("reconstruct-result");
+  let running = null;
+
+  async function reconstruct(file) {
+    running?.abort();
+    const mine = (running = new AbortController());
+    notice(problem, "");
+    result.setAttribute("aria-busy", "true");
+    if (!result.children.length) result.replaceChildren(make("p", { class: "faint" }, "Reconstructing …"));
+    announce("Reconstructing.");
+    try {
+      const answer = await postPicture("/v1/reconstruct", file, mine.signal);
+      show(answer);
+      reveal(result);
+      const best = answer.psnr.stage2 ?? answer.psnr.stage1;
+      announce(`Reconstructed${Number.isFinite(best) ? ` with ${decibels(best)}` : ""}.`);
+    } catch (failure) {
+      if (failure.name === "AbortError") return;
+      if (!(failure instanceof ServiceError)) throw failure;
+      result.replaceChildren();
+      notice(problem, failure.message, { label: "Try again", run: () => reconstruct(file) });
+    } finally {
+      if (running === mine) result.removeAttribute("aria-busy");
+    }
+  }
+
+  function show(answer) {
+    for (const image of result.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+    const figures = STAGES.filter(([name]) => answer[name]).map(([name, title, note]) => {
+      const src = URL.createObjectURL(blobOf(answer[name]));
+      const image = make("img", { src, class: "picture", width: model.image_size, height: model.image_size, alt: `${title} of the picture` });
+      return make("figure", { class: "version" }, make("figcaption", {}, title, make("span", { class: "faint small" }, note(answer.psnr))), image);
+    });
+    result.replaceChildren(make("div", { class: "versions" }, ...figures), createCodes(answer));
+  }
+
+  const pick = createPick({
+    mostBytes: model.limits.most_upload_bytes,
+    whenPicked: reconstruct,
+    whenRefused: (words) => notice(problem, words),
+  });
+  byId("reconstruct-pick").append(pick.node);
+}
