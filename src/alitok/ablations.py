@@ -198,9 +198,7 @@ def _tokenizer(preset: AblationPreset, arm: Arm, codebook_size: int, image_size:
         prefix=None if arm.prefix else 0,
         codebook_size=codebook_size,
         code_width=preset.code_width,
-        encoder=EncoderConfig(
-            width=preset.width, layers=preset.layers, heads=preset.heads, causal=arm.causal_encoder
-        ),
+        encoder=EncoderConfig(width=preset.width, layers=preset.layers, heads=preset.heads, causal=arm.causal_encoder),
         stage1=_decoder(preset, causal=arm.causal_decoder, prefix_head=arm.auxiliary),
         stage2=_decoder(preset, reads_prefix=arm.second_stage != "grid codes"),
     )
@@ -231,10 +229,11 @@ def _decoder(
 def _tokenizer_training(preset: AblationPreset, steps: int, *, auxiliary: bool) -> TokenizerTraining:
     phase = TokenizerPhase(
         steps=steps,
-        learning_rate=2e-3,
-        final_learning_rate=1e-4,
-        warmup_steps=min(100, steps // 2),
-        losses=LossWeights(auxiliary=float(auxiliary)),
+        learning_rate=1e-3,
+        final_learning_rate=5e-5,
+        warmup_steps=min(50, steps // 2),
+        # Beside the squared error alone, a quantizer's loss of weight 1 rules the first steps; see docs/architecture.md.
+        losses=LossWeights(quantizer=0.1, auxiliary=float(auxiliary)),
     )
     return TokenizerTraining(loop=LoopConfig(batch_size=preset.batch_size, evaluate_every=500), phases=(phase,))
 

@@ -263,4 +263,3 @@ class _Report:
             **{name: value for name, value in to_dict(preset).items() if not isinstance(value, dict)},
             "seeds": self._request.seeds,
         }
-

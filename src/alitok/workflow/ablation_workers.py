@@ -137,7 +137,8 @@ def _failure(process: SpawnProcess, said: Connection) -> str | None:
         said.close()
     if told is not None or process.exitcode == 0:
         return told
-    killed = f"was killed by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "ended without a word"
+    status = process.exitcode or 0
+    killed = f"was killed by signal {-status}" if status < 0 else "ended without a word"
     return f"its process {killed}; is there memory enough for so many at a time? Choose a smaller --parallel."
 
 
