@@ -128,11 +128,12 @@ class AblationPreset:
 
 
 ABLATION_PRESETS = {
-    # Minutes for a cell on two cores: pictures of 32 pixels in 16 codes of 8 x 8.
+    # Minutes for a cell on two cores: pictures of 32 pixels in 16 codes of 8 x 8. So short a training fills no larger
+    # codebook evenly, and how much of it each arm fills would then decide what its codes cost.
     "tiny": AblationPreset(
         most_side=32,
         grid=4,
-        codebook_size=256,
+        codebook_size=64,
         width=96,
         layers=3,
         heads=4,

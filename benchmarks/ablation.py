@@ -1,0 +1,86 @@
+"""The ablation on built-in photographs: what the causal decoder does at equal fidelity, and how long the suite takes.
+
+    python benchmarks/ablation.py --out ablations/photos --seeds 3          # every cell; goes on where it was stopped
+    python benchmarks/ablation.py --out ablations/photos --seeds 3 --data photos --set tokenizer_steps=2400
+
+Does what `alitok ablate --preset tiny` does and leaves the same files. `seconds` is the wall clock of this start alone,
+and `training_seconds` the sum over the cells, however many ran at a time. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from alitok.ablations import ARMS, USUAL_ARMS
+from alitok.workflow.ablation import AblationRequest, run_ablation
+from alitok.workflow.ablation_matched import matched_arms
+from alitok.workflow.ablation_numbers import Ablation, summary
+
+_COLUMNS = ("accuracy", "bits", "grid_bits", "psnr", "codebook_perplexity", "sample_distance", "influence_future")
+
+
+def main() -> None:
+    """Run it and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="photos")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(USUAL_ARMS))
+    parser.add_argument("--parallel", type=int)
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    options = parser.parse_args()
+    request = AblationRequest(
+        data=options.data,
+        out=options.out,
+        seeds=options.seeds,
+        arms=tuple(options.arms),
+        parallel=options.parallel,
+        overrides=tuple(options.overrides),
+    )
+    began = time.monotonic()
+    ablation = run_ablation(request, command=shlex.join(["python", *sys.argv]))
+    result = {"benchmark": "ablation", "seconds": round(time.monotonic() - began, 1), **told(ablation)}
+    result["machine"] = {
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps(result))
+
+
+def told(ablation: Ablation) -> dict[str, object]:
+    """The table's means over seeds, and the arms that were compared at equal PSNR."""
+    table = {}
+    for arm in ablation.arms:
+        cells = ablation.of(arm)
+        means = {name: summary(getattr(cell, name) for cell in cells) for name in _COLUMNS}
+        table[arm] = {name: None if found is None else round(found.mean, 4) for name, found in means.items()}
+    matched = {
+        f"{found.first} to {found.second}": None
+        if found.comparison.difference is None
+        else round(found.comparison.difference.value, 2)
+        for found in matched_arms(ablation, [])
+    }
+    return {
+        "data": ablation.data,
+        "preset": ablation.preset,
+        "cells": len(ablation.cells),
+        "seeds": len(ablation.seeds()),
+        "training_seconds": round(sum(cell.seconds for cell in ablation.cells), 1),
+        "table": table,
+        "bits_at_equal_psnr": matched,
+    }
+
+
+if __name__ == "__main__":
+    main()
