@@ -59,6 +59,11 @@ app.command(
     help="Keep the first rows of a picture and let a model continue it.",
 )
 app.command(
+    "alitok.cli.serve:serve",
+    name="serve",
+    help="Serve a model by HTTP, with a page to draw with.",
+)
+app.command(
     "alitok.cli.eval:app",
     name="eval",
     help="Measure samples or reconstructions against real pictures, each with its own reference.",

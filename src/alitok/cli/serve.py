@@ -1,0 +1,75 @@
+"""`alitok serve`: a saved model as a service with a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def serve(
+    model: str,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    run: Path | None = None,
+    key_file: Path | None = None,
+    allow_host: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    batch_size: int | None = None,
+    most_pictures: int = 64,
+    most_waiting: int = 256,
+    deadline_seconds: float = 120.0,
+    stop_seconds: float = 60.0,
+    precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None:
+    """Serve a model: pictures by HTTP, row by row if wanted, and a page to draw with.
+
+    Requests of different classes, settings and seeds share batches, and a picture never depends on who else asks.
+    SIGTERM and Ctrl-C let running work finish; a second Ctrl-C ends at once. Give a key before you let others reach it.
+
+    Args:
+        model: a directory with a saved pair, or `owner/name` on the hub.
+        host: the address to listen at; 127.0.0.1 is reached from this machine alone, 0.0.0.0 from everywhere.
+        port: likewise; 0 takes a free one, which is told.
+        run: the directory of a run whose curves and pictures the page shows.
+        key_file: a file with one line, the key that clients must give.
+        allow_host: on 127.0.0.1, further names by which the service may be called, such as that of a proxy before it.
+        batch_size: pictures drawn at a time; unless given 64 on a GPU and 32 elsewhere, or what fits into memory.
+        most_pictures: that one request may ask for.
+        most_waiting: pictures of all requests that may wait; more are refused until there is place.
+        deadline_seconds: in which an answer must be ready.
+        stop_seconds: that running work gets to finish.
+        precision: of the generator: bf16 and int8 (on a CPU) are faster and not exact.
+        device: where to draw.
+    """
+    from alitok.core.errors import AlitokError
+    from alitok.serve.limits import ServiceLimits
+    from alitok.serve.run import ServeOptions, run_serve
+
+    try:
+        limits = ServiceLimits(
+            most_pictures=most_pictures,
+            most_waiting=most_waiting,
+            deadline_seconds=deadline_seconds,
+            stop_seconds=stop_seconds,
+        )
+    except AlitokError as error:  # configs leave the full stop to whoever tells it
+        raise AlitokError(f"{error}.") from None
+    status = run_serve(
+        ServeOptions(
+            model=model,
+            host=host,
+            port=port,
+            run=run,
+            key_file=key_file,
+            allow_hosts=tuple(allow_host or ()),
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            limits=limits,
+        )
+    )
+    raise SystemExit(status)

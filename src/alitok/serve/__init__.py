@@ -1,0 +1,1 @@
+"""The service: HTTP requests to pictures and codes, over one pair of models in one process."""

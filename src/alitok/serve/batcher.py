@@ -1,0 +1,371 @@
+"""Pictures of many requests through one engine: one thread owns the models, and all requests share its batches.
+
+Enter: `SampleRequest`s and short pieces of other work, from coroutines. Leave: rows and pictures as they are drawn, in
+the coroutines' event loop. A batch is formed between batches from all that waits; requests take turns in it, so one of
+many pictures does not hold up one of few. Other work is done between batches and between the rows of one.
+
+A picture's codes are a function of its own request, and its pixels are decoded by themselves, so neither depends on
+what else is in the batch. Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.generator import Engine, SampleRequest
+from alitok.jobs.decoding import PixelDecoder
+from alitok.serve.faults import ServiceError, internal, queue_full, stopping
+from alitok.tokenizer import RowDecoder, Tokenizer
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+_GATHER_SHARE = 0.1  # of a batch's time that is waited for those who were in the last one
+_GATHER_MOST = 0.1  # seconds
+_LONGEST_RETRY = 60  # seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """A strip (3, f, h) uint8 of a picture; both are counted within the request and the picture."""
+
+    picture: int
+    row: int
+    strip: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole picture (3, h, h) uint8, counted within the request."""
+
+    picture: int
+    image: np.ndarray
+
+
+class Drawing:
+    """A request's pictures on their way; made by `Batcher.submit`.
+
+    Args:
+        requests: one per picture.
+        rows: whether strips are wanted as they are drawn.
+        loop: where the events are waited for.
+    """
+
+    def __init__(self, requests: Sequence[SampleRequest], rows: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.rows, self.gone = rows, False
+        self.waiting = deque(_Picture(self, number, request) for number, request in enumerate(requests))
+        self._left, self._loop = len(requests), loop
+        self._events: asyncio.Queue[Row | Finished | ServiceError] = asyncio.Queue()
+
+    def tell(self, event: Row | Finished | ServiceError) -> None:
+        """Hand on what happened, from any thread."""
+        if not self.gone:
+            _soon(self._loop, self._events.put_nowait, event)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all pictures have been given out."""
+        return not self._left
+
+    async def next(self, patience: float | None = None) -> Row | Finished | None:
+        """What happens next; None if nothing does for `patience` seconds.
+
+        Raises:
+            ServiceError: the pictures cannot be drawn.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                event = await self._events.get()
+        except TimeoutError:
+            return None
+        if isinstance(event, ServiceError):
+            raise event
+        self._left -= isinstance(event, Finished)
+        return event
+
+
+@dataclass(frozen=True)
+class _Picture:
+    drawing: Drawing
+    number: int  # within its drawing
+    request: SampleRequest
+
+
+@dataclass(frozen=True)
+class _Call:
+    function: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+    def run(self) -> None:
+        if self.future.cancelled():
+            return
+        try:
+            result = self.function()
+        except ServiceError as error:
+            _soon(self.loop, _settle, self.future, None, error)
+        except Exception:  # whatever it was, the one who waits is told, and the thread goes on
+            _log.exception("A request failed")
+            _soon(self.loop, _settle, self.future, None, internal())
+        else:
+            _soon(self.loop, _settle, self.future, result, None)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        _log.debug("An answer came after its event loop had closed")
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+class Batcher:
+    """The queue in front of the engine, and the thread behind it.
+
+    Args:
+        engine: of the generator.
+        tokenizer: draws rows, where its first decoder is causal.
+        decoder: of the tokenizer.
+        batch_size: pictures drawn at a time.
+        most_waiting: pictures and calls that may wait.
+        on_batch: told the pictures and the seconds of each finished batch, in the worker's thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        decoder: PixelDecoder,
+        *,
+        batch_size: int,
+        most_waiting: int,
+        on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
+    ) -> None:
+        self._engine, self._tokenizer, self._decoder = engine, tokenizer, decoder
+        self.batch_size, self.most_waiting, self._on_batch = batch_size, most_waiting, on_batch
+        self._changed = threading.Condition()
+        self._drawings: deque[Drawing] = deque()  # that have pictures waiting
+        self._calls: deque[_Call] = deque()
+        self._open, self._abandoned = True, False
+        self._running = 0
+        self._last_size, self._last_seconds, self._seconds_each = 0, 0.0, 0.0
+        self._threads = torch.get_num_threads()
+        # A daemon, so that a second Ctrl-C ends the process at once.
+        self._thread = threading.Thread(target=self._work, name="alitok-batcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new work is taken."""
+        return self._open
+
+    @property
+    def waiting(self) -> int:
+        """Pictures and calls that wait."""
+        with self._changed:
+            return self._waiting()
+
+    @property
+    def running(self) -> int:
+        """Pictures in the batch under way."""
+        return self._running
+
+    def stop_accepting(self) -> None:
+        """Refuse new work; what was accepted is finished. Needs no lock, so a signal handler may call it."""
+        self._open = False
+
+    def close(self, patience: float | None = None) -> None:
+        """Finish what was accepted, and end the thread.
+
+        Args:
+            patience: seconds after which the batch under way is left between two of its rows; None = never.
+        """
+        self.stop_accepting()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread.ident is None:
+            return
+        self._thread.join(patience)
+        self._abandoned = True
+        self._thread.join(patience)
+
+    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
+        """Queue the pictures of one request; called in an event loop, where the events will be.
+
+        Args:
+            requests: that fit the generator, one per picture.
+            rows: whether strips are wanted too.
+
+        Raises:
+            ServiceError: there is no place for them all, or the service is stopping.
+        """
+        drawing = Drawing(requests, rows, asyncio.get_running_loop())
+        with self._changed:
+            self._admit(len(requests))
+            self._drawings.append(drawing)
+            self._changed.notify_all()
+        return drawing
+
+    def cancel(self, drawing: Drawing) -> None:
+        """Take back a drawing: what waits is forgotten, and what is being drawn is of no interest. May be repeated."""
+        drawing.gone = True
+        with self._changed:
+            drawing.waiting.clear()
+            if drawing in self._drawings:
+                self._drawings.remove(drawing)
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Run a short function in the thread that owns the models.
+
+        Raises:
+            ServiceError: it failed, there is no place for it, or the service is stopping.
+        """
+        loop = asyncio.get_running_loop()
+        call = _Call(function, loop.create_future(), loop)
+        with self._changed:
+            self._admit(1)
+            self._calls.append(call)
+            self._changed.notify_all()
+        try:
+            return await call.future
+        finally:
+            with self._changed:
+                if call in self._calls:
+                    self._calls.remove(call)
+
+    def _admit(self, count: int) -> None:
+        if not self._open:
+            raise stopping()
+        waiting = self._waiting()
+        if waiting + count > self.most_waiting:
+            excess = waiting + count - self.most_waiting
+            raise queue_full(min(max(1, math.ceil(excess * self._seconds_each)), _LONGEST_RETRY))
+
+    def _waiting(self) -> int:
+        return len(self._calls) + sum(len(drawing.waiting) for drawing in self._drawings)
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._threads)  # it is counted for each thread
+        while True:
+            with self._changed:
+                while not (self._calls or self._drawings):
+                    if not self._open:
+                        return
+                    self._changed.wait(1.0)  # nobody wakes it for `stop_accepting`
+            self._one_call()
+            with self._changed:
+                self._gather()
+                batch = self._take()
+            if batch:
+                self._batch(batch)
+
+    def _one_call(self) -> None:
+        with self._changed:
+            call = self._calls.popleft() if self._calls else None
+        if call is not None:
+            call.run()
+
+    def _gather(self) -> None:
+        """Wait a little for as many pictures as there were last time: their clients are about to ask again."""
+        until = time.monotonic() + min(_GATHER_SHARE * self._last_seconds, _GATHER_MOST)
+        while self._drawings and self._waiting() < min(self._last_size, self.batch_size) and self._open:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _take(self) -> list[_Picture]:
+        batch: list[_Picture] = []
+        while self._drawings and len(batch) < self.batch_size:
+            drawing = self._drawings.popleft()
+            batch.append(drawing.waiting.popleft())
+            if drawing.waiting:
+                self._drawings.append(drawing)
+        return batch
+
+    def _batch(self, batch: list[_Picture]) -> None:
+        began, self._running = time.monotonic(), len(batch)
+        try:
+            finished = self._draw(batch)
+        except Exception:  # whatever it was, those who wait are told, and the next batch is drawn
+            _log.exception("A batch failed")
+            finished = False
+            for drawing in {id(picture.drawing): picture.drawing for picture in batch}.values():
+                drawing.tell(internal())
+                self.cancel(drawing)
+        finally:
+            self._running = 0
+        if finished:
+            seconds = time.monotonic() - began
+            self._last_size, self._last_seconds = len(batch), seconds
+            self._seconds_each = seconds / len(batch)
+            self._on_batch(len(batch), seconds)
+
+    @torch.inference_mode()
+    def _draw(self, batch: list[_Picture]) -> bool:
+        """Draw a batch; false if nobody wants it any more."""
+        decoders = {
+            place: RowDecoder(self._tokenizer, 1) for place, picture in enumerate(batch) if picture.drawing.rows
+        }
+        tops = dict.fromkeys(decoders, 0)
+        parts = []
+        for codes in self._engine.stream(self._filled(batch)):
+            parts.append(codes)
+            for place, decoder in decoders.items():
+                if not batch[place].drawing.gone:
+                    tops[place] += self._tell_rows(batch[place], decoder, codes[place : place + 1], tops[place])
+            if self._abandoned or all(picture.drawing.gone for picture in batch):
+                return False
+            self._one_call()
+        whole = torch.cat(parts, dim=1)
+        for place, picture in enumerate(batch):
+            if not picture.drawing.gone:
+                # Alone, as the size of a batch changes how its last bits are rounded.
+                image = self._decoder(whole[place : place + 1])[0].cpu().numpy()
+                picture.drawing.tell(Finished(picture.number, image))
+        return True
+
+    def _filled(self, batch: list[_Picture]) -> list[SampleRequest]:
+        """The batch's requests; on a GPU up to a power of two of them, as each size has its own buffers and graphs."""
+        requests = [picture.request for picture in batch]
+        if self._engine.device.type != "cuda":
+            return requests
+        size = min(1 << (len(requests) - 1).bit_length(), max(self.batch_size, len(requests)))
+        return requests + [requests[-1]] * (size - len(requests))
+
+    def _tell_rows(self, picture: _Picture, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
+        """Hand on the rows that these codes (1, n) complete; how many there were."""
+        strip = pixels.to_uint8(decoder.extend(codes))[0].cpu().numpy()
+        side = self._tokenizer.config.patch_size
+        count = strip.shape[1] // side
+        for row in range(count):
+            picture.drawing.tell(Row(picture.number, first + row, strip[:, row * side : (row + 1) * side]))
+        return count

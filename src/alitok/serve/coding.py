@@ -1,0 +1,114 @@
+"""Routes of the tokenizer: pictures to codes, codes to pictures, and what is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Request, UploadFile
+from PIL import Image
+
+from alitok.data.crops import to_array
+from alitok.serve.documented import faults
+from alitok.serve.faults import ServiceError, unusable
+from alitok.serve.model import DIFFERENCE_SCALE
+from alitok.serve.schemas import (
+    Decibels,
+    DecodeAnswer,
+    DecodeRequest,
+    EncodeAnswer,
+    PlainImage,
+    ReconstructAnswer,
+)
+from alitok.serve.service import Service, service_of
+from alitok.serve.uploads import encoded, read_square
+
+router = APIRouter(tags=["codes"])
+_FAULTS = faults(401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+@router.post("/v1/reconstruct", response_model=ReconstructAnswer, summary="What coding leaves", responses=_FAULTS)
+async def reconstruct(image: Annotated[UploadFile, File(description="A picture file.")], request: Request) -> Any:
+    """Encode a picture and decode it again with each decoder there is.
+
+    The picture is resized and cropped about its centre; PSNR is taken against that square, in decibels.
+    """
+    service = service_of(request)
+    return await service.in_time(request, _reconstructed(service, image))
+
+
+async def _reconstructed(service: Service, image: UploadFile) -> ReconstructAnswer:
+    model, config = service.model, service.model.pipeline.tokenizer.config
+    square = to_array(await _square(service, image))
+    found = await service.batcher.call(partial(model.reconstruct, square))
+    pictures = {stage: await asyncio.to_thread(encoded, picture) for stage, picture in found.pictures.items()}
+    return ReconstructAnswer(
+        original=await asyncio.to_thread(encoded, square),
+        stage1=pictures.get("stage1"),
+        stage2=pictures.get("stage2"),
+        difference=await asyncio.to_thread(encoded, found.difference),
+        difference_scale=DIFFERENCE_SCALE,
+        psnr=Decibels(stage1=found.decibels.get("stage1"), stage2=found.decibels.get("stage2")),
+        codes=found.codes,
+        grid=config.grid,
+        prefix=config.prefix_length,
+        codebook_size=config.codebook_size,
+    )
+
+
+@router.post("/v1/encode", response_model=EncodeAnswer, summary="Pictures to codes", responses=_FAULTS)
+async def encode(image: Annotated[list[UploadFile], File(description="Picture files.")], request: Request) -> Any:
+    """Encode one picture or several, each resized and cropped about its centre."""
+    service = service_of(request)
+    if len(image) > service.limits.most_uploads:
+        raise unusable(f"At most {service.limits.most_uploads} pictures can be sent at a time, not {len(image)}.")
+    return await service.in_time(request, _encoded(service, image))
+
+
+async def _encoded(service: Service, images: list[UploadFile]) -> EncodeAnswer:
+    model, config = service.model, service.model.pipeline.tokenizer.config
+    codes = []
+    for image in images:
+        square = to_array(await _square(service, image))
+        codes.append(await service.batcher.call(partial(model.encode, square)))
+    return EncodeAnswer(codes=codes, image_size=config.image_size, grid=config.grid, prefix=config.prefix_length)
+
+
+@router.post("/v1/decode", response_model=DecodeAnswer, summary="Codes to pictures", responses=_FAULTS)
+async def decode(body: DecodeRequest, request: Request) -> Any:
+    """Decode sequences of codes by one of the decoders."""
+    service = service_of(request)
+    _check_codes(service, body)
+    return await service.in_time(request, _decoded(service, body))
+
+
+async def _decoded(service: Service, body: DecodeRequest) -> DecodeAnswer:
+    model, images = service.model, []
+    for codes in body.codes:
+        picture = await service.batcher.call(partial(model.decode, codes, body.stage))
+        data = await asyncio.to_thread(encoded, picture, body.format)
+        images.append(PlainImage(format=body.format, data=data))
+    return DecodeAnswer(images=images)
+
+
+def _check_codes(service: Service, body: DecodeRequest) -> None:
+    config, most = service.model.pipeline.tokenizer.config, service.limits.most_pictures
+    if len(body.codes) > most:
+        raise unusable(f"At most {most} pictures can be decoded at a time, not {len(body.codes)}.")
+    if any(len(codes) != config.sequence_length for codes in body.codes):
+        raise unusable(f"A picture of this model has {config.sequence_length} codes.")
+    if any(not 0 <= code < config.codebook_size for codes in body.codes for code in codes):
+        raise unusable(f"Codes must be within 0 to {config.codebook_size - 1}.")
+    if body.stage is not None and body.stage not in service.model.stages:
+        raise unusable(f"This model has no {body.stage} decoder.")
+
+
+async def _square(service: Service, upload: UploadFile) -> Image.Image:
+    """The square of an uploaded picture; its name is never looked at."""
+    limits = service.limits
+    if (upload.size or 0) > limits.most_upload_bytes:
+        raise ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
+    data = await upload.read()
+    async with service.decoding:
+        return await asyncio.to_thread(read_square, data, service.model.pipeline.tokenizer.config.image_size, limits)

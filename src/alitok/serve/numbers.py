@@ -1,0 +1,52 @@
+"""What the service counts, for Prometheus: each service has a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from alitok.serve.batcher import Batcher
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Numbers:
+    """Counters of one service.
+
+    Attributes:
+        requests: by route, method and status; 499 is a client that left.
+        seconds: until the whole answer was sent, by route.
+        pictures: drawn in finished batches.
+        batch_size: pictures of each finished batch.
+        batch_seconds: of each finished batch.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "alitok_requests", "Requests answered.", ["route", "method", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "alitok_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.pictures = Counter("alitok_pictures", "Pictures drawn.", registry=registry)
+        self.batch_size = Histogram("alitok_batch_pictures", "Pictures of a batch.", buckets=_SIZES, registry=registry)
+        self.batch_seconds = Histogram("alitok_batch_seconds", "Time of a batch.", buckets=_SECONDS, registry=registry)
+        ProcessCollector(registry=registry)
+
+    def watch(self, batcher: Batcher) -> None:
+        """Show what waits and runs, as it is when asked."""
+        waiting = Gauge("alitok_waiting", "Pictures and other work that wait.", registry=self.registry)
+        waiting.set_function(lambda: batcher.waiting)
+        running = Gauge("alitok_running_pictures", "Pictures in the batch under way.", registry=self.registry)
+        running.set_function(lambda: batcher.running)
+
+    def batch(self, pictures: int, seconds: float) -> None:
+        """Count a finished batch."""
+        self.pictures.inc(pictures)
+        self.batch_size.observe(pictures)
+        self.batch_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """All of them, as Prometheus reads them."""
+        return generate_latest(self.registry)

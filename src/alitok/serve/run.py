@@ -1,0 +1,197 @@
+"""`alitok serve`: a saved pair to a service on a port, until it is asked to stop.
+
+The port is taken before the model is loaded, so that a mistake is told at once. SIGTERM and Ctrl-C let running work
+finish; a second Ctrl-C ends at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from alitok.core.device import DeviceName
+from alitok.core.errors import AlitokError
+from alitok.core.hub import locate
+from alitok.data.decode import without_remarks
+from alitok.generator.kernels import EnginePrecision
+from alitok.jobs.pipeline import Pipeline
+from alitok.serve.limits import ServiceLimits
+from alitok.serve.model import ServedModel
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from uvicorn import Server
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What the user asked for; see `alitok serve --help`."""
+
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    run: Path | None = None
+    key_file: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+    batch_size: int | None = None
+    precision: EnginePrecision = "fp32"
+    device: DeviceName = "auto"
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
+
+
+def run_serve(options: ServeOptions) -> int:
+    """Serve until asked to stop.
+
+    Returns:
+        The exit status: 0 after SIGTERM, 130 after Ctrl-C.
+
+    Raises:
+        AlitokError: the port is taken, the model, the key file or the run cannot be used, or a library is missing.
+    """
+    try:
+        from alitok.serve.app import create_app
+        from alitok.serve.service import ServiceSettings
+    except ImportError as error:
+        raise AlitokError(f"The service needs {error.name}: pip install 'alitok[serve]'.") from None
+    local = _is_loopback(options.host)
+    settings = ServiceSettings(
+        limits=options.limits,
+        key=None if options.key_file is None else read_key(options.key_file),
+        hosts=frozenset((*_LOCAL_NAMES, options.host, *options.allow_hosts)) if local else None,
+        run=options.run,
+        batch_size=options.batch_size,
+    )
+    with _socket(options.host, options.port) as taken, without_remarks(), _signals() as told:
+        directory = locate(options.model)
+        pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
+        model = ServedModel(directory.resolve().name, pipeline)
+        app = create_app(model, settings)
+        batcher = app.state.service.batcher
+        model.warm_up(batcher.batch_size)
+        if not local and settings.key is None:
+            _say("Anybody who reaches this machine can use the service; --key-file asks for a key.")
+        _say(f"Serving {model.name} at {_address(taken)} (Ctrl-C stops).")
+        told.serving = True
+        _server(app, options.limits, batcher.stop_accepting).run(sockets=[taken])
+    _say("Stopped.")
+    return told.status
+
+
+def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], None]) -> Server:
+    """Uvicorn, which refuses new work from the moment that it is told to stop."""
+    import uvicorn
+
+    class Stopping(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            stop_accepting()
+            super().handle_exit(sig, frame)
+
+    return Stopping(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=limits.most_connections,
+            timeout_graceful_shutdown=math.ceil(limits.stop_seconds),
+        )
+    )
+
+
+class _Told:
+    """Which signal came.
+
+    Attributes:
+        serving: whether the server has its own handlers; before, a signal ends the process.
+        status: of the process, by the last signal.
+    """
+
+    def __init__(self) -> None:
+        self.serving, self.status = False, 0
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.status = 130 if number == signal.SIGINT else 0
+        if not self.serving:
+            raise SystemExit(self.status)
+
+
+@contextmanager
+def _signals() -> Iterator[_Told]:
+    """Handlers under the server's own, which hands on to them what made it stop."""
+    told = _Told()
+    before = {number: signal.signal(number, told.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _address(taken: socket.socket) -> str:
+    host, port = taken.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)  # noqa: T201 (whoever started it waits for this line)
+
+
+def read_key(path: Path) -> str:
+    """The key in a file of one line; other lines must be empty.
+
+    Raises:
+        AlitokError: the file cannot be read, or holds no key.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is no text"
+        raise AlitokError(f"The key file {path} cannot be read: {reason}; write a key into it, in one line.") from None
+    keys = [line.strip() for line in lines if line.strip()]
+    if len(keys) != 1:
+        raise AlitokError(f"The key file {path} must hold one line, the key, and holds {len(keys)}.")
+    return keys[0]
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; it listens when the service starts."""
+    if not 0 <= port <= 65535:
+        raise AlitokError(f"A port is a number from 0 to 65535, not {port}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError:
+        raise AlitokError(f"There is no address {host}; give a name or number of this machine as --host.") from None
+    taken = socket.socket(family, kind, protocol)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        taken.listen(_BACKLOG)
+    except OSError as error:
+        taken.close()
+        reason = (error.strerror or str(error)).lower()
+        raise AlitokError(f"Port {port} of {host} cannot be used: {reason}; choose another with --port.") from None
+    return taken
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,213 @@
+"""What requests and answers look like: pydantic models, with the examples that the OpenAPI page shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from alitok.generator.sampling import GuidanceSchedule
+from alitok.serve.uploads import PictureFormat
+
+LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
+_PNG = "iVBORw0KGgo..."
+
+ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
+Real = Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Completion(_Request):
+    """A picture whose first rows are kept."""
+
+    image: StrictStr = Field(description="A picture file as base64, resized and cropped about its centre.")
+    rows: StrictInt = Field(ge=0, le=10_000, description="Rows of patches that are kept, 0 to the model's grid.")
+
+
+class ImagesRequest(_Request):
+    """Pictures that are wanted; settings that are left out are the model's own."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"classes": [0], "seed": 7},
+                {"classes": [0, 1], "count": 2, "seed": None, "guidance_scale": 3.0, "format": "webp"},
+            ]
+        },
+    )
+
+    classes: list[ClassNumber | ClassName] = Field(min_length=1, max_length=1024, description="Names or numbers.")
+    count: StrictInt = Field(1, ge=1, le=1024, description="Pictures of each class.")
+    seed: StrictInt | None = Field(
+        None, ge=0, le=LARGEST_SEED, description="null = the service draws one and tells it."
+    )
+    guidance_scale: Real | None = None
+    guidance_power: Real | None = None
+    guidance_schedule: GuidanceSchedule | None = None
+    guidance_start: Share | None = None
+    guidance_stop: Share | None = None
+    soft_guidance: Annotated[bool, Field(strict=True)] | None = None
+    temperature: Real | None = None
+    top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)] | None = None
+    min_p: Share | None = None
+    format: PictureFormat = "png"
+    completion: Completion | None = None
+
+
+class Wanted(BaseModel):
+    """What a picture is a function of, beside the settings."""
+
+    label: int = Field(description="The class's number.")
+    class_name: str = Field(alias="class", description="The class's name.")
+    seed: int
+    index: int = Field(description="The picture's number among those of its seed.")
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class DrawnImage(Wanted):
+    """A finished picture."""
+
+    format: PictureFormat
+    data: str = Field(description="The picture file as base64.")
+
+
+class ImagesAnswer(BaseModel):
+    """Pictures in the order in which they were asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"images": [{"class": "0", "label": 0, "seed": 7, "index": 0, "format": "png", "data": _PNG}]}]
+        }
+    )
+
+    images: list[DrawnImage]
+
+
+class Decibels(BaseModel):
+    """PSNR by stage; null where there is no such decoder, or no error at all."""
+
+    stage1: float | None = None
+    stage2: float | None = None
+
+
+class ReconstructAnswer(BaseModel):
+    """A picture, what each decoder makes of its codes, and the codes."""
+
+    original: str = Field(description="The square that was encoded, as a base64 PNG like the others.")
+    stage1: str | None
+    stage2: str | None
+    difference: str = Field(description="|original - last stage|, times difference_scale, clipped.")
+    difference_scale: float
+    psnr: Decibels
+    codes: list[int]
+    grid: int
+    prefix: int
+    codebook_size: int
+
+
+class EncodeAnswer(BaseModel):
+    """Codes in the order of the uploads."""
+
+    codes: list[list[int]]
+    image_size: int
+    grid: int
+    prefix: int
+
+
+class DecodeRequest(_Request):
+    """Codes that become pictures."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"codes": [[3, 1, 4, 1, 5]], "stage": None, "format": "png"}]}
+    )
+
+    codes: list[Annotated[list[StrictInt], Field(min_length=1)]] = Field(min_length=1, max_length=1024)
+    stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the last decoder there is.")
+    format: PictureFormat = "png"
+
+
+class PlainImage(BaseModel):
+    """A picture file."""
+
+    format: PictureFormat
+    data: str
+
+
+class DecodeAnswer(BaseModel):
+    """Pictures in the order of the codes."""
+
+    images: list[PlainImage]
+
+
+class ModelFacts(BaseModel):
+    """A model that is served."""
+
+    name: str
+    image_size: int
+    classes: list[str]
+    codes: int = Field(description="Codes of a picture: prefix + grid * grid.")
+    prefix: int
+    grid: int
+    codebook_size: int
+    stages: list[Literal["stage1", "stage2"]]
+    sampling: dict[str, Any] = Field(description="The settings that hold where a request gives none.")
+    limits: dict[str, float]
+    run: bool = Field(description="Whether /v1/run shows a training.")
+
+
+class ModelsAnswer(BaseModel):
+    """All models that are served."""
+
+    models: list[ModelFacts]
+
+
+class RunPicture(BaseModel):
+    """A picture that a training left."""
+
+    step: int
+    name: str
+    url: str
+
+
+class RunStage(BaseModel):
+    """What a training left of one stage."""
+
+    curves: dict[str, list[tuple[float, float]]] = Field(description="[step, value] by the metric's name.")
+    pictures: list[RunPicture]
+
+
+class RunAnswer(BaseModel):
+    """A training's stages."""
+
+    stages: dict[str, RunStage]
+
+
+class HealthAnswer(BaseModel):
+    """Whether requests are answered."""
+
+    status: Literal["ok"]
+
+
+class Fault(BaseModel):
+    """Why there is no answer."""
+
+    message: str
+    code: str
+
+
+class FaultAnswer(BaseModel):
+    """The body of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": {"message": "Too many pictures are waiting.", "code": "busy"}}]}
+    )
+
+    error: Fault

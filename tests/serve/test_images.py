@@ -1,0 +1,180 @@
+"""Drawing: whole pictures and streams give what the pipeline gives, alone or among others."""
+
+import base64
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def draw(http, **body):
+    answer = http.post("/v1/images", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["images"]
+
+
+def events(http, **body):
+    """Name and data of each event."""
+    answer = http.post("/v1/images/stream", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+def test_pictures_are_those_of_the_pipeline(http, pipeline):
+    images = draw(http, classes=["Golden_Retriever", 0, "7"], count=2, seed=5)
+    wanted = pipeline([1, 1, 0, 0, 2, 2], seed=5)
+    assert [image["class"] for image in images] == ["golden retriever"] * 2 + ["tench"] * 2 + ["7"] * 2
+    assert [(image["label"], image["seed"], image["index"]) for image in images] == [
+        (label, 5, index) for index, label in enumerate([1, 1, 0, 0, 2, 2])
+    ]
+    for image, picture in zip(images, wanted, strict=True):
+        assert np.array_equal(pixels(image["data"]), np.asarray(picture))
+
+
+def test_settings_reach_the_engine(http, pipeline):
+    settings = {"guidance_scale": 6.0, "guidance_power": 2.0, "guidance_schedule": "linear", "temperature": 0.5}
+    settings |= {"top_k": 9, "top_p": 0.8}
+    images = draw(http, classes=[3], count=4, seed=1, **settings)
+    wanted = pipeline([3] * 4, seed=1, sampling=pipeline.sampling_with(**settings))
+    assert all(np.array_equal(pixels(a["data"]), np.asarray(b)) for a, b in zip(images, wanted, strict=True))
+    assert any(a["data"] != b["data"] for a, b in zip(images, draw(http, classes=[3], count=4, seed=1), strict=True))
+
+
+def test_a_seed_that_the_service_draws_gives_the_same_pictures_again(http):
+    first = draw(http, classes=[0], count=2, seed=None)
+    assert first[0]["seed"] == first[1]["seed"]
+    assert draw(http, classes=[0], count=2, seed=first[0]["seed"]) == first
+    assert draw(http, classes=[0])[0]["seed"] != first[0]["seed"]
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_formats(http, kind):
+    image = draw(http, classes=[0], seed=1, format=kind)[0]
+    opened = Image.open(io.BytesIO(base64.b64decode(image["data"])))
+    assert (opened.format, opened.size, image["format"]) == (kind.upper(), (12, 12), kind)
+    same = np.array_equal(np.asarray(opened), pixels(draw(http, classes=[0], seed=1)[0]["data"]))
+    assert same is (kind != "jpeg")
+
+
+def test_a_completion_keeps_the_first_rows(http, pipeline, make_picture):
+    data = make_picture()
+    completion = {"image": base64.b64encode(data).decode(), "rows": 2}
+    images = draw(http, classes=[0, 1], seed=3, completion=completion)
+    wanted = pipeline.complete(Image.open(io.BytesIO(data)), 2, [0, 1], seed=3)
+    assert all(np.array_equal(pixels(a["data"]), np.asarray(b)) for a, b in zip(images, wanted, strict=True))
+    free = draw(http, classes=[0, 1], seed=3, completion={**completion, "rows": 0})
+    assert free == draw(http, classes=[0, 1], seed=3)
+
+
+def test_a_stream_has_every_row_in_order_and_the_pictures_of_the_plain_answer(http, pipeline):
+    body = {"classes": ["cup", 0], "seed": 4, "format": "webp"}
+    told = events(http, **body)
+    assert told[0] == (
+        "start",
+        {
+            "pictures": [
+                {"class": "cup", "label": 3, "seed": 4, "index": 0},
+                {"class": "tench", "label": 0, "seed": 4, "index": 1},
+            ],
+            "rows": 3,
+        },
+    )
+    assert told[-1] == ("done", {})
+    rows = [data for name, data in told if name == "row"]
+    assert sorted((row["picture"], row["row"]) for row in rows) == [(p, r) for p in range(2) for r in range(3)]
+    whole = {data["picture"]: data for name, data in told if name == "image"}
+    plain = draw(http, **body)
+    assert [whole[picture]["data"] for picture in range(2)] == [image["data"] for image in plain]
+    assert {data["format"] for data in whole.values()} == {"webp"}
+    expected = list(pipeline.stream(["cup", 0], seed=4))[:-1]
+    for row in rows:
+        strip = expected[row["row"]].images[row["picture"]].transpose(1, 2, 0)
+        assert np.abs(pixels(row["data"]).astype(int) - strip).max() <= 1  # drawn alone, and in a batch of two
+
+
+def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service, until):
+    body = {"classes": [1, "cup"], "count": 2, "seed": 11, "guidance_scale": 3.5}
+    settings = [{}, {"guidance_scale": 9.0}, {"temperature": 0.0}, {"top_k": 5, "guidance_scale": 1.0}]
+    others = [
+        {"classes": [number % 4], "count": 1 + number % 3, "seed": number, **settings[number // 2 % 4]}
+        for number in range(20)
+    ]
+    gate = threading.Event()
+    gate.set()
+    with make_service(pipeline, gate=gate) as running, running.client() as http, ThreadPoolExecutor(24) as pool:
+        alone, watched = draw(http, **body), events(http, **body)
+        by_themselves = [draw(http, **other) for other in others]
+        gate.clear()  # so that all the others wait, and then share batches
+        held = pool.submit(draw, http, classes=[0], seed=0)
+        until(lambda: running.service.batcher.running)
+        among = [pool.submit(draw, http, **each) for each in [*others[:10], body, *others[10:]]]
+        streamed = pool.submit(events, http, **body)
+        until(lambda: running.service.batcher.waiting == 8 + sum(other["count"] for other in others))
+        gate.set()
+        held.result()
+        found = [future.result() for future in among]
+        again = streamed.result()
+        sizes = running.service.numbers.registry.get_sample_value("alitok_batch_pictures_sum")
+        batches = running.service.numbers.registry.get_sample_value("alitok_batch_pictures_count")
+    assert found[10] == alone
+    assert found[:10] + found[11:] == by_themselves
+    assert sorted(again, key=json.dumps) == sorted(watched, key=json.dumps)  # pictures of a stream may overtake others
+    assert sizes == 4 + 4 + 39 + 1 + 47  # the last of them in batches of up to 32
+    assert batches <= 2 + 20 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"classes": ["tenhc"]}, "There is no class 'tenhc'; near: tench (0)."),
+        ({"classes": [4]}, "Class 4 does not exist; classes are 0 to 3."),
+        ({"classes": []}, "classes: List should have at least 1 item"),
+        ({"classes": [True]}, "classes.0"),
+        ({"classes": [0], "count": 65}, "At most 64 pictures"),
+        ({"classes": [0], "count": 0}, "count: Input should be greater than or equal to 1."),
+        ({"classes": [0], "seed": -1}, "seed"),
+        ({"classes": [0], "seed": 2**53}, "seed"),
+        ({"classes": [0], "temperature": 1e-9}, "temperature must be 0 or at least 1e-06"),
+        ({"classes": [0], "top_p": 0}, "top_p"),
+        ({"classes": [0], "format": "bmp"}, "format"),
+        ({"classes": [0], "guidance_sacle": 3}, "guidance_sacle: Extra inputs are not permitted."),
+        ({"classes": [0], "guidance_scale": 1.0, "soft_guidance": True}, "soft_guidance"),
+        ({"classes": [0], "completion": {"image": "AAAA", "rows": 4}}, "rows must be within 0 to 3"),
+        ({"classes": [0], "completion": {"image": "!", "rows": 1}}, "no base64"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
+def test_mistakes_are_told_in_a_sentence(http, path, body, said):
+    answer = http.post(path, json=body)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"error"}
+    assert said in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "invalid"
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"classes": [' + "9" * 5000 + "]}", "null", "[]", "\xff", ""])
+def test_bodies_that_are_no_request(http, text):
+    answer = http.post("/v1/images", content=text.encode("latin-1"), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_numbers_that_are_none(http):
+    body = '{"classes": [0], "guidance_scale": NaN, "temperature": Infinity}'
+    answer = http.post("/v1/images", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
+def test_json_of_another_content_type_is_refused(http):
+    answer = http.post("/v1/images", content='{"classes": [0]}', headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "content_type")
