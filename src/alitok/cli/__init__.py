@@ -74,6 +74,11 @@ app.command(
     help="Show what each part of the idea does, on your own pictures.",
 )
 app.command(
+    "alitok.cli.probe:probe",
+    name="probe",
+    help="Map which patch of a picture moves which code, of any tokenizer.",
+)
+app.command(
     "alitok.cli.convert:app",
     name="convert",
     help="Released weights to alitok's own files, and back.",

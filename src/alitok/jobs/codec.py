@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import Tokenizer
@@ -26,8 +27,8 @@ class Codec(Protocol):
     """Pictures to codes and back.
 
     Optional, and used where they are there: `features(images) -> (B, T, D)` floats, what is quantized to the codes;
-    `codebook`, the (V, D) tensor of which a code is the nearest row; `codebook_size`, V; `image_size`, h; `device`,
-    where it wants its tensors.
+    `codebook`, the (V, D) tensor of which a code is the nearest row; `codebook_size`, V; `image_size`, h; `grid`, G;
+    `device`, where it wants its tensors; of a module that is where its parameters are, of anything else the CPU.
     """
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -87,7 +88,9 @@ class Looked(NamedTuple):
 
 
 def device_of(codec: object) -> torch.device:
-    """Where a codec wants its tensors."""
+    """Where a codec wants its tensors: its `device`, or that of its parameters where it is a module, else the CPU."""
+    if not hasattr(codec, "device") and isinstance(codec, nn.Module):
+        return next((parameter.device for parameter in codec.parameters()), torch.device("cpu"))
     return torch.device(getattr(codec, "device", "cpu"))
 
 
