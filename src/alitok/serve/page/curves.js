@@ -34,11 +34,11 @@ export function createCurve(metric, all) {
   const plot = svg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", tabindex: "0", "aria-label": name },
-    ...(log ? logTicks(low, high) : ticks(low, high, 4)).flatMap((value) => [
+    ...(log ? logTicks(low, high) : ticks(low, high)).flatMap((value) => [
       svg("line", { class: "rule", x1: BOX.left, x2: WIDTH - BOX.right, y1: y(value), y2: y(value) }),
       svg("text", { x: BOX.left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
-    ...ticks(left, right, 4).map((step) => svg("text", { x: x(step), y: HEIGHT - BOX.bottom + 16, "text-anchor": "middle" }, short(step))),
+    ...ticks(left, right).map((step) => svg("text", { x: x(step), y: HEIGHT - BOX.bottom + 16, "text-anchor": "middle" }, short(step))),
     svg("text", { x: (BOX.left + WIDTH - BOX.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, log ? "step (logarithmic values)" : "step"),
     svg("path", { class: "curve", d: path }),
     dot,

@@ -7,12 +7,13 @@ import { createPick } from "./pick.js";
 
 const STAGES = [
   ["original", "Original", () => "as the model sees it"],
-  ["stage1", "Stage 1", (psnr) => decibels(psnr.stage1)],
-  ["stage2", "Stage 2", (psnr) => decibels(psnr.stage2)],
-  ["difference", "Difference", () => "from the original"],
+  ["stage1", "Stage 1", ({ psnr }) => decibels(psnr.stage1)],
+  ["stage2", "Stage 2", ({ psnr }) => decibels(psnr.stage2)],
+  ["difference", "Difference", ({ difference_scale: scale }) => (scale ? `of the last stage, × ${scale}` : "of the last stage")],
 ];
 
-const decibels = (value) => (Number.isFinite(value) ? `${value.toFixed(2)} dB` : "");
+// null: there is nothing to tell, as a picture that is met exactly has no PSNR.
+const decibels = (value) => (Number.isFinite(value) ? `${value.toFixed(2)} dB` : "exact");
 
 export function createReconstructTab(model) {
   const problem = byId("reconstruct-notice");
@@ -31,7 +32,7 @@ export function createReconstructTab(model) {
       show(answer);
       reveal(result);
       const best = answer.psnr.stage2 ?? answer.psnr.stage1;
-      announce(`Reconstructed${Number.isFinite(best) ? ` with ${decibels(best)}` : ""}.`);
+      announce(`Reconstructed: ${decibels(best)}.`);
     } catch (failure) {
       if (failure.name === "AbortError") return;
       if (!(failure instanceof ServiceError)) throw failure;
@@ -47,7 +48,7 @@ export function createReconstructTab(model) {
     const figures = STAGES.filter(([name]) => answer[name]).map(([name, title, note]) => {
       const src = URL.createObjectURL(blobOf(answer[name]));
       const image = make("img", { src, class: "picture", width: model.image_size, height: model.image_size, alt: `${title} of the picture` });
-      return make("figure", { class: "version" }, make("figcaption", {}, title, make("span", { class: "faint small" }, note(answer.psnr))), image);
+      return make("figure", { class: "version" }, make("figcaption", {}, title, make("span", { class: "faint small" }, note(answer))), image);
     });
     result.replaceChildren(make("div", { class: "versions" }, ...figures), createCodes(answer));
   }

@@ -60,7 +60,7 @@ export function createRunTab() {
 
   function createPictures(pictures) {
     const steps = [...new Set(pictures.map((picture) => picture.step))].sort((a, b) => a - b);
-    const output = make("output", { htmlFor: "run-step" });
+    const output = make("output", { htmlFor: "run-step", "aria-live": "off" });
     const place = make("div", { class: "sheets" });
     const input = make("input", { id: "run-step", type: "range", min: 0, max: steps.length - 1, step: 1, value: steps.length - 1, on: { input: choose } });
     let latest = 0;

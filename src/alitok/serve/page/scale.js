@@ -1,14 +1,17 @@
 // Round numbers for an axis, and numbers as short text.
 
-// About `wanted` round numbers from `low` to `high`, both inside the axis.
-export function ticks(low, high, wanted = 4) {
+// Round numbers from `low` to `high`, both inside the axis; of all steps the one that gives nearest to `wanted` of them.
+export function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];
-  const rough = (high - low) / wanted;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough * 0.999);
-  const first = Math.ceil(low / step - 1e-9);
-  const last = Math.floor(high / step + 1e-9);
-  return Array.from({ length: last - first + 1 }, (_, at) => Number(((first + at) * step).toPrecision(12)));
+  const power = 10 ** Math.floor(Math.log10((high - low) / wanted));
+  const choices = [1, 2, 5, 10].map((factor) => {
+    const step = factor * power;
+    const first = Math.ceil(low / step - 1e-9);
+    return { step, first, count: Math.floor(high / step + 1e-9) - first + 1 };
+  });
+  const far = ({ count }) => Math.abs(count - wanted);
+  const { step, first, count } = choices.reduce((best, next) => (far(next) < far(best) ? next : best));
+  return Array.from({ length: count }, (_, at) => Number(((first + at) * step).toPrecision(12)));
 }
 
 // Powers of ten, with 2 and 5 between them where there are few.

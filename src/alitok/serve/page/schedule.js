@@ -26,11 +26,14 @@ export function drawSchedule(place, settings, { codes, start = 0, stop = 1 }) {
   const y = (value) => HEIGHT - BOX.bottom - ((value - low) / (high - low)) * (HEIGHT - BOX.top - BOX.bottom);
   // A code's scale holds over its whole width, so the line is a staircase.
   const line = values.map((value, at) => `${at ? "V" : `M${x(0)} `}${y(value).toFixed(2)}H${x(at + 1).toFixed(2)}`).join("");
-  const lines = ticks(low, high, 3).flatMap((value) => [
+  // Both ends are told exactly, and round numbers where there is room between them.
+  const apart = (high - low) * 0.15;
+  const between = ticks(low, high, 4).filter((value) => value - low > apart && high - value > apart);
+  const lines = [low, ...between, high].flatMap((value) => [
     svg("line", { class: "rule", x1: BOX.left, x2: WIDTH - BOX.right, y1: y(value), y2: y(value) }),
     svg("text", { x: BOX.left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)),
   ]);
-  const numbers = ticks(0, codes, 4).map((at) =>
+  const numbers = ticks(0, codes).map((at) =>
     svg("text", { x: x(at), y: HEIGHT - BOX.bottom + 15, "text-anchor": "middle" }, String(at)),
   );
   place.replaceChildren(

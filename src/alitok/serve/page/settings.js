@@ -140,7 +140,7 @@ function field(label, input) {
 }
 
 function slider({ id, label, min, max, step, value }) {
-  const output = make("output", { htmlFor: id });
+  const output = make("output", { htmlFor: id, "aria-live": "off" }); // the slider itself is read out
   const show = () => (output.value = short(Number(input.value)));
   const input = make("input", { id, type: "range", min, max, step, value, on: { input: show } });
   show();

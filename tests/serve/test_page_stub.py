@@ -1,0 +1,230 @@
+"""The page in a real browser, against a stub: slow rows, a full queue, a key, broken streams, many classes."""
+
+import base64
+import importlib.util
+import io
+import threading
+
+import pytest
+from PIL import Image
+
+from .page_browser import choose, draw, drawn, open_browser, open_page
+from .page_stub import Stub, colour, serving
+
+pytestmark = pytest.mark.slow
+if importlib.util.find_spec("playwright"):
+    from playwright.sync_api import expect
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def stub():
+    with serving(Stub()) as stub:
+        yield stub
+
+
+@pytest.fixture
+def stubbed(browser, stub):
+    """Opens the stub's page once the stub is as the test wants it; messages with an `expected` part are no failure."""
+    opened = []
+
+    def visit(*expected, **options):
+        opened.append(open_page(browser, stub.address, **options))
+        page, watch = opened[-1].__enter__()
+        watch.expected = expected
+        page.goto(stub.address)
+        return page
+
+    yield visit
+    for each in opened:
+        each.__exit__(None, None, None)
+
+
+def test_rows_arrive_live(stub, stubbed):
+    stub.gate = threading.Semaphore(2)
+    page = stubbed()
+    choose(page, "class 3")
+    draw(page)
+    canvas = page.locator("#draw-gallery canvas")
+    expect(canvas).to_be_visible()
+    expect(page.locator("#draw-progress .status p")).to_have_text("2 of 4 rows")
+    opacity = canvas.evaluate(
+        "c => [...c.getContext('2d').getImageData(3, 0, 1, 16).data].filter((_, at) => at % 4 === 3)"
+    )
+    assert opacity[:8] == [255] * 8
+    assert opacity[12:] == [0] * 4
+    assert page.locator("#draw-form button.main").is_disabled()
+    assert drawn(page).count() == 0
+    stub.gate.release(2)
+    expect(drawn(page)).to_have_count(1)
+    expect(page.locator("#draw-progress .status")).to_be_hidden()
+
+
+def test_stop_ends_a_drawing(stub, stubbed):
+    stub.gate = threading.Semaphore(1)
+    page = stubbed()
+    choose(page, "class 3")
+    page.locator("#draw-form button.main").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#draw-progress .status p")).to_contain_text("1 of 4")
+    stop = page.get_by_role("button", name="Stop").first
+    expect(stop).to_be_focused()  # the keyboard is where it is needed next
+    page.keyboard.press("Enter")
+    expect(page.locator("#announcer")).to_have_text("Stopped.")
+    expect(page.locator("#draw-gallery .drawn")).to_contain_text("not finished")
+    expect(page.locator("#draw-form button.main")).to_be_focused()
+    assert not page.locator(".notice").count()
+    stub.gate.release(99)
+    stub.gate = None
+    draw(page)
+    expect(drawn(page)).to_have_count(1)
+
+
+def chosen(page):
+    return page.locator("#draw-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
+
+
+def test_classes_are_found_by_keyboard(stub, stubbed):
+    stub.classes = [f"thing {number}" for number in range(998)] + ["red fox", "grey fox"]
+    page = stubbed()
+    field = page.locator("#draw-classes")
+    assert field.get_attribute("role") == "combobox"
+    field.fill("fox")
+    options = page.locator("#draw-classes-list [role=option]")
+    assert options.all_text_contents() == ["red fox", "grey fox"]
+    assert field.get_attribute("aria-expanded") == "true"
+    active = page.locator(f"#{field.get_attribute('aria-activedescendant')}")
+    assert active.text_content() == "red fox"
+    field.press("ArrowDown")
+    assert page.locator(f"#{field.get_attribute('aria-activedescendant')}").text_content() == "grey fox"
+    field.press("ArrowDown")  # round to the first
+    field.press("Enter")
+    field.fill("THING 99")
+    assert options.first.text_content() == "thing 99"  # the name itself before those that begin so
+    field.press("Enter")
+    assert chosen(page) == ["red fox", "thing 99"]
+    expect(page.locator("#announcer")).to_have_text("thing 99 chosen. 2 classes.")
+    expect(page.locator("#draw-classes-more")).to_contain_text("940 more classes")
+    field.press("Escape")
+    assert field.get_attribute("aria-expanded") == "false"
+    field.press("Backspace")
+    assert chosen(page) == ["red fox"]
+    field.fill("no such thing")
+    expect(page.locator("#draw-classes-more")).to_have_text("No class has this name.")
+    field.fill("thing")
+    took = page.evaluate(
+        """() => {
+          const field = document.getElementById("draw-classes");
+          const began = performance.now();
+          for (let at = 0; at < 20; at += 1) field.dispatchEvent(new Event("input"));
+          return (performance.now() - began) / 20;
+        }"""
+    )
+    assert took < 500  # hundreds of times what it needs; it is here against a list of a thousand entries
+
+
+def test_a_full_queue_is_told_with_its_time_and_tried_again(stub, stubbed):
+    page = stubbed("429")
+    stub.refuse = 429, "Too many pictures are waiting.", {"Retry-After": "7"}
+    choose(page, "class 1")
+    draw(page)
+    problem = page.locator("#draw-progress [role=alert]")
+    expect(problem).to_contain_text("Too many pictures are waiting. Try again in 7 seconds.")
+    problem.get_by_role("button", name="Try again").click()
+    expect(drawn(page)).to_have_count(1)
+    expect(problem).to_have_count(0)
+
+
+def test_a_key_is_asked_for_and_kept_for_this_tab_alone(stub, stubbed):
+    stub.key = "right-key"
+    page = stubbed("401")
+    dialog = page.locator("#key-dialog")
+    expect(dialog).to_contain_text("This service needs a key.")
+    page.locator("#key-field").fill("wrong-key")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("This key is not known here.")
+    page.locator("#key-field").fill("right-key")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-facts")).to_contain_text("stub · 16")
+    choose(page, "class 1")
+    draw(page)
+    expect(drawn(page)).to_have_count(1)
+    assert page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
+        ["right-key"],
+        [],
+        "",
+    ]
+
+
+def test_without_a_key_the_page_says_so(stub, stubbed):
+    stub.key = "right-key"
+    page = stubbed("401")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#start-notice")).to_contain_text("This service needs a key.")
+    stub.key = None
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#draw-classes")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("break_after", "before the pictures were finished."),
+        ("fail_after", "The model ran out of memory."),
+    ],
+)
+def test_a_stream_that_ends_early_is_told(stub, stubbed, how, words):
+    page = stubbed("ERR_")
+    setattr(stub, how, 3)
+    choose(page, "class 1", "class 2")
+    draw(page)
+    problem = page.locator("#draw-progress [role=alert]")
+    expect(problem).to_contain_text(words)
+    expect(page.locator("#draw-gallery .drawn")).to_have_text(["class 1not finished", "class 2not finished"])
+    problem.get_by_role("button", name="Try again").click()
+    expect(drawn(page)).to_have_count(2)
+
+
+def test_a_service_that_is_gone_is_told(stub, stubbed):
+    page = stubbed("ERR_")
+    choose(page, "class 1")
+    page.context.set_offline(True)
+    draw(page)
+    expect(page.locator("#draw-progress [role=alert]")).to_contain_text("The service does not answer.")
+    assert not page.locator("#draw-gallery .batch").count()
+
+
+def test_completes_a_drawn_picture_by_keyboard(stub, stubbed):
+    page = stubbed()
+    choose(page, "class 4")
+    draw(page)
+    page.get_by_role("button", name="Complete class 4").focus()
+    page.keyboard.press("Enter")
+    line = page.get_by_role("slider", name="Line below which the model draws")
+    expect(line).to_be_focused()
+    assert line.get_attribute("aria-valuetext") == "keeps 2 rows, draws 2 rows"
+    page.keyboard.press("ArrowUp")
+    assert line.get_attribute("aria-valuetext") == "keeps 1 row, draws 3 rows"
+    page.keyboard.press("ArrowUp")  # one row at least is kept
+    assert line.get_attribute("aria-valuenow") == line.get_attribute("aria-valuemax") == "3"
+    page.keyboard.press("Home")
+    assert line.get_attribute("aria-valuetext") == "keeps 3 rows, draws 1 row"
+    draw(page, "complete")
+    expect(drawn(page, "complete")).to_have_count(1)
+    sent = stub.asked[-1]["completion"]
+    assert sent["rows"] == 3
+    assert stub.asked[-1]["classes"] == [4]
+    with Image.open(io.BytesIO(base64.b64decode(sent["image"]))) as picture:
+        assert picture.size == (16, 16)
+        seed = 4242
+        assert picture.convert("RGB").getpixel((3, 9)) == colour(4, seed, 0, 2)
+
+
+def test_without_a_run_there_is_no_such_tab(stubbed):
+    page = stubbed()
+    expect(page.get_by_role("tab")).to_have_count(3)
