@@ -117,15 +117,7 @@ def test_classes_are_found_by_keyboard(stub, stubbed):
     field.fill("no such thing")
     expect(page.locator("#draw-classes-more")).to_have_text("No class has this name.")
     field.fill("thing")
-    took = page.evaluate(
-        """() => {
-          const field = document.getElementById("draw-classes");
-          const began = performance.now();
-          for (let at = 0; at < 20; at += 1) field.dispatchEvent(new Event("input"));
-          return (performance.now() - began) / 20;
-        }"""
-    )
-    assert took < 500  # hundreds of times what it needs; it is here against a list of a thousand entries
+    expect(options).to_have_count(60)  # no list of a thousand entries, which would be slow at each letter
 
 
 def test_a_full_queue_is_told_with_its_time_and_tried_again(stub, stubbed):

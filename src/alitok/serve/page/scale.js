@@ -27,6 +27,6 @@ export function short(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e5 && size < 1e15) return value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
-  if (size < 1e-3 || size >= 1e15) return value.toExponential(1).replace("e+", "e");
+  if (size < 1e-3 || size >= 1e15) return value.toExponential(1).replace(".0e", "e").replace("e+", "e");
   return String(Number(value.toPrecision(4)));
 }

@@ -5,7 +5,7 @@ import { short, ticks } from "./scale.js";
 
 const WIDTH = 320;
 const HEIGHT = 150;
-const BOX = { left: 38, right: 10, top: 12, bottom: 36 };
+const BOX = { left: 48, right: 10, top: 12, bottom: 36 };
 
 // The scale at position s of T: 1 at the start and g at the end, but for the constant schedule.
 export function scaleAt(share, { guidance_scale: scale, guidance_power: power, guidance_schedule: schedule }) {
