@@ -8,16 +8,7 @@ from math import cos, pi
 import pytest
 from PIL import Image
 
-from .page_browser import (
-    a_picture,
-    choose,
-    draw,
-    drawn,
-    low_contrast,
-    open_browser,
-    open_page,
-    overflows,
-)
+from .page_browser import a_picture, choose, draw, drawn, low_contrast, open_browser, open_page, overflows
 from .page_service import random_pair, write_run
 from .page_stub import PAGE
 
