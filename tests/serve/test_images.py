@@ -5,10 +5,14 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from alitok.jobs.pipeline import Pipeline
+from alitok.tokenizer import Tokenizer
 
 
 def pixels(data):
@@ -100,6 +104,20 @@ def test_a_stream_has_every_row_in_order_and_the_pictures_of_the_plain_answer(ht
     for row in rows:
         strip = expected[row["row"]].images[row["picture"]].transpose(1, 2, 0)
         assert np.abs(pixels(row["data"]).astype(int) - strip).max() <= 1  # drawn alone, and in a batch of two
+
+
+def test_without_a_causal_decoder_there_are_finished_pictures_alone(pipeline, make_service):
+    config = replace(pipeline.tokenizer.config, stage1=None)
+    tokenizer = Tokenizer(config).eval()
+    tokenizer.load_state_dict(pipeline.tokenizer.state_dict(), strict=False)
+    lone = Pipeline(tokenizer, pipeline.generator, pipeline.sampling)
+    with make_service(lone) as running, running.client() as http:
+        told = events(http, classes=[0, 1], seed=2)
+        assert [name for name, _ in told] == ["start", "image", "image", "done"]
+        assert told[0][1]["rows"] == 0
+        assert http.get("/v1/models").json()["models"][0]["stages"] == ["stage2"]
+        assert http.post("/v1/decode", json={"codes": [[0] * 12], "stage": "stage1"}).status_code == 422
+        assert draw(http, classes=[0, 1], seed=2)[1]["data"] == told[2][1]["data"]
 
 
 def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service, until):
