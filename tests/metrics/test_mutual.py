@@ -53,7 +53,6 @@ def test_independent_codes_tell_nothing_though_the_plug_in_estimate_says_so():
     assert abs(off.mean()) < 4 * off.std() / len(off) ** 0.5
     assert abs(found.mean_bits()) < 0.02 * expected
     assert found.too_few
-    assert found.best_earlier_share() < 0.03
 
 
 def test_copied_codes_tell_all_of_one_another():
@@ -64,7 +63,8 @@ def test_copied_codes_tell_all_of_one_another():
     assert found.share[2, 0] == pytest.approx(1, abs=0.001)
     assert abs(found.bits[0, 1]) < 0.001
     assert not found.too_few
-    assert found.best_earlier_share() == pytest.approx(0.5, abs=0.001)
+    assert found.mean_bits_at(2) == found.bits[2, 0]
+    assert found.mean_bits_at(1) == pytest.approx(found.bits[[1, 2], [0, 1]].mean())
 
 
 def test_a_coarser_copy_is_known_from_the_finer_one_and_not_the_other_way():
@@ -74,7 +74,7 @@ def test_a_coarser_copy_is_known_from_the_finer_one_and_not_the_other_way():
     assert found.bits[0, 1] == pytest.approx(1, abs=0.002)
     assert found.share[1, 0] == pytest.approx(1, abs=0.002)
     assert found.share[0, 1] == pytest.approx(1 / 3, abs=0.002)
-    assert found.mean_bits_of_next() == pytest.approx(1, abs=0.002)
+    assert found.mean_bits_at(1) == pytest.approx(1, abs=0.002)
 
 
 def test_a_noisy_channel_is_measured_at_its_capacity_formula():
@@ -97,15 +97,17 @@ def test_blocks_of_any_size_give_the_same_and_so_does_the_same_seed():
 
 def test_of_many_pairs_a_sample_is_taken_with_all_neighbours():
     codes = uniform(30, 40, 4)
-    whole, part = mutual_information(codes, seed=5), mutual_information(codes, seed=5, most_pairs=100)
+    whole, part = (mutual_information(codes, seed=5, lags=(1, 6), most_pairs=most) for most in (20_000, 100))
     assert (whole.exact, part.exact) == (True, False)
     there = np.isfinite(part.bits)
     assert there.sum() == 200
     assert np.array_equal(there, there.T)
     assert np.isfinite(np.diagonal(part.bits, -1)).all()
     assert np.array_equal(part.bits[there], whole.bits[there])
-    assert part.mean_bits_of_next() == whole.mean_bits_of_next()
-    again, other = (mutual_information(codes, seed=seed, most_pairs=100) for seed in (5, 6))
+    assert np.isfinite(np.diagonal(part.bits, -6)).all()
+    assert part.mean_bits_at(1) == whole.mean_bits_at(1)
+    assert part.mean_bits_at(6, 10) == np.diagonal(whole.bits[10:, 10:], 6).mean()
+    again, other = (mutual_information(codes, seed=seed, lags=(1, 6), most_pairs=100) for seed in (5, 6))
     assert np.array_equal(again.bits, part.bits, equal_nan=True)
     assert not np.array_equal(np.isfinite(other.bits), there)
 
@@ -119,7 +121,7 @@ def test_a_code_that_is_always_the_same_has_nothing_to_tell():
     assert np.isnan(found.share[1]).all()
     assert found.share[0, 1] == 0
     single = mutual_information(codes[:, :1])
-    assert np.isnan([single.mean_bits(), single.mean_bits_of_next(), single.best_earlier_share()]).all()
+    assert np.isnan([single.mean_bits(), single.mean_bits_at(1)]).all()
     assert not single.too_few
 
 

@@ -182,7 +182,8 @@ def test_numbers_and_maps_are_those_of_the_parts(ask, real, tmp_path, capsys):
     assert tuple(maps["nats"]) == probed.nats == tuple(written["loss"]["nats"])
     told_of = mutual_information(torch.cat([train_codes, codes]).numpy(), seed=3)
     assert np.array_equal(maps["mutual_bits"], told_of.bits, equal_nan=True)
-    assert found["mutual_bits_of_next"] == told_of.mean_bits_of_next()
+    assert found["mutual_bits_before"] == told_of.mean_bits_at(1)
+    assert found["mutual_bits_above"] == told_of.mean_bits_at(3, 3)
     assert (written["numbers"], written["kind"]) == (found, "probe")
     protocol = written["protocol"]
     assert protocol["codes"] == model.codes_fingerprint()

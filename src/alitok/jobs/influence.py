@@ -39,7 +39,7 @@ class Influence:
     own share of 1 and a future of 0, like any encoder that looks back only. Influence on all codes is added up before
     it is divided, so that codes which nothing moves do not count as much as others. An encoder whose codes are moved
     by all patches alike would have a future share of `even`, a little less than a half for grid codes; prefix codes
-    stand for cells of the first row, behind which nearly all of a picture lies, so theirs is near 1 and only says so.
+    stand for cells of the first row, behind which most of a picture lies, so that theirs says little by itself.
 
     Attributes:
         raster: where codes stand.

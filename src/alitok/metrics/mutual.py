@@ -13,6 +13,7 @@ It finds what two codes tell of one another; what only several together tell of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,18 +59,9 @@ class Mutual:
         """Over the pairs that were taken; NaN without any."""
         return _mean(self.bits)
 
-    def mean_bits_of_next(self) -> float:
-        """Between a code and the one before it in the sequence; NaN without any."""
-        return _mean(np.diagonal(self.bits, -1))
-
-    def best_earlier_share(self) -> float:
-        """How much of a code its most telling earlier code tells, over all codes but the first; NaN without any.
-
-        The largest of several estimates leans upwards, the more so the fewer pictures there are.
-        """
-        share = self.share
-        best = [np.nanmax(row) for end in range(1, len(share)) if np.isfinite(row := share[end, :end]).any()]
-        return _mean(np.array(best))
+    def mean_bits_at(self, lag: int, first: int = 0) -> float:
+        """Between codes and those `lag` positions before them, both from position `first` on; NaN without any."""
+        return _mean(np.diagonal(self.bits[first:, first:], -lag))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -78,7 +70,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def mutual_information(
-    codes: np.ndarray, *, seed: int = 0, shuffles: int = 4, most_pairs: int = 20_000, most_values: int = _MOST_VALUES
+    codes: np.ndarray,
+    *,
+    seed: int = 0,
+    shuffles: int = 4,
+    lags: Sequence[int] = (1,),
+    most_pairs: int = 20_000,
+    most_values: int = _MOST_VALUES,
 ) -> Mutual:
     """Measure all pairs of positions, or a sample of them.
 
@@ -86,7 +84,8 @@ def mutual_information(
         codes: (N, T) whole numbers, at least 0; N at least 2.
         seed: of the shuffles and of the sample.
         shuffles: how often chance is measured, at least 1.
-        most_pairs: of positions; neighbours in the sequence are always among them, the others are drawn.
+        lags: distances in the sequence whose pairs are always taken.
+        most_pairs: of positions; those of `lags` first, the others are drawn.
         most_values: numbers in memory at a time; changes nothing.
     """
     count, length = codes.shape
@@ -96,7 +95,7 @@ def mutual_information(
     compact = np.stack([np.unique(column, return_inverse=True)[1] for column in codes.T])  # (T, N), small numbers
     entropy = _entropies(compact)
     orders = [random.permutation(count) for _ in range(shuffles)]
-    first, second, exact = _pairs(length, most_pairs, random)
+    first, second, exact = _pairs(length, lags, most_pairs, random)
     bits, chance = (np.full((length, length), np.nan) for _ in range(2))
     step = max(1, most_values // count)
     for start in range(0, len(first), step):
@@ -109,12 +108,14 @@ def mutual_information(
     return Mutual(bits, chance, entropy, count, exact)
 
 
-def _pairs(length: int, most: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
+def _pairs(
+    length: int, lags: Sequence[int], most: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Pairs i < j, and whether they are all."""
     first, second = np.triu_indices(length, 1)
     if len(first) <= most:
         return first, second, True
-    near = second - first == 1
+    near = np.isin(second - first, lags)
     rest = np.flatnonzero(~near)
     drawn = random.choice(rest, max(0, most - int(near.sum())), replace=False)
     taken = np.sort(np.concatenate([np.flatnonzero(near), drawn]))

@@ -26,6 +26,7 @@ _INCHES, _DOTS = 5.6, 160  # of a panel; and dots an inch of the file
 _CSS_DOTS = 92  # at which the report shows it
 _MOST_TICKS = 16  # rows of patches that an axis names
 _BAR_TICKS = 5
+_MARKED = 0.2  # share of a cell that the line through it covers
 _CELL = 12  # pixels of one patch in the picture of a single code
 
 Axis = Literal["code", "patch"]
@@ -108,7 +109,9 @@ def _panel(figure: Any, axes: Any, shown: HeatMap) -> None:
 
 def _mark_own(axes: Any, shown: HeatMap) -> None:
     """A line through each code's own patch, and one where the prefix ends."""
-    raster, style = shown.raster, {"color": _MARK, "linewidth": 0.9, "linestyle": (0, (3, 2))}
+    raster = shown.raster
+    width = min(0.9, _MARKED * _INCHES * 72 / max(shown.values.shape))  # thinner than a cell, which it must not hide
+    style = {"color": _MARK, "linewidth": width, "linestyle": (0, (3 / width, 2 / width))}
     codes = np.arange(raster.length)
     own = raster.cells() if "patch" in (shown.rows, shown.columns) else codes
     for some in (slice(0, raster.prefix), slice(raster.prefix, None)):

@@ -297,7 +297,7 @@ def _numbered(codes: torch.Tensor, others: torch.Tensor, size: int | None) -> tu
 def _mutual(job: _Job, train: Coded, heldout: Coded) -> Mutual:
     codes = torch.cat([train.codes, heldout.codes]).numpy()
     with job.part("mutual", "positions compared", 1) as tell:
-        found = mutual_information(codes, seed=job.options.seed)
+        found = mutual_information(codes, seed=job.options.seed, lags=(1, job.grid))
         tell(1, 1)
     return found
 

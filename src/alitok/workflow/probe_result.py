@@ -114,8 +114,8 @@ class ProbeResult:
         if losses.train_accuracy is not None:
             found["train_accuracy"] = losses.train_accuracy
         found["mutual_bits"] = mutual.mean_bits()
-        found["mutual_bits_of_next"] = mutual.mean_bits_of_next()
-        found["mutual_best_earlier_share"] = mutual.best_earlier_share()
+        found["mutual_bits_before"] = mutual.mean_bits_at(1)
+        found["mutual_bits_above"] = mutual.mean_bits_at(self.raster.grid, losses.prefix)
         return found
 
     def to_json(self) -> dict[str, Any]:

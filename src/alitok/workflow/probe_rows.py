@@ -152,17 +152,16 @@ def _mutual(result: ProbeResult) -> Iterator[NumberRow]:
         f"Mean over pairs of positions, over {result.mutual.pictures:,} pictures, without what chance makes.",
     )
     yield NumberRow(
-        "mutual_bits_of_next",
-        "bits a code tells of the next",
-        f"{numbers['mutual_bits_of_next']:.3f}",
-        "Mean over neighbours in the sequence.",
+        "mutual_bits_before",
+        "bits the code before tells",
+        f"{numbers['mutual_bits_before']:.3f}",
+        "Mean over neighbours in the sequence. A generator reads all earlier codes together, and may know more.",
     )
     yield NumberRow(
-        "mutual_best_earlier_share",
-        "best single earlier code",
-        f"{numbers['mutual_best_earlier_share']:.1%}",
-        "How much of a code's entropy the earlier code that tells most of it takes away, on average. A generator reads "
-        "all earlier codes together.",
+        "mutual_bits_above",
+        "bits the code above tells",
+        f"{numbers['mutual_bits_above']:.3f}",
+        "Mean over grid codes of neighbouring rows.",
     )
 
 
