@@ -1,4 +1,4 @@
-"""The arms of the ablation: each differs from the one it is compared with in what it is named for, and in nothing else."""
+"""The arms of the ablation: each differs from the one it is compared with in what it is named for, and only in that."""
 
 import pytest
 import torch

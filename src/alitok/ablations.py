@@ -2,8 +2,8 @@
 
 Enters: a preset, an arm, a codebook size. Leaves: the recipe of that cell of the table.
 
-Source: AliTok, table of the ablation; the arms' letters are the paper's, save for `CE`, which it reports as a check of its
-own, `F-` and `V`, which it has not.
+Source: AliTok, table of the ablation; the arms' letters are the paper's, save for `CE`, which it reports as a check of
+its own, `F-` and `V`, which it has not.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _tokenizer_training(preset: AblationPreset, steps: int, *, auxiliary: bool) 
         learning_rate=1e-3,
         final_learning_rate=5e-5,
         warmup_steps=min(50, steps // 2),
-        # Beside the squared error alone, a quantizer's loss of weight 1 rules the first steps; see docs/architecture.md.
+        # Beside the squared error alone, a quantizer's loss of weight 1 rules the first steps: docs/architecture.md.
         losses=LossWeights(quantizer=0.1, auxiliary=float(auxiliary)),
     )
     return TokenizerTraining(loop=LoopConfig(batch_size=preset.batch_size, evaluate_every=500), phases=(phase,))

@@ -31,13 +31,14 @@ from alitok.data.pictures import Broken
 from alitok.data.source import ImageSource, Splits
 from alitok.generator import Generator
 from alitok.jobs.evaluate import features_of
+from alitok.jobs.guess import Guesses, guess
 from alitok.jobs.influence import influence_of
 from alitok.jobs.judge import Judge
 from alitok.jobs.reconstruct import reconstruct
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.moments import Gaussian, Moments
-from alitok.metrics.predictability import bits_per_image, code_losses
+from alitok.metrics.predictability import bits_per_image
 from alitok.metrics.reconstruction import psnr, ssim
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
@@ -171,10 +172,11 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     rebuilt = torch.from_numpy(np.concatenate(list(reconstruct(tokenizer, _blocks(originals), stage, device))))
     _keep_shown(run.root, originals, pixels.to_uint8(rebuilt).numpy())
     expected = pixels.to_float(torch.from_numpy(originals))
-    nats, right = _guessed(generator, run.trainings.codes("heldout"), rows)
+    told = _guesses(generator, run.trainings.codes("heldout"), rows)
     train_codes = run.trainings.codes("train")
     train_rows = np.array(spread(train_codes.pictures, _HELD_OUT)) * train_codes.crops
-    bits, grid_bits = bits_per_image(nats.mean(0), tokenizer.config.prefix_length)
+    prefix, right = tokenizer.config.prefix_length, told.right.double()
+    bits, grid_bits = bits_per_image(told.nats.mean(0), prefix)
     usage = _usage(tokenizer, train_codes)
     sample_distance, sample_accuracy = _samples(run, generator, tokenizer, judge)
     seconds = {name: (run.workspace.done(name) or {}).get("seconds", 0.0) for name in ("stage1", "stage2", "generator")}
@@ -183,7 +185,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         tokenizer,
         expected[:: -(-len(expected) // _PROBED)].to(device),
         grid=tokenizer.config.grid,
-        prefix=tokenizer.config.prefix_length,
+        prefix=prefix,
         seed=cell.seed,
     )
     return CellNumbers(
@@ -191,10 +193,10 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         codebook_size=cell.codebook_size,
         seed=cell.seed,
         accuracy=float(right.mean()),
-        grid_accuracy=float(right[:, tokenizer.config.prefix_length :].mean()),
+        grid_accuracy=float(right[:, prefix:].mean()),
         bits=bits,
         grid_bits=grid_bits,
-        train_bits=bits_per_image(_guessed(generator, train_codes, train_rows)[0].mean(0), 0)[0],
+        train_bits=float(_guesses(generator, train_codes, train_rows).bits_per_image().mean()),
         psnr=float(decibels.mean()),
         ssim=float(ssim(expected, rebuilt).mean()),
         feature_distance=_feature_distance(judge, originals, pixels.to_uint8(rebuilt).numpy(), device),
@@ -206,7 +208,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         generator_seconds=seconds["generator"],
         influence_future=None if math.isnan(influence.grid_future_share) else influence.grid_future_share,
         picture_psnr=tuple(decibels.tolist()),
-        picture_bits=tuple((nats.sum(1) / math.log(2)).tolist()),
+        picture_bits=tuple(told.bits_per_image().tolist()),
     )
 
 
@@ -226,18 +228,10 @@ def _keep_shown(root: Path, originals: np.ndarray, rebuilt: np.ndarray) -> None:
     write_bytes(root / _PICTURES, buffer.getvalue())
 
 
-@torch.no_grad()
-def _guessed(generator: Generator, codes: CodeStore, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nats (n, T) float64 of each code of some rows, told their class, and whether it was guessed right (n, T)."""
-    device = generator.embeddings.weight.device
-    nats, right = [], []
-    for some in np.array_split(rows, -(-len(rows) // _BLOCK)):
-        wanted = torch.from_numpy(codes.codes(some).astype(np.int64)).to(device)
-        classes = torch.from_numpy(codes.labels[some]).to(device)
-        found = code_losses(generator(wanted[:, :-1], classes), wanted)
-        nats.append(found[0].double().cpu())
-        right.append(found[1].double().cpu())
-    return torch.cat(nats), torch.cat(right)
+def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> Guesses:
+    """Of each code of some rows, told their class."""
+    wanted = torch.from_numpy(codes.codes(rows).astype(np.int64))
+    return guess(generator, wanted, torch.from_numpy(codes.labels[rows]), _BLOCK)
 
 
 def _usage(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
