@@ -177,7 +177,7 @@ def test_unknown_addresses_and_methods(http):
     assert http.get("/docs").status_code == 404  # it would load scripts from elsewhere
 
 
-def test_models_health_and_numbers(http, pipeline):
+def test_models_health_and_numbers(http, running, until):
     (model,) = http.get("/v1/models").json()["models"]
     assert (model["name"], model["image_size"], model["codes"], model["prefix"], model["grid"]) == (
         "tiny",
@@ -195,6 +195,7 @@ def test_models_health_and_numbers(http, pipeline):
     assert http.post("/v1/images", json={"classes": [0]}).status_code == 200
     for _ in range(3):
         http.get("/nothing/at/all")
+    until(lambda: running.service.numbers.registry.get_sample_value("alitok_pictures_total"))
     numbers = http.get("/metrics")
     assert numbers.headers["content-type"].startswith("text/plain")
     lines = dict(line.rsplit(" ", 1) for line in numbers.text.splitlines() if not line.startswith("#"))
