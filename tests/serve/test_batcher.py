@@ -12,8 +12,8 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from alitok.generator import Engine, SampleRequest  # noqa: E402
-from alitok.jobs.decoding import PixelDecoder  # noqa: E402
 from alitok.serve.batcher import Batcher, Finished  # noqa: E402
+from alitok.serve.even import EvenDecoder  # noqa: E402
 from alitok.serve.faults import ServiceError  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
@@ -159,7 +159,7 @@ def batcher(pipeline):
     made = Batcher(
         Engine(pipeline.generator, kernel="plain"),
         pipeline.tokenizer,
-        PixelDecoder(pipeline.tokenizer),
+        EvenDecoder(pipeline.tokenizer),
         batch_size=3,
         most_waiting=20,
     )

@@ -4,8 +4,8 @@ Enter: `SampleRequest`s and short pieces of other work, from coroutines. Leave: 
 the coroutines' event loop. A batch is formed between batches from all that waits; requests take turns in it, so one of
 many pictures does not hold up one of few. Other work is done between batches and between the rows of one.
 
-A picture's codes are a function of its own request, and its pixels are decoded by themselves, so neither depends on
-what else is in the batch. Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
+A picture's codes are a function of its own request, and its pixels are decoded in groups of one size, so neither
+depends on what else is in the batch. Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 from alitok.core import images as pixels
 from alitok.generator import Engine, SampleRequest
-from alitok.jobs.decoding import PixelDecoder
+from alitok.serve.even import EvenDecoder
 from alitok.serve.faults import ServiceError, internal, queue_full, stopping
 from alitok.tokenizer import RowDecoder, Tokenizer
 
@@ -155,7 +155,7 @@ class Batcher:
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        decoder: PixelDecoder,
+        decoder: EvenDecoder,
         *,
         batch_size: int,
         most_waiting: int,
@@ -345,13 +345,17 @@ class Batcher:
             if self._abandoned or all(picture.drawing.gone for picture in batch):
                 return False
             self._one_call()
-        whole = torch.cat(parts, dim=1)
-        for place, picture in enumerate(batch):
-            if not picture.drawing.gone:
-                # Alone, as the size of a batch changes how its last bits are rounded.
-                image = self._decoder(whole[place : place + 1])[0].cpu().numpy()
-                picture.drawing.tell(Finished(picture.number, image))
+        self._tell_pictures(batch, torch.cat(parts, dim=1))
         return True
+
+    def _tell_pictures(self, batch: list[_Picture], codes: torch.Tensor) -> None:
+        """Decode the pictures that are still wanted and hand them on, one group after the other."""
+        wanted = [place for place, picture in enumerate(batch) if not picture.drawing.gone]
+        for first in range(0, len(wanted), self._decoder.group):
+            places = wanted[first : first + self._decoder.group]
+            images = self._decoder(codes[places]).cpu().numpy()
+            for place, image in zip(places, images, strict=True):
+                batch[place].drawing.tell(Finished(batch[place].number, image))
 
     def _filled(self, batch: list[_Picture]) -> list[SampleRequest]:
         """The batch's requests; on a GPU up to a power of two of them, as each size has its own buffers and graphs."""

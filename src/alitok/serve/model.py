@@ -1,7 +1,7 @@
 """The pair that is served, and the short pieces of work on it that are no drawing.
 
-Every picture is encoded and decoded by itself, so no answer depends on what else is asked for. All methods that compute
-belong into the batcher's thread. Shapes: h image side, T = K + G * G codes.
+Every picture is encoded by itself and decoded in groups of one size, so no answer depends on what else is asked for.
+All methods that compute belong into the batcher's thread. Shapes: h image side, T = K + G * G codes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from alitok.core import images as pixels
 from alitok.core.config import to_dict
 from alitok.generator import SampleRequest
-from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.memory import most_pictures
 from alitok.jobs.pipeline import Pipeline
 from alitok.metrics.reconstruction import psnr
+from alitok.serve.even import EvenDecoder
 from alitok.tokenizer import Decoder
 from alitok.tokenizer.model import Stage
 
@@ -60,9 +60,9 @@ class ServedModel:
     pipeline: Pipeline
 
     @cached_property
-    def decoder(self) -> PixelDecoder:
+    def decoder(self) -> EvenDecoder:
         """What draws finished pictures: in fp32 where the codes are drawn in it, so that they are always the same."""
-        return PixelDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
+        return EvenDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
 
     @property
     def stages(self) -> list[Stage]:

@@ -10,6 +10,7 @@ import ipaddress
 import math
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _BACKLOG = 512
+_SWITCH_SECONDS = 5e-4
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def run_serve(options: ServeOptions) -> int:
             _say("Anybody who reaches this machine can use the service; --key-file asks for a key.")
         _say(f"Serving {model.name} at {_address(taken)} (Ctrl-C stops).")
         told.serving = True
+        # The engine gives the interpreter away at every operation, and would wait 5 ms each time to have it back.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         _server(app, options.limits, batcher.stop_accepting).run(sockets=[taken])
     _say("Stopped.")
     return told.status
