@@ -76,7 +76,8 @@ def test_a_client_that_leaves_frees_its_places(held, until):
 
 def test_a_stream_that_is_left_frees_its_places(held, until):
     with held.client() as http, http.stream("POST", "/v1/images/stream", json={**ONE, "count": 4}) as answer:
-        assert next(answer.iter_lines()) == "event: start"
+        lines = answer.iter_lines()  # kept: the connection closes with it
+        assert next(lines) == "event: start"
         assert held.service.batcher.waiting == 4
     until(lambda: held.service.batcher.waiting == 0)
     held.gate.set()

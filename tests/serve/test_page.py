@@ -212,6 +212,7 @@ def test_a_picture_can_be_dropped(page):
     page.get_by_role("tab", name="Reconstruct").click()
     drop(page, "#reconstruct-pick .pick", a_picture())
     expect(page.locator("#reconstruct-result .version")).to_have_count(4)
+    assert page.locator("#reconstruct-result .version img").count() == 4
 
 
 def drop(page, place, file):

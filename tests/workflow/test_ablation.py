@@ -175,7 +175,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGKILL])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_ablation_leaves_no_process_and_ends_as_if_it_had_not_been(tmp_path, whole, by):
     running = subprocess.Popen(command(tmp_path / "out"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     cells = tmp_path / "out" / "cells"

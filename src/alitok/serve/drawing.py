@@ -151,7 +151,7 @@ async def _events(
         yield _event("done", {})
     except ServiceError as error:
         yield _event("error", {"message": error.message})
-    except Exception:
+    except Exception:  # the status is sent already: the client is told in the stream, the log knows what it was
         _log.exception("A stream failed")
         yield _event("error", {"message": internal().message})
 

@@ -72,7 +72,7 @@ class Guard:
         except ServiceError as error:
             await body.drain()
             await answer.fail(error)
-        except Exception:
+        except Exception:  # the outermost place: the log knows what it was, the client only that it failed
             _log.exception("A request failed")
             await answer.fail(internal())
         finally:
