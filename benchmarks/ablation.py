@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--data", default="photos")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(USUAL_ARMS))
+    parser.add_argument("--codebook-sizes", type=int, nargs="*")
     parser.add_argument("--parallel", type=int)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     options = parser.parse_args()
@@ -43,6 +44,7 @@ def main() -> None:
         out=options.out,
         seeds=options.seeds,
         arms=tuple(options.arms),
+        codebook_sizes=None if options.codebook_sizes is None else tuple(options.codebook_sizes),
         parallel=options.parallel,
         overrides=tuple(options.overrides),
     )

@@ -115,12 +115,15 @@ def test_evaluation_of_few_pictures():
 @pytest.mark.slow
 def test_ablation_of_two_small_arms(tmp_path):
     small = ["tokenizer_steps=4", "generator_steps=4", "samples=20", "width=16", "layers=1", "heads=2"]
-    command = [sys.executable, BENCHMARKS / "ablation.py", "--data", "digits", "--arms", "A", "B", "--parallel", "2"]
+    command = [sys.executable, BENCHMARKS / "ablation.py", "--data", "digits", "--arms", "A", "B"]
     output = subprocess.run(
-        [*command, "--out", tmp_path / "out", "--set", *small], capture_output=True, text=True, check=True
+        [*command, "--codebook-sizes", "32", "--parallel", "2", "--out", tmp_path / "out", "--set", *small],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     result = json.loads(output.splitlines()[-1])
-    assert (result["benchmark"], result["cells"], result["seeds"]) == ("ablation", 6, 1)
+    assert (result["benchmark"], result["cells"], result["seeds"]) == ("ablation", 4, 1)
     assert set(result["table"]) == {"A", "B"}
     assert result["table"]["A"]["influence_future"] > 0
     assert set(result["bits_at_equal_psnr"]) == {"A to B"}
