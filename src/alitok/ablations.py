@@ -142,7 +142,7 @@ ABLATION_PRESETS = {
         generator=GeneratorSize(layers=3, width=96, heads=4),
         batch_size=32,
         generator_batch_size=64,
-        tokenizer_steps=1200,
+        tokenizer_steps=2400,
         generator_steps=400,
         second_steps=800,
         samples=700,

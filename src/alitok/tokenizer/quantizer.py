@@ -122,8 +122,10 @@ class VectorQuantizer(nn.Module):
         for rows in features.detach().float().flatten(0, -2).split(_ROWS):
             distances = self._distances(rows)
             nearest, row = distances.min(dim=0)
-            counts = torch.bincount(distances.argmin(dim=1), minlength=size)
-            found = found.merge(Candidates(counts, nearest, rows[row]))
+            codes = distances.argmin(dim=1)
+            # `bincount` would make the host wait for the device, to learn how long its result is.
+            counts = torch.zeros(size, dtype=torch.int64, device=codes.device)
+            found = found.merge(Candidates(counts.scatter_add_(0, codes, torch.ones_like(codes)), nearest, rows[row]))
         return found
 
     @torch.no_grad()
