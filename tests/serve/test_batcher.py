@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from alitok.generator import Engine, SampleRequest  # noqa: E402
-from alitok.serve.batcher import Batcher, Finished  # noqa: E402
+from alitok.serve.batcher import Batcher, Finished, gathering_seconds  # noqa: E402
 from alitok.serve.even import EvenDecoder  # noqa: E402
 from alitok.serve.faults import ServiceError  # noqa: E402
 
@@ -189,6 +190,46 @@ def test_requests_take_turns(batcher):
     assert "few" in order[:3]
     batcher.close(10)  # a batch is counted after its pictures are given out
     assert sizes == [3, 3, 2]
+
+
+def test_clients_who_were_in_two_batches_come_together(batcher):
+    """Two clients whose batches follow each other would else be drawn in turns for ever."""
+    sizes, stream = [], batcher._engine.stream
+    batcher._on_batch = lambda pictures, seconds: sizes.append(pictures)
+
+    def slow(requests):
+        for codes in stream(requests):
+            time.sleep(0.05)
+            yield codes
+
+    batcher._engine.stream = slow
+
+    async def client(start):
+        await start.wait()
+        for _ in range(8):
+            drawing = batcher.submit([SampleRequest(0)])
+            while not drawing.finished:
+                await drawing.next()
+
+    async def both():
+        now, later = asyncio.Event(), asyncio.Event()
+        clients = [asyncio.create_task(client(start)) for start in (now, later)]
+        batcher.start()
+        now.set()
+        while not batcher.running:
+            await asyncio.sleep(0.001)
+        later.set()
+        await asyncio.gather(*clients)
+
+    asyncio.run(both())
+    assert sizes[0] == 1
+    assert 2 in sizes
+
+
+def test_the_wait_for_the_last_batchs_clients_is_short():
+    assert gathering_seconds(0.02) == pytest.approx(0.002)
+    assert gathering_seconds(2.0) == pytest.approx(0.1)
+    assert gathering_seconds(10.0) == pytest.approx(0.2)
 
 
 def test_work_of_a_closed_batcher_is_finished_and_no_more_taken(batcher):

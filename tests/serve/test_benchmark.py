@@ -24,8 +24,11 @@ def test_load(model_directory):
     assert [each["clients"] for each in found["loads"]] == [1, 3]
     for each in found["loads"]:
         assert each["images_per_second"] > 0
+        assert each["failed"] == 0
         assert each["p50_seconds"] <= each["p95_seconds"]
-        assert each["ratio"] == pytest.approx(each["images_per_second"] / found["engine_images_per_second"])
+        assert 1 <= each["mean_batch"] <= each["clients"]
+        alone = found["engine_images_per_second"][str(each["clients"])]
+        assert each["ratio"] == pytest.approx(each["images_per_second"] / alone)
 
 
 @pytest.mark.slow

@@ -195,3 +195,31 @@ def test_numbers_that_are_none(http):
 def test_json_of_another_content_type_is_refused(http):
     answer = http.post("/v1/images", content='{"classes": [0]}', headers={"Content-Type": "text/plain"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "content_type")
+
+
+class Portions:
+    """A gate that lets so many portions of codes through, and all of them once it is set."""
+
+    def __init__(self, count):
+        self._left, self._open = threading.Semaphore(count), threading.Event()
+
+    def wait(self, seconds):
+        return self._left.acquire(timeout=0 if self._open.is_set() else seconds) or self._open.is_set()
+
+    def set(self):
+        self._open.set()
+        self._left.release()
+
+
+def test_a_row_is_sent_as_soon_as_its_codes_are_there(pipeline, make_service):
+    gate = Portions(2)  # the prefix, and the codes of one row
+    with make_service(pipeline, gate=gate) as running, running.client() as http:
+        body = {"classes": [0], "seed": 1}
+        with http.stream("POST", "/v1/images/stream", json=body) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+            next(lines)  # the start
+            first = json.loads(next(lines).removeprefix("data: "))
+            assert (first["picture"], first["row"]) == (0, 0)
+            assert running.service.batcher.running
+            gate.set()
+            assert [json.loads(line.removeprefix("data: ")).get("row") for line in lines] == [1, 2, None, None]

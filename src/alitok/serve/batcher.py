@@ -32,8 +32,9 @@ from alitok.tokenizer import RowDecoder, Tokenizer
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
-_GATHER_SHARE = 0.1  # of a batch's time that is waited for those who were in the last one
-_GATHER_MOST = 0.1  # seconds
+# How long those who were in the last batch are waited for, as a share of its time: clients need some milliseconds to
+# come back whatever a batch takes, so it is more of a short one, up to so many seconds, than of a long one.
+_GATHER_SHARE, _GATHER_MOST, _GATHER_SHARE_LONG = 0.1, 0.1, 0.02
 _LONGEST_RETRY = 60  # seconds
 
 
@@ -168,7 +169,7 @@ class Batcher:
         self._calls: deque[_Call] = deque()
         self._open, self._abandoned = True, False
         self._running = 0
-        self._last_size, self._last_seconds, self._seconds_each = 0, 0.0, 0.0
+        self._expected, self._until, self._seconds_each = 0, 0.0, 0.0  # the first two: see `_gather`
         self._threads = torch.get_num_threads()
         # A daemon, so that a second Ctrl-C ends the process at once.
         self._thread = threading.Thread(target=self._work, name="alitok-batcher", daemon=True)
@@ -294,10 +295,12 @@ class Batcher:
             call.run()
 
     def _gather(self) -> None:
-        """Wait a little for as many pictures as there were last time: their clients are about to ask again."""
-        until = time.monotonic() + min(_GATHER_SHARE * self._last_seconds, _GATHER_MOST)
-        while self._drawings and self._waiting() < min(self._last_size, self.batch_size) and self._open:
-            left = until - time.monotonic()
+        """Wait a little after a batch: those who were in it are about to ask again, and join those who waited before.
+
+        Without that, clients who once were in two batches would be drawn in turns for ever, each batch half empty.
+        """
+        while self._drawings and self._waiting() < min(self._expected, self.batch_size) and self._open:
+            left = self._until - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
@@ -324,9 +327,9 @@ class Batcher:
         finally:
             self._running = 0
         if finished:
-            seconds = time.monotonic() - began
-            self._last_size, self._last_seconds = len(batch), seconds
-            self._seconds_each = seconds / len(batch)
+            ended = time.monotonic()
+            seconds = ended - began
+            self._until, self._seconds_each = ended + gathering_seconds(seconds), seconds / len(batch)
             self._on_batch(len(batch), seconds)
 
     @torch.inference_mode()
@@ -350,6 +353,7 @@ class Batcher:
 
     def _tell_pictures(self, batch: list[_Picture], codes: torch.Tensor) -> None:
         """Decode the pictures that are still wanted and hand them on, one group after the other."""
+        self._expected = self.waiting + sum(not picture.drawing.waiting for picture in batch)
         wanted = [place for place, picture in enumerate(batch) if not picture.drawing.gone]
         for first in range(0, len(wanted), self._decoder.group):
             places = wanted[first : first + self._decoder.group]
@@ -373,3 +377,8 @@ class Batcher:
         for row in range(count):
             picture.drawing.tell(Row(picture.number, first + row, strip[:, row * side : (row + 1) * side]))
         return count
+
+
+def gathering_seconds(batch_seconds: float) -> float:
+    """How long the next batch waits for those who were in the last one, which took `batch_seconds`."""
+    return max(min(_GATHER_SHARE * batch_seconds, _GATHER_MOST), _GATHER_SHARE_LONG * batch_seconds)

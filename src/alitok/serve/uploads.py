@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,9 @@ _READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # kinds whose readers start no ot
 _MOST_SCANS = 100  # of a JPEG file; each is decoded over the whole picture, and usual files have about ten
 _SCAN = b"\xff\xda"
 _LONGEST = 4  # times its width or height, of the part that is resized
-_OPTIONS = {"png": {"compress_level": 3}, "webp": {"lossless": True, "method": 0}, "jpeg": {"quality": 92}}
+# Runs alone are looked for: of filtered pixels that gives smaller files than a search at level 3, in half the time.
+_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+_OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"quality": 92}}
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:

@@ -1,0 +1,170 @@
+"""A long mixture of requests, good and bad, each with the statuses that are right for it; see `serve.py`."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+from PIL import Image
+
+from alitok.serve.client import AnswerError, Client, Drawn
+
+_SAMPLE_SECONDS = 1.0  # between two looks at the memory
+
+
+def in_threads(work: Callable[[], None], count: int) -> None:
+    """Run `work` in so many threads, and wait for all."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Soak:
+    """A mixture of requests, each with the statuses that are right for it.
+
+    Args:
+        address: of the service.
+        facts: of its model, as /v1/models tells them.
+    """
+
+    def __init__(self, address: str, facts: dict[str, Any]) -> None:
+        self.address, self.facts = address, facts
+        self.sent: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
+        self.lost: list[str] = []
+        self.wrong: list[str] = []
+        self._lock = threading.Lock()
+        buffer = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(buffer, "PNG")
+        self.picture = buffer.getvalue()
+        self.kinds: dict[str, tuple[Callable[[random.Random, Client], None], set[int]]] = {
+            "draw": (self._draw, {200, 429}),
+            "stream": (self._stream, {200, 429}),
+            "stream left": (self._leave, {200, 429}),
+            "encode and decode": (self._codes, {200, 429}),
+            "reconstruct": (lambda rng, client: client.reconstruct(self.picture), {200, 429}),
+            "complete": (self._complete, {200, 429}),
+            "broken picture": (lambda rng, client: client.encode([self.picture[: rng.randrange(1, 9000)]]), {415, 422}),
+            "no picture": (lambda rng, client: client.encode([rng.randbytes(500)]), {415, 422}),
+            "unknown class": (lambda rng, client: client.draw(["no such class"]), {422}),
+            "too many": (lambda rng, client: client.draw([0], count=1000), {422}),
+            "wrong codes": (lambda rng, client: client.decode([[0]]), {422}),
+            "too large": (lambda rng, client: client.encode([bytes(40 << 20)]), {413}),
+            "no json": (self._no_json, {422}),
+            "models": (lambda rng, client: client.models(), {200}),
+        }
+
+    def run(self, seconds: float, clients: int) -> dict[str, Any]:
+        """Send requests for so long; counts, and the service's memory in MB."""
+        until, memory = time.monotonic() + seconds, []
+        numbers = iter(range(1 << 40))
+
+        def ask() -> None:
+            while time.monotonic() < until:
+                with self._lock:
+                    rng = random.Random(next(numbers))
+                self.one(rng)
+
+        asking = threading.Thread(target=in_threads, args=(ask, clients))
+        asking.start()
+        while asking.is_alive():
+            memory.append(resident(self.address) / 1e6)
+            asking.join(_SAMPLE_SECONDS)
+        quarter = max(1, len(memory) // 4)
+        settled, last = max(memory[quarter : 2 * quarter] or memory), max(memory[-quarter:])
+        return {
+            "seconds": seconds,
+            "clients": clients,
+            "sent": sum(self.sent.values()),
+            "answered": sum(self.statuses.values()),
+            "lost": len(self.lost),
+            "wrong": len(self.wrong),
+            "examples": (self.lost + self.wrong)[:10],
+            "sent_by_kind": dict(sorted(self.sent.items())),
+            "statuses": dict(sorted(self.statuses.items())),
+            "memory_mb_settled": settled,
+            "memory_mb_last": last,
+            "memory_growth": last / settled - 1,
+        }
+
+    def one(self, rng: random.Random) -> None:
+        """Send a request of some kind, and count what comes."""
+        kind = rng.choices(list(self.kinds), [8, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0.2, 1, 1])[0]
+        ask, right = self.kinds[kind]
+        status, said = 200, ""
+        try:
+            ask(rng, Client(self.address, timeout=150))
+        except AnswerError as error:
+            status, said = error.status, str(error)
+        with self._lock:
+            self.sent[kind] += 1
+            if status == 0:
+                self.lost.append(f"{kind}: {said}")
+                return
+            self.statuses[str(status)] += 1
+            if status not in right:
+                self.wrong.append(f"{kind}: {status} {said}")
+
+    def _class(self, rng: random.Random) -> int:
+        return rng.randrange(len(self.facts["classes"]))
+
+    def _draw(self, rng: random.Random, client: Client) -> None:
+        count = rng.randint(1, 4)
+        settings = {"guidance_scale": rng.choice([1.0, 3.0]), "top_k": rng.choice([0, 10])}
+        drawn = client.draw([self._class(rng)], count=count, seed=rng.randrange(1000), settings=settings)
+        if len(drawn) != count:
+            raise AnswerError(f"{len(drawn)} pictures for {count}")
+
+    def _stream(self, rng: random.Random, client: Client) -> None:
+        if not isinstance(list(client.stream([self._class(rng)], seed=rng.randrange(1000)))[-1], Drawn):
+            raise AnswerError("a stream without its picture")
+
+    def _leave(self, rng: random.Random, client: Client) -> None:
+        stream = client.stream([self._class(rng)], count=4)
+        for _ in range(rng.randrange(3)):
+            next(stream)
+        stream.close()
+
+    def _codes(self, rng: random.Random, client: Client) -> None:
+        client.decode(client.encode([self.picture]), rng.choice(self.facts["stages"]))
+
+    def _complete(self, rng: random.Random, client: Client) -> None:
+        client.draw([self._class(rng)], seed=1, keep=(self.picture, rng.randint(0, self.facts["grid"])))
+
+    def _no_json(self, rng: random.Random, client: Client) -> None:
+        host = self.address.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=30)
+        try:
+            text = base64.b64encode(rng.randbytes(30))
+            connection.request("POST", "/v1/images", text, {"Content-Type": "application/json"})
+            raise AnswerError("", connection.getresponse().status)
+        except OSError as error:
+            raise AnswerError(str(error)) from None
+        finally:
+            connection.close()
+
+
+def resident(address: str) -> float:
+    """Bytes of memory that the service holds."""
+    return metrics(address, "process_resident_memory_bytes")[0]
+
+
+def metrics(address: str, *names: str) -> tuple[float, ...]:
+    """What /metrics says."""
+    with urlopen(f"{address}/metrics") as answer:
+        text = answer.read().decode()
+    found = (re.search(rf"^{name} (\S+)", text, re.MULTILINE) for name in names)
+    return tuple(float(match[1]) if match else 0.0 for match in found)
