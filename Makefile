@@ -3,15 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-fast lint format clean
+.PHONY: setup demo test test-fast lint format docs clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("alitok needs Python 3.11 or newer; run make with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev]' \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev,docs]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev,docs]'
 	@touch $@
 
 # FRESH=1 starts over; ARGS passes further options, such as ARGS="--data photos --out runs/photos".
@@ -34,5 +34,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pages, in site/; open site/index.html.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
