@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from importlib import resources
+from typing import Literal, get_args
 
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.data.codes import MAX_CODEBOOK
-from alitok.data.crops import CropRecipe
+from alitok.data.crops import VIEWS, CropRecipe
 from alitok.generator import GeneratorConfig, SamplingConfig
 from alitok.losses.local_features import LocalFeaturesConfig
 from alitok.losses.objective import LossWeights
@@ -24,6 +25,9 @@ from alitok.train.predictability import PredictabilityConfig
 from alitok.train.schedule import Phase
 from alitok.train.task import EngineConfig, LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
+
+StageName = Literal["stage1", "stage2", "generator"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 @config
@@ -83,6 +87,12 @@ class Recipe:
         if self.tokenizer.codebook_size > MAX_CODEBOOK:
             raise AlitokError(f"tokenizer.codebook_size must be at most {MAX_CODEBOOK}, what stored codes can hold")
         self.generator_size.config(self.tokenizer, classes=1)  # refuses sizes that do not fit, before any training
+
+    def training(self, stage: StageName) -> TokenizerTraining | GeneratorTraining:
+        """The training of a stage."""
+        if stage == "generator":
+            return self.generator
+        return self.stage1 if stage == "stage1" else self.stage2
 
 
 # The released layout differs from the paper's in its prefix (17: a second copy of the top-left patch), its buffer
@@ -258,7 +268,6 @@ FITTED = ("small", "base")  # recipes that are cut to the pictures at hand
 # A laptop has time for 64 codes a picture. With 64 pixels a side each would stand for 8 x 8, of which small models keep
 # little but the colour; 4 x 4 show shapes.
 _SMALL_SIDE, _SMALL_PATCH = 32, 4
-_VIEWS = 10  # crops of a picture
 
 
 def fitted(name: str, *, image_size: int, pictures: int) -> Recipe:
@@ -282,7 +291,7 @@ def _grown(at_thousand: int, pictures: int, most: int) -> int:
 
 def _codebook_size(sequence_length: int, pictures: int, most: int) -> int:
     """The largest power of two such that each entry is met at least 64 times among all crops; 64 at least."""
-    return 1 << int(min(max(sequence_length * _VIEWS * pictures / 64, 64), most)).bit_length() - 1
+    return 1 << int(min(max(sequence_length * VIEWS["ten"] * pictures / 64, 64), most)).bit_length() - 1
 
 
 def _small(image_size: int, pictures: int) -> Recipe:

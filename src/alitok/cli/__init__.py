@@ -39,6 +39,11 @@ app.command(
     help="Train one stage of a run, in one process or under torchrun.",
 )
 app.command(
+    "alitok.cli.plan:plan",
+    name="plan",
+    help="What a training on many GPUs takes: operations, memory, data, hours, scaling.",
+)
+app.command(
     "alitok.cli.data:app",
     name="data",
     help="Look at pictures before training on them, and at stored codes.",

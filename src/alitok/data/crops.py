@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 CropRecipe = Literal["centre", "flip", "ten"]  # which views of a picture are stored, see ImageSource.views
+VIEWS: dict[CropRecipe, int] = {"centre": 1, "flip": 2, "ten": 10}  # how many they are, of a photograph
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {

@@ -87,11 +87,11 @@ def compile_blocks(module: nn.Module) -> None:
             part.compile(dynamic=False)
 
 
-def recompute_activations(module: nn.Module) -> None:
-    """Let all stacks of blocks keep no activations for the backward pass."""
+def recompute_activations(module: nn.Module, wanted: bool = True) -> None:
+    """Let all stacks of blocks keep no activations for the backward pass, or keep them again."""
     for part in module.modules():
         if isinstance(part, Blocks):
-            part.recompute = True
+            part.recompute = wanted
 
 
 def whole_weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ The report is written anew whenever a cell is finished, so that an interrupted a
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import time
@@ -79,9 +80,10 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
     """Do or continue an ablation and write its report.
 
     Raises:
-        AlitokError: a request or data that cannot be used, a directory of another ablation, or cells that failed; the
-            others are finished and in the report then.
+        AlitokError: a request or data that cannot be used, a library that is missing, a directory of another ablation,
+            or cells that failed; the others are finished and in the report then.
     """
+    _need_libraries()
     if launched():
         raise AlitokError("alitok ablate starts its own processes; start it without torchrun.")
     preset = _preset(request)
@@ -114,6 +116,14 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
         told = "\n".join(f"{name}: {sentence}" for name, sentence in failures.items())
         raise AlitokError(f"{len(failures)} of {len(jobs)} trainings failed; the rest is in the report.\n{told}")
     return ablation
+
+
+def _need_libraries() -> None:
+    """Refuse to train what could not be measured and reported."""
+    wanted = ("scipy", "torchmetrics", "jinja2", "matplotlib")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise AlitokError(f"An ablation needs {', '.join(missing)}; install with pip install 'alitok[eval]'.")
 
 
 def plan(request: AblationRequest, preset: AblationPreset) -> list[Cell]:

@@ -55,7 +55,14 @@ from alitok.losses.perceptual import (
 from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
-from alitok.workflow.evaluation import FeaturesName, Work, begin_job, discard_job, open_extractor
+from alitok.workflow.evaluation import (
+    FeaturesName,
+    Work,
+    begin_job,
+    discard_job,
+    open_extractor,
+    require_libraries,
+)
 from alitok.workflow.originals import Originals, choose
 from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
 from alitok.workflow.reconstruction_report import ReconstructionResult, write_reconstruction
@@ -109,6 +116,7 @@ def run_eval_reconstruction(options: ReconstructionOptions) -> dict[str, dict[st
     """
     if options.batch_size < 1:
         raise AlitokError(f"--batch-size must be at least 1, not {options.batch_size}.")
+    require_libraries()
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         world.together(lambda: locate(options.tokenizer, part="tokenizer"))

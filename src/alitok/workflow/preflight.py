@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from alitok.core import images as pixels
 from alitok.core.files import remove
 from alitok.core.runlog import progress_bar
 from alitok.metrics.reconstruction import psnr
+from alitok.presets import StageName
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 from alitok.train.overfit import DISTINCT, STEPS, Rehearsal, few, rehearse, rehearsed
@@ -39,8 +40,6 @@ from alitok.workflow.findings import Findings, by_class, rows_by_class
 from alitok.workflow.run import Run
 from alitok.workflow.stored import DECODED, check_codes, error_of_mean
 from alitok.workflow.tasks import Training, Trainings
-
-StageName = Literal["stage1", "stage2", "generator"]
 
 # What is asked of a rehearsal. The small recipes are there after 50 (generator) to 200 steps (tokenizer), that of the
 # digits at a twentieth of its rate after 700.

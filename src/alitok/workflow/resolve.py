@@ -5,7 +5,7 @@ Enters: options as the command line takes them. Leaves: `Resolved`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,22 +94,48 @@ def resolve(request: Request, say: Say | None = None) -> Resolved:
     if stores is not None:
         shape = stores.tokenizer.config
         recipe = replace(recipe, tokenizer=replace(shape, stage2=shape.stage2 or recipe.tokenizer.stage2))
-    if request.size is not None:
-        recipe = with_generator(recipe, request.size)
-    keys = to_dict(recipe)
-    if request.config is not None:
-        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(request.config)), str(request.config)))
-    recipe = from_dict(Recipe, override(keys, request.overrides), "--set")
-    if request.perceptual != "recipe":
-        recipe = replace(
-            recipe,
-            stage1=_with_perceptual(recipe.stage1, request.perceptual),
-            stage2=_with_perceptual(recipe.stage2, request.perceptual),
-        )
+    recipe = altered(
+        recipe, size=request.size, config=request.config, overrides=request.overrides, perceptual=request.perceptual
+    )
     seed = request.seed if request.seed is not None else stored.get("seed", 0)
     if not 0 <= seed < 2**63:
         raise AlitokError(f"The seed must be within 0 and 2^63, not {seed}.")
     return Resolved(recipe, data, seed, stores)
+
+
+def altered(
+    recipe: Recipe,
+    *,
+    size: str | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    perceptual: PerceptualName = "recipe",
+) -> Recipe:
+    """A recipe with what the options change in it, in this order.
+
+    Args:
+        recipe: the preset's, or a run's.
+        size: a published generator, with its training and guidance.
+        config: a TOML file laid over the recipe.
+        overrides: `key.path=value`.
+        perceptual: the one feature network that takes all perceptual weight.
+
+    Raises:
+        AlitokError: there is no such size or key, or a value does not fit.
+    """
+    if size is not None:
+        recipe = with_generator(recipe, size)
+    keys = to_dict(recipe)
+    if config is not None:
+        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(config)), str(config)))
+    recipe = from_dict(Recipe, override(keys, overrides), "--set")
+    if perceptual == "recipe":
+        return recipe
+    return replace(
+        recipe,
+        stage1=_with_perceptual(recipe.stage1, perceptual),
+        stage2=_with_perceptual(recipe.stage2, perceptual),
+    )
 
 
 def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:

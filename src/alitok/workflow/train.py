@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +15,7 @@ from rich.table import Table
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.data.source import Splits
-from alitok.presets import Recipe
-from alitok.train.generator import GeneratorTraining
-from alitok.train.tokenizer import TokenizerTraining
+from alitok.presets import Recipe, StageName
 from alitok.workflow.pictures import open_pictures_of, say_on
 from alitok.workflow.plan import plan
 from alitok.workflow.preflight import preflight as check_before
@@ -27,8 +24,6 @@ from alitok.workflow.run import Run, settings
 from alitok.workflow.steps import STEPS, begun, stale
 from alitok.workflow.stopping import stoppable
 from alitok.workflow.workspace import Workspace, other_settings
-
-StageName = Literal["stage1", "stage2", "generator"]
 
 # The steps behind each command; the pair is put together when the other half is there too.
 _STEPS = {
@@ -106,12 +101,7 @@ def _refuse_what_is_begun(out: Path, changed: list[str]) -> list[str]:
 
 
 def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Splits, world: World) -> None:
-    trainings: dict[StageName, TokenizerTraining | GeneratorTraining] = {
-        "stage1": recipe.stage1,
-        "stage2": recipe.stage2,
-        "generator": recipe.generator,
-    }
-    training = trainings[stage]
+    training = recipe.training(stage)
     loop, engine, pictures = training.loop, recipe.engine, len(splits.train)
     share = loop.batch_size // (world.size * engine.accumulate)
     console.print(

@@ -1,0 +1,98 @@
+"""A plan as it is asked for on the command line.
+
+Enters: options. Leaves: tables or one JSON object on the standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from alitok.core.errors import AlitokError
+from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName, fitted
+from alitok.workflow.budget import Budget, PlanRequest, make_budget
+from alitok.workflow.budget_tables import show, to_json
+from alitok.workflow.hardware import HalfOrFull, gpu_named
+from alitok.workflow.resolve import PerceptualName, altered
+from alitok.workflow.traffic import Assumptions
+
+_IMAGENET = 1_281_167, 1000  # pictures and classes
+_BUILT_IN = {"digits": 1437, "photos": 1792}  # training pictures
+_WIDTH = 150  # of tables that are not for a terminal
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of `alitok plan`; None takes what is usual."""
+
+    preset: str = "alitok-256"
+    generator: str | None = None
+    gpus: int = 8
+    gpu: str = "h100"
+    stage: StageName | None = None
+    mfu: float = 0.4
+    network: float | None = None
+    precision: HalfOrFull = "bf16"
+    pictures: int | None = None
+    classes: int | None = None
+    image_size: int = 256
+    picture_kb: float = 110.0
+    samples: int = 50_000
+    perceptual: PerceptualName = "recipe"
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
+    """Plan and print.
+
+    Raises:
+        AlitokError: an unknown name, a number that makes no sense, or a batch that does not divide over the GPUs.
+    """
+    gpu = gpu_named(options.gpu)
+    if options.network is not None:
+        if options.network <= 0:
+            raise AlitokError(f"--network must be above 0 Gbit/s, not {options.network:g}.")
+        gpu = dataclasses.replace(gpu, network=options.network * 1e9 / 8)
+    usual = (_BUILT_IN[options.preset], RECIPE_CLASSES[options.preset]) if options.preset in _BUILT_IN else _IMAGENET
+    request = PlanRequest(
+        gpus=options.gpus,
+        precision=options.precision,
+        pictures=usual[0] if options.pictures is None else options.pictures,
+        classes=usual[1] if options.classes is None else options.classes,
+        picture_bytes=1000 * options.picture_kb,
+        samples=options.samples,
+    )
+    recipe = _recipe(options, request.pictures)
+    stages = STAGES if options.stage is None else (options.stage,)
+    told = Console(stderr=True, quiet=not sys.stderr.isatty())
+    with told.status("Looking") as status:
+        budget = make_budget(
+            recipe, gpu, request, Assumptions(mfu=options.mfu), stages, lambda what: status.update(f"Following {what}")
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(budget), indent=2) + "\n")
+    else:
+        show(budget, Console(width=None if sys.stdout.isatty() else _WIDTH))
+    return budget
+
+
+def _recipe(options: PlanOptions, pictures: int) -> Recipe:
+    if options.preset in FITTED:
+        recipe = fitted(options.preset, image_size=options.image_size, pictures=pictures)
+    elif options.preset in RECIPES:
+        recipe = RECIPES[options.preset]
+    else:
+        raise AlitokError(f"There is no preset {options.preset!r}; choose one of: {', '.join((*FITTED, *RECIPES))}.")
+    return altered(
+        recipe,
+        size=options.generator,
+        config=options.config,
+        overrides=options.overrides,
+        perceptual=options.perceptual,
+    )

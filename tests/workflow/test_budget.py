@@ -1,0 +1,179 @@
+"""A plan against what is written and held by real trainings, and against sums done by hand."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from alitok.cli import app
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.presets import RECIPES, GeneratorSize
+from alitok.train import parallel
+from alitok.train.optim import make_optimizer
+from alitok.train.state import TrainingState
+from alitok.workflow.budget import SCALES, PlanRequest, make_budget
+from alitok.workflow.budget_tables import duration, size
+from alitok.workflow.estimate import generator_on_noise, noise_splits
+from alitok.workflow.flops import generator_step_flops
+from alitok.workflow.footprint import LAYOUTS, ActivationLine, Layout, static_bytes
+from alitok.workflow.hardware import GPUS
+from alitok.workflow.stage_cost import StageCost
+from alitok.workflow.step_trace import Rehearsal
+from alitok.workflow.tasks import Trainings
+from alitok.workflow.traffic import Assumptions
+
+CLASSES = tuple("0123456789")
+SMALL = dataclasses.replace(RECIPES["digits"], generator_size=GeneratorSize(layers=4, width=64, heads=4))
+
+
+@pytest.fixture(scope="module")
+def budget():
+    request = PlanRequest(gpus=4, pictures=1437, classes=10, picture_bytes=1000)
+    return make_budget(SMALL, GPUS["a800"], request, Assumptions(mfu=0.5))
+
+
+def test_hours_by_hand(budget):
+    generator = budget.stages[2]
+    (phase,) = generator.phases
+    flops = generator_step_flops(SMALL.generator_size.config(SMALL.tokenizer, 10))
+    assert phase.flops == flops
+    assert phase.time.arithmetic == pytest.approx(64 / 4 * flops / (0.5 * 312e12))
+    assert phase.hours == pytest.approx(1200 * phase.time.seconds / 3600)
+    assert budget.hours == pytest.approx(
+        sum(stage.hours for stage in budget.stages) + sum(job.hours for job in budget.jobs)
+    )
+
+
+def test_data_by_hand(budget):
+    stage1, _, generator = budget.stages
+    assert stage1.read_bytes == 1200 * 64 * 1000
+    assert generator.read_bytes == 1200 * 64 * 2 * 20  # 16 codes and 4 of the prefix
+    assert generator.cores == 0 < stage1.cores
+    encode = budget.jobs[0]
+    assert encode.written_bytes == 1437 * 2 * 20
+
+
+def test_every_scale_is_there_and_says_why_not(budget):
+    for stage in budget.stages:
+        assert tuple(scale.gpus for scale in stage.scaling) == SCALES
+        for scale in stage.scaling:
+            assert (scale.time is None) == (scale.gpus > 64)  # a batch of 64
+            if scale.time is None:
+                assert scale.why_not == "a batch of 64 does not divide"
+        # So small a model is bound by its launches on any GPU.
+        assert stage.scaling[6].time.bound in ("kernel launches", "communication")
+
+
+def test_layouts_shrink_what_they_should(budget):
+    for stage in budget.stages:
+        plain, recomputed, sharded, both = stage.footprints
+        assert [found.layout for found in stage.footprints] == list(LAYOUTS)
+        assert recomputed.activations < plain.activations
+        assert recomputed.gradients == plain.gradients
+        assert sharded.optimizer < plain.optimizer
+        assert both.total < plain.total
+        assert stage.choice.layout.name in [found.layout.name for found in stage.footprints]
+
+
+def test_a_small_memory_takes_microbatches_then_nothing():
+    cost = StageCost(SMALL, "generator", 10, half=True)
+    gpu, assumed = GPUS["a800"], Assumptions()
+    whole = cost.footprints(64, 1, 1e12)[0]
+    fixed = whole.total - whole.activations
+    roomy = cost.choose(1, gpu, 2.0 * whole.total, 1e14, assumed)
+    assert (roomy.microbatches, roomy.pictures) == (1, 64)
+    assert roomy.options == "engine.parallel=ddp engine.accumulate=1 engine.recompute=false"
+    recomputed = cost.footprints(64, 1, 1e12)[1].activations
+    tight = cost.choose(1, gpu, fixed + 0.6 * recomputed, 1e14, assumed)
+    assert tight.microbatches > 1
+    assert tight.microbatches * tight.pictures == 64
+    assert cost.choose(1, gpu, 0.5 * fixed, 1e14, assumed) is None
+
+
+def test_activations_are_nearly_a_line():
+    rehearsal = Rehearsal(SMALL, "stage1", 10)
+    low, high, beyond = (rehearsal.step(count).held_bytes for count in (8, 16, 64))
+    assert ActivationLine.through((8, low), (16, high)).at(64) == pytest.approx(beyond, rel=0.05)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "generator"])
+def test_checkpoints_are_as_large_as_planned(stage, tmp_path):
+    world = World(torch.device("cpu"))
+    trainings = Trainings(SMALL, noise_splits(CLASSES, SMALL), world, tmp_path, 0)
+    training = generator_on_noise(trainings) if stage == "generator" else trainings.stage(stage, rehearsal=True)
+    state = TrainingState(training.task, training.loop, SMALL.engine, tmp_path, world)
+    state.save()
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.distcp"))
+    tensors = sum(value.nbytes for group in state._tensors().values() for value in group.values())
+    planned = StageCost(SMALL, stage, 10, half=False).checkpoint_bytes()
+    assert planned == pytest.approx(tensors, rel=0.01)
+    assert tensors < written < 1.3 * tensors  # each tensor has a head of its own, which counts for small ones
+
+
+def sharded_bytes(world):
+    """What a process really holds of weights and moments under FSDP2."""
+    from alitok.generator import Generator
+
+    torch.manual_seed(0)
+    model = Generator(SMALL.generator_size.config(SMALL.tokenizer, 10))
+    parallel.shard(model, world)
+    local = [getattr(parameter, "to_local", lambda value=parameter: value)() for parameter in model.parameters()]
+    optimizer = make_optimizer(model, SMALL.generator.loop.optimizer)
+    moments = [value for slots in optimizer.state.values() for key, value in slots.items() if key != "step"]
+    mine = [getattr(value, "to_local", lambda value=value: value)() for value in moments]
+    return sum(value.nbytes for value in local), sum(value.nbytes for value in mine)
+
+
+@pytest.mark.slow
+def test_shares_of_two_processes(together):
+    weights = Rehearsal(SMALL, "generator", 10).weights
+    planned, _, moments = static_bytes(weights, Layout("fsdp", False), 2, average=False)
+    for held, held_moments in together(sharded_bytes):
+        assert planned == pytest.approx(held, rel=0.02)
+        assert moments == pytest.approx(held_moments, rel=0.02)
+
+
+def plan(*tokens, preset="digits"):
+    app(["plan", "--preset", preset, *tokens], exit_on_error=False, result_action="return_value")
+
+
+def test_the_command_prints_tables_and_json(capsys):
+    plan("--gpus", "2", "--gpu", "l40s", "--stage", "generator")
+    text = capsys.readouterr().out
+    assert "2 x L40S 48 GB PCIe" in text
+    assert "Assumed, not measured: 40%" in text
+    assert "FSDP + recompute" in text
+    plan("--gpus", "2", "--stage", "generator", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["request"]["pictures"] == 1437
+    assert found["stages"][0]["gpu_hours"] == pytest.approx(2 * found["stages"][0]["hours"])
+    assert found["stages"][0]["scaling"][0]["time"]["bound"] in ("arithmetic", "kernel launches")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (("--gpus", "3"), "batch of 64 pictures of stage1 does not divide over 3 GPUs"),
+        (("--gpus", "0"), "gpus must be at least 1"),
+        (("--gpu", "tpu"), "There is no GPU 'tpu'"),
+        (("--gpus", "1", "--generator", "B", "--set", "tokenizer.patch=3"), "patch"),
+        (("--mfu", "1.5"), "mfu must be above 0 and at most 1"),
+        (("--network", "-1"), "--network must be above 0"),
+        (("--set", "stage1.loop.batch=3"), "batch"),
+    ],
+)
+def test_bad_options_are_told(tokens, said):
+    with pytest.raises(AlitokError, match=said):
+        plan(*tokens)
+
+
+def test_units():
+    assert [size(value) for value in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]
+    assert [duration(hours) for hours in (0.5, 1500.0)] == ["30.0 min", "1,500.0 h"]
+
+
+def test_an_unknown_preset_is_told():
+    with pytest.raises(AlitokError, match="There is no preset 'mine'; choose one of: small, base, digits"):
+        plan(preset="mine")
