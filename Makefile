@@ -10,8 +10,8 @@ setup: $(READY)
 $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("alitok needs Python 3.11 or newer; run make with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev,docs]' \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,cpu,eval,perceptual,tensorboard,serve,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[demo,cpu,eval,perceptual,tensorboard,serve,ray,dev,docs]' \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,cpu,eval,perceptual,tensorboard,serve,ray,dev,docs]'
 	@touch $@
 
 # FRESH=1 starts over; ARGS passes further options, such as ARGS="--data photos --out runs/photos".
