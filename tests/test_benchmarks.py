@@ -41,14 +41,20 @@ def test_data_on_a_small_store_and_few_pictures(crops):
 
 @pytest.mark.slow
 def test_train_step_on_small_recipes():
-    options = ["plain", "bf16", "discriminator", "fsdp"]  # of all there are; each case takes its time to start
+    # Of all there are; each case takes its time to start.
+    wanted = [
+        "stage1.plain",
+        "stage1.discriminator",
+        "stage1.fsdp",
+        "stage2.plain",
+        "generator.plain",
+        "generator.bf16",
+    ]
     small = ["--preset", "digits", "--batch-size", "4", "--steps", "1", "--warmup", "1", "--rounds", "1"]
-    command = [sys.executable, BENCHMARKS / "train_step.py", *small, "--options", *options]
+    command = [sys.executable, BENCHMARKS / "train_step.py", *small, "--cases", *wanted]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(output.splitlines()[-1])
     cases = {case["case"]: case for case in result["cases"]}
-    wanted = [f"{stage}.{option}" for stage in ("stage1", "stage2") for option in options]
-    wanted += [f"generator.{option}" for option in options if option != "discriminator"]
     assert list(cases) == wanted, output
     for name, case in cases.items():
         stage, option = name.split(".")
@@ -127,3 +133,15 @@ def test_ablation_of_two_small_arms(tmp_path):
     assert set(result["table"]) == {"A", "B"}
     assert result["table"]["A"]["influence_future"] > 0
     assert set(result["bits_at_equal_psnr"]) == {"A to B"}
+
+
+def test_a_plan_beside_what_was_measured(tmp_path):
+    case = {"case": "stage2.recompute", "batch_size": 4, "processes": 1, "precision": "fp32", "device": "x86_64"}
+    measured = {"preset": "digits", "cases": [case | {"peak_memory_gb": 1.0}, case | {"processes": 2}]}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(measured))
+    command = [sys.executable, BENCHMARKS / "plan.py", results]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (found,) = json.loads(output.splitlines()[-1])["cases"]
+    assert found["memory_ratio"] == pytest.approx(found["planned_gb"])
+    assert 0.1 < found["planned_gb"] < 2  # mostly Python and PyTorch
