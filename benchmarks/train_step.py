@@ -7,6 +7,7 @@ plain case of the same training are taken within one run. Prints a line per case
     python benchmarks/train_step.py                                       # the small recipes, as on a laptop
     python benchmarks/train_step.py --preset alitok-256 --batch-size 1 --options plain --rounds 1 --steps 1 --warmup 1
     python benchmarks/train_step.py --preset alitok-256 --generator L --batch-size 32 --precision bf16   # on a GPU
+    python benchmarks/train_step.py --cases stage1.plain stage1.fsdp          # these alone
 
 FLOPs are those of the model, by formula and (for the plain cases) by torch's counter: three times the forward pass for
 what is trained, once for what is frozen; feature networks, the discriminator and what `recompute` does twice are not
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 STAGES = ("stage1", "stage2", "generator")
 OPTIONS = ("plain", "bf16", "compile", "recompute", "accumulate", "local", "discriminator", "ddp", "fsdp")
 ONLY_TOKENIZER = ("local", "discriminator")
+CASES = [
+    f"{stage}.{option}"
+    for stage in STAGES
+    for option in OPTIONS
+    if stage != "generator" or option not in ONLY_TOKENIZER
+]
 PROCESSES = {"ddp": 2, "fsdp": 2}
 # Dense peaks of data sheets, in FLOP/s, by a part of the device's name.
 PEAKS = {
@@ -219,6 +226,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--options", nargs="+", default=OPTIONS, choices=OPTIONS)
+    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="STAGE.OPTION", help="these, of all stages")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -233,12 +241,8 @@ def main() -> None:
             if world.main:
                 options.result.write_text(json.dumps(found))
         return
-    cases = [
-        f"{stage}.{option}"
-        for stage in options.stages
-        for option in options.options
-        if stage != "generator" or option not in ONLY_TOKENIZER
-    ]
+    product = {f"{stage}.{option}" for stage in options.stages for option in options.options}
+    cases = options.cases or [case for case in CASES if case in product]
     rounds: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
     for turn in range(options.rounds):
         for case, results in rounds.items():

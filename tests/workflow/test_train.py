@@ -1,6 +1,7 @@
 """Training stage by stage through the command line, alone and under torchrun."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def command(*words, processes=1, launcher=()):
     return [sys.executable, *start, "-m", "alitok", "train", *map(str, words), "--device", "cpu"]
 
 
-def weights(out):
-    return load_file(out / "stage1" / "tokenizer" / "encoder.safetensors")
+def weights_of(out):
+    """Written when the stage is finished."""
+    return out / "stage1" / "tokenizer" / "encoder.safetensors"
 
 
 def same(first, second):
@@ -110,28 +112,42 @@ def test_a_generator_on_ten_crops_is_given_one_of_each_picture_in_an_epoch(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_stopped_by_the_system_and_started_again_it_ends_with_the_same_bits(tmp_path, number, processes):
-    words = ["stage1", "--data", "digits", "--out"]
+def test_stopped_by_the_system_and_started_again_it_ends_with_the_same_bits(tmp_path, processes):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(
-        command(*words, whole, "--set", *SMALL, processes=processes), env=ENVIRONMENT, check=True, capture_output=True
-    )
-    process, _ = started(cut, processes)
-    process.send_signal(number)
-    said = process.communicate(timeout=30 if number == signal.SIGTERM else 120)[0]
-    if number == signal.SIGTERM and processes == 1:
+    subprocess.run(stage1(whole, processes), env=ENVIRONMENT, check=True, capture_output=True)
+
+    process, _ = started(cut, processes, until="step-00000010")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[0]
+    if processes == 1:
         assert process.returncode == 0, said
         assert "Traceback" not in said
-    subprocess.run(command(*words, cut, processes=processes), env=ENVIRONMENT, check=True, capture_output=True)
-    assert same(weights(whole), weights(cut))
+    assert not weights_of(cut).exists(), "it was stopped too late to prove anything"
+
+    process, below = started(cut, processes, until="step-00000040")
+    for member in below[:1] if processes > 1 else [process.pid]:
+        os.kill(member, signal.SIGKILL)
+    said = process.communicate(timeout=60)[0]
+    if processes > 1:  # the other one says what happened, and torchrun that it was a signal
+        assert process.returncode == 1, said
+        assert re.search(r"Process \d lost another process of this run: it was killed.* Start the same command", said)
+        assert "Unexpected" not in said
+        assert "Signal 9 (SIGKILL)" in said
+    assert not weights_of(cut).exists(), "it was killed too late to prove anything"
+
+    subprocess.run(stage1(cut, processes), env=ENVIRONMENT, check=True, capture_output=True)
+    assert same(load_file(weights_of(whole)), load_file(weights_of(cut)))
 
 
-def started(out, processes, *launcher, steps=40, shell=None):
+def stage1(out, processes, steps=60, launcher=()):
+    few = "--set", *SMALL, f"stage1.phases.main.steps={steps}"
+    return command("stage1", "--data", "digits", "--out", out, *few, processes=processes, launcher=launcher)
+
+
+def started(out, processes, *launcher, until="step-00000010", steps=60, shell=None):
     """A training that has written a checkpoint and goes on, and the processes below it."""
-    words = ["stage1", "--data", "digits", "--out", out, "--set", *SMALL, f"stage1.phases.main.steps={steps}"]
-    words = command(*words, processes=processes, launcher=launcher)
+    words = stage1(out, processes, steps, launcher)
     process = subprocess.Popen(
         words if shell is None else ["bash", "-c", shell, *words],
         env=ENVIRONMENT,
@@ -139,8 +155,8 @@ def started(out, processes, *launcher, steps=40, shell=None):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    until = time.monotonic() + 240
-    while not (out / "stage1" / "checkpoints" / "step-00000010").exists() and time.monotonic() < until:
+    deadline = time.monotonic() + 240
+    while not (out / "stage1" / "checkpoints" / until).exists() and time.monotonic() < deadline:
         time.sleep(0.001)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
     return process, [int(number) for number in children.split()]
