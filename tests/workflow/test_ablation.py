@@ -1,5 +1,6 @@
 """The ablation as its command does it: cells, what is refused, and a run that is killed and continued."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -84,6 +85,14 @@ def test_a_directory_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(AlitokError, match=r"holds other files and no ablation; give a new or empty directory"):
         run_ablation(request(tmp_path), command="alitok ablate")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_what_could_not_be_reported_is_not_begun(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("scipy", "jinja2") else find(name))
+    with pytest.raises(AlitokError, match=r"An ablation needs scipy, jinja2; .*pip install 'alitok\[eval\]'"):
+        run_ablation(request(tmp_path), command="alitok ablate")
+    assert not (tmp_path / "out").exists()
 
 
 def test_torchrun_is_refused(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A tokenizer judged by pictures that it never saw, against formulas on all of them at once; and what is refused."""
 
 import contextlib
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -420,6 +421,14 @@ def test_what_cannot_be_judged_is_said_before_anything_is_measured(ask, tmp_path
     with pytest.raises(AlitokError, match=said):
         ask(**changes)
     assert extractor.shown == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_could_not_be_reported_is_not_begun(ask, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    with pytest.raises(AlitokError, match=r"An evaluation needs matplotlib; .*pip install 'alitok\[eval\]'"):
+        ask()
     assert not (tmp_path / "out").exists()
 
 
