@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import tarfile
@@ -134,3 +135,21 @@ def test_work_is_what_the_formulas_say(pages):
 def power(value):
     exponent = math.floor(math.log10(value))
     return f"{value / 10**exponent:.1f} {TIMES} 10{str(exponent).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def test_hours_and_memory_are_what_the_plan_printed(pages):
+    """The page on planning holds what the command printed; this one must say the same."""
+    command = "alitok plan --preset alitok-256 --generator XL --gpus 32 --gpu a800"
+    assert any(command in block.text for block in pages[PAGE].blocks)
+    assert command in pages["docs/plan.md"].spans
+    (printed,) = [block.text for block in pages["docs/plan.md"].blocks if block.text.startswith("32 x A800")]
+    for name, begins in (("stage1", "stage 1"), ("stage2", "stage 2"), ("generator", "generator XL")):
+        part = printed[printed.index(f"\n{name}: ") :]
+        part = part[: part.index("Fastest that fits")]
+        hours = [float(line.split()[-2]) for line in re.findall(r"^(?:start|main|gan) .*$", part, re.MULTILINE)]
+        memory = [
+            re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0] for layout in ("DDP  ", "DDP + recompute")
+        ]
+        told = [next(each for each in line.split("  ")[::-1] if each.strip().endswith("GB")).strip() for line in memory]
+        together = f"{' + '.join(map(str, hours))} = {sum(hours):.1f}" if len(hours) > 1 else str(hours[0])
+        assert f"| {begins} | {together} | {told[0]} | {told[1]} |" in pages[PAGE].text
