@@ -1,5 +1,6 @@
 """Samples judged against a reference: from a model, a folder and an npz file, and what is refused."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -150,6 +151,19 @@ def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, mode
     again, _ = ask()
     assert again == found
     assert extractor.shown == shown, "nothing is computed twice"
+
+
+def test_two_processes_find_what_one_finds(ask, tmp_path, together):
+    alone, _ = ask(out=tmp_path / "alone")
+
+    def work(world):
+        workflow.join = lambda device: contextlib.nullcontext(world)  # this process is a fork and ends
+        return ask(out=tmp_path / "two")[0]
+
+    first, second = together(work)
+    assert first == second == pytest.approx(alone, rel=1e-9)
+    written = json.loads((tmp_path / "two" / "evaluation.json").read_text())
+    assert written["protocol"]["processes"] == 2
 
 
 def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path, real):

@@ -22,6 +22,9 @@ from alitok.core.errors import AlitokError, ToldElsewhereError
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)  # of those that wait for what one process does alone, such as drawing samples
 
+# What Gloo says, whose errors have no type of their own, when the other side is gone.
+_LOST = "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe"
+
 
 @dataclass(frozen=True)
 class World:
@@ -123,7 +126,8 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
     """The world of this process while the context lasts.
 
     Raises:
-        AlitokError: the device asked for is not there, cannot be shared, or there are too few of them.
+        AlitokError: the device asked for is not there, cannot be shared, or there are too few of them; or, while the
+            context lasts, another process is gone.
     """
     chosen = choose_device(device)
     if not launched():
@@ -144,5 +148,21 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise AlitokError(
+            f"Process {dist.get_rank()} lost another process of this run: it was killed, or says why it ended. Start the "
+            "same command again; it goes on from what is finished."
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether this, or what caused it, is what a backend says when the other side is gone."""
+    while error is not None:
+        if isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
