@@ -45,6 +45,7 @@ def test_each_row_has_its_own_settings():
         SamplingConfig(min_p=0.5),
     ]
     conditional, unconditional, noise = torch.randn(5, 9), torch.randn(5, 9), torch.randn(5, 9)
+    noise[:2] = -3 * conditional[:2]  # turns their order round
     mixed = settings(*configs)
     together = next_codes(conditional, unconditional, mixed.scales[:, 1:2], noise, mixed)
     for row, config in enumerate(configs):
@@ -53,6 +54,7 @@ def test_each_row_has_its_own_settings():
         other = unconditional[part] if config.guided else None
         alone = next_codes(conditional[part], other, own.scales[:, 1:2], noise[part], own)
         assert alone.item() == together[row].item()
+    assert together[0] == (conditional[0] + noise[0]).argmax() != conditional[0].argmax()
     assert together[1] == conditional[1].argmax()
 
 

@@ -42,7 +42,7 @@ def test_equal_to_the_root_of_the_product_where_that_is_stable(dimensions):
 
 def test_of_independent_features_it_is_the_difference_of_means_and_deviations():
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, 2.0, 0.0])
-    other, others = torch.tensor([0.0, -2.0, 1.5]), torch.tensor([3.0, 0.5, 0.2])
+    other, others = torch.tensor([-2.0, -2.0, 1.5]), torch.tensor([3.0, 0.5, 0.2])
     found = frechet_distance(Gaussian(mean, deviation.square().diag()), Gaussian(other, others.square().diag()))
     assert found == pytest.approx(float((mean - other).square().sum() + (deviation - others).square().sum()))
 

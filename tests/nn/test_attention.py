@@ -5,10 +5,10 @@ import torch
 
 from alitok.nn.attention import Attention
 from alitok.nn.cache import KeyValueCache
-from alitok.nn.rotary import rotary_table
+from alitok.nn.rotary import rotary_table, rotate
 
 
-def by_hand(attention, x, allowed):
+def by_hand(attention, x, allowed, value_weights=1.0):
     """Attention with loops over heads and explicit softmax."""
     width = x.shape[-1]
     size = width // attention.heads
@@ -19,7 +19,7 @@ def by_hand(attention, x, allowed):
         part = slice(head * size, (head + 1) * size)
         scores = queries[..., part] @ keys[..., part].transpose(1, 2) / math.sqrt(size)
         scores = scores.masked_fill(~allowed, -math.inf)
-        heads.append(scores.softmax(-1) @ values[..., part])
+        heads.append((scores.softmax(-1) * value_weights) @ values[..., part])
     return torch.cat(heads, -1) @ attention.out.weight.T + attention.out.bias
 
 
@@ -37,6 +37,13 @@ def test_attention_equals_explicit_softmax(kind):
     assert torch.allclose(result, by_hand(attention, x, allowed), atol=1e-5)
 
 
+def test_weighted_values_equal_explicit_softmax():
+    attention, x, weights = Attention(16, 4), torch.randn(2, 5, 16), torch.rand(2, 5, 5)
+    result = attention(x, causal=True, value_weights=weights)
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    assert torch.allclose(result, by_hand(attention, x, allowed, weights), atol=1e-5)
+
+
 def test_queries_and_keys_are_normalised_when_asked():
     plain, normed = Attention(16, 4), Attention(16, 4, qk_norm=True)
     normed.load_state_dict(plain.state_dict(), strict=False)
@@ -49,6 +56,19 @@ def test_queries_and_keys_are_normalised_when_asked():
         scaled.qkv.weight[:32] *= 50
         scaled.qkv.bias[:32] *= 50
     assert torch.allclose(normed(x), scaled(x), atol=1e-4)
+
+
+def test_queries_and_keys_have_norms_of_their_own():
+    attention, x = Attention(8, 1, qk_norm=True), torch.randn(2, 5, 8)
+    torch.nn.init.normal_(attention.query_norm.weight)
+    torch.nn.init.normal_(attention.key_norm.weight)
+    # Turned by its position, a query that was weighted as a key would meet the keys elsewhere.
+    rotary = rotary_table(2, 2, 8)[1:6]
+    queries, keys, values = attention.qkv(x).split(8, dim=-1)
+    queries, keys = attention.query_norm(queries), attention.key_norm(keys)
+    queries, keys = (rotate(part[:, None], rotary)[:, 0] for part in (queries, keys))
+    expected = attention.out((queries @ keys.transpose(1, 2) / math.sqrt(8)).softmax(-1) @ values)
+    assert torch.allclose(attention(x, rotary=rotary), expected, atol=1e-5)
 
 
 @torch.no_grad()

@@ -10,6 +10,12 @@ def test_swiglu_has_the_published_widths():
     assert [SwiGlu(width).gate.out_features for width in (768, 1024, 1280)] == [2048, 2816, 3584]
 
 
+def test_swiglu_gates_one_branch_by_the_other():
+    mlp, x = SwiGlu(16), torch.randn(2, 5, 16)
+    gate, up = x @ mlp.gate.weight.T, x @ mlp.up.weight.T
+    assert torch.allclose(mlp(x), (gate / (1 + (-gate).exp()) * up) @ mlp.down.weight.T, atol=1e-5)
+
+
 def test_blocks_add_attention_and_mlp_behind_their_norms():
     x = torch.randn(2, 5, 16)
     for block in (vit_block(16, 4), llama_block(16, 4, dropout=0.0)):

@@ -107,6 +107,15 @@ def test_clustering_over_microbatches_equals_clustering_over_all_at_once():
         assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_of_equally_near_features_the_first_is_kept():
+    quantizer = VectorQuantizer(1, 2)
+    torch.nn.init.zeros_(quantizer.codebook)
+    left, right = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[5.0, 0.0]]])
+    found = quantizer.candidates(left).merge(quantizer.candidates(right))
+    assert found.features.tolist() == [[3.0, 4.0]]
+    assert (found.counts.item(), found.distances.item()) == (2, 25.0)
+
+
 def test_two_processes_cluster_as_one_does_on_the_joined_batch(together):
     codebook, usage, features = torch.randn(64, 4), torch.rand(64) * 1e-4, torch.randn(12, 9, 4)
     features[6] = features[0]  # the same features on both: the first process's are taken

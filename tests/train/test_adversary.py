@@ -22,6 +22,23 @@ def test_the_verdict_reaches_the_picture_and_leaves_the_discriminator_alone():
     assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
 
 
+def test_the_adaptive_weight_of_the_step_before_is_used():
+    layer = torch.nn.Parameter(torch.rand(3))
+    adversary = Adversary(AdversaryConfig(network=SMALL, weight="adaptive"), layer)
+
+    def judge():
+        picture = (layer[:, None, None] * torch.ones(1, 3, 16, 16)).requires_grad_()
+        return adversary.judge(picture, 2 * layer.sum(), 0.5)
+
+    first = judge()
+    assert first.minimise.item() == 0  # nothing was measured yet
+    adversary.update(World(torch.device("cpu")))
+    measured = adversary.adaptive.weight.item()
+    assert measured > 0
+    second = judge()
+    assert second.minimise.item() == pytest.approx(0.5 * measured * second.logged["adversarial"].item(), rel=1e-5)
+
+
 def test_the_lesson_reaches_the_discriminator_and_its_means_are_remembered():
     adversary = Adversary(AdversaryConfig(network=SMALL), torch.nn.Parameter(torch.ones(1)))
     real, fake = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)

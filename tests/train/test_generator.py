@@ -65,6 +65,22 @@ def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
     assert sum(curve) / 6 == pytest.approx(last["heldout_loss"])
 
 
+def test_the_loss_is_that_of_each_code_behind_its_class_and_the_codes_before_it():
+    model = Generator(CONFIG)
+    torch.nn.init.normal_(model.output.weight)
+    codes, classes = torch.randint(8, (3, 6)), torch.tensor([0, 1, 1])
+    task = GeneratorTask(model, training(0.0), batches, (codes, classes))
+    (terms,) = task.losses({"model": model}, (codes, classes), Moment(0, 0, 0))
+    shares, right = [], 0
+    for row in range(3):
+        for place in range(6):
+            logits = model(codes[row : row + 1, :place], classes[row : row + 1])[0, -1]
+            shares.append(logits.softmax(-1)[codes[row, place]])
+            right += int(logits.argmax() == codes[row, place])
+    assert terms.minimise.item() == pytest.approx(-torch.stack(shares).log().mean().item(), rel=1e-5)
+    assert terms.logged["accuracy"].item() == pytest.approx(right / 18)
+
+
 def test_the_class_is_hidden_as_often_as_asked():
     model = Generator(CONFIG)
     seen = []

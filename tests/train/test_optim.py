@@ -80,6 +80,9 @@ def test_norm_and_clipping_are_those_of_torch():
     clip_gradients(ours.parameters(), norm, 0.7)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad)
+    small = [parameter.grad.clone() for parameter in ours.parameters()]
+    clip_gradients(ours.parameters(), gradient_norm(ours.parameters(), torch.device("cpu")), 5.0)
+    assert all(torch.equal(one.grad, before) for one, before in zip(ours.parameters(), small, strict=True))
     assert gradient_norm([nn.Parameter(torch.ones(2))], torch.device("cpu")) == 0
 
 
