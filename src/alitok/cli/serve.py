@@ -24,6 +24,9 @@ def serve(
     stop_seconds: float = 60.0,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    replicas: int | None = None,
+    gpus_per_replica: float | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Serve a model: pictures by HTTP, row by row if wanted, and a page to draw with.
 
@@ -44,6 +47,10 @@ def serve(
         stop_seconds: that running work gets to finish.
         precision: of the generator: bf16 and int8 (on a CPU) are faster and not exact.
         device: where to draw.
+        replicas: so many processes with a model each, on several GPUs or machines, by Ray; needs the extra `ray`.
+        gpus_per_replica: a share of one if several replicas fit on it; unless given 1, or 0 where there are none.
+        cluster: the address of a Ray cluster that replicas are spread over, or `auto` for that of this machine; unless
+            given, they are on this machine alone. All machines must find the model under the same name.
     """
     from alitok.core.errors import AlitokError
     from alitok.serve.limits import ServiceLimits
@@ -70,6 +77,9 @@ def serve(
             precision=precision,
             device=device,
             limits=limits,
+            replicas=replicas,
+            gpus_per_replica=gpus_per_replica,
+            cluster=cluster,
         )
     )
     raise SystemExit(status)

@@ -103,7 +103,7 @@ async def healthz(request: Request) -> Any:
 )
 async def metrics(request: Request) -> Response:
     """Counters and times."""
-    return Response(service_of(request).numbers.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await service_of(request).numbers_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/models", response_model=ModelsAnswer, tags=["service"], summary="Models", responses=faults(401, 500))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from alitok.serve.batcher import Batcher
 
@@ -50,3 +54,32 @@ class Numbers:
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self.registry)
+
+    def collected(self) -> list[Metric]:
+        """All of them, as they are now; they can be pickled."""
+        return list(self.registry.collect())
+
+
+class _Fixed(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+
+
+def merged(replicas: Mapping[str, Iterable[Metric]]) -> bytes:
+    """What several services counted, as Prometheus reads it: each sample with the label `replica`.
+
+    Args:
+        replicas: what `Numbers.collected` gave, by the replica's name.
+    """
+    metrics: dict[str, Metric] = {}
+    for replica, theirs in replicas.items():
+        for one in theirs:
+            into = metrics.setdefault(one.name, Metric(one.name, one.documentation, one.type, one.unit))
+            for sample in one.samples:
+                into.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Fixed(metrics.values()))
+    return generate_latest(registry)

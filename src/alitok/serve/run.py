@@ -1,11 +1,12 @@
 """`alitok serve`: a saved pair to a service on a port, until it is asked to stop.
 
 The port is taken before the model is loaded, so that a mistake is told at once. SIGTERM and Ctrl-C let running work
-finish; a second Ctrl-C ends at once.
+finish; a second Ctrl-C ends at once. Several replicas are `alitok.serve.replicas`.
 """
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import math
 import signal
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
 
+    from alitok.serve.service import ServiceSettings
+
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _BACKLOG = 512
 _SWITCH_SECONDS = 5e-4
@@ -50,6 +53,17 @@ class ServeOptions:
     precision: EnginePrecision = "fp32"
     device: DeviceName = "auto"
     limits: ServiceLimits = field(default_factory=ServiceLimits)
+    replicas: int | None = None
+    gpus_per_replica: float | None = None
+    cluster: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches the address."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
 
 def run_serve(options: ServeOptions) -> int:
@@ -62,34 +76,57 @@ def run_serve(options: ServeOptions) -> int:
         AlitokError: the port is taken, the model, the key file or the run cannot be used, or a library is missing.
     """
     try:
-        from alitok.serve.app import create_app
-        from alitok.serve.service import ServiceSettings
+        importlib.import_module("alitok.serve.app")
     except ImportError as error:
         raise AlitokError(f"The service needs {error.name}: pip install 'alitok[serve]'.") from None
-    local = _is_loopback(options.host)
-    settings = ServiceSettings(
+    settings = _settings(options)
+    if options.replicas is not None:
+        try:
+            from alitok.serve.replicas import run_replicas
+        except ImportError as error:
+            raise AlitokError(f"Replicas need {error.name}: pip install 'alitok[serve,ray]'.") from None
+        return run_replicas(options, settings)
+    if options.gpus_per_replica is not None or options.cluster is not None:
+        raise AlitokError("--gpus-per-replica and --cluster are for replicas; give their number as --replicas.")
+    told = Told()
+    with bound_socket(options.host, options.port) as taken, without_remarks(), told.installed():
+        app = load_app(options, settings)
+        warn_if_open(options, settings)
+        say(f"Serving {app.state.service.model.name} at {address_of(taken)} (Ctrl-C stops).")
+        told.serving = True
+        _server(app, options.limits, app.state.service.batcher.stop_accepting).run(sockets=[taken])
+    say("Stopped.")
+    return told.status
+
+
+def _settings(options: ServeOptions) -> ServiceSettings:
+    from alitok.serve.service import ServiceSettings
+
+    return ServiceSettings(
         limits=options.limits,
         key=None if options.key_file is None else read_key(options.key_file),
-        hosts=frozenset((*_LOCAL_NAMES, options.host, *options.allow_hosts)) if local else None,
+        hosts=frozenset((*_LOCAL_NAMES, options.host, *options.allow_hosts)) if options.local else None,
         run=options.run,
         batch_size=options.batch_size,
     )
-    with _socket(options.host, options.port) as taken, without_remarks(), _signals() as told:
-        directory = locate(options.model)
-        pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
-        model = ServedModel(directory.resolve().name, pipeline)
-        app = create_app(model, settings)
-        batcher = app.state.service.batcher
-        model.warm_up(batcher.batch_size)
-        if not local and settings.key is None:
-            _say("Anybody who reaches this machine can use the service; --key-file asks for a key.")
-        _say(f"Serving {model.name} at {_address(taken)} (Ctrl-C stops).")
-        told.serving = True
-        # The engine gives the interpreter away at every operation, and would wait 5 ms each time to have it back.
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        _server(app, options.limits, batcher.stop_accepting).run(sockets=[taken])
-    _say("Stopped.")
-    return told.status
+
+
+def load_app(options: ServeOptions, settings: ServiceSettings) -> FastAPI:
+    """The application of the options' model, warmed up; it works from its startup to its shutdown.
+
+    Raises:
+        AlitokError: the model or the run cannot be used.
+    """
+    from alitok.serve.app import create_app
+
+    directory = locate(options.model)
+    pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
+    model = ServedModel(directory.resolve().name, pipeline)
+    app = create_app(model, settings)
+    model.warm_up(app.state.service.batcher.batch_size)
+    # The engine gives the interpreter away at every operation, and would wait 5 ms each time to have it back.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    return app
 
 
 def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], None]) -> Server:
@@ -104,6 +141,7 @@ def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], No
     return Stopping(
         uvicorn.Config(
             app,
+            loop="asyncio",  # and not another one, which only some installations have
             http="h11",
             ws="none",
             lifespan="on",
@@ -117,11 +155,11 @@ def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], No
     )
 
 
-class _Told:
+class Told:
     """Which signal came.
 
     Attributes:
-        serving: whether the server has its own handlers; before, a signal ends the process.
+        serving: whether the server has its own handlers, or waits for a signal; before, one ends the process.
         status: of the process, by the last signal.
     """
 
@@ -129,30 +167,37 @@ class _Told:
         self.serving, self.status = False, 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         self.status = 130 if number == signal.SIGINT else 0
         if not self.serving:
             raise SystemExit(self.status)
 
-
-@contextmanager
-def _signals() -> Iterator[_Told]:
-    """Handlers under the server's own, which hands on to them what made it stop."""
-    told = _Told()
-    before = {number: signal.signal(number, told.receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handlers, under a server's own, which hands on to them what made it stop."""
+        before = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def _address(taken: socket.socket) -> str:
+def address_of(taken: socket.socket) -> str:
+    """As a client writes it."""
     host, port = taken.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)  # noqa: T201 (whoever started it waits for this line)
+def warn_if_open(options: ServeOptions, settings: ServiceSettings) -> None:
+    """Say so if whoever reaches the machine may use the service."""
+    if not options.local and settings.key is None:
+        say("Anybody who reaches this machine can use the service; --key-file asks for a key.")
+
+
+def say(sentence: str) -> None:
+    """Print a line; whoever started the service waits for some."""
+    print(sentence, flush=True)  # noqa: T201
 
 
 def read_key(path: Path) -> str:
@@ -172,8 +217,12 @@ def read_key(path: Path) -> str:
     return keys[0]
 
 
-def _socket(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; it listens when the service starts."""
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket at the address.
+
+    Raises:
+        AlitokError: there is no such address, or it is taken.
+    """
     if not 0 <= port <= 65535:
         raise AlitokError(f"A port is a number from 0 to 65535, not {port}.")
     try:
@@ -192,10 +241,3 @@ def _socket(host: str, port: int) -> socket.socket:
         reason = (error.strerror or str(error)).lower()
         raise AlitokError(f"Port {port} of {host} cannot be used: {reason}; choose another with --port.") from None
     return taken
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

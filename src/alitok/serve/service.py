@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -72,11 +72,13 @@ class Service:
 
     Attributes:
         batcher: not started.
+        gather_numbers: gives what all replicas of the service count, where there are several.
     """
 
     def __init__(self, model: ServedModel, settings: ServiceSettings) -> None:
         self.model, self.settings, self.limits = model, settings, settings.limits
         self.numbers = Numbers()
+        self.gather_numbers: Callable[[], Awaitable[bytes]] | None = None
         self.run = None if settings.run is None else RunView(settings.run)
         pipeline, batch_size = model.pipeline, model.largest_batch(settings.batch_size)
         self.batcher = Batcher(
@@ -102,6 +104,10 @@ class Service:
             return True
         scheme, _, key = authorization.partition(b" ")
         return hmac.compare_digest(_digest(key.strip()), self._digest) and scheme.lower() == b"bearer"
+
+    async def numbers_text(self) -> bytes:
+        """The numbers of the service, as Prometheus reads them; of all its replicas, where there are several."""
+        return self.numbers.text() if self.gather_numbers is None else await self.gather_numbers()
 
     async def in_time(self, request: Request, work: Awaitable[Result]) -> Result:
         """The result of `work`, which is cancelled when the client leaves or the deadline passes.
