@@ -1,16 +1,57 @@
-"""The examples run as a reader would start them."""
+"""The examples, and what the README shows of Python, run as a reader would start them; all on one small model."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alitok.jobs.codec import check_codec
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SMALL = [
+    "tokenizer.encoder.layers=1",
+    "tokenizer.stage1.layers=1",
+    "tokenizer.stage2.layers=1",
+    "stage1.loop.batch_size=8",
+    "stage2.loop.batch_size=8",
+    "generator.loop.batch_size=8",
+    "generator_size.layers=1",
+    "samples_per_class=2",
+]
+
+
+@pytest.fixture
+def example(monkeypatch, capsys):
+    """Runs an example as its command line would; returns what it printed."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name), *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of few steps, made by the first of the examples, and what that one printed."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    out = tmp_path_factory.mktemp("examples") / "run"
+    script = EXAMPLES / "train_on_pictures.py"
+    command = [sys.executable, script, "--out", out, "--steps", "6", "--set", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
 
 
 @pytest.fixture
@@ -37,3 +78,105 @@ def test_the_example_of_another_tokenizer_finds_no_future():
     command = [sys.executable, EXAMPLES / "probe_other_tokenizer.py"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"[\d.]+%", output) == ["100.0%", "0.0%", "0.0%"] * 2
+
+
+@pytest.mark.slow
+def test_a_whole_run_in_one_call(run):
+    out, said = run
+    assert re.search(r"Pictures keep \d+\.\d dB; the report is .*report\.html", said)
+    assert (out / "report.html").stat().st_size > 10_000
+    assert json.loads((out / "metrics.json").read_text())["samples"] == 20
+
+
+@pytest.mark.slow
+def test_stage_by_stage(tmp_path, example):
+    pytest.importorskip("sklearn")
+    said = example("train_stage_by_stage.py", "--out", tmp_path / "run", "--steps", 4, "--set", *SMALL)
+    assert re.findall(r"^(stage1|generator|stage2): heldout_\w+ [\d.]+$", said, re.MULTILINE) == [
+        "stage1",
+        "generator",
+        "stage2",
+    ]
+    assert "Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in said
+
+
+@pytest.mark.slow
+def test_drawing(run, tmp_path, example):
+    said = example("draw.py", run[0] / "model", "--out", tmp_path / "drawn")
+    assert "23 pictures in" in said
+    strips = re.findall(r"rows of pixels from (\d+) \(1, 3, 4, 16\)", said)
+    assert strips == ["0", "4", "8", "12"]
+    assert "finished (1, 3, 16, 16)" in said
+
+
+@pytest.mark.slow
+def test_reconstruction(run, tmp_path, example):
+    said = example("reconstruct.py", run[0] / "model" / "tokenizer", "--out", tmp_path / "rebuilt.png", "--count", 5)
+    assert re.search(r"stage1: [\d.]+ dB\nstage2: [\d.]+ dB\n20 codes a picture", said)
+    sheet = np.asarray(Image.open(tmp_path / "rebuilt.png"))
+    assert sheet.shape[0] // 16 == 3
+    assert sheet.shape[1] // 16 == 5
+
+
+@pytest.mark.slow
+def test_evaluation(run, tmp_path, example):
+    pytest.importorskip("scipy")
+    pytest.importorskip("torchmetrics")
+    said = example("evaluate.py", run[0] / "model", "--out", tmp_path / "out", "--samples", 40)
+    assert re.findall(r"^(samples|stage1|stage2)$", said, re.MULTILINE) == ["samples", "stage1", "stage2"]
+    for part in ("generation", "reconstruction"):
+        assert (tmp_path / "out" / part / "report.html").exists()
+    printed = said[said.index("\nsamples\n") :]
+    assert "fid" not in printed.lower()  # of a network that was trained here nothing is called so
+    assert re.search(r"^  psnr +[\d.]+$", printed, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_service_is_called(run, tmp_path, example):
+    pytest.importorskip("fastapi")
+    command = [sys.executable, "-m", "alitok", "serve", run[0] / "model", "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            address = service.stdout.readline().split()[3]
+            said = example("call_service.py", address, "--out", tmp_path / "served")
+        finally:
+            service.terminate()
+    assert len(list((tmp_path / "served").glob("*.png"))) == 5
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("row")] == [
+        f"row {n}" for n in range(4)
+    ]
+    assert "finished: class 0, seed 5" in said
+    assert "refused with 4" in said
+
+
+@pytest.mark.slow
+def test_pictures_of_ones_own(tmp_path, example):
+    words = ["--out", tmp_path / "run", "--count", 60, "--steps", 4, "--set", *SMALL]
+    said = example("own_pictures.py", *words)
+    assert "draws circle and square" in said
+    assert Image.open(tmp_path / "run" / "circle.png").size == (16, 16)
+    shapes = runpy.run_path(str(EXAMPLES / "own_pictures.py"))["Shapes"](10)
+    assert shapes.encoded(3) == shapes.encoded(3) != shapes.encoded(5)
+    example("own_pictures.py", *words)  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_what_the_readme_shows_of_python(run, tmp_path, monkeypatch, capsys):
+    """Blocks go on from one another; the models that they name stand where the README has them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/demo/model", "models/alitok-b"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(run[0] / "model")
+    sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    blocks = {section.split("\n")[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL) for section in sections}
+    assert len(blocks["Draw from Python"]) == 2
+    (released,) = blocks["Released weights"]
+    # The released pair knows ImageNet; its classes are looked for among the digits here.
+    blocks["Released weights"] = [released.replace('"golden retriever", 207', '"7", 2')]
+    names = {}
+    for block in [block for section in blocks.values() for block in section]:
+        exec(compile(block, "README.md", "exec"), names)
+    assert len(names["other"]) == len(names["pictures"]) == 2
+    assert names["pictures"][0].size == (16, 16)
+    assert Image.open("three.png").size == (128, 128)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "4", "8", "12", "0"]
