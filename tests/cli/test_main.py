@@ -69,21 +69,24 @@ def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
     assert str(plain.out) == "runs/y"
 
 
-def test_models_as_a_table_and_as_json():
+def test_models_as_a_table_and_as_json(capsys):
     assert "389,899,308" in alitok("models").stdout
-    rows = json.loads(alitok("models", "--json").stdout)
+    with pytest.raises(SystemExit):
+        app.meta(["models", "--json"])
+    rows = json.loads(capsys.readouterr().out)
     assert rows["alitok-256-v1"]["parameters"] == 389_899_308
     assert rows["alitok-256-XL"]["guidance_scale"] == 13
 
 
-def test_convert_tells_what_is_wrong(tmp_path):
+def test_convert_tells_what_is_wrong(tmp_path, capsys):
     for arguments, words in (
         (["released", "--out", tmp_path / "o"], "nothing to convert"),
         (["released", "--tokenizer", tmp_path / "x.pth", "--out", tmp_path / "o"], "There is no file"),
         (["to-released", tmp_path, "--out", tmp_path / "o"], "holds neither"),
     ):
-        result = alitok("convert", *arguments)
-        assert (result.returncode, words in result.stderr) == (2, True)
+        with pytest.raises(SystemExit) as left:
+            app.meta(["convert", *map(str, arguments)])
+        assert (left.value.code, words in " ".join(capsys.readouterr().err.split())) == (2, True)
     assert not (tmp_path / "o").exists()
 
 
