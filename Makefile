@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Whoever is done first takes from the others' ends, so that tests of one file mostly share what they need.
+SIDE_BY_SIDE := -n auto --dist worksteal
 
 .PHONY: setup demo test test-fast coverage lint format docs clean
 
@@ -19,15 +21,15 @@ demo: $(READY)
 	$(BIN)/alitok demo $(if $(FRESH),--fresh) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
-# A table of what the tests run of each package; they take about half as long again.
+# A table of what the tests run of each package; they take longer so.
 coverage: $(READY)
 	$(BIN)/coverage erase
-	-$(BIN)/coverage run -m pytest -n auto
+	-$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/coverage_table.py
 
