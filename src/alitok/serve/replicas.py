@@ -27,6 +27,7 @@ import torch
 from prometheus_client.metrics_core import Metric
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
@@ -45,6 +46,7 @@ _TOLD_SECONDS = 5.0  # in which every replica must tell its numbers
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 _OBJECTS = 256 << 20  # bytes of Ray's store on a machine of our own; requests and answers pass through it
 _TRIES = 2  # at the start of a replica
+_ANY = RayError, RayServeException, RuntimeError, TimeoutError
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # a busy machine needs more than 5 s to start a process
@@ -254,7 +256,7 @@ def _run(made: serve.Application, host: str, port: int) -> None:
         with contextlib.suppress(TimeoutError):  # on a busy machine; `run` waits for them as well
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, logging_config=_LOGGING)
         serve.run(made, name=NAME, route_prefix="/")
-    except (RayError, RuntimeError, TimeoutError) as error:
+    except _ANY as error:
         raise AlitokError(f"The replicas did not start: {_reason(error)}.") from None
 
 
@@ -265,8 +267,10 @@ def _drain(seconds: float) -> None:
     def ask(what: str) -> list[Any]:
         return handle.broadcast(what).results(timeout_s=_TOLD_SECONDS, return_exceptions=True)
 
-    ask("stop_accepting")
-    until = time.monotonic() + seconds
-    while not all(ask("finished")) and time.monotonic() < until:  # one that does not answer is not waited for
-        time.sleep(0.1)
-    serve.delete(NAME)
+    with contextlib.suppress(*_ANY):  # no replica is left to be asked
+        ask("stop_accepting")
+        until = time.monotonic() + seconds
+        while not all(ask("finished")) and time.monotonic() < until:  # one that does not answer is not waited for
+            time.sleep(0.1)
+    with contextlib.suppress(*_ANY):  # whatever it is: Ray is left next
+        serve.delete(NAME)
