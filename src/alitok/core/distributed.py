@@ -152,8 +152,8 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
         if not _is_lost(error):
             raise
         raise AlitokError(
-            f"Process {dist.get_rank()} lost another process of this run: it was killed, or says why it ended. Start the "
-            "same command again; it goes on from what is finished."
+            f"Process {dist.get_rank()} lost another process of this run: it was killed, or says why it ended. Start "
+            "the same command again; it goes on from what is finished."
         ) from error
     finally:
         dist.destroy_process_group()
