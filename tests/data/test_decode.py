@@ -3,7 +3,7 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import to_rgb
@@ -122,6 +122,17 @@ def test_wherever_a_picture_is_cut_it_is_not_taken_for_whole(form, exif):
         else:
             assert "\n" not in facts.problem
             assert facts.problem.split()[0] in ("cannot", "is")
+
+
+def test_no_reader_starts_another_program(monkeypatch):
+    """EPS is decoded by Ghostscript, whatever a file is called."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **names: started.append(words))
+    eps = encoded(RGB, "EPS")
+    assert examine(lambda: eps).problem == "is not a picture that Pillow can read"
+    with pytest.raises(UnidentifiedImageError):
+        decode(eps)
+    assert started == []
 
 
 def test_the_digest_is_of_the_pixels_and_nothing_else():

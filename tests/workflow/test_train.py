@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
 from alitok.data.codes import CodeStore
 from alitok.jobs.pipeline import Pipeline
+from alitok.workflow import run
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.train import run_training
 
@@ -67,6 +69,18 @@ def test_later_stages_take_data_and_recipe_from_the_run(tmp_path):
     run_training("stage2", request(tmp_path, data=None, overrides=("stage2.phases.main.steps=6",)))
     run_training("generator", request(tmp_path, data=None))
     assert len(Pipeline.from_pretrained(tmp_path / "model", device="cpu")(["3"], seed=0)) == 1
+
+
+def test_codes_that_a_disk_is_slow_to_show_are_not_taken_for_done(tmp_path, monkeypatch):
+    few = (*SMALL, "stage1.phases.main.steps=2", "stage1.phases.main.warmup_steps=1")
+    run_training("stage1", request(tmp_path, overrides=few))
+    encode = run.encode_store
+    monkeypatch.setattr(run, "encode_store", lambda *words, **names: replace(encode(*words, **names), whole=False))
+    with pytest.raises(AlitokError, match=r"codes/train lacks shards .* start the same command again"):
+        run_training("generator", request(tmp_path, data=None))
+    assert not (tmp_path / "done" / "encode.json").exists()
+    monkeypatch.undo()
+    run_training("generator", request(tmp_path, data=None))
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 _LEAST_SIDE = 8  # pixels
 _MOST_ENLARGED = 4  # times
 _MOST_THREADS = 16
+_STARTS_PROGRAMS = ("EPS",)  # Ghostscript, also for a .jpg that holds EPS
 
 
 class BrokenPictureError(AlitokError):
@@ -52,8 +54,19 @@ def decode(encoded: bytes) -> Image.Image:
     """RGB, upright; raises whatever Pillow raises, which `reason` puts in words."""
     if not encoded:
         raise EOFError("the file is empty")
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         return to_rgb(image)
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    """Its header is read, by whichever reader knows it; none that would start another program."""
+    return Image.open(io.BytesIO(encoded), formats=_readers())
+
+
+@cache
+def _readers() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _STARTS_PROGRAMS)
 
 
 def read_picture(pictures: Pictures, index: int) -> Image.Image:
@@ -76,7 +89,7 @@ def header_size(pictures: Pictures, index: int) -> tuple[int, int] | None:
         AlitokError: no picture can be read.
     """
     try:
-        with Image.open(io.BytesIO(pictures.encoded(index))) as image:
+        with _opened(pictures.encoded(index)) as image:
             return image.size
     except Exception as error:
         reason(error)
@@ -152,7 +165,7 @@ def examine(read: Callable[[], bytes]) -> Facts:
         encoded = read()
         if not encoded:
             raise EOFError("the file is empty")
-        with Image.open(io.BytesIO(encoded)) as image:
+        with _opened(encoded) as image:
             kinds = tuple(_kinds(image))
             pixels = to_rgb(image)
     except Exception as error:

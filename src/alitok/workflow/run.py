@@ -22,6 +22,7 @@ from torch import nn
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import to_dict
 from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
 from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
 from alitok.data.pictures import Broken
@@ -129,11 +130,12 @@ class Run:
             "heldout": (self.splits.heldout, "centre"),
         }
         for name, (source, crops) in sources.items():
+            store = self.root / "codes" / name
             with progress_bar(self.workspace.console, f"{source.name} to codes", len(source)) as bar:
-                encode_store(
+                encoded = encode_store(
                     tokenizer,
                     source,
-                    self.root / "codes" / name,
+                    store,
                     recipe=crops,
                     origin=Origin(
                         self.splits.name, self.splits.contents, name, str(place.resolve()), tuple(self._left_out)
@@ -141,6 +143,11 @@ class Run:
                     world=self.world,
                     workers=self.recipe.engine.workers,
                     progress=partial(_advance, bar),
+                )
+            if not encoded.whole:
+                raise AlitokError(
+                    f"{store} lacks shards that other processes made; if they share this disk, it is slow to show "
+                    "them: start the same command again."
                 )
         return {"pictures": len(self.splits)}
 
