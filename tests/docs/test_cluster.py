@@ -123,7 +123,7 @@ def test_a_job_that_is_stopped_saves_and_comes_again_and_one_that_is_done_does_n
 def test_a_killed_process_is_started_again_by_torchrun(cluster):
     """`--max-restarts`, as the page says: all processes begin again from the newest checkpoint."""
     folder, environment = cluster
-    environment["OMP_NUM_THREADS"] = "1"
+    environment |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     words = ["torchrun", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone", "-m", "alitok", "train"]
     words += ["stage1", "--out", "run", *TINY.format(steps=400).split()]
     run = subprocess.Popen(
