@@ -12,12 +12,14 @@ import math
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from alitok.core.device import DeviceName
 from alitok.core.errors import AlitokError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from alitok.serve.service import ServiceSettings
+
+Result = TypeVar("Result")
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _BACKLOG = 512
@@ -119,14 +123,40 @@ def load_app(options: ServeOptions, settings: ServiceSettings) -> FastAPI:
     """
     from alitok.serve.app import create_app
 
-    directory = locate(options.model)
-    pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
-    model = ServedModel(directory.resolve().name, pipeline)
-    app = create_app(model, settings)
-    model.warm_up(app.state.service.batcher.batch_size)
+    def load() -> FastAPI:
+        directory = locate(options.model)
+        pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
+        model = ServedModel(directory.resolve().name, pipeline)
+        app = create_app(model, settings)
+        model.warm_up(app.state.service.batcher.batch_size)
+        return app
+
+    app = _in_a_thread_that_ends(load)
     # The engine gives the interpreter away at every operation, and would wait 5 ms each time to have it back.
     sys.setswitchinterval(_SWITCH_SECONDS)
     return app
+
+
+def _in_a_thread_that_ends(function: Callable[[], Result]) -> Result:
+    """What it returns or raises.
+
+    OpenMP keeps a team of threads for every thread that has computed. If this one had a team besides the batcher's, there
+    would be more threads than cores; libgomp then puts a thread to sleep at the end of each operation instead of
+    letting it wait a moment for the next, and drawing one picture takes three times as long. A team ends with its thread.
+    """
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # whatever it is, it is raised again where it is waited for
+            future.set_exception(error)
+
+    thread = threading.Thread(target=work, name="alitok-loading", daemon=True)  # a signal does not wait for it
+    thread.start()
+    result = future.result()
+    thread.join()
+    return result
 
 
 def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], None]) -> Server:
