@@ -82,6 +82,34 @@ def test_a_port_that_is_taken_and_other_mistakes(model_directory, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before  # a process in the background ignores it
 
 
+_LOADING = """
+import os, sys, time
+import torch
+from alitok.serve import model, run
+from alitok.serve.service import ServiceSettings
+
+torch.set_num_threads(2)
+model.ServedModel.warm_up = lambda self, batch_size: torch.ones(4_000_000).exp()  # enough for two threads
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+run.load_app(run.ServeOptions(sys.argv[1]), ServiceSettings())
+until = time.monotonic() + 10
+while count() > before and time.monotonic() < until:
+    time.sleep(0.01)
+loaded = count()
+torch.ones(4_000_000).exp()
+print(before, loaded, count())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+def test_loading_leaves_no_threads_that_would_stand_in_the_way_of_the_one_that_draws(model_directory):
+    words = [sys.executable, "-c", _LOADING, str(model_directory)]
+    before, loaded, with_a_team = map(int, subprocess.run(words, capture_output=True, check=True).stdout.split())
+    assert loaded == before
+    assert with_a_team == before + 1  # what the count would have shown
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
