@@ -1,5 +1,7 @@
 """The arms of the ablation: each differs from the one it is compared with in what it is named for, and only in that."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,6 +34,15 @@ def test_each_arm_differs_in_what_it_is_named_for_and_in_nothing_else():
     assert differing("D", "E") == {"stage1.phases", "generator.phases"}
     assert recipe("E").stage1.phases[0].steps == 2 * recipe("D").stage1.phases[0].steps
     assert {path.rpartition(".")[0] for path in differing("A", "V")} == {"tokenizer.encoder", "tokenizer.stage1"}
+
+
+def test_a_perceptual_term_is_the_same_for_all_arms_and_none_in_the_presets():
+    assert {phase.losses.networks() for arm in ARMS for phase in recipe(arm).stage1.phases} == {()}
+    for arm in ARMS:
+        compared = cell_recipe(replace(TINY, perceptual=0.3), ARMS[arm], 64, image_size=32, classes=14)
+        for training in (compared.stage1, compared.stage2):
+            assert [phase.losses.local for phase in training.phases] == [0.3]
+            assert [phase.losses.networks() for phase in training.phases] == [("local",)]
 
 
 def test_the_arms_of_the_table_and_those_they_share_codes_with():

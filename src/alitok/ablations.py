@@ -19,6 +19,7 @@ from alitok.losses.objective import LossWeights
 from alitok.presets import GeneratorSize, Recipe
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.tokenizer.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from alitok.train.features import FeaturesTraining
 from alitok.train.generator import GeneratorTraining
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase
@@ -88,6 +89,9 @@ class AblationPreset:
         generator_batch_size: sequences of a step of the generator.
         tokenizer_steps, generator_steps, second_steps: optimizer steps of stage 1, the generator and stage 2.
         longer: by how much arm E multiplies them.
+        perceptual: weight of the distance in features learnt from the pictures, the same network for all cells; with
+            0, as in the presets, the loss of a picture is its squared error alone.
+        feature_steps: of that network's training, where there is one; not in the seconds that the table tells.
         samples: drawn in all, shared out evenly over the classes.
         guidance: of the samples; 1 draws from the model as it is, so that no arm gains by a lucky scale.
     """
@@ -107,14 +111,18 @@ class AblationPreset:
     generator_steps: int
     second_steps: int
     longer: float = 2.0
+    perceptual: float = 0.0
+    feature_steps: int = 600
     samples: int
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        counts = ("tokenizer_steps", "generator_steps", "second_steps", "batch_size", "generator_batch_size", "samples")
-        require_at_least(self, 1, "grid", "width", "layers", "heads", "channels", "longer", *counts)
+        steps = "tokenizer_steps", "generator_steps", "second_steps", "feature_steps"
+        sizes = "grid", "width", "layers", "heads", "channels", "batch_size", "generator_batch_size"
+        require_at_least(self, 1, *sizes, *steps, "longer", "samples")
         require_at_least(self, 4, "codebook_size")
+        require_at_least(self, 0, "perceptual")
 
     def image_size(self, side: int) -> int:
         """Pixels a side for pictures of `side`.
@@ -162,6 +170,7 @@ ABLATION_PRESETS = {
         tokenizer_steps=20_000,
         generator_steps=10_000,
         second_steps=10_000,
+        feature_steps=2000,
         samples=5000,
     ),
 }
@@ -187,6 +196,7 @@ def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_s
         stage2=_tokenizer_training(preset, preset.second_steps, auxiliary=False),
         generator_size=preset.generator,
         generator=_generator_training(preset, round(factor * preset.generator_steps)),
+        features=_features_training(preset.feature_steps),
         crops="ten",
         sampling=SamplingConfig(guidance_scale=preset.guidance),
         samples_per_class=max(1, preset.samples // classes),
@@ -235,9 +245,14 @@ def _tokenizer_training(preset: AblationPreset, steps: int, *, auxiliary: bool) 
         final_learning_rate=5e-5,
         warmup_steps=min(50, steps // 2),
         # Beside the squared error alone, a quantizer's loss of weight 1 rules the first steps: docs/architecture.md.
-        losses=LossWeights(quantizer=0.1, auxiliary=float(auxiliary)),
+        losses=LossWeights(local=preset.perceptual, quantizer=0.1, auxiliary=float(auxiliary)),
     )
     return TokenizerTraining(loop=LoopConfig(batch_size=preset.batch_size, evaluate_every=500), phases=(phase,))
+
+
+def _features_training(steps: int) -> FeaturesTraining:
+    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=min(50, steps // 2))
+    return FeaturesTraining(phases=(phase,), loop=LoopConfig(batch_size=64))
 
 
 def _generator_training(preset: AblationPreset, steps: int) -> GeneratorTraining:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -102,7 +103,7 @@ print(before, loaded, count())
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 def test_loading_leaves_no_threads_that_would_stand_in_the_way_of_the_one_that_draws(model_directory):
     words = [sys.executable, "-c", _LOADING, str(model_directory)]
     before, loaded, with_a_team = map(int, subprocess.run(words, capture_output=True, check=True).stdout.split())

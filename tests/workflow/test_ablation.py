@@ -143,6 +143,27 @@ def test_a_whole_ablation_and_more_seeds_added_later(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_cells_with_a_perceptual_term_compare_pictures_in_one_network(tmp_path, capsys):
+    asked = request(
+        tmp_path, arms=("A", "B"), codebook_sizes=(), overrides=(*FEW_STEPS, "perceptual=0.5", "feature_steps=3")
+    )
+    with_it = run_ablation(asked, command="alitok ablate --data digits")
+    cells = tmp_path / "out" / "cells"
+    weights = [
+        (place / "features/network/weights.safetensors").read_bytes() for place in cells.iterdir() if place.is_dir()
+    ]
+    assert len(weights) == 3  # beside the cells, and in each
+    assert len(set(weights)) == 1
+    assert capsys.readouterr().out.count("Features learnt from the pictures, 3 steps") == 1
+    assert all("local" in (cells / f"{arm}-16-seed0.log").read_text() for arm in "AB")
+    without = run_ablation(
+        replace(asked, out=tmp_path / "without", overrides=FEW_STEPS), command="alitok ablate --data digits"
+    )
+    assert not (tmp_path / "without/cells/features").exists()
+    assert [cell.psnr for cell in with_it.cells] != [cell.psnr for cell in without.cells]
+
+
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_the_others_and_ends_in_a_sentence(tmp_path):
     asked = request(tmp_path, arms=("A", "B"), codebook_sizes=())
     place = tmp_path / "out" / "cells" / "A-16-seed0"

@@ -4,6 +4,7 @@ Enters: data, a preset, arms, codebook sizes and seeds. Leaves, in the directory
 
     ablation.toml         what all cells share; another is refused here
     cells/NAME/           one run each, see `alitok.workflow.ablation_cell`; NAME.log beside it tells how it went
+    cells/features/       where there is a perceptual term: what all cells compare pictures in
     ablation.json, table.md, plot.svg, report.html
 
 The report is written anew whenever a cell is finished, so that an interrupted ablation can be read as far as it came.
@@ -34,7 +35,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
 from alitok.data.codes import MAX_CODEBOOK
 from alitok.data.source import Splits, look_at
-from alitok.workflow.ablation_cell import SPLIT_SEED, Cell, Shared, finished, shown
+from alitok.workflow.ablation_cell import SPLIT_SEED, Cell, Shared, finished, learn_features, shown
 from alitok.workflow.ablation_numbers import Ablation
 from alitok.workflow.ablation_report import print_ablation, write_ablation
 from alitok.workflow.ablation_workers import Job, work_off
@@ -106,6 +107,7 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
         whole = splits.without({key for key, _ in broken})
         judge_of(whole, world, console)  # once, before the cells look for it
         shared = Shared(request.out / _CELLS, preset, image_size, tuple(broken))
+        learn_features(shared, whole, world, console)  # likewise
         report = _Report(request, shared, whole, parallel, cells, command, console)
         waiting = [job for job in jobs if any(finished(shared.place(cell)) is None for cell in job.cells)]
         failures = work_off(waiting, shared, request.data, world, parallel=parallel, on_end=report.tell)

@@ -40,11 +40,12 @@ from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.moments import Gaussian, Moments
 from alitok.metrics.predictability import bits_per_image
 from alitok.metrics.reconstruction import psnr, ssim
+from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 from alitok.workflow.ablation_numbers import CellNumbers
 from alitok.workflow.judge import judge_of
-from alitok.workflow.run import Run, settings
+from alitok.workflow.run import Run, needs_features, settings
 from alitok.workflow.steps import STEPS, marker, outputs
 from alitok.workflow.tasks import spread
 from alitok.workflow.workspace import Workspace
@@ -55,6 +56,7 @@ _PROBED = 64  # held-out pictures that are disturbed, patch by patch
 _SHOWN = 12  # reconstructions for people
 _BLOCK = 256  # pictures or sequences in memory at a time
 _NUMBERS, _PICTURES = "cell.json", "shown.npz"
+_FEATURES = "features"  # beside the cells
 
 
 @dataclass(frozen=True)
@@ -124,36 +126,57 @@ def do_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: C
         AlitokError: the directory holds a cell of other settings, or a training failed.
         Interrupted: asked to stop; the same call goes on from there.
     """
-    place, arm = shared.place(cell), ARMS[cell.arm]
-    recipe = cell_recipe(
-        shared.preset,
-        arm,
-        cell.codebook_size,
-        image_size=shared.image_size,
-        classes=len(splits.train.classes),
-    )
-    workspace = Workspace(
-        place,
-        settings(recipe, splits, cell.seed),
-        outputs=outputs(),
-        fresh=False,
-        console=console,
-        world=world,
-    )
-    workspace.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})  # done once for all cells
+    place, arm, recipe = shared.place(cell), ARMS[cell.arm], _recipe(cell, shared, splits)
+    run = _run(place, recipe, shared, splits, cell.seed, world, console)
+    if needs_features(recipe):
+        _inherit(shared.root / _FEATURES, place, "features")
     if arm.codes_of is not None:
-        _inherit(shared.place(Cell(arm.codes_of, cell.codebook_size, cell.seed)), place)
-    run = Run(recipe, splits, world, workspace, cell.seed)
-    for name in ("check", "stage1", "encode", "generator", *(["stage2"] if arm.second_stage else [])):
+        _inherit(
+            shared.place(Cell(arm.codes_of, cell.codebook_size, cell.seed)), place, "stage1", "encode", "generator"
+        )
+    for name in ("check", "features", "stage1", "encode", "generator", *(["stage2"] if arm.second_stage else [])):
         run.step(name)
     numbers = _measure(cell, run, console)
     write_json(place / _NUMBERS, to_dict(numbers))
     return numbers
 
 
-def _inherit(source: Path, place: Path) -> None:
-    """Take over what another cell has made of the same codes, with the markers of those steps."""
-    for name in ("stage1", "encode", "generator"):
+def learn_features(shared: Shared, splits: Splits, world: World, console: Console) -> None:
+    """Train what all cells compare pictures in, where the preset has a perceptual term; before the first of them.
+
+    Raises:
+        AlitokError: the directory holds features of other settings, or the training failed.
+        Interrupted: asked to stop; the same call goes on from there.
+    """
+    recipe = _recipe(Cell("A", shared.preset.codebook_size, SPLIT_SEED), shared, splits)
+    if needs_features(recipe):
+        run = _run(shared.root / _FEATURES, recipe, shared, splits, SPLIT_SEED, world, console)
+        for name in ("check", "features"):
+            run.step(name)
+
+
+def _recipe(cell: Cell, shared: Shared, splits: Splits) -> Recipe:
+    return cell_recipe(
+        shared.preset,
+        ARMS[cell.arm],
+        cell.codebook_size,
+        image_size=shared.image_size,
+        classes=len(splits.train.classes),
+    )
+
+
+def _run(place: Path, recipe: Recipe, shared: Shared, splits: Splits, seed: int, world: World, console: Console) -> Run:
+    """A run in its directory; the pictures were checked once for all."""
+    workspace = Workspace(
+        place, settings(recipe, splits, seed), outputs=outputs(), fresh=False, console=console, world=world
+    )
+    workspace.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})
+    return Run(recipe, splits, world, workspace, seed)
+
+
+def _inherit(source: Path, place: Path, *steps: str) -> None:
+    """Take over what another run has made, with the markers of those steps."""
+    for name in steps:
         for path in (*STEPS[name].products, marker(name)):
             if not (place / path).exists() and (source / path).exists():
                 with atomic_path(place / path) as whole:
