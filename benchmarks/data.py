@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alitok.core.machine import cores
 from alitok.data.builtin import PHOTOS
 from alitok.data.codes import CodeStore
 from alitok.data.loader import Batches, CodeBatches, picture_rng
@@ -158,9 +159,8 @@ def measure_pictures(folder: Path, count: int) -> dict:
             lambda index: source.read(index, picture_rng(0, 0, index)),
         ),
     }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     size, batches = min(64, count), max(2, count // 16)
-    stream = iter(Batches(source, size, 0, workers=cores))
+    stream = iter(Batches(source, size, 0, workers=cores()))
     next(stream)  # the workers are up
     taken = seconds(lambda: consume(stream, batches))
     stream.close()
@@ -168,7 +168,7 @@ def measure_pictures(folder: Path, count: int) -> dict:
         "pictures": len(source),
         "size": SIZE,
         **found,
-        "workers": cores,
+        "workers": cores(),
         "workers_images_per_second": round(size * batches / taken, 1),
     }
 

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from alitok.core.errors import AlitokError
-from alitok.core.hub import locate
+from alitok.core.hub import is_hub_name, locate
 
 
 def hub(monkeypatch, answer):
@@ -56,3 +56,22 @@ def test_without_the_hub_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(AlitokError, match=r"alitok\[hub\]"):
         locate("somebody/alitok-256")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("somebody/alitok-256", True),
+        ("my.org/model", True),
+        ("shards/*.tar", False),
+        ("shards/train-{000..012}.tar", False),
+        ("pics/x.parquet?label=k", False),
+        ("hub:somebody/pictures", False),
+        ("./somebody", False),
+        ("../somebody", False),
+        ("a/b/c", False),
+        ("pictures", False),
+    ],
+)
+def test_a_hub_name_is_told_from_patterns_options_and_paths(name, is_one):
+    assert is_hub_name(name) is is_one

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from alitok.core.config import from_dict
+from alitok.core.errors import AlitokError
 from alitok.losses.discriminator import BlurPool, Discriminator, DiscriminatorConfig
 
 
@@ -35,3 +37,17 @@ def test_channels_double_after_the_first_stage():
         128,
         1,
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("width", 100, "width must be a multiple of 32, not 100"),
+        ("width", 0, "width must be at least 1"),
+        ("stages", 0, "stages must be at least 1"),
+        ("regions", 0, "regions must be at least 1"),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(name, value, said):
+    with pytest.raises(AlitokError, match=said):
+        from_dict(DiscriminatorConfig, {name: value}, "recipe")

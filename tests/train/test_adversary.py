@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from alitok.core.config import from_dict
 from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
 from alitok.losses.discriminator import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
@@ -79,3 +81,11 @@ def test_both_sides_learn_each_step_or_in_turns(turns):
         modules = task.modules["model"], task.modules["discriminator"]
         sides.append([any(p.grad is not None for p in module.parameters()) for module in modules])
     assert sides == ([[True, True]] * 4 if turns == "both" else [[True, False], [False, True]] * 2)
+
+
+@pytest.mark.parametrize("setting", [{"ema_decay": 0.9}, {"rate_rule": "sqrt"}, {"reference_batch": 64}])
+def test_settings_of_the_optimizer_that_would_change_nothing_are_refused(setting):
+    (name,) = setting
+    with pytest.raises(AlitokError, match=rf"optimizer\.{name} changes nothing here"):
+        from_dict(AdversaryConfig, {"optimizer": setting}, "recipe")
+    from_dict(AdversaryConfig, {"optimizer": {"clip": 0.5, "weight_decay": 0.1, "betas": [0.5, 0.9]}}, "recipe")

@@ -103,6 +103,11 @@ def test_only_without_turns_a_six_is_no_nine(turns, told, tmp_path):
     assert (right == 1) is told
 
 
+def test_a_plan_that_would_train_nothing_is_refused():
+    with pytest.raises(AlitokError, match="phases is empty; give at least one"):
+        from_dict(FeaturesTraining, {"phases": []}, "run.toml")
+
+
 def test_turns_that_leave_some_out_are_refused():
     for turns in (0, 2, 3, 5):
         with pytest.raises(AlitokError, match=f"turns must be 1 .* or 4 .*, not {turns}"):

@@ -314,6 +314,7 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
         ({"judged": "texts", "num": None, "batch_size": None}, "texts"),
         ({"judged": "large.npz", "batch_size": None}, "no saved model, and finished pictures are judged as they are"),
         ({"judged": "large.npz", "num": None, "batch_size": None, "sweep": {"scale": ()}}, "so it needs a model"),
+        ({"judged": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
         ({"judged": "digits", "num": None, "batch_size": None}, "real pictures, not samples"),
         ({"sampling": {"top_p": 2.0}}, "top_p must be within"),
         ({"num": 0}, "--num must be at least 1"),

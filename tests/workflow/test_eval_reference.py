@@ -92,6 +92,8 @@ def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(real,
     [
         ({"out": "r.json"}, r"must end in \.npz"),
         ({"split": "all"}, "say with --kind what the reference is for"),
+        ({"size": 0}, "--size must be at least 1, not 0"),
+        ({"size": -8}, "--size must be at least 1, not -8"),
         ({"size": 64}, "have about 16 pixels, fewer than the 64"),
         ({"data": "nowhere"}, "nowhere"),
     ],

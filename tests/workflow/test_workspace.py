@@ -6,7 +6,7 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.workflow.workspace import Workspace
+from alitok.workflow.workspace import Workspace, finished_report
 
 ALONE = World(torch.device("cpu"))
 
@@ -58,9 +58,11 @@ def test_a_step_is_done_again_when_its_product_is_gone_or_its_marker_damaged(tmp
     (tmp_path / "run" / "report.html").unlink()
     workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
     assert len(calls) == 2
-    (tmp_path / "run" / "done" / "report.json").write_text("{}")
-    workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
-    assert len(calls) == 3
+    for times, damaged in enumerate(("{}", "[]", '{"seconds": 1'), start=3):
+        (tmp_path / "run" / "done" / "report.json").write_text(damaged)
+        assert finished_report(tmp_path / "run", "report", ["report.html"]) is None
+        workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+        assert len(calls) == times
 
 
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+
+from alitok.cli.typed import typed_command
 
 Arm = Literal["A", "CE", "B", "C", "D", "E", "F", "F-", "V"]
 _Many = Parameter(negative="", consume_multiple=True)
@@ -63,4 +63,4 @@ def ablate(
         parallel=parallel,
         device=device,
     )
-    run_ablation(request, command=shlex.join(["alitok", *sys.argv[1:]]))
+    run_ablation(request, command=typed_command())

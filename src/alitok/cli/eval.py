@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from alitok.cli.sample import AS_THE_MODEL_SAYS, SamplingFlags
+from alitok.cli.typed import typed_command
 from alitok.core.errors import AlitokError
 
 app = App(name="eval", help="Measure samples or reconstructions against real pictures, each with its own reference.")
@@ -94,7 +93,7 @@ def generation(
             sweep_num=sweep_num,
             device=device,
             fresh=fresh,
-            command=_command(),
+            command=typed_command(),
         )
     )
 
@@ -170,7 +169,7 @@ def reconstruction(
             batch_size=batch_size,
             device=device,
             fresh=fresh,
-            command=_command(),
+            command=typed_command(),
         )
     )
 
@@ -223,7 +222,3 @@ def reference(
             fresh=fresh,
         )
     )
-
-
-def _command() -> str:
-    return shlex.join(["alitok", *sys.argv[1:]])

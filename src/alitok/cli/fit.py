@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from alitok.cli.typed import typed_command
 
 
 @Parameter(name="*")
@@ -80,4 +80,4 @@ def run(source: str, out: Path, options: RunOptions, dry_run: bool = False, **ch
         device=options.device,
         **choices,
     )
-    run_fit(request, command=shlex.join(["alitok", *sys.argv[1:]]), dry_run=dry_run)
+    run_fit(request, command=typed_command(), dry_run=dry_run)

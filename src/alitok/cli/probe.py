@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Literal
+
+from alitok.cli.typed import typed_command
 
 
 def probe(
@@ -59,6 +59,6 @@ def probe(
             seed=seed,
             batch_size=batch_size,
             device=device,
-            command=shlex.join(["alitok", *sys.argv[1:]]),
+            command=typed_command(),
         )
     )

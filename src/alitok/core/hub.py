@@ -23,12 +23,17 @@ def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None 
     return path / part if part is not None and (path / "pipeline.json").exists() else path
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form of a hub repository, `owner/name`; patterns, options and dotted paths have not."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+
+
 def _directory(path_or_name: str | Path, offline: bool) -> Path:
     path = Path(path_or_name)
     if path.is_dir():
         return path
     name = str(path_or_name)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+    if path.exists() or not is_hub_name(name):
         raise AlitokError(f"{name} is no directory with a saved model; check the path.")
     try:
         from huggingface_hub import snapshot_download

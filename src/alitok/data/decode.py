@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from alitok.core.errors import AlitokError
+from alitok.core.machine import cores
 from alitok.data.crops import orientation, to_rgb
 from alitok.data.pictures import Pictures
 
@@ -204,7 +204,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
     """`map` over several threads, results in the order of the items; few are under way or waiting at any time."""
-    threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    threads = threads or min(_MOST_THREADS, cores())
     rest = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque(pool.submit(work, item) for item in islice(rest, 4 * threads))

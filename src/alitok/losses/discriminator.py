@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alitok.core.config import config
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
 
 _SLOPE = 0.1  # of the leaky ReLU
 _GROUPS = 32
@@ -30,6 +31,12 @@ class DiscriminatorConfig:
     width: int = 128
     stages: int = 3
     regions: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network has."""
+        require_at_least(self, 1, "width", "stages", "regions")
+        if self.width % _GROUPS:
+            raise AlitokError(f"width must be a multiple of {_GROUPS}, not {self.width}")
 
 
 class BlurPool(nn.Module):

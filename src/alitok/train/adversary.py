@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from alitok.core.config import config
 from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
 from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator, hinge_generator
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.losses.objective import LossWeights
@@ -28,7 +29,8 @@ class AdversaryConfig:
 
     Attributes:
         network: its size.
-        optimizer: its AdamW; the learning rate is that of the phase.
+        optimizer: its AdamW; the learning rate is that of the phase, however it follows the batch, and no average of
+            its weights is kept, so `ema_decay`, `rate_rule` and `reference_batch` stay as they are.
         turns: `both` are trained in each step, or they `alternate` step by step, the decoder first.
         weight: `fixed` as in the phase, or `adaptive`: the phase's weight times the ratio of the gradients that
             reconstruction and verdict have at the decoder's last layer (VQGAN).
@@ -38,6 +40,13 @@ class AdversaryConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     turns: Literal["both", "alternate"] = "both"
     weight: Literal["fixed", "adaptive"] = "fixed"
+
+    def __post_init__(self) -> None:
+        """Refuse settings of the optimizer that would change nothing."""
+        usual = OptimizerConfig()
+        for name in ("ema_decay", "rate_rule", "reference_batch"):
+            if getattr(self.optimizer, name) != getattr(usual, name):
+                raise AlitokError(f"optimizer.{name} changes nothing here; set it in the stage's loop.optimizer")
 
 
 class Adversary:

@@ -21,7 +21,7 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.train.optim import OptimizerConfig
-from alitok.train.schedule import Phase
+from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
 _BLOCK = 256  # held-out pictures in memory at a time
@@ -33,8 +33,8 @@ class FeaturesTraining:
 
     Attributes:
         network: its size.
-        phases: of the training.
-        loop: the same.
+        phases: how long, and at which rate.
+        loop: batch, optimizer, what is written when.
         turns: 4 tells quarter turns apart besides the classes; 1 leaves them out, so that a 6 is never a turned 9.
     """
 
@@ -44,7 +44,8 @@ class FeaturesTraining:
     turns: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse turns that would be told apart in part only."""
+        """Refuse a plan without phases, and turns that would be told apart in part only."""
+        require_phases(self.phases)
         if self.turns not in (1, 4):
             raise AlitokError(f"turns must be 1 (classes alone) or 4 (classes and quarter turns), not {self.turns}")
 

@@ -19,7 +19,7 @@ from alitok.core.errors import AlitokError
 from alitok.generator import Generator
 from alitok.metrics.predictability import loss_by_position
 from alitok.train.optim import OptimizerConfig
-from alitok.train.schedule import Phase
+from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
 _BLOCK = 64  # held-out sequences in memory at a time
@@ -41,8 +41,7 @@ class GeneratorTraining:
 
     def __post_init__(self) -> None:
         """Refuse a plan without phases and shares outside [0, 1]."""
-        if not self.phases:
-            raise AlitokError("phases is empty; give at least one")
+        require_phases(self.phases)
         if not 0 <= self.class_dropout <= 1:
             raise AlitokError("class_dropout must be within [0, 1]")
 

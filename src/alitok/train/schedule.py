@@ -62,6 +62,16 @@ class Phase:
             raise AlitokError(f"warmup_steps {self.warmup_steps} must not be more than the phase's {self.steps} steps")
 
 
+def require_phases(phases: Sequence[Phase]) -> None:
+    """Check the plan of a config, in its `__post_init__`.
+
+    Raises:
+        AlitokError: it has no phase, so nothing would be trained.
+    """
+    if not phases:
+        raise AlitokError("phases is empty; give at least one")
+
+
 def learning_rate(step: int, phase: Phase) -> float:
     """The rate for a step in [0, phase.steps): linear warm-up, then half a cosine to the final rate."""
     if step < phase.warmup_steps:

@@ -26,7 +26,7 @@ from alitok.tokenizer.quantizer import Candidates
 from alitok.train.adversary import Adversary, AdversaryConfig
 from alitok.train.optim import OptimizerConfig
 from alitok.train.predictability import PredictabilityConfig, probe
-from alitok.train.schedule import Phase
+from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
 
 _BLOCK = 64  # held-out pictures in memory at a time
@@ -75,8 +75,7 @@ class TokenizerTraining:
 
     def __post_init__(self) -> None:
         """Refuse a plan without phases, and a probe that would never be run."""
-        if not self.phases:
-            raise AlitokError("phases is empty; give at least one")
+        require_phases(self.phases)
         if self.predictability.every % self.loop.evaluate_every:
             raise AlitokError(
                 f"predictability.every {self.predictability.every} must be a multiple of "

@@ -33,6 +33,7 @@ from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join, launched
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
+from alitok.core.machine import cores
 from alitok.data.codes import MAX_CODEBOOK
 from alitok.data.source import Splits, look_at
 from alitok.workflow.ablation_cell import SPLIT_SEED, Cell, Shared, finished, learn_features, shown
@@ -172,7 +173,7 @@ def _jobs(cells: Sequence[Cell]) -> list[Job]:
 
 
 def _at_a_time(world: World) -> int:
-    return torch.cuda.device_count() if world.device.type == "cuda" else max(1, len(os.sched_getaffinity(0)))
+    return torch.cuda.device_count() if world.device.type == "cuda" else cores()
 
 
 def _take_settings(request: AblationRequest, preset: AblationPreset, splits: Splits, image_size: int) -> None:

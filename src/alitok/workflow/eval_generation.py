@@ -17,6 +17,7 @@ from rich.console import Console
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
+from alitok.core.hub import is_hub_name
 from alitok.data.source import Splits
 from alitok.generator.kernels import EnginePrecision
 from alitok.jobs.evaluate import Compared, compare, gather
@@ -135,7 +136,7 @@ def _open(options: GenerationOptions, world: World, console: Console) -> Evaluat
     """
     path = Path(options.judged).expanduser()
     archive = is_archive(path)
-    if (path / "pipeline.json").is_file() or not (archive or path.exists() or not _is_hub_name(options.judged)):
+    if (path / "pipeline.json").is_file() or (not archive and not path.exists() and is_hub_name(options.judged)):
         pipeline = load_pipeline(options.judged, world, options.device, options.precision)
         plan = _plan(pipeline, options)
         widest = plan
@@ -161,11 +162,6 @@ def _usable_pictures(options: GenerationOptions, size: int, world: World, consol
     broken = verify(splits, "all" if options.features == "classifier" else "train", world, console)
     tell_left_out(broken, console)
     return splits.without({key for key, _ in broken})
-
-
-def _is_hub_name(name: str) -> bool:
-    owner, slash, model = name.partition("/")
-    return bool(owner and slash and model) and "/" not in model and "." not in owner and ":" not in name
 
 
 def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingPlan:

@@ -42,10 +42,12 @@ def run_eval_reference(options: ReferenceOptions) -> None:
     """Write the file; every process of a run calls this. What a killed start has done beside it is used again.
 
     Raises:
-        AlitokError: the data or the weights cannot be used, or `out` is not the name of an npz file.
+        AlitokError: the data or the weights cannot be used, or an option is out of its range.
     """
     if options.out.suffix.lower() != ".npz":
         raise AlitokError(f"--out {options.out} must end in .npz.")
+    if options.size < 1:
+        raise AlitokError(f"--size must be at least 1, not {options.size}.")
     kind = options.kind or _KINDS.get(options.split)
     if kind is None:
         raise AlitokError("With --split all, say with --kind what the reference is for: generation or reconstruction.")

@@ -38,11 +38,11 @@ from alitok.workflow.measure import measure
 from alitok.workflow.pictures import open_pictures_of, say_on
 from alitok.workflow.resolve import Request, resolve
 from alitok.workflow.run import Run, needs_features, settings
-from alitok.workflow.steps import STEPS, TRAININGS, begun, marker, outputs, remains, stale
+from alitok.workflow.steps import STEPS, TRAININGS, begun, outputs, remains, stale
 from alitok.workflow.stopping import stoppable
 from alitok.workflow.summary import write_summary
 from alitok.workflow.tasks import Trainings
-from alitok.workflow.workspace import Workspace, differences, other_settings
+from alitok.workflow.workspace import Workspace, differences, finished_report, other_settings
 
 _SHEET_COLUMNS, _SHEET_ROWS = 20, 50  # most samples of one class, and most classes, on the sheet
 _ENLARGED = 64  # pixels; samples of at most that are shown larger
@@ -114,12 +114,8 @@ def _standing(request: Request, values: dict[str, Any]) -> tuple[dict[str, dict[
     if request.fresh or not path.is_file():
         return {}, list(STEPS)
     again = stale(differences(read_toml(path), tomllib.loads(to_toml(values))))
-    done = {}
-    for name, step in STEPS.items():
-        there = all((request.out / place).exists() for place in (marker(name), *step.products))
-        if name not in again and there:
-            done[name] = read_json(request.out / marker(name))
-    return done, again
+    found = {name: finished_report(request.out, name, STEPS[name].products) for name in STEPS if name not in again}
+    return {name: report for name, report in found.items() if report is not None}, again
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def run_inspect(
     Raises:
         AlitokError: there is no such source, or, once everything is told and written, a training would stop.
     """
+    if size is not None and size < 1:
+        raise AlitokError(f"--size must be at least 1, not {size}.")
     console = console or Console()
     say = say_on(console)
     splits = open_splits(source, size or (BUILTIN[source].size if source in BUILTIN else SIZES[0]), seed, say)

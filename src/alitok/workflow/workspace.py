@@ -103,11 +103,7 @@ class Workspace:
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a finished step reported, with `seconds`; None when it is not finished, or its marker is damaged."""
-        marker = self.root / _DONE / f"{step}.json"
-        if not marker.exists():
-            return None
-        report = read_json(marker)
-        return report if isinstance(report, dict) and "seconds" in report else None
+        return finished_report(self.root, step)
 
     def step(
         self, name: str, title: str, work: Callable[[], dict[str, Any]], products: Iterable[str] = ()
@@ -136,12 +132,22 @@ class Workspace:
 
     def finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
         """What a step reported, if it is done and all its products are there; the same on every process."""
+        return self.world.together(lambda: finished_report(self.root, name, products))
 
-        def look() -> dict[str, Any] | None:
-            whole = all((self.root / product).exists() for product in products)
-            return self.done(name) if whole else None
 
-        return self.world.together(look)
+def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict[str, Any] | None:
+    """What a step of the run in `root` reported, with `seconds`.
+
+    None when it is not finished, its marker is damaged, or one of its products is gone: the step is then done again.
+    """
+    marker = root / _DONE / f"{name}.json"
+    if not marker.exists() or not all((root / product).exists() for product in products):
+        return None
+    try:
+        report = read_json(marker)
+    except AlitokError:  # half of a file, as of a full disk
+        return None
+    return report if isinstance(report, dict) and "seconds" in report else None
 
 
 def other_settings(root: Path, changed: list[str]) -> AlitokError:

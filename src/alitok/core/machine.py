@@ -1,0 +1,12 @@
+"""What the machine gives this process; PyTorch is not imported here, as readers of pictures do without it."""
+
+from __future__ import annotations
+
+import os
+
+
+def cores() -> int:
+    """CPU cores that this process may use, or all of the machine's where the system does not tell, as macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1

@@ -1,0 +1,25 @@
+"""Where `alitok demo` writes, whatever the data is called."""
+
+from pathlib import Path
+
+import pytest
+
+import alitok.cli.demo as command
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ("digits", "demo"),
+        ("photos", "demo-photos"),
+        ("pictures/", "demo-pictures"),
+        ("pics/x.parquet?label=k", "demo-x.parquet"),
+        ("shards/*.tar", "demo-tar"),
+        ("hub:somebody/some pictures", "demo-some_pictures"),
+    ],
+)
+def test_the_folders_name_is_safe(monkeypatch, data, wanted):
+    asked = []
+    monkeypatch.setattr(command, "run", lambda *words: asked.append(words[1]))
+    command.demo(data=data)
+    assert asked == [Path("runs", wanted)]
