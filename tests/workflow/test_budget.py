@@ -16,7 +16,13 @@ from alitok.train.state import TrainingState
 from alitok.workflow.budget import SCALES, PlanRequest, make_budget
 from alitok.workflow.budget_tables import duration, size
 from alitok.workflow.estimate import generator_on_noise, noise_splits
-from alitok.workflow.flops import generator_step_flops
+from alitok.workflow.flops import (
+    decoder_flops,
+    drawing_flops,
+    encoder_flops,
+    generator_step_flops,
+    step_weight_bytes,
+)
 from alitok.workflow.footprint import LAYOUTS, ActivationLine, Layout, static_bytes
 from alitok.workflow.hardware import GPUS
 from alitok.workflow.stage_cost import StageCost
@@ -53,6 +59,30 @@ def test_data_by_hand(budget):
     assert generator.cores == 0 < stage1.cores
     encode = budget.jobs[0]
     assert encode.written_bytes == 1437 * 2 * 20
+
+
+def test_codes_and_samples_are_planned_in_float32_by_hand(budget):
+    encode, sample = budget.jobs
+    assert encode.precision == sample.precision == "fp32"
+    assert encode.hours == pytest.approx(1437 * encoder_flops(SMALL.tokenizer) / (4 * 0.5 * 19.5e12) / 3600)
+    generator = SMALL.generator_size.config(SMALL.tokenizer, 10)
+    weights = step_weight_bytes(generator, "fp32", 2 * 256)
+    cache = 2 * 2 * 4 * 64 * 20 * 4  # two rows, keys and values, layers, width, codes, bytes
+    assert sample.memory == weights + 256 * cache
+    assert sample.flops == 2 * drawing_flops(generator) + decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2)
+    reading = 20 * (weights + 256 * cache / 2) / (2.039e12 * Assumptions().bandwidth_share)
+    computing = 256 * 2 * drawing_flops(generator) / (0.5 * 19.5e12)
+    pixels = 256 * decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2) / (0.5 * 19.5e12)
+    assert sample.hours == pytest.approx(49 * (max(reading, computing) + pixels) / 3600)
+
+
+def test_fewer_are_drawn_at_a_time_where_there_is_no_room():
+    gpu = dataclasses.replace(GPUS["4090"], memory=20e6)
+    request = PlanRequest(pictures=1437, classes=10)
+    (_, wide), (_, tight) = (
+        make_budget(SMALL, each, request, Assumptions(), stages=()).jobs for each in (GPUS["4090"], gpu)
+    )
+    assert 0.8 * 20e6 < tight.memory <= 0.9 * 20e6 < wide.memory
 
 
 def test_every_scale_is_there_and_says_why_not(budget):
@@ -145,6 +175,7 @@ def test_the_command_prints_tables_and_json(capsys):
     assert "2 x L40S 48 GB PCIe" in text
     assert "Assumed, not measured: 40%" in text
     assert "FSDP + recompute" in text
+    assert "encode and sample in fp32, 91.6 TFLOP/s at most" in text
     plan("--gpus", "2", "--stage", "generator", "--json")
     found = json.loads(capsys.readouterr().out)
     assert found["request"]["pictures"] == 1437

@@ -21,8 +21,10 @@ from alitok.workflow.traffic import Assumptions, StepTime
 
 SCALES = tuple(2**power for power in range(11))  # GPUs: 1 to 1,024
 _CODE_BYTES = 2
+_WIDTH = 4  # bytes of a number in the cache, in the precision of the jobs
 _HOUR = 3600.0
 _DRAWN = 256  # pictures at a time on a GPU, where there is room
+JOBS_PRECISION: HalfOrFull = "fp32"  # codes are made in no other, and `alitok sample` draws in it unless told otherwise
 
 
 @config
@@ -31,7 +33,7 @@ class PlanRequest:
 
     Attributes:
         gpus: how many share each training.
-        precision: of forward passes.
+        precision: of the trainings' forward passes.
         pictures: of the training set.
         classes: of the pictures.
         picture_bytes: of an encoded picture on disk, on average.
@@ -143,6 +145,7 @@ class JobBudget:
         written_bytes: that it leaves.
         read_rate: bytes/s over all GPUs.
         memory: bytes of one GPU: weights, cache and what is in work.
+        precision: in which it is done, whatever that of the trainings is.
     """
 
     name: str
@@ -151,6 +154,7 @@ class JobBudget:
     written_bytes: float
     read_rate: float
     memory: int
+    precision: HalfOrFull = JOBS_PRECISION
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,7 @@ def _scale(cost: StageCost, gpus: int, gpu: Gpu, room: float, rate: float, assum
 def _encoding(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:
     """All views of all pictures to codes."""
     flops, views = encoder_flops(recipe.tokenizer), VIEWS[recipe.crops]
-    seconds = request.pictures * views * flops / (gpu.rate(request.precision) * assumed.mfu * request.gpus)
+    seconds = request.pictures * views * flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)
     codes = request.pictures * views * recipe.tokenizer.sequence_length * _CODE_BYTES
     return JobBudget("encode", flops, seconds / _HOUR, codes, request.pictures * request.picture_bytes / seconds, 0)
 
@@ -258,12 +262,13 @@ def _encoding(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptio
 def _sampling(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:
     """Guided samples: each step reads weights and the filled half of the cache, or computes: the longer counts."""
     config = recipe.generator_size.config(recipe.tokenizer, request.classes)
-    width = 2 if request.precision == "bf16" else 4
-    each = 2 * 2 * config.layers * config.width * config.sequence_length * width  # two rows, keys and values
-    batch = min(_DRAWN, -(-request.samples // request.gpus))
-    weights = step_weight_bytes(config, request.precision, 2 * batch)
+    each = 2 * 2 * config.layers * config.width * config.sequence_length * _WIDTH  # two rows, keys and values
+    weights = step_weight_bytes(config, JOBS_PRECISION, 2 * _DRAWN)
+    room = max(1, int(request.memory_share * gpu.memory - weights) // each)
+    batch = min(_DRAWN, room, -(-request.samples // request.gpus))
+    weights = step_weight_bytes(config, JOBS_PRECISION, 2 * batch)
     read = config.sequence_length * (weights + batch * each // 2) / (gpu.bandwidth * assumed.bandwidth_share)
-    rate = gpu.rate(request.precision) * assumed.mfu
+    rate = gpu.rate(JOBS_PRECISION) * assumed.mfu
     flops = 2 * drawing_flops(config)
     decoder = recipe.tokenizer.stage2
     assert decoder is not None, "a recipe trains both stages"

@@ -78,8 +78,18 @@ def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
     if as_json:
         sys.stdout.write(json.dumps(to_json(budget), indent=2) + "\n")
     else:
-        show(budget, Console(width=None if sys.stdout.isatty() else _WIDTH))
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        show(budget, console)
+        console.print(_jobs_precision(budget), highlight=False)
     return budget
+
+
+def _jobs_precision(budget: Budget) -> str:
+    """A sentence on what the table of other work is computed in, as that is not the precision of the trainings."""
+    names = " and ".join(job.name for job in budget.jobs)
+    precisions = {job.precision for job in budget.jobs}
+    rates = ", ".join(f"{name}, {budget.gpu.rate(name) / 1e12:g} TFLOP/s" for name in sorted(precisions))
+    return f"{names} in {rates} at most: codes are made and, unless `alitok sample` is told otherwise, drawn in it."
 
 
 def _recipe(options: PlanOptions, pictures: int) -> Recipe:

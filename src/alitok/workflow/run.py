@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from alitok.core.checkpoint import Tensors
-from alitok.core.config import to_dict
+from alitok.core.config import from_dict, read_toml, to_dict
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import Bar, progress_bar
@@ -162,8 +162,17 @@ class Run:
         return report(trained, generator)
 
     def pair(self) -> dict[str, Any]:
-        """Write how both models are sampled, beside them."""
-        self.world.together(lambda: self.pipeline().save_head(self.root / "model"))
+        """Write how both models are sampled, beside them: as `run.toml` says now.
+
+        The halves may be trained side by side, and a generator of another size begun after this process read it.
+        """
+
+        def write() -> None:
+            place = self.root / "run.toml"
+            sampling = from_dict(Recipe, read_toml(place)["recipe"], str(place)).sampling
+            Pipeline(self.tokenizer(), self._finished_generator(), sampling).save_head(self.root / "model")
+
+        self.world.together(write)
         return {}
 
     def tokenizer(self) -> Tokenizer:
@@ -172,8 +181,10 @@ class Run:
 
     def pipeline(self) -> Pipeline:
         """The finished pair, on the device, sampled as the recipe says."""
-        generator = Generator.from_pretrained(self.root / "model" / "generator").to(self.world.device)
-        return Pipeline(self.tokenizer(), generator, self.recipe.sampling)
+        return Pipeline(self.tokenizer(), self._finished_generator(), self.recipe.sampling)
+
+    def _finished_generator(self) -> Generator:
+        return Generator.from_pretrained(self.root / "model" / "generator").to(self.world.device)
 
     def _train(self, training: Training) -> Trained:
         return train(
