@@ -19,6 +19,7 @@ uvicorn = pytest.importorskip("uvicorn")
 from alitok.generator import Engine, Generator, GeneratorConfig, SamplingConfig  # noqa: E402
 from alitok.jobs.pipeline import Pipeline  # noqa: E402
 from alitok.serve.app import create_app  # noqa: E402
+from alitok.serve.connection import connections  # noqa: E402
 from alitok.serve.limits import ServiceLimits  # noqa: E402
 from alitok.serve.model import ServedModel  # noqa: E402
 from alitok.serve.service import ServiceSettings  # noqa: E402
@@ -84,7 +85,9 @@ def serving(pipeline, **settings):
     if gate is not None:
         hold_up(served.engine, gate)
     app = create_app(ServedModel("tiny", served), ServiceSettings(limits=limits, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+    http = connections(limits.unread_seconds)
+    config = uvicorn.Config(app, http=http, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
         thread.start()

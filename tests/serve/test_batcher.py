@@ -13,11 +13,14 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from alitok.generator import Engine, SampleRequest  # noqa: E402
+from alitok.serve import service  # noqa: E402
 from alitok.serve.batcher import Batcher, Finished, gathering_seconds  # noqa: E402
 from alitok.serve.even import EvenDecoder  # noqa: E402
 from alitok.serve.faults import ServiceError  # noqa: E402
+from alitok.serve.model import ServedModel  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
+FOUR = {"most_waiting": 4, "most_pictures": 4, "most_uploads": 4}
 
 
 def post(running, body, path="/v1/images"):
@@ -30,7 +33,7 @@ def held(pipeline, make_service, until):
     """A service with a queue of four, and a batch of one that is held up until the gate opens."""
     gate = threading.Event()
     with (
-        make_service(pipeline, gate=gate, batch_size=2, limits={"most_waiting": 4, "most_pictures": 4}) as running,
+        make_service(pipeline, gate=gate, batch_size=2, limits=FOUR) as running,
         ThreadPoolExecutor(16) as pool,
     ):
         running.gate, running.pool = gate, pool
@@ -137,6 +140,76 @@ def test_a_stop_finishes_running_work_and_takes_no_more(held, until):
     until(lambda: not held.service.batcher.alive)
 
 
+def hold_up(monkeypatch, place, name):
+    """Let a function wait for the gate that is given, which also knows whether it has begun."""
+    works, gate = getattr(place, name), threading.Event()
+    gate.begun = threading.Event()
+
+    def held(*arguments):
+        gate.begun.set()
+        assert gate.wait(20)
+        return works(*arguments)
+
+    monkeypatch.setattr(place, name, held)
+    return gate
+
+
+@pytest.mark.parametrize("how", ["a stop", "a full queue"])
+@pytest.mark.parametrize(("path", "name"), [("/v1/decode", "decode"), ("/v1/encode", "encode")])
+def test_codes_that_have_begun_are_finished(pipeline, make_service, make_picture, until, monkeypatch, how, path, name):
+    """The places of a request of several are taken at once, and not again for each."""
+    gate = hold_up(monkeypatch, ServedModel, name)
+    body = {"json": {"codes": [[0] * 12] * 3}} if name == "decode" else {"files": [("image", make_picture())] * 3}
+    with make_service(pipeline, limits=FOUR) as running, ThreadPoolExecutor(4) as pool:
+        asked = pool.submit(lambda: running.client().post(path, **body))
+        until(gate.begun.is_set)
+        assert running.service.batcher.waiting == 3
+        if how == "a stop":
+            running.service.batcher.stop_accepting()
+            assert post(running, ONE).status_code == 503
+        else:
+            waiting = pool.submit(post, running, ONE)
+            until(lambda: running.service.batcher.waiting == 4)
+            assert post(running, ONE).status_code == 429
+        gate.set()
+        assert asked.result().status_code == 200, asked.result().text
+        assert how == "a stop" or waiting.result().status_code == 200
+        until(lambda: running.service.batcher.waiting == 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream", "/v1/reconstruct", "/v1/encode"])
+def test_uploads_that_are_being_decoded_at_a_stop_are_finished(
+    pipeline, make_service, make_picture, until, monkeypatch, path
+):
+    gate, data = hold_up(monkeypatch, service, "read_square"), make_picture()
+    completion = {"image": base64.b64encode(data).decode(), "rows": 1}
+    body = {"json": {**ONE, "completion": completion}} if "images" in path else {"files": {"image": data}}
+    with make_service(pipeline) as running, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: running.client().post(path, **body))
+        until(gate.begun.is_set)
+        running.service.batcher.stop_accepting()
+        time.sleep(1.2)  # longer than the thread sleeps between two looks
+        gate.set()
+        assert asked.result().status_code == 200, asked.result().text
+        assert path != "/v1/images/stream" or "event: done" in asked.result().text
+        until(lambda: not running.service.batcher.alive)
+
+
+def test_a_batcher_that_has_lost_its_patience_refuses_what_had_its_places(batcher):
+    async def run():
+        batcher.start()
+        with batcher.places(2) as places:
+            await asyncio.to_thread(batcher.close, 0.1)
+            assert not batcher.alive
+            with pytest.raises(ServiceError, match="stopping"):
+                await places.call(lambda: None)
+            with pytest.raises(ServiceError, match="stopping"):
+                places.submit([SampleRequest(0)] * 2)
+        assert batcher.waiting == 0
+
+    asyncio.run(run())
+
+
 def test_a_failed_batch_is_told_and_the_next_one_drawn(pipeline, make_service, caplog):
     with make_service(pipeline) as running:
         engine = running.service.model.pipeline.engine
@@ -174,16 +247,21 @@ def test_requests_take_turns(batcher):
     sizes, order = [], []
     batcher._on_batch = lambda pictures, seconds: sizes.append(pictures)
 
-    async def finish(name, drawing):
+    def noted(name, drawing):
+        """As the pictures are handed on; the loop may hear of several at a time."""
+        tell = drawing.tell
+        drawing.tell = lambda event: (order.append(name) if isinstance(event, Finished) else None, tell(event))
+        return drawing
+
+    async def finish(drawing):
         while not drawing.finished:
-            if isinstance(await drawing.next(), Finished):
-                order.append(name)
+            await drawing.next()
 
     async def both():
-        many = batcher.submit([SampleRequest(0, index=index) for index in range(7)])
-        few = batcher.submit([SampleRequest(1)])
+        many = noted("many", batcher.submit([SampleRequest(0, index=index) for index in range(7)]))
+        few = noted("few", batcher.submit([SampleRequest(1)]))
         batcher.start()
-        await asyncio.gather(finish("many", many), finish("few", few))
+        await asyncio.gather(finish(many), finish(few))
 
     asyncio.run(both())
     assert sorted(order) == ["few"] + ["many"] * 7

@@ -68,14 +68,18 @@ def test_pictures_continued_coded_and_back(client, pipeline, make_picture):
     assert same(first, found.stage1)
 
 
+@pytest.mark.parametrize("address", ["localhost:8000", "http://host:80a", "http://[", "http://host:99999"])
+def test_addresses_that_are_none(address):
+    with pytest.raises(AlitokError, match="no address"):
+        Client(address)
+
+
 def test_refusals(client, pipeline, make_service):
     with pytest.raises(AnswerError, match="There is no class 'dog'") as told:
         client.draw(["dog"])
     assert (told.value.status, told.value.code, told.value.retry_after) == (422, "invalid", None)
     with pytest.raises(AnswerError, match="known kind"):
         client.encode([b"text"])
-    with pytest.raises(AlitokError, match="no address"):
-        Client("localhost:8000")
     with pytest.raises(AnswerError, match="does not answer"):
         Client("http://127.0.0.1:9").models()
     with make_service(pipeline, key="correct-horse") as running:
@@ -93,8 +97,17 @@ def test_a_stream_that_fails_after_its_start(pipeline, make_service):
         running.service.batcher.close(5)
 
 
-def test_a_busy_service_says_when_to_come_back(pipeline, make_service):
-    with make_service(pipeline, limits={"most_waiting": 1}) as running:
+def test_a_busy_service_says_when_to_come_back(pipeline, make_service, until):
+    gate, limits = threading.Event(), {"most_waiting": 2, "most_pictures": 2, "most_uploads": 2}
+    with make_service(pipeline, gate=gate, batch_size=1, limits=limits) as running:
+        client = Client(running.address)
+        waiting = client.stream([0], count=2)
+        begun = threading.Thread(target=lambda: list(waiting))
+        begun.start()
+        until(lambda: running.service.batcher.running and running.service.batcher.waiting == 1)
         with pytest.raises(AnswerError) as told:
-            Client(running.address).draw([0], count=2)
+            client.draw([0], count=2)
         assert (told.value.status, told.value.retry_after) == (429, 1.0)
+        gate.set()
+        begun.join(20)
+        assert len(client.draw([0], count=2)) == 2

@@ -1,12 +1,16 @@
 """Reconstruct, encode and decode; uploads that are odd, huge, broken, or meant to do harm."""
 
+import asyncio
 import base64
 import io
 import json
 import random
 import struct
+import threading
+import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,10 +21,11 @@ from alitok.core.images import to_float, to_uint8
 from alitok.data.crops import centre_crop, to_array, to_rgb
 
 pytest.importorskip("fastapi")
+httpx = pytest.importorskip("httpx")
 
-from alitok.serve.faults import ServiceError
-from alitok.serve.limits import ServiceLimits
-from alitok.serve.uploads import read_square
+from alitok.serve.faults import ServiceError  # noqa: E402
+from alitok.serve.limits import ServiceLimits  # noqa: E402
+from alitok.serve.uploads import read_square  # noqa: E402
 
 
 def pixels(data):
@@ -118,10 +123,24 @@ def many_scans(make_picture):
     return data[:-2] + scan * 200 + data[-2:]
 
 
+def many_scans_behind_an_index(make_picture):
+    """Pillow calls a JPEG file with an index of further pictures MPO, and reads its scans all the same."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    pair = buffer.getvalue()
+    start = pair.index(b"MPF\0") - 4
+    index = pair[start : start + 2 + int.from_bytes(pair[start + 2 : start + 4], "big")]
+    data = many_scans(make_picture)
+    made = data[:2] + index + data[2:]
+    assert Image.open(io.BytesIO(made)).format == "MPO"
+    return made
+
+
 BAD = {
     "a bomb": (lambda make: png(30_000, 30_000), 413),
     "a small bomb": (lambda make: png(6_000, 6_000), 413),
     "many scans": (many_scans, 413),
+    "many scans behind an index": (many_scans_behind_an_index, 413),
     "cut short": (lambda make: make(64, 64)[:-900], 422),
     "a JPEG cut short": (lambda make: make(64, 64, "JPEG")[:-300], 422),
     "another kind": (lambda make: tiff(), 415),
@@ -142,6 +161,41 @@ def test_uploads_that_are_no_use(http, make_picture, path, name):
     assert set(answer.json()["error"]) == {"message", "code"}
     assert "Traceback" not in answer.text
     assert "/" not in answer.json()["error"]["message"]
+
+
+def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, make_picture, until, monkeypatch):
+    """Their threads go on: if they did not count, there could be any number of large pictures in memory."""
+    gate, at_once, most = threading.Event(), Counter(), []
+
+    def held(*arguments):
+        at_once["now"] += 1
+        most.append(at_once["now"])
+        assert gate.wait(20)
+        at_once["now"] -= 1
+        return read_square(*arguments)
+
+    monkeypatch.setattr("alitok.serve.service.read_square", held)
+    with make_service(pipeline) as running:
+
+        async def leave():
+            async with httpx.AsyncClient(base_url=running.address) as http:
+                posted = [asyncio.create_task(http.post("/v1/encode", files={"image": b"x"})) for _ in range(2)]
+                while len(most) < 2:
+                    await asyncio.sleep(0.005)
+                for each in posted:
+                    each.cancel()
+                await asyncio.gather(*posted, return_exceptions=True)
+
+        asyncio.run(leave())
+        until(lambda: running.service.batcher.waiting == 0)
+        with ThreadPoolExecutor(2) as pool:
+            files = {"image": make_picture()}
+            later = [pool.submit(httpx.post, f"{running.address}/v1/encode", files=files) for _ in range(2)]
+            until(lambda: running.service.batcher.waiting == 2)
+            time.sleep(0.1)  # in which a third would begin
+            gate.set()
+            assert [each.result().status_code for each in later] == [200, 200]
+    assert max(most) == 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])

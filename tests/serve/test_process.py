@@ -139,7 +139,17 @@ def test_mistakes_end_in_a_sentence_and_status_2(tmp_path):
     assert errors == f"alitok: {tmp_path / 'none'} is no directory with a saved model; check the path.\n"
 
 
-@pytest.mark.parametrize("wrong", [{"most_pictures": 0}, {"deadline_seconds": 0.0}, {"stop_seconds": float("inf")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"most_pictures": 0},
+        {"deadline_seconds": 0.0},
+        {"unread_seconds": 0.0},
+        {"stop_seconds": float("inf")},
+        {"most_waiting": 63},  # a request of as many pictures as are allowed would never be taken
+        {"most_waiting": 8, "most_pictures": 8},
+    ],
+)
 def test_limits_that_let_nothing_through(wrong):
     with pytest.raises(AlitokError):
         ServiceLimits(**wrong)

@@ -39,10 +39,11 @@ def serve(
         port: likewise; 0 takes a free one, which is told.
         run: the directory of a run whose curves and pictures the page shows.
         key_file: a file with one line, the key that clients must give.
-        allow_host: on 127.0.0.1, further names by which the service may be called, such as that of a proxy before it.
+        allow_host: further names by which the service may be called, such as that of a proxy before it. On 127.0.0.1 it
+            answers to its own names and these alone; at other addresses to any name unless some are given.
         batch_size: pictures drawn at a time; unless given 64 on a GPU and 32 elsewhere, or what fits into memory.
         most_pictures: that one request may ask for.
-        most_waiting: pictures of all requests that may wait; more are refused until there is place.
+        most_waiting: pictures of all requests that may wait, at least those of one; more are refused meanwhile.
         deadline_seconds: in which an answer must be ready.
         stop_seconds: that running work gets to finish.
         precision: of the generator: bf16 and int8 (on a CPU) are faster and not exact.
@@ -60,6 +61,7 @@ def serve(
         limits = ServiceLimits(
             most_pictures=most_pictures,
             most_waiting=most_waiting,
+            most_uploads=min(ServiceLimits.most_uploads, most_waiting),
             deadline_seconds=deadline_seconds,
             stop_seconds=stop_seconds,
         )

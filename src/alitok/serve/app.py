@@ -64,7 +64,7 @@ def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> F
         try:
             yield
         finally:
-            await asyncio.to_thread(service.batcher.close, service.limits.stop_seconds)
+            await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="alitok",

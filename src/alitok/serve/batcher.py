@@ -5,7 +5,12 @@ the coroutines' event loop. A batch is formed between batches from all that wait
 many pictures does not hold up one of few. Other work is done between batches and between the rows of one.
 
 A picture's codes are a function of its own request, and its pixels are decoded in groups of one size, so neither
-depends on what else is in the batch. Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
+depends on what else is in the batch.
+
+A request takes its places once, before anything is done for it, and keeps them until it uses them: what has begun is
+finished, though the queue is full by now or the service stops.
+
+Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -140,6 +145,54 @@ def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -
         future.set_exception(error)
 
 
+class Places:
+    """Room for the work of one request; made by `Batcher.places`, and given back at the end of its context.
+
+    Args:
+        batcher: whose queue it is.
+        count: of pictures and calls.
+    """
+
+    def __init__(self, batcher: Batcher, count: int) -> None:
+        self._batcher, self.left = batcher, count
+
+    def __enter__(self) -> Places:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batcher._give_back(self, self.left)
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Run a short function in the thread that owns the models; its place is kept.
+
+        Raises:
+            ServiceError: it failed, or the thread has ended.
+        """
+        return await self._batcher._call(function)
+
+    async def calls(self, functions: Iterable[Callable[[], Result]]) -> list[Result]:
+        """Run one function after the other, each of which gives a place back; others may come between them.
+
+        Raises:
+            ServiceError: one of them failed, or the thread has ended.
+        """
+        results = []
+        for function in functions:
+            results.append(await self._batcher._call(function))
+            self._batcher._give_back(self, 1)
+        return results
+
+    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
+        """Queue as many pictures as there are places; called in an event loop, where the events will be.
+
+        Args:
+            requests: that fit the generator, one per picture.
+            rows: whether strips are wanted too.
+        """
+        assert len(requests) == self.left
+        return self._batcher._submit(self, Drawing(requests, rows, asyncio.get_running_loop()))
+
+
 class Batcher:
     """The queue in front of the engine, and the thread behind it.
 
@@ -167,7 +220,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._drawings: deque[Drawing] = deque()  # that have pictures waiting
         self._calls: deque[_Call] = deque()
-        self._open, self._abandoned = True, False
+        self._kept = 0  # places that were taken and are not used yet; those of calls among them
+        self._open, self._abandoned, self._ended = True, False, False
         self._running = 0
         self._expected, self._until, self._seconds_each = 0, 0.0, 0.0  # the first two: see `_gather`
         self._threads = torch.get_num_threads()
@@ -190,7 +244,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures and calls that wait."""
+        """Pictures and calls that wait, those among them that are still to come for requests that have their places."""
         with self._changed:
             return self._waiting()
 
@@ -216,24 +270,42 @@ class Batcher:
             return
         self._thread.join(patience)
         self._abandoned = True
+        with self._changed:
+            self._changed.notify_all()
         self._thread.join(patience)
 
-    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
-        """Queue the pictures of one request; called in an event loop, where the events will be.
+    def places(self, count: int) -> Places:
+        """Take places for `count` pictures and calls of one request, to be used as a context.
 
-        Args:
-            requests: that fit the generator, one per picture.
-            rows: whether strips are wanted too.
+        Raises:
+            ServiceError: there are not so many, or the service is stopping.
+        """
+        with self._changed:
+            if not self._open:
+                raise stopping()
+            excess = self._waiting() + count - self.most_waiting
+            if excess > 0:
+                raise queue_full(min(max(1, math.ceil(excess * self._seconds_each)), _LONGEST_RETRY))
+            self._kept += count
+        return Places(self, count)
+
+    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
+        """Queue the pictures of one request, as `Places.submit` does.
 
         Raises:
             ServiceError: there is no place for them all, or the service is stopping.
         """
-        drawing = Drawing(requests, rows, asyncio.get_running_loop())
-        with self._changed:
-            self._admit(len(requests))
-            self._drawings.append(drawing)
-            self._changed.notify_all()
-        return drawing
+        with self.places(len(requests)) as places:
+            return places.submit(requests, rows=rows)
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Run a short function in the thread that owns the models.
+
+        Raises:
+            ServiceError: it failed, there is no place for it, or the service is stopping.
+        """
+        with self.places(1) as places:
+            return await places.call(function)
 
     def cancel(self, drawing: Drawing) -> None:
         """Take back a drawing: what waits is forgotten, and what is being drawn is of no interest. May be repeated."""
@@ -243,16 +315,24 @@ class Batcher:
             if drawing in self._drawings:
                 self._drawings.remove(drawing)
 
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """Run a short function in the thread that owns the models.
+    def _give_back(self, places: Places, count: int) -> None:
+        with self._changed:
+            places.left -= count
+            self._kept -= count
+            self._changed.notify_all()
 
-        Raises:
-            ServiceError: it failed, there is no place for it, or the service is stopping.
-        """
+    def _submit(self, places: Places, drawing: Drawing) -> Drawing:
+        with self._changed:
+            self._require_work_goes_on()
+            self._drawings.append(drawing)
+            self._give_back(places, places.left)
+        return drawing
+
+    async def _call(self, function: Callable[[], Result]) -> Result:
         loop = asyncio.get_running_loop()
         call = _Call(function, loop.create_future(), loop)
         with self._changed:
-            self._admit(1)
+            self._require_work_goes_on()
             self._calls.append(call)
             self._changed.notify_all()
         try:
@@ -262,23 +342,24 @@ class Batcher:
                 if call in self._calls:
                     self._calls.remove(call)
 
-    def _admit(self, count: int) -> None:
-        if not self._open:
+    def _require_work_goes_on(self) -> None:
+        """Refuse what comes after the thread has lost its patience: nobody would ever do it."""
+        if self._ended:
             raise stopping()
-        waiting = self._waiting()
-        if waiting + count > self.most_waiting:
-            excess = waiting + count - self.most_waiting
-            raise queue_full(min(max(1, math.ceil(excess * self._seconds_each)), _LONGEST_RETRY))
 
     def _waiting(self) -> int:
-        return len(self._calls) + sum(len(drawing.waiting) for drawing in self._drawings)
+        return self._kept + self._pictures()
+
+    def _pictures(self) -> int:
+        return sum(len(drawing.waiting) for drawing in self._drawings)
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)  # it is counted for each thread
         while True:
             with self._changed:
                 while not (self._calls or self._drawings):
-                    if not self._open:
+                    if not self._open and (self._abandoned or not self._kept):
+                        self._ended = True
                         return
                     self._changed.wait(1.0)  # nobody wakes it for `stop_accepting`
             self._one_call()
@@ -299,7 +380,7 @@ class Batcher:
 
         Without that, clients who once were in two batches would be drawn in turns for ever, each batch half empty.
         """
-        while self._drawings and self._waiting() < min(self._expected, self.batch_size) and self._open:
+        while self._drawings and self._pictures() < min(self._expected, self.batch_size) and self._open:
             left = self._until - time.monotonic()
             if left <= 0:
                 return
@@ -353,7 +434,8 @@ class Batcher:
 
     def _tell_pictures(self, batch: list[_Picture], codes: torch.Tensor) -> None:
         """Decode the pictures that are still wanted and hand them on, one group after the other."""
-        self._expected = self.waiting + sum(not picture.drawing.waiting for picture in batch)
+        with self._changed:
+            self._expected = self._pictures() + sum(not picture.drawing.waiting for picture in batch)
         wanted = [place for place, picture in enumerate(batch) if not picture.drawing.gone]
         for first in range(0, len(wanted), self._decoder.group):
             places = wanted[first : first + self._decoder.group]

@@ -85,11 +85,15 @@ class Client:
     """
 
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 180.0) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(address)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # of brackets that do not match, and of ports that are none
+            host, port = None, None
+        if not host or parts.scheme not in ("http", "https"):
             raise AlitokError(f"{address} is no address of a service; write it as http://HOST:PORT.")
         self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._host, self._port, self._base = host, port, parts.path.rstrip("/")
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._timeout = timeout
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from alitok.data.crops import to_array
 from alitok.serve.documented import faults
-from alitok.serve.faults import ServiceError, unusable
+from alitok.serve.faults import unusable
 from alitok.serve.model import DIFFERENCE_SCALE
 from alitok.serve.schemas import (
     Decibels,
@@ -22,7 +22,7 @@ from alitok.serve.schemas import (
     ReconstructAnswer,
 )
 from alitok.serve.service import Service, service_of
-from alitok.serve.uploads import encoded, read_square
+from alitok.serve.uploads import encoded, too_many_bytes
 
 router = APIRouter(tags=["codes"])
 _FAULTS = faults(401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -40,8 +40,9 @@ async def reconstruct(image: Annotated[UploadFile, File(description="A picture f
 
 async def _reconstructed(service: Service, image: UploadFile) -> ReconstructAnswer:
     model, config = service.model, service.model.pipeline.tokenizer.config
-    square = to_array(await _square(service, image))
-    found = await service.batcher.call(partial(model.reconstruct, square))
+    with service.batcher.places(1) as places:
+        square = to_array(await _square(service, image))
+        found = await places.call(partial(model.reconstruct, square))
     pictures = {stage: await asyncio.to_thread(encoded, picture) for stage, picture in found.pictures.items()}
     return ReconstructAnswer(
         original=await asyncio.to_thread(encoded, square),
@@ -68,10 +69,9 @@ async def encode(image: Annotated[list[UploadFile], File(description="Picture fi
 
 async def _encoded(service: Service, images: list[UploadFile]) -> EncodeAnswer:
     model, config = service.model, service.model.pipeline.tokenizer.config
-    codes = []
-    for image in images:
-        square = to_array(await _square(service, image))
-        codes.append(await service.batcher.call(partial(model.encode, square)))
+    with service.batcher.places(len(images)) as places:
+        squares = [to_array(await _square(service, image)) for image in images]
+        codes = await places.calls(partial(model.encode, square) for square in squares)
     return EncodeAnswer(codes=codes, image_size=config.image_size, grid=config.grid, prefix=config.prefix_length)
 
 
@@ -84,12 +84,10 @@ async def decode(body: DecodeRequest, request: Request) -> Any:
 
 
 async def _decoded(service: Service, body: DecodeRequest) -> DecodeAnswer:
-    model, images = service.model, []
-    for codes in body.codes:
-        picture = await service.batcher.call(partial(model.decode, codes, body.stage))
-        data = await asyncio.to_thread(encoded, picture, body.format)
-        images.append(PlainImage(format=body.format, data=data))
-    return DecodeAnswer(images=images)
+    with service.batcher.places(len(body.codes)) as places:
+        pictures = await places.calls(partial(service.model.decode, codes, body.stage) for codes in body.codes)
+    files = [await asyncio.to_thread(encoded, picture, body.format) for picture in pictures]
+    return DecodeAnswer(images=[PlainImage(format=body.format, data=data) for data in files])
 
 
 def _check_codes(service: Service, body: DecodeRequest) -> None:
@@ -106,9 +104,6 @@ def _check_codes(service: Service, body: DecodeRequest) -> None:
 
 async def _square(service: Service, upload: UploadFile) -> Image.Image:
     """The square of an uploaded picture; its name is never looked at."""
-    limits = service.limits
-    if (upload.size or 0) > limits.most_upload_bytes:
-        raise ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
-    data = await upload.read()
-    async with service.decoding:
-        return await asyncio.to_thread(read_square, data, service.model.pipeline.tokenizer.config.image_size, limits)
+    if (upload.size or 0) > service.limits.most_upload_bytes:
+        raise too_many_bytes(service.limits)
+    return await service.square(await upload.read())

@@ -18,12 +18,12 @@ from starlette.types import Receive, Scope, Send
 from alitok.core.errors import AlitokError
 from alitok.generator import SampleRequest
 from alitok.jobs.drawing import first_rows
-from alitok.serve.batcher import Drawing, Finished, Row
+from alitok.serve.batcher import Drawing, Finished, Places, Row
 from alitok.serve.documented import faults
-from alitok.serve.faults import ServiceError, internal, too_late, unusable
-from alitok.serve.schemas import Completion, DrawnImage, ImagesAnswer, ImagesRequest, Wanted
+from alitok.serve.faults import ClientGoneError, ServiceError, internal, too_late, unusable
+from alitok.serve.schemas import DrawnImage, ImagesAnswer, ImagesRequest, Wanted
 from alitok.serve.service import Service, service_of
-from alitok.serve.uploads import PictureFormat, encoded, from_base64, read_square
+from alitok.serve.uploads import PictureFormat, encoded, from_base64
 
 router = APIRouter(tags=["pictures"])
 _log = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ async def draw(body: ImagesRequest, request: Request) -> Any:
 
 
 async def _drawn(service: Service, body: ImagesRequest) -> ImagesAnswer:
-    order = await _order(service, body)
-    drawing = service.batcher.submit(order.requests)
+    order = _order(service, body)
+    with service.batcher.places(len(order.requests)) as places:
+        drawing = places.submit(await _begun(service, body, order, places))
     images: list[str] = [""] * len(order.requests)
     try:
         while not drawing.finished:
@@ -114,22 +115,28 @@ async def stream(body: ImagesRequest, request: Request) -> StreamingResponse:
     not causal: then there are finished pictures alone. What goes wrong after the start is an `error` event.
     """
     service, began = service_of(request), time.monotonic()
-    order = await service.in_time(request, _order(service, body))
-    drawing = service.batcher.submit(order.requests, rows=service.model.draws_rows)
+    order = _order(service, body)
+    with service.batcher.places(len(order.requests)) as places:
+        requests = await service.in_time(request, _begun(service, body, order, places))
+        drawing = places.submit(requests, rows=service.model.draws_rows)
     deadline = began + service.limits.deadline_seconds
-    return _EventStream(service, drawing, _events(service, drawing, order.wanted, body.format, deadline))
+    events = _events(service, drawing, order.wanted, body.format, deadline)
+    return _EventStream(service, drawing, events, deadline + service.limits.unread_seconds)
 
 
 class _EventStream(StreamingResponse):
     """An answer after which, however it ends, its drawing's places are free."""
 
-    def __init__(self, service: Service, drawing: Drawing, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, service: Service, drawing: Drawing, events: AsyncIterator[bytes], until: float) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._service, self._drawing = service, drawing
+        self._service, self._drawing, self._until = service, drawing, until
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self._until - time.monotonic()):  # the events end before, if they are read
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            raise ClientGoneError from None
         finally:
             self._service.batcher.cancel(self._drawing)
 
@@ -168,8 +175,8 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-async def _order(service: Service, body: ImagesRequest) -> _Order:
-    """The requests behind a body.
+def _order(service: Service, body: ImagesRequest) -> _Order:
+    """The requests behind a body, but for the rows that a completion gives.
 
     Raises:
         ServiceError: something in it does not fit the model or the service's bounds.
@@ -185,9 +192,10 @@ async def _order(service: Service, body: ImagesRequest) -> _Order:
         requests = pipeline.requests(asked, seed=seed, sampling=sampling)
     except AlitokError as error:
         raise unusable(str(error)) from None
-    if body.completion is not None:
-        given = await _given(service, body.completion)
-        requests = [replace(request, given=given) for request in requests]
+    grid = pipeline.tokenizer.config.grid
+    if body.completion is not None and body.completion.rows > grid:
+        rows = body.completion.rows
+        raise unusable(f"rows must be within 0 to {grid}, the rows of patches of a picture, not {rows}.")
     wanted = [
         Wanted.model_validate({"class": names[each.label], "label": each.label, "seed": each.seed, "index": each.index})
         for each in requests
@@ -195,12 +203,11 @@ async def _order(service: Service, body: ImagesRequest) -> _Order:
     return _Order(requests, wanted)
 
 
-async def _given(service: Service, completion: Completion) -> tuple[int, ...]:
-    tokenizer = service.model.pipeline.tokenizer
-    grid, size = tokenizer.config.grid, tokenizer.config.image_size
-    if completion.rows > grid:
-        raise unusable(f"rows must be within 0 to {grid}, the rows of patches of a picture, not {completion.rows}.")
-    data = from_base64(completion.image, service.limits)
-    async with service.decoding:
-        square = await asyncio.to_thread(read_square, data, size, service.limits)
-    return await service.batcher.call(lambda: first_rows(tokenizer, square, completion.rows))
+async def _begun(service: Service, body: ImagesRequest, order: _Order, places: Places) -> list[SampleRequest]:
+    """The order's requests with the rows that are kept, if any."""
+    if body.completion is None:
+        return order.requests
+    tokenizer, rows = service.model.pipeline.tokenizer, body.completion.rows
+    square = await service.square(from_base64(body.completion.image, service.limits))
+    given = await places.call(lambda: first_rows(tokenizer, square, rows))
+    return [replace(request, given=given) for request in order.requests]

@@ -25,7 +25,7 @@ class ServiceError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before the answer was ready; nobody is left to be told."""
+    """The client closed its connection before it had the answer, or does not read it; nobody is left to be told."""
 
 
 def queue_full(seconds: int) -> ServiceError:

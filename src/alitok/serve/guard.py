@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,12 +21,12 @@ from alitok.serve.limits import ServiceLimits
 from alitok.serve.service import Service
 
 _log = logging.getLogger(__name__)
-_POLICY = (
+POLICY = (  # of content: the page's own files, and nothing else
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = [
-    (b"content-security-policy", _POLICY.encode()),
+    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -88,7 +89,7 @@ class Guard:
         if hosts is not None and host not in hosts:
             raise ServiceError(421, "host", "The service is not known by this name; see its --allow-host.")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and _split(origin) != headers.get(b"host", b"").decode("latin-1"):
+        if origin and _split(origin).lower() != headers.get(b"host", b"").decode("latin-1").lower():
             raise ServiceError(403, "origin", "Pages of other sites may not call this service.")
         path, wanted = scope["path"], _BODIES.get(scope["path"])
         if path.startswith("/v1/") and not self._service.admits(headers.get(b"authorization", b"")):
@@ -113,7 +114,7 @@ class _Body:
     def __init__(self, receive: Receive, limits: ServiceLimits, scope: Scope) -> None:
         self._receive, self._most, self._taken = receive, limits.body_bytes(scope["path"]), 0
         self._until: float | None = time.monotonic() + limits.upload_seconds
-        self.fault: ServiceError | None = None
+        self.fault: ServiceError | ClientGoneError | None = None
 
     def check_declared(self, scope: Scope) -> None:
         """Refuse a body that says itself that it is too large.
@@ -125,7 +126,7 @@ class _Body:
         if declared.isdigit() and int(declared[:18]) > self._most:
             self._refuse_size()
 
-    def _refuse_size(self) -> None:
+    def _refuse_size(self) -> NoReturn:
         self.fault = ServiceError(413, "too_large", f"The request has more than {self._most:,} bytes.")
         raise self.fault
 
@@ -134,6 +135,7 @@ class _Body:
 
         Raises:
             ServiceError: the body is too large, or late.
+            ClientGoneError: the client left before it was whole.
         """
         if self._until is None:
             return await self._receive()
@@ -142,6 +144,9 @@ class _Body:
         except TimeoutError:
             self.fault = ServiceError(408, "slow", "The request did not arrive in time.")
             raise self.fault from None
+        if message["type"] == "http.disconnect":
+            self.fault = ClientGoneError()
+            raise self.fault
         self._taken += len(message.get("body", b""))
         if self._taken > self._most:
             self._refuse_size()
@@ -173,6 +178,7 @@ class _Answer:
 
         Raises:
             ServiceError: the body was at fault, and this would be another answer.
+            ClientGoneError: likewise.
         """
         if message["type"] == "http.response.start":
             if self._body.fault is not None:

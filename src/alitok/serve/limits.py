@@ -15,7 +15,8 @@ class ServiceLimits:
 
     Attributes:
         most_pictures: pictures that one request draws or decodes.
-        most_waiting: pictures and other pieces of work that wait for the model, over all requests.
+        most_waiting: pictures and other pieces of work that wait for the model, over all requests; room for the largest
+            request, which could else never be taken.
         most_uploads: picture files in one request.
         most_upload_bytes: bytes of one picture file.
         most_upload_pixels: pixels of one picture file, by its header.
@@ -23,6 +24,7 @@ class ServiceLimits:
         most_connections: clients connected at a time.
         upload_seconds: in which a request's body must have arrived.
         deadline_seconds: in which an answer must be ready.
+        unread_seconds: for which a client may take nothing of what was sent to it.
         stop_seconds: that running work gets when the service is asked to stop.
     """
 
@@ -35,16 +37,21 @@ class ServiceLimits:
     most_connections: int = 512
     upload_seconds: float = 30.0
     deadline_seconds: float = 120.0
+    unread_seconds: float = 60.0
     stop_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse bounds that let nothing through."""
+        """Refuse bounds that let nothing through, or not what others allow."""
         counts = ("most_pictures", "most_waiting", "most_uploads", "most_upload_pixels", "most_connections")
         require_at_least(self, 1, *counts)
         require_at_least(self, 1024, "most_upload_bytes", "most_body_bytes")
-        for name in ("upload_seconds", "deadline_seconds", "stop_seconds"):
+        for name in ("upload_seconds", "deadline_seconds", "unread_seconds", "stop_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise AlitokError(f"{name} must be a time above 0, not {getattr(self, name)}")
+        for name in ("most_pictures", "most_uploads"):
+            if self.most_waiting < getattr(self, name):
+                wanted = getattr(self, name)
+                raise AlitokError(f"most_waiting must be at least {name}, {wanted}, not {self.most_waiting}")
 
     def body_bytes(self, path: str) -> int:
         """The most bytes of a request to `path`; codes are small, and JSON takes many times its size in memory."""

@@ -109,10 +109,17 @@ def _settings(options: ServeOptions) -> ServiceSettings:
     return ServiceSettings(
         limits=options.limits,
         key=None if options.key_file is None else read_key(options.key_file),
-        hosts=frozenset((*_LOCAL_NAMES, options.host, *options.allow_hosts)) if options.local else None,
+        hosts=_hosts(options),
         run=options.run,
         batch_size=options.batch_size,
     )
+
+
+def _hosts(options: ServeOptions) -> frozenset[str] | None:
+    """Names that the service answers to, as they are compared; None = any."""
+    if not options.local and not options.allow_hosts:
+        return None
+    return frozenset(name.lower() for name in (*_LOCAL_NAMES, options.host, *options.allow_hosts))
 
 
 def load_app(options: ServeOptions, settings: ServiceSettings) -> FastAPI:
@@ -164,6 +171,8 @@ def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], No
     """Uvicorn, which refuses new work from the moment that it is told to stop."""
     import uvicorn
 
+    from alitok.serve.connection import connections
+
     class Stopping(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             stop_accepting()
@@ -173,7 +182,7 @@ def _server(app: FastAPI, limits: ServiceLimits, stop_accepting: Callable[[], No
         uvicorn.Config(
             app,
             loop="asyncio",  # and not another one, which only some installations have
-            http="h11",
+            http=connections(limits.unread_seconds),
             ws="none",
             lifespan="on",
             access_log=False,

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
 
 from alitok.generator.sampling import GuidanceSchedule
 from alitok.serve.uploads import PictureFormat
 
 LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
+_MOST_FIELDS = 50
+_MOST_CODES = 65_536  # of a picture, whatever the model
 _PNG = "iVBORw0KGgo..."
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
+Codes = Annotated[list[StrictInt], FailFast(), Field(min_length=1, max_length=_MOST_CODES)]
 Real = Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
+    """What all requests share: of a bad body a few errors are found, and not one for each of a million entries."""
+
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_few_fields(cls, body: Any) -> Any:
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+            raise PydanticCustomError("too_many_fields", "At most {most} fields can be given", {"most": _MOST_FIELDS})
+        return body
 
 
 class Completion(_Request):
@@ -42,7 +55,9 @@ class ImagesRequest(_Request):
         },
     )
 
-    classes: list[ClassNumber | ClassName] = Field(min_length=1, max_length=1024, description="Names or numbers.")
+    classes: Annotated[list[ClassNumber | ClassName], FailFast()] = Field(
+        min_length=1, max_length=1024, description="Names or numbers."
+    )
     count: StrictInt = Field(1, ge=1, le=1024, description="Pictures of each class.")
     seed: StrictInt | None = Field(
         None, ge=0, le=LARGEST_SEED, description="null = the service draws one and tells it."
@@ -129,7 +144,7 @@ class DecodeRequest(_Request):
         extra="forbid", json_schema_extra={"examples": [{"codes": [[3, 1, 4, 1, 5]], "stage": None, "format": "png"}]}
     )
 
-    codes: list[Annotated[list[StrictInt], Field(min_length=1)]] = Field(min_length=1, max_length=1024)
+    codes: Annotated[list[Codes], FailFast()] = Field(min_length=1, max_length=1024)
     stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the last decoder there is.")
     format: PictureFormat = "png"
 

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
+from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.serve.batcher import Batcher
@@ -19,6 +21,7 @@ from alitok.serve.limits import ServiceLimits
 from alitok.serve.model import ServedModel
 from alitok.serve.numbers import Numbers
 from alitok.serve.run_view import RunView
+from alitok.serve.uploads import read_square
 
 Result = TypeVar("Result")
 
@@ -90,13 +93,9 @@ class Service:
             on_batch=self.numbers.batch,
         )
         self.numbers.watch(self.batcher)
-        self.decoding = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        # Threads of their own: one goes on when its client has left, and still counts among the few that may decode.
+        self._uploads = ThreadPoolExecutor(_UPLOADS_AT_ONCE, "alitok-upload")
         self._digest = None if settings.key is None else _digest(settings.key.encode())
-
-    @property
-    def keyed(self) -> bool:
-        """Whether clients must give a key."""
-        return self._digest is not None
 
     def admits(self, authorization: bytes) -> bool:
         """Whether an Authorization header holds the key; takes the same time whatever it holds."""
@@ -104,6 +103,21 @@ class Service:
             return True
         scheme, _, key = authorization.partition(b" ")
         return hmac.compare_digest(_digest(key.strip()), self._digest) and scheme.lower() == b"bearer"
+
+    async def square(self, data: bytes) -> Image.Image:
+        """The square of an uploaded file that the model's tokenizer reads; only a few are decoded at a time.
+
+        Raises:
+            ServiceError: as `read_square` does.
+        """
+        size = self.model.pipeline.tokenizer.config.image_size
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._uploads, read_square, data, size, self.limits)
+
+    def close(self) -> None:
+        """Finish what was accepted, and end the threads."""
+        self.batcher.close(self.limits.stop_seconds)
+        self._uploads.shutdown(wait=False, cancel_futures=True)
 
     async def numbers_text(self) -> bytes:
         """The numbers of the service, as Prometheus reads them; of all its replicas, where there are several."""

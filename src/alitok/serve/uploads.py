@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from alitok.core import images as pixels
 from alitok.data.crops import centre_crop, to_rgb
@@ -46,7 +47,7 @@ def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
         ServiceError: it is too large (413), of another kind (415), or damaged (422).
     """
     if len(data) > limits.most_upload_bytes:
-        raise ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
+        raise too_many_bytes(limits)
     if not data:
         raise unusable("The picture is empty.")
     try:
@@ -67,6 +68,11 @@ def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
         raise unusable("The picture is damaged or cut short and cannot be decoded.") from None
 
 
+def too_many_bytes(limits: ServiceLimits) -> ServiceError:
+    """A picture file is too large."""
+    return ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
+
+
 def _require_few_pixels(image: Image.Image, limits: ServiceLimits) -> None:
     if image.width * image.height > limits.most_upload_pixels:
         raise _too_many_pixels(limits)
@@ -77,7 +83,8 @@ def _too_many_pixels(limits: ServiceLimits) -> ServiceError:
 
 
 def _require_few_scans(image: Image.Image, data: bytes) -> None:
-    if image.format == "JPEG" and data.count(_SCAN) > _MOST_SCANS:
+    # An index of further pictures in its header makes Pillow call a JPEG file MPO; it is decoded all the same.
+    if isinstance(image, JpegImageFile) and data.count(_SCAN) > _MOST_SCANS:
         raise ServiceError(413, "too_many_scans", f"The JPEG file has more than {_MOST_SCANS} scans.")
 
 
@@ -96,7 +103,7 @@ def from_base64(text: str, limits: ServiceLimits) -> bytes:
         ServiceError: it is too long, or no base64.
     """
     if len(text) > 4 * (limits.most_upload_bytes // 3 + 1):
-        raise ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
+        raise too_many_bytes(limits)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
