@@ -1,6 +1,8 @@
 """Pictures to codes and back: what is kept, what it costs, and what each decoder makes of the same codes.
 
-python examples/reconstruct.py runs/demo/model/tokenizer --data digits --out rebuilt.png    # seconds
+    python examples/reconstruct.py runs/demo/model/tokenizer --data digits --out rebuilt.png    # seconds
+
+The sheet has the pictures in its first row, and below them what each decoder draws from their codes.
 """
 
 from __future__ import annotations

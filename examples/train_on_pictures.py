@@ -1,6 +1,6 @@
 """Everything in one call: from pictures to a tokenizer, a generator and a report, as `alitok fit` does.
 
-    python examples/train_on_pictures.py --out runs/mine                     # digits: six minutes on two cores
+    python examples/train_on_pictures.py --out runs/mine                     # digits: over five minutes on two cores
     python examples/train_on_pictures.py --data ~/pictures --out runs/mine   # a folder for each class
     python examples/train_on_pictures.py --out runs/quick --steps 50         # two minutes; blurred, but all is there
 

@@ -36,7 +36,7 @@ def ablate(
     Run again, it continues where it stopped; more seeds, arms and codebooks are added to what is there.
 
     Args:
-        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: where everything is written; ablations/NAME unless given.
         preset: tiny (minutes for a cell on a laptop) or small (about an hour for a cell on a GPU).
         seeds: trainings of each cell; three or more show the spread.

@@ -23,7 +23,7 @@ def inspect(
     """Read every picture once and tell what is there: classes, sizes, kinds, broken files, duplicates.
 
     Args:
-        source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         size: pixels a side that training would use; chosen from the pictures unless given.
         sheet: where the contact sheet is written; inspect-NAME.png unless given.
         json_: also write everything found to this JSON file.

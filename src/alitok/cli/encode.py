@@ -29,7 +29,7 @@ def encode(
 
     Args:
         tokenizer: a saved tokenizer, or a saved pair that has one.
-        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: the store to write, a directory.
         crops: views of each picture: centre; flip, also mirrored; ten, corners and centre at 1.1 x, also mirrored.
         split: which pictures: all, those for training, or the held-out ones.

@@ -50,7 +50,7 @@ def fit(
     stopped; with other options it does again what depends on them, keeps the rest, and moves what it replaces aside.
 
     Args:
-        source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: where everything is written; runs/NAME unless given.
         preset: auto (the default for new runs): a recipe cut to your pictures, base on a GPU and small elsewhere, or
             the recipe of a built-in set; small; base; or any recipe by name, such as alitok-256.

@@ -31,7 +31,7 @@ def probe(
     Args:
         tokenizer: a saved tokenizer or pair, by its directory or its name on the hub; or package.module:name, an object
             with encode and decode, or a class or function that gives one. That module is imported: its code is run.
-        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: a directory; runs/probe-TOKENIZER-DATA unless given.
         generator: a saved generator or pair that guesses the codes, told the class of each picture; unless given, a
             small one is trained on the codes of training pictures.

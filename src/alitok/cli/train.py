@@ -36,7 +36,7 @@ def train(
     Args:
         stage: stage1 (encoder, codebook, causal decoder), stage2 (bidirectional decoder), or generator.
         out: the directory of the run.
-        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see the README.
+        data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         preset: a recipe by name: digits, photos, small, base, alitok-256, alitok-256-v1 or alitok-512; auto (unless the
             run has one already) takes that of a built-in set, else base on a GPU and small elsewhere.
         size: a published generator, with its training and guidance.
