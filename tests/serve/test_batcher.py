@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,44 @@ def test_a_late_answer_is_a_504_and_frees_its_places(pipeline, make_service, unt
         assert "within 0.3 s" in streamed.text
         gate.set()
         until(lambda: not running.service.batcher.running)
+
+
+def ask_without_reading(running, path, body):
+    """A connection whose client sends a request and then takes nothing."""
+    host, port = running.address.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((host, int(port)))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
+def test_a_client_that_does_not_read_is_dropped(pipeline, make_service, until, monkeypatch, path):
+    """Neither its answer nor its connection outlasts the time that it has."""
+    monkeypatch.setattr("alitok.serve.drawing.encoded", lambda *_: "x" * 4_000_000)
+    limits = {"deadline_seconds": 2.0, "unread_seconds": 0.3}
+    with make_service(pipeline, limits=limits) as running:
+        connections = running.server.server_state.connections
+        with ask_without_reading(running, path, json.dumps({**ONE, "count": 3}).encode()):
+            until(lambda: connections)
+            until(lambda: not connections, 20)
+            until(lambda: not running.server.server_state.tasks)
+            assert running.service.batcher.waiting == 0
+
+
+def test_a_stream_that_is_read_by_drops_ends_with_its_time(pipeline, make_service, until, monkeypatch):
+    monkeypatch.setattr("alitok.serve.drawing.encoded", lambda *_: "x" * 30_000_000)
+    with make_service(pipeline, limits={"deadline_seconds": 1.0, "unread_seconds": 1.0}) as running:
+        with ask_without_reading(running, "/v1/images/stream", json.dumps(ONE).encode()) as connection:
+            tasks, began = running.server.server_state.tasks, time.monotonic()
+            until(lambda: tasks)
+            while tasks:
+                connection.recv(20_000)  # a megabyte a second
+                assert time.monotonic() < began + 15
+                time.sleep(0.02)
+        assert count(running, route="/v1/images/stream", method="POST", status="200") == 1
 
 
 def test_codes_do_not_wait_for_a_long_batch(held, make_picture):

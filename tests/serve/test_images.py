@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("fastapi")
+from fastapi.exceptions import RequestValidationError
+
 from alitok.jobs.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
@@ -184,6 +187,31 @@ def test_bodies_that_are_no_request(http, text):
     answer = http.post("/v1/images", content=text.encode("latin-1"), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["message"]
+
+
+MANY_FIELDS = {f"field-{number}": 0 for number in range(60_000)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/images", {"classes": [0], **MANY_FIELDS}, "At most 50 fields"),
+        ("/v1/images", {"classes": [0], "completion": MANY_FIELDS}, "completion: At most 50 fields"),
+        ("/v1/images", {"classes": [None] * 60_000}, "classes.0"),
+        ("/v1/decode", {"codes": [["x"] * 60_000]}, "codes.0.0"),
+        ("/v1/decode", {"codes": [[]] * 60_000}, "codes.0"),
+        ("/v1/decode", {"codes": [[0] * 70_000]}, "at most 65536 items"),
+        ("/v1/decode", MANY_FIELDS, "At most 50 fields"),
+    ],
+)
+def test_a_large_bad_body_makes_few_errors(http, monkeypatch, path, body, said):
+    """They are made in the event loop, and take a hundred times the body's memory."""
+    found, errors = [], RequestValidationError.errors
+    monkeypatch.setattr(RequestValidationError, "errors", lambda self: found.append(len(errors(self))) or errors(self))
+    answer = http.post(path, json=body)
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]["message"]
+    assert max(found) <= 60
 
 
 def test_numbers_that_are_none(http):

@@ -16,7 +16,7 @@ pytest.importorskip("fastapi")
 from alitok.core.errors import AlitokError
 from alitok.serve.client import Client
 from alitok.serve.limits import ServiceLimits
-from alitok.serve.run import ServeOptions, read_key, run_serve
+from alitok.serve.run import ServeOptions, hosts_of, read_key, run_serve
 
 COMMAND = [sys.executable, "-c", "from alitok.cli import main; main()", "serve"]
 
@@ -137,6 +137,19 @@ def test_mistakes_end_in_a_sentence_and_status_2(tmp_path):
     said, errors = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, "")
     assert errors == f"alitok: {tmp_path / 'none'} is no directory with a saved model; check the path.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "hosts"),
+    [
+        ({}, {"localhost", "127.0.0.1", "::1"}),
+        ({"allow_hosts": ("Studio.Example",)}, {"localhost", "127.0.0.1", "::1", "studio.example"}),
+        ({"host": "0.0.0.0"}, None),
+        ({"host": "0.0.0.0", "allow_hosts": ("a.example",)}, {"localhost", "127.0.0.1", "::1", "0.0.0.0", "a.example"}),
+    ],
+)
+def test_names_that_are_answered(options, hosts):
+    assert hosts_of(ServeOptions("model", **options)) == hosts
 
 
 @pytest.mark.parametrize(

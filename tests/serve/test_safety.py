@@ -76,6 +76,8 @@ def test_other_names_and_other_sites_are_refused(guarded):
         headers = with_key(KEY)
         assert http.get("/v1/models", headers={**headers, "Host": "evil.example"}).status_code == 421
         assert http.get("/healthz", headers={**headers, "Host": "localhost:1"}).status_code == 200
+        named = {**headers, "Host": "LocalHost:1", "Origin": "http://localhost:1"}
+        assert http.get("/v1/models", headers=named).status_code == 200
         for origin in ("http://evil.example", "null", "http://["):
             answer = http.get("/v1/models", headers={**headers, "Origin": origin})
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin")
@@ -149,6 +151,19 @@ def test_bodies_are_bounded_in_size_and_time(pipeline, make_service):
         assert raw(running, head + b"99\r\n\r\n{", 20).startswith("HTTP/1.1 408")
         assert time.monotonic() - began > 1
         assert raw(running, head + b"9999999999\r\n\r\n{", 20).startswith("HTTP/1.1 413")
+
+
+def test_a_client_that_leaves_during_its_upload_is_counted_as_one(pipeline, make_service, until):
+    with make_service(pipeline) as running:
+        counted = running.service.numbers.registry
+        host, port = running.address.removeprefix("http://").split(":")
+        for path, kind in (("/v1/images", "application/json"), ("/v1/encode", "multipart/form-data; boundary=x")):
+            with socket.create_connection((host, int(port))) as connection:
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n--x"
+                connection.sendall(head.encode())
+                time.sleep(0.2)
+            labels = {"route": path, "method": "POST", "status": "499"}
+            until(lambda labels=labels: counted.get_sample_value("alitok_requests_total", labels))
 
 
 def test_an_internal_error_tells_nothing(pipeline, make_service, caplog, monkeypatch):

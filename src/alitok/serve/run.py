@@ -109,13 +109,13 @@ def _settings(options: ServeOptions) -> ServiceSettings:
     return ServiceSettings(
         limits=options.limits,
         key=None if options.key_file is None else read_key(options.key_file),
-        hosts=_hosts(options),
+        hosts=hosts_of(options),
         run=options.run,
         batch_size=options.batch_size,
     )
 
 
-def _hosts(options: ServeOptions) -> frozenset[str] | None:
+def hosts_of(options: ServeOptions) -> frozenset[str] | None:
     """Names that the service answers to, as they are compared; None = any."""
     if not options.local and not options.allow_hosts:
         return None
