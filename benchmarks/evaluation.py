@@ -29,12 +29,12 @@ import torch
 
 from alitok.core.device import choose_device
 from alitok.core.distributed import World
+from alitok.core.machine import peak_memory
 from alitok.jobs.blocks import Blocks, PictureBlock
 from alitok.jobs.evaluate import Target, compare, extract, features_of, gather
 from alitok.jobs.feature_files import FeatureFiles
 from alitok.metrics.features import Features
 from alitok.metrics.inception import CLASSES, POOL, SPATIAL, InceptionFeatures
-from alitok.workflow.measure import peak_memory
 
 _SIDE, _BLOCK = 256, 256
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alitok.core.device import autocast, choose_device, free_memory, seed_step
+from alitok.core.device import autocast, choose_device, free_memory, in_double, seed_step
 from alitok.core.errors import AlitokError
 
 
@@ -53,3 +53,9 @@ def test_free_memory_is_a_part_of_what_there_is(monkeypatch):
 def test_caches_that_the_system_would_give_up_count_as_free(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal:  99 kB\nMemFree:  1 kB\nMemAvailable:     7 kB\n")
     assert free_memory(torch.device("cpu")) == 7 * 1024
+
+
+def test_float64_is_computed_where_there_is_any():
+    assert in_double(torch.device("mps")) == torch.device("cpu")
+    for name in ("cpu", "cuda:1"):
+        assert in_double(torch.device(name)) == torch.device(name)

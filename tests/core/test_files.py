@@ -1,10 +1,12 @@
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, read_json, write_bytes, write_json
+from alitok.core.files import atomic_path, finite, read_json, write_bytes, write_json
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_trace(tmp_path):
@@ -96,3 +98,10 @@ def test_json_round_trip_and_damage(tmp_path):
         read_json(tmp_path / "cut.json")
     with pytest.raises(AlitokError, match="does not exist"):
         read_json(tmp_path / "none.json")
+
+
+def test_what_json_has_no_number_for_becomes_null(tmp_path):
+    whole = {"a": math.inf, "b": [1.5, (math.nan, "nan", True)], "c": {"d": -math.inf, "e": None, "f": 3}}
+    write_json(tmp_path / "a.json", finite(whole))
+    strictly = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert strictly == {"a": None, "b": [1.5, [None, "nan", True]], "c": {"d": None, "e": None, "f": 3}}

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.source import Look, check_broken, crops_per_picture, look_at, open_splits, suggest_size
+from alitok.data.source import Look, check_broken, crops_per_picture, fixed_views, look_at, open_splits, suggest_size
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
@@ -169,3 +169,13 @@ def test_a_first_look_reads_headers_and_passes_over_what_is_broken(tmp_path):
         path.write_bytes(b"no picture")
     with pytest.raises(AlitokError, match="can be read"):
         look_at(str(tmp_path))
+
+
+@pytest.mark.parametrize("rows", [[], [5, 2, 2], np.array([1, 7]), range(0, 20, 3)])
+def test_fixed_views_are_those_of_one_after_the_other(rows):
+    pytest.importorskip("sklearn")
+    source = open_splits("digits", 16).train
+    views = fixed_views(source, rows)
+    assert (views.shape, views.dtype) == ((len(rows), 3, 16, 16), np.uint8)
+    for view, row in zip(views, rows, strict=True):
+        assert np.array_equal(view, source.read(int(row), None))

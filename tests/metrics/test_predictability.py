@@ -3,32 +3,30 @@ import math
 import pytest
 import torch
 
-from alitok.metrics.predictability import bits_per_image, loss_by_position
+from alitok.metrics.predictability import bits_per_image, code_losses
 
 
-def test_loss_and_accuracy_equal_sums_over_single_codes():
+def test_loss_and_right_guesses_of_single_codes():
     logits = 3 * torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
     codes = torch.randint(0, 6, (4, 5), generator=torch.Generator().manual_seed(1))
     codes[0] = logits[0].argmax(-1)
-    nats, right = loss_by_position(logits, codes)
-    assert (nats.shape, right.shape) == ((5,), (5,))
+    nats, right = code_losses(logits, codes)
+    assert (nats.shape, right.shape) == ((4, 5), (4, 5))
     for t in range(5):
-        losses, hits = [], 0
         for image in range(4):
             values, code = logits[image, t].tolist(), int(codes[image, t])
-            losses.append(math.log(sum(math.exp(value) for value in values)) - values[code])
-            hits += values[code] == max(values)
-        assert nats[t].item() == pytest.approx(sum(losses) / 4, rel=1e-5)
-        assert right[t].item() == pytest.approx(hits / 4)
-    assert 0 < right.mean() < 1
+            loss = math.log(sum(math.exp(value) for value in values)) - values[code]
+            assert nats[image, t].item() == pytest.approx(loss, rel=1e-5)
+            assert bool(right[image, t]) is (values[code] == max(values))
+    assert 0 < right.float().mean() < 1
 
 
 def test_half_precision_is_summed_in_full():
     logits = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0)).bfloat16()
     codes = torch.randint(0, 5000, (2, 3), generator=torch.Generator().manual_seed(1))
-    nats, _ = loss_by_position(logits, codes)
+    nats, _ = code_losses(logits, codes)
     assert nats.dtype == torch.float32
-    assert torch.allclose(nats, loss_by_position(logits.float(), codes)[0], rtol=1e-6)
+    assert torch.allclose(nats, code_losses(logits.float(), codes)[0], rtol=1e-6)
 
 
 def test_bits_of_an_image_are_those_of_prefix_and_grid():
@@ -44,6 +42,6 @@ def test_bits_of_a_batch_equal_the_mean_code_length_of_its_images():
     lengths = [
         [-math.log2(logits[image, t].softmax(-1)[codes[image, t]].item()) for t in range(6)] for image in range(7)
     ]
-    total, of_grid = bits_per_image(loss_by_position(logits, codes)[0], 2)
+    total, of_grid = bits_per_image(code_losses(logits, codes)[0].mean(0), 2)
     assert total == pytest.approx(sum(map(sum, lengths)) / 7, rel=1e-5)
     assert of_grid == pytest.approx(sum(sum(row[2:]) for row in lengths) / 7, rel=1e-5)

@@ -7,7 +7,15 @@ import pytest
 
 from alitok.core.config import from_dict, to_dict
 from alitok.core.errors import AlitokError
-from alitok.workflow.ablation_numbers import Ablation, CellNumbers, read_numbers, summary, write_numbers
+from alitok.workflow.ablation_numbers import (
+    Ablation,
+    CellNumbers,
+    read_cell,
+    read_numbers,
+    summary,
+    write_cell,
+    write_numbers,
+)
 
 
 def cell(arm="A", codebook_size=256, seed=0, **changes):
@@ -76,8 +84,18 @@ def test_an_arm_may_be_called_nan(tmp_path):
     assert read_numbers(tmp_path / "ablation.json") == whole
 
 
-def test_a_cell_alone_goes_through_json():
-    assert from_dict(CellNumbers, to_dict(cell()), "cell.json") == cell()
+@pytest.mark.parametrize("arm", ["A", "nan"])
+def test_a_cell_alone_goes_through_a_file(tmp_path, arm):
+    for made in (cell(arm), cell(arm, psnr=math.inf, picture_psnr=(math.inf, -math.inf))):
+        write_cell(tmp_path / "cell.json", made)
+        json.loads((tmp_path / "cell.json").read_text(), parse_constant=pytest.fail)
+        assert read_cell(tmp_path / "cell.json") == made
+
+
+def test_a_cell_with_bare_infinities_is_read_too(tmp_path):
+    made = cell(psnr=math.inf)
+    (tmp_path / "cell.json").write_text(json.dumps(to_dict(made)))
+    assert read_cell(tmp_path / "cell.json") == made
     with pytest.raises(AlitokError, match="unknown key 'acuracy'"):
         from_dict(CellNumbers, {**to_dict(cell()), "acuracy": 0.5}, "cell.json")
 

@@ -192,6 +192,20 @@ def test_the_plan_of_a_run_that_was_stopped_counts_what_is_left(copied, capsys):
     assert said.index("still to do") < said.index("Numbers and report\n")
 
 
+def test_the_plan_of_a_run_with_a_damaged_marker_counts_that_step_as_left(copied, capsys):
+    (copied / "done" / "encode.json").write_text("{}")
+    assert fit(copied, dry_run=True) == {}
+    said = capsys.readouterr().out
+    assert said.count("done, ") == 7
+
+
+def test_a_number_that_is_not_finite_is_null_and_told(copied, capsys):
+    path = copied / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "psnr_stage1": None}))
+    assert fit(copied)["psnr_stage1"] is None
+    assert "not finite" in capsys.readouterr().out
+
+
 def test_durations_are_said_as_people_do():
     said = [duration(seconds) for seconds in (0.4, 119, 120, 3_601, 7_200, 100_000, 200_000)]
     assert said == ["0 s", "119 s", "2.0 min", "60 min", "2.0 h", "28 h", "2.3 days"]

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from alitok.core.files import finite
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -36,10 +38,10 @@ class ModelCard:
     loader: str = "Pipeline"
 
     def to_markdown(self) -> str:
-        """The card's text; the metadata's values are JSON strings, which are YAML whatever they hold."""
+        """The card's text; the metadata's values are JSON, which is YAML whatever they hold."""
         facts = {"data": self.data, "steps": dict(self.steps), "metrics": dict(self.metrics), "config": self.config}
         metadata = ["---", "library_name: alitok", "tags: [alitok, class-conditional-image-generation]"]
-        metadata += [f"license: {json.dumps(self.licence)}", f"alitok: {json.dumps(facts)}", "---"]
+        metadata += [f"license: {json.dumps(self.licence)}", f"alitok: {json.dumps(finite(facts))}", "---"]
         lines = [*metadata, "", f"# {_line(self.title)}", ""]
         if self.description:
             lines += [self.description, ""]

@@ -43,6 +43,11 @@ def computes_in_half(device: torch.device, precision: Precision = "auto") -> boo
     return precision == "bf16" or (precision == "auto" and native)
 
 
+def in_double(device: torch.device) -> torch.device:
+    """The device itself where it has float64, else the CPU: mps has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
     """bf16 autocast where `computes_in_half`, else nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_in_half(device, precision))

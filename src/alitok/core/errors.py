@@ -1,4 +1,6 @@
-"""The exceptions meant for users."""
+"""The exceptions meant for users, and what others' exceptions say in a line."""
+
+from __future__ import annotations
 
 
 class AlitokError(ValueError):
@@ -11,3 +13,12 @@ class AlitokError(ValueError):
 
 class ToldElsewhereError(AlitokError):
     """Another process of the run failed and tells why; this one only ends."""
+
+
+def said(error: BaseException, *, whole: bool = False) -> str:
+    """What an exception of a library says, in one line: its first one, or all of them where they are one sentence.
+
+    An exception without words gives its kind.
+    """
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split()) if whole else text.splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, said
 
 
 def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None = None) -> Path:
@@ -44,5 +44,4 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=offline))
     except (OSError, ValueError) as error:  # offline, unknown or private repository, no network: all of these
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {reason}") from None
+        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {said(error)}") from None

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, said
 from alitok.core.machine import cores
 from alitok.data.crops import orientation, to_rgb
 from alitok.data.pictures import Pictures
@@ -113,9 +113,9 @@ def reason(error: Exception) -> str:
             return f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
         case Image.UnidentifiedImageError():
             return "is not a picture that Pillow can read"
-        case OSError(strerror=str(said)):  # of the system; Pillow's own have a text only
-            return f"cannot be read ({said})"
-    return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+        case OSError(strerror=str(text)):  # of the system; Pillow's own have a text only
+            return f"cannot be read ({text})"
+    return f"cannot be decoded ({said(error, whole=True)})"
 
 
 def too_small(width: int, height: int, size: int) -> str | None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, said
 from alitok.data.cache import Cache
 from alitok.data.patterns import require_options
 from alitok.data.pictures import TRAIN, Pictures, heldout_names
@@ -33,10 +33,8 @@ def told(name: str) -> Iterator[None]:
     except AlitokError:
         raise
     except Exception as error:  # missing, private, offline, damaged: each has kinds of its own
-        said = (" ".join(str(error).split()) or type(error).__name__)[:_MOST_SAID]
-        raise AlitokError(
-            f"{name} cannot be loaded: {said.rstrip('.')}; check the name, the options and the network."
-        ) from None
+        why = said(error, whole=True)[:_MOST_SAID].rstrip(".")
+        raise AlitokError(f"{name} cannot be loaded: {why}; check the name, the options and the network.") from None
 
 
 def library() -> Any:

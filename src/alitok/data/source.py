@@ -29,7 +29,7 @@ Otherwise a tenth of each class is held out, by the seed. Options follow a quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -38,7 +38,7 @@ import numpy as np
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import CropRecipe
-from alitok.data.decode import header_size, without_remarks
+from alitok.data.decode import header_size, in_threads, without_remarks
 from alitok.data.opening import full_name, open_pictures
 from alitok.data.pictures import Broken, Pictures, require_training_classes
 from alitok.data.reading import PictureSource
@@ -131,6 +131,22 @@ class ImageSource(Protocol):
     def without(self, keys: Collection[str]) -> ImageSource:
         """The same pictures in the same order, without those named by `keys`; keys of others do no harm."""
         ...
+
+
+def fixed_views(source: ImageSource, rows: Iterable[int]) -> np.ndarray:
+    """The fixed views (n, 3, size, size) uint8 of some pictures, several read at a time.
+
+    Raises:
+        AlitokError: one cannot be read.
+    """
+    wanted = [int(row) for row in rows]
+    whole = np.empty((len(wanted), 3, source.size, source.size), np.uint8)
+    with without_remarks():
+        for place, view in enumerate(in_threads(lambda row: source.read(row, None), wanted)):
+            if not place and view.dtype != whole.dtype:  # a source at fault: the preflight tells its values
+                whole = whole.astype(view.dtype)
+            whole[place] = view
+    return whole
 
 
 def crops_per_picture(source: ImageSource, recipe: CropRecipe) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, said
 from alitok.core.files import atomic_path, read_json, write_json
 from alitok.data.cache import Cache
 from alitok.data.tables import Columns, find_columns, kind_of, notes_on
@@ -124,8 +124,8 @@ def _write(
         except AlitokError:
             raise
         except Exception as error:  # whatever the network or the library raises
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise AlitokError(f"{name} broke off: {said}. Start again to go on from row {written.rows:,}.") from None
+            why = said(error, whole=True)
+            raise AlitokError(f"{name} broke off: {why}. Start again to go on from row {written.rows:,}.") from None
         written.count, written.rows, written.done = written.count + 1, written.rows + came, done
         written.stream = stream.state_dict()
         written.save()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from alitok.core.device import in_double
 from alitok.core.distributed import World
 from alitok.jobs.blocks import PictureBlock
 from alitok.jobs.feature_files import FeatureFiles
@@ -136,7 +137,7 @@ def gather(
     """
     names = [prefix + name for name in ("pool", "spatial", "probabilities")]
     first = files.read(0, *names)
-    device = torch.device("cpu") if world.device.type == "mps" else world.device
+    device = in_double(world.device)
     count, width = files.blocks.count, first[names[0]].shape[1]
     pool = BlockMoments(width, min(_RESAMPLED, max(2, count // _EACH)), device)
     spatial = Moments(first[names[1]].shape[1], device) if names[1] in first else None

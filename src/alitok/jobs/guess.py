@@ -30,6 +30,10 @@ class Guesses(NamedTuple):
         """(N,) what each picture's codes cost when they are coded with the generator's probabilities."""
         return self.nats.sum(1) / math.log(2)
 
+    def by_position(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean nats (T,) and the share guessed right (T,), both float64."""
+        return self.nats.mean(0), self.right.double().mean(0)
+
 
 @torch.no_grad()
 def guess(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> Guesses:

@@ -9,7 +9,6 @@ Weights are torchvision's (ImageNet) and the heads of the `lpips` package, from 
 from __future__ import annotations
 
 import importlib.util
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alitok.core.checkpoint import Tensors, load_strictly, load_tensors, require_same
+from alitok.core.checkpoint import Tensors, load_strictly, require_same
 from alitok.core.config import config
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, said
+from alitok.core.pretrained import patience, read_weights
 
 NetworkName = Literal["convnext", "lpips", "local"]
 
@@ -32,7 +32,6 @@ _VGG_CHANNELS = (64, 128, 256, 512, 512)
 VGG_LEAST_SIDE = 16  # pixels, halved four times
 _CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
 _HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
-_PATIENCE = 30.0  # seconds without a byte before a download is given up
 
 
 @config
@@ -203,7 +202,7 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # no network, a broken torchvision, a damaged file: each raises something else
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = said(error).rstrip(".")
         if isinstance(error, ImportError):
             reason += "; pip install 'alitok[perceptual]'"
         raise NetworkMissingError(
@@ -217,43 +216,13 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
 def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Tensors, Path]:
     """The tensors of torchvision's ImageNet weights, and the file they are from."""
     if path is not None:
-        return _read(Path(path)), Path(path)
+        return read_weights(Path(path)), Path(path)
     from torchvision import models
 
     choice: Any = getattr(models, weights).IMAGENET1K_V1
-    with _patience():
+    with patience():
         tensors = choice.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     return tensors, Path(torch.hub.get_dir(), "checkpoints", file)
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Give up a download that stands still: without this a silent network is waited for without end."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _read(path: Path) -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle that holds nothing else.
-
-    Raises:
-        AlitokError: the file is missing, damaged, or holds other things.
-    """
-    if path.suffix == ".safetensors":
-        return load_tensors(path)
-    if not path.is_file():
-        raise AlitokError(f"{path} does not exist; check the path.")
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the reader stumbles in many ways, and some of its messages advise to run the file's code
-        raise AlitokError(f"{path} is truncated, or holds other things than tensors.") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise AlitokError(f"{path} holds other things than named tensors.")
-    return tensors
 
 
 def _installed_heads() -> Path:
@@ -266,7 +235,7 @@ def _installed_heads() -> Path:
 
 def _load_heads(network: LpipsVgg, path: Path) -> None:
     wanted = {f"lin{index}.model.1.weight": head for index, head in enumerate(network.heads)}
-    tensors = _read(path)
+    tensors = read_weights(path)
     require_same(wanted, tensors, path)
     with torch.no_grad():
         for name, head in wanted.items():

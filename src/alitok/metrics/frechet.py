@@ -9,6 +9,7 @@ Sources: Heusel et al. 2017; the resamples: Efron and Tibshirani 1993; the bias:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -85,9 +86,19 @@ def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
     require_same_dimensions(len(reference.mean), len(everything.mean))
     factor = _factor(reference.covariance)
     distances = [_distance(reference, _checked(half.gaussian()), factor) for half in halves]
-    excess = sum(distances) / 2 - _distance(reference, everything, factor)
-    count = sum(half.count for half in halves)
-    doubled = sum(count / half.count for half in halves) / 2  # 2 for equal halves
+    return extrapolated(distances, _distance(reference, everything, factor), [half.count for half in halves])
+
+
+def extrapolated(halves: Sequence[float], whole: float, counts: Sequence[int]) -> float:
+    """How much of a distance is the bias of few pictures, where that falls as one over their number.
+
+    Args:
+        halves: the distances of both halves of the pictures.
+        whole: that of all.
+        counts: pictures of each half.
+    """
+    excess = sum(halves) / 2 - whole
+    doubled = sum(sum(counts) / count for count in counts) / 2  # 2 for equal halves
     return excess / (doubled - 1)
 
 
@@ -127,12 +138,41 @@ def frechet_interval(
     place = blocks[0].mean.device
     reference, factor = Gaussian(*(part.to(place) for part in reference)), factor.to(place)
     seen = [_project(block, factor) for block in blocks]
+    return bootstrap(
+        value,
+        len(blocks),
+        lambda times: _resampled(blocks, seen, times, reference),
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def bootstrap(
+    value: float,
+    blocks: int,
+    resampled: Callable[[list[int]], float],
+    *,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Interval:
+    """A normal interval around an estimate, as wide as the spread of its resamples; it ends at 0.
+
+    Args:
+        value: the estimate.
+        blocks: K, of which each resample draws as many with replacement.
+        resampled: the estimate when each block counts so many times.
+        resamples: how many.
+        level: share of such intervals that hold the number they estimate, in (0, 1).
+        seed: of the draws.
+    """
     random = np.random.default_rng(seed)
-    distances = []
-    for _ in range(resamples):
-        times = np.bincount(random.integers(len(blocks), size=len(blocks)), minlength=len(blocks)).tolist()
-        distances.append(_resampled(blocks, seen, times, reference))
-    deviation = float(np.std(distances, ddof=1))
+    estimates = [
+        resampled(np.bincount(random.integers(blocks, size=blocks), minlength=blocks).tolist())
+        for _ in range(resamples)
+    ]
+    deviation = float(np.std(estimates, ddof=1))
     reach = NormalDist().inv_cdf((1 + level) / 2) * deviation
     return Interval(value, max(0.0, value - reach), value + reach, deviation)
 

@@ -19,7 +19,6 @@ et al. 2021 (sFID).
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +27,10 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from alitok.core.checkpoint import Tensors, fingerprint, load_tensors
-from alitok.core.errors import AlitokError
+from alitok.core.checkpoint import Tensors, fingerprint
+from alitok.core.errors import AlitokError, said
 from alitok.core.files import sha256
+from alitok.core.pretrained import patience, read_weights
 from alitok.metrics.arithmetic import full_precision
 from alitok.metrics.features import Features
 
@@ -39,7 +39,6 @@ OFFICIAL = "inception-2015-12-05"  # the name of the network with the weights th
 _CHANNELS = 7
 _HASH = "6726825d"  # the first digits of the official file's SHA-256
 _FILES = (f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth")  # one file: pytorch-fid's name, and its own
-_PATIENCE = 30.0  # seconds without a byte before a download is given up
 
 
 class InceptionFeatures(nn.Module):
@@ -125,19 +124,17 @@ def _find(url: str) -> Path:
     for file in _FILES:
         if (cache / file).is_file():
             return cache / file
-    place, before = cache / url.rpartition("/")[2], socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
+    place = cache / url.rpartition("/")[2]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(place), hash_prefix=_HASH, progress=False)
+        with patience():
+            torch.hub.download_url_to_file(url, str(place), hash_prefix=_HASH, progress=False)
     except Exception as error:  # no network, a full disk, a proxy's page instead: each raises something else
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = said(error).rstrip(".")
         raise AlitokError(
             f"Inception's weights are not in {cache} and cannot be downloaded ({reason}): put {_FILES[0]} there, or "
             "give its path with --inception-weights FILE."
         ) from None
-    finally:
-        socket.setdefaulttimeout(before)
     return place
 
 
@@ -147,19 +144,10 @@ def _read(path: Path) -> Tensors:
     Raises:
         AlitokError: the file is missing, damaged, or holds other things or numbers that are not finite.
     """
-    if not path.is_file():
-        raise AlitokError(f"{path} does not exist; give the path of {_FILES[0]}.")
-    if path.suffix == ".safetensors":
-        tensors = load_tensors(path)
-    else:
-        try:
-            tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception:  # the reader stumbles in many ways, and some of its messages advise to run the file's code
-            raise AlitokError(
-                f"{path} is truncated, or holds other things than named tensors; give the path of {_FILES[0]}."
-            ) from None
-    if not all(isinstance(tensor, torch.Tensor) and tensor.isfinite().all() for tensor in tensors.values()):
-        raise AlitokError(f"{path} holds other things than finite numbers; give the path of {_FILES[0]}.")
+    advice = f"give the path of {_FILES[0]}"
+    tensors = read_weights(path, advice)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise AlitokError(f"{path} holds other things than finite numbers; {advice}.")
     return tensors
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from alitok.core.device import in_double
 from alitok.core.errors import AlitokError
 from alitok.metrics.moments import require_finite, require_same_dimensions
 
@@ -54,8 +55,7 @@ def kernel_distance(
     assert subsets >= 1, subsets
     assert size >= 2, size
     _require(samples, reference, size)
-    chosen = device or samples.device
-    place = torch.device("cpu") if chosen.type == "mps" else chosen
+    place = in_double(device or samples.device)
     random = np.random.default_rng(seed)
     found = np.empty(subsets)
     for number in range(subsets):

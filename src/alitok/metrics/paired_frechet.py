@@ -11,12 +11,9 @@ both sets at once; `alitok.metrics.frechet` takes the reference as exact, and wo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
-
-import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.frechet import Interval, frechet_distance
+from alitok.metrics.frechet import Interval, bootstrap, extrapolated, frechet_distance
 from alitok.metrics.moments import BlockMoments, Moments, merged
 
 _Pair = tuple[Moments, Moments]
@@ -42,9 +39,7 @@ def paired_bias(made: BlockMoments, originals: BlockMoments) -> float:
     counts = [sum(original.count for _, original in half) for half in halves]
     if min(counts) < 2:
         raise AlitokError("The bias needs at least two pictures in each half of the blocks; give more pictures.")
-    excess = sum(_distance(half) for half in halves) / 2 - _distance(pairs)
-    doubled = sum(sum(counts) / count for count in counts) / 2  # 2 for equal halves
-    return excess / (doubled - 1)
+    return extrapolated([_distance(half) for half in halves], _distance(pairs), counts)
 
 
 def paired_interval(
@@ -65,14 +60,14 @@ def paired_interval(
     pairs = [pair for pair in _pairs(made, originals) if pair[1].count]
     if len(pairs) < 2 or min(original.count for _, original in pairs) < 2:
         raise AlitokError("An interval needs at least two pictures in each block; give more pictures or fewer blocks.")
-    value, random = _distance(pairs), np.random.default_rng(seed)
-    distances = []
-    for _ in range(resamples):
-        times = np.bincount(random.integers(len(pairs), size=len(pairs)), minlength=len(pairs)).tolist()
-        distances.append(_distance(pairs, times))
-    deviation = float(np.std(distances, ddof=1))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * deviation
-    return Interval(value, max(0.0, value - reach), value + reach, deviation)
+    return bootstrap(
+        _distance(pairs),
+        len(pairs),
+        lambda times: _distance(pairs, times),
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
 
 
 def _pairs(made: BlockMoments, originals: BlockMoments) -> list[_Pair]:

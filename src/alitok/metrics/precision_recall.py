@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from alitok.core.device import in_double
 from alitok.core.errors import AlitokError
 from alitok.metrics.moments import require_finite, require_same_dimensions
 
@@ -69,8 +70,7 @@ def manifold_scores(
     assert neighbours >= 1, neighbours
     assert density_neighbours >= 1, density_neighbours
     _require(real, samples, neighbours, density_neighbours)
-    chosen = device or real.device
-    lattice = _Lattice(real, samples, torch.device("cpu") if chosen.type == "mps" else chosen, most_values)
+    lattice = _Lattice(real, samples, in_double(device or real.device), most_values)
     radii = lattice.radii(real, (neighbours, density_neighbours))
     sample_radii = lattice.radii(samples, (neighbours,))[0]
     inside_real = torch.zeros(len(samples), dtype=torch.bool)

@@ -1,7 +1,7 @@
 """How well codes can be guessed from those before them.
 
-Enter: logits (B, T, V) of a next-code model and the codes (B, T) that came. Leave: cross-entropy and share guessed
-right at each position (T,), and the bits that an image takes.
+Enter: logits (B, T, V) of a next-code model and the codes (B, T) that came. Leave: cross-entropy of each code
+and whether it was guessed right (B, T), and the bits that an image takes.
 Shapes: B images, T = K + G * G codes, K prefix, G grid side, V codebook.
 """
 
@@ -26,16 +26,6 @@ def code_losses(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor
     assert logits.shape[:2] == codes.shape, (logits.shape, codes.shape)
     nats = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view(codes.shape)
     return nats, logits.argmax(-1) == codes
-
-
-def loss_by_position(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of `code_losses` over the images of a batch, at each position.
-
-    Returns:
-        Cross-entropy in nats (T,) float32, and the share of codes that have the largest logit (T,) float32.
-    """
-    nats, right = code_losses(logits, codes)
-    return nats.mean(0), right.float().mean(0)
 
 
 def bits_per_image(nats: torch.Tensor, prefix: int) -> tuple[float, float]:

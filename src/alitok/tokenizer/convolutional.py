@@ -27,7 +27,21 @@ _WIDEST = 4  # times the channels at full resolution
 
 
 @config
-class ConvolutionalEncoderConfig:
+class _ConvolutionalConfig:
+    """What the sizes of encoder and decoder have in common; they are two classes, so that neither is the other."""
+
+    channels: int = 128
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit."""
+        require_at_least(self, 1, "channels", "blocks")
+        if self.channels % _CHANNELS_OF_A_GROUP:
+            raise AlitokError(f"channels must be a multiple of {_CHANNELS_OF_A_GROUP}, not {self.channels}")
+
+
+@config
+class ConvolutionalEncoderConfig(_ConvolutionalConfig):
     """Size of a convolutional encoder.
 
     Attributes:
@@ -35,35 +49,15 @@ class ConvolutionalEncoderConfig:
         blocks: residual blocks at each resolution.
     """
 
-    channels: int = 128
-    blocks: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
-        _require_sizes(self)
-
 
 @config
-class ConvolutionalDecoderConfig:
+class ConvolutionalDecoderConfig(_ConvolutionalConfig):
     """Size of a convolutional decoder.
 
     Attributes:
         channels: at full resolution, a multiple of 4; each halving of the resolution doubles them, up to four times.
         blocks: residual blocks at each resolution.
     """
-
-    channels: int = 128
-    blocks: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
-        _require_sizes(self)
-
-
-def _require_sizes(config: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> None:
-    require_at_least(config, 1, "channels", "blocks")
-    if config.channels % _CHANNELS_OF_A_GROUP:
-        raise AlitokError(f"channels must be a multiple of {_CHANNELS_OF_A_GROUP}, not {config.channels}")
 
 
 def require_halvings(patch_size: int, prefix: int) -> None:
@@ -122,7 +116,6 @@ class ConvolutionalEncoder(nn.Module):
 
     def __init__(self, config: ConvolutionalEncoderConfig, *, patch_size: int, code_width: int) -> None:
         super().__init__()
-        self.config = config
         sizes = widths(config.channels, patch_size)
         self.stem = _convolution(3, sizes[0])
         self.levels = nn.ModuleList()

@@ -17,7 +17,7 @@ from alitok.core.config import config
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.metrics.predictability import loss_by_position
+from alitok.jobs.guess import guess
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
@@ -99,19 +99,12 @@ class GeneratorTask:
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
         """Loss, accuracy and bits per picture on held-out codes, both also by position, and a sheet of samples."""
-        generator, (all_codes, all_classes) = self._generator, self._heldout
-        device = generator.embeddings.weight.device
-        nats, right = torch.zeros(all_codes.shape[1]), torch.zeros(all_codes.shape[1])
-        for codes, classes in zip(all_codes.split(_BLOCK), all_classes.split(_BLOCK), strict=True):
-            codes = codes.to(device)
-            found = loss_by_position(generator(codes[:, :-1], classes.to(device)), codes)
-            for total, mean in zip((nats, right), found, strict=True):
-                total += mean.cpu() * len(codes) / len(all_codes)
+        nats, right = guess(self._generator, *self._heldout, _BLOCK).by_position()
         scalars = {
             "heldout_loss": nats.mean().item(),
             "heldout_accuracy": right.mean().item(),
             "heldout_bits_per_image": nats.sum().item() / math.log(2),
         }
         curves = {"loss_by_position": nats.tolist(), "accuracy_by_position": right.tolist()}
-        pictures = {} if self._preview is None else {"samples": self._preview(generator)}
+        pictures = {} if self._preview is None else {"samples": self._preview(self._generator)}
         return Evaluation(scalars, curves, pictures)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from alitok.core.device import seed_step
 from alitok.core.distributed import World
+from alitok.core.machine import peak_memory
 from alitok.train.schedule import Phase
 from alitok.train.state import TrainingState
 from alitok.train.task import Batch, EngineConfig, LoopConfig, Task
@@ -199,9 +198,5 @@ class _Touched:
 
 
 def _peak(world: World) -> int:
-    if world.device.type == "cuda":
-        mine = torch.cuda.max_memory_allocated(world.device)
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    mine = torch.cuda.max_memory_allocated(world.device) if world.device.type == "cuda" else peak_memory()
     return max(world.gather(mine))

@@ -172,8 +172,7 @@ def measure(model: Generator, codes: torch.Tensor, batch_size: int) -> tuple[tor
     Returns:
         Mean nats (T,) and share guessed right (T,), both float64 on the CPU.
     """
-    found = guess(model, codes, codes.new_zeros(len(codes)), batch_size)
-    return found.nats.mean(0), found.right.double().mean(0)
+    return guess(model, codes, codes.new_zeros(len(codes)), batch_size).by_position()
 
 
 def _logits(model: Generator, codes: torch.Tensor) -> torch.Tensor:

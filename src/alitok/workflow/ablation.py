@@ -12,7 +12,6 @@ The report is written anew whenever a cell is finished, so that an interrupted a
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import time
@@ -32,6 +31,7 @@ from alitok.core.config import from_dict, override, read_toml, to_dict, to_toml
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join, launched
 from alitok.core.errors import AlitokError
+from alitok.core.extras import require_libraries
 from alitok.core.files import write_bytes
 from alitok.core.machine import cores
 from alitok.data.codes import MAX_CODEBOOK
@@ -85,7 +85,7 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
         AlitokError: a request or data that cannot be used, a library that is missing, a directory of another ablation,
             or cells that failed; the others are finished and in the report then.
     """
-    _need_libraries()
+    require_libraries("An ablation", "eval", "scipy", "torchmetrics", "jinja2", "matplotlib")
     if launched():
         raise AlitokError("alitok ablate starts its own processes; start it without torchrun.")
     preset = _preset(request)
@@ -119,14 +119,6 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
         told = "\n".join(f"{name}: {sentence}" for name, sentence in failures.items())
         raise AlitokError(f"{len(failures)} of {len(jobs)} trainings failed; the rest is in the report.\n{told}")
     return ablation
-
-
-def _need_libraries() -> None:
-    """Refuse to train what could not be measured and reported."""
-    wanted = ("scipy", "torchmetrics", "jinja2", "matplotlib")
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise AlitokError(f"An ablation needs {', '.join(missing)}; install with pip install 'alitok[eval]'.")
 
 
 def plan(request: AblationRequest, preset: AblationPreset) -> list[Cell]:

@@ -22,20 +22,17 @@ from rich.console import Console
 
 from alitok.ablations import ARMS, AblationPreset, ArmName, cell_recipe
 from alitok.core import images as pixels
-from alitok.core.config import from_dict, to_dict
 from alitok.core.distributed import World
-from alitok.core.files import atomic_path, read_json, write_bytes, write_json
+from alitok.core.files import atomic_path, write_bytes
 from alitok.data.codes import CodeStore
-from alitok.data.decode import in_threads
 from alitok.data.pictures import Broken
-from alitok.data.source import ImageSource, Splits
+from alitok.data.source import Splits, fixed_views
 from alitok.generator import Generator
 from alitok.jobs.evaluate import features_of
 from alitok.jobs.guess import Guesses, guess
 from alitok.jobs.influence import influence_of
 from alitok.jobs.judge import Judge
 from alitok.jobs.reconstruct import reconstruct
-from alitok.metrics.codes import CodeUsage
 from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.moments import Gaussian, Moments
 from alitok.metrics.predictability import bits_per_image
@@ -43,8 +40,9 @@ from alitok.metrics.reconstruction import psnr, ssim
 from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
-from alitok.workflow.ablation_numbers import CellNumbers
+from alitok.workflow.ablation_numbers import CellNumbers, read_cell, write_cell
 from alitok.workflow.judge import judge_of
+from alitok.workflow.measure import usage_of
 from alitok.workflow.run import Run, needs_features, settings
 from alitok.workflow.steps import STEPS, marker, outputs
 from alitok.workflow.tasks import spread
@@ -101,7 +99,7 @@ def finished(place: Path) -> CellNumbers | None:
         AlitokError: the file is damaged.
     """
     path = place / _NUMBERS
-    return from_dict(CellNumbers, read_json(path), str(path)) if path.exists() else None
+    return read_cell(path) if path.exists() else None
 
 
 def shown(place: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +135,7 @@ def do_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: C
     for name in ("check", "features", "stage1", "encode", "generator", *(["stage2"] if arm.second_stage else [])):
         run.step(name)
     numbers = _measure(cell, run, console)
-    write_json(place / _NUMBERS, to_dict(numbers))
+    write_cell(place / _NUMBERS, numbers)
     return numbers
 
 
@@ -191,7 +189,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     tokenizer = run.tokenizer()
     generator = Generator.from_pretrained(run.root / STEPS["generator"].products[0]).to(device)
     rows = np.array(spread(len(splits.heldout), _HELD_OUT))
-    originals = _read(splits.heldout, rows)
+    originals = fixed_views(splits.heldout, rows)
     rebuilt = torch.from_numpy(np.concatenate(list(reconstruct(tokenizer, _blocks(originals), stage, device))))
     _keep_shown(run.root, originals, pixels.to_uint8(rebuilt).numpy())
     expected = pixels.to_float(torch.from_numpy(originals))
@@ -200,7 +198,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     train_rows = np.array(spread(train_codes.pictures, _HELD_OUT)) * train_codes.crops
     prefix, right = tokenizer.config.prefix_length, told.right.double()
     bits, grid_bits = bits_per_image(told.nats.mean(0), prefix)
-    usage = _usage(tokenizer, train_codes)
+    usage = usage_of(tokenizer, train_codes)
     sample_distance, sample_accuracy = _samples(run, generator, tokenizer, judge)
     seconds = {name: (run.workspace.done(name) or {}).get("seconds", 0.0) for name in ("stage1", "stage2", "generator")}
     decibels = psnr(expected, rebuilt)
@@ -235,11 +233,6 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     )
 
 
-def _read(source: ImageSource, rows: np.ndarray) -> np.ndarray:
-    """The fixed views (n, 3, h, h) uint8 of some pictures."""
-    return np.stack(list(in_threads(lambda row: source.read(row, None), rows.tolist())))
-
-
 def _blocks(pictures: np.ndarray) -> Iterator[np.ndarray]:
     return (pictures[start : start + _BLOCK] for start in range(0, len(pictures), _BLOCK))
 
@@ -257,13 +250,6 @@ def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> Guesse
     return guess(generator, wanted, torch.from_numpy(codes.labels[rows]), _BLOCK)
 
 
-def _usage(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
-    usage = CodeUsage(tokenizer.config.codebook_size)
-    for start in range(0, len(codes), _BLOCK):
-        usage.update(torch.from_numpy(codes.codes(range(start, min(start + _BLOCK, len(codes)))).astype(np.int64)))
-    return usage
-
-
 def _feature_distance(judge: Judge, originals: np.ndarray, rebuilt: np.ndarray, device: torch.device) -> float:
     """Squared distance of a picture's features to its reconstruction's, over that to another picture's."""
     ours, theirs = (features_of(judge, images, device)["pool"].astype(np.float64) for images in (originals, rebuilt))
@@ -276,7 +262,7 @@ def _samples(run: Run, generator: Generator, tokenizer: Tokenizer, judge: Judge)
     splits, device = run.splits, run.world.device
     labels = np.repeat(np.arange(len(splits.train.classes)), run.recipe.samples_per_class)
     drawn = features_of(judge, run.trainings.draw(generator, tokenizer, labels), device)
-    real = _read(splits.train, np.array(spread(len(splits.train), _TRAINING)))
+    real = fixed_views(splits.train, spread(len(splits.train), _TRAINING))
     distance = frechet_distance(_gaussian(features_of(judge, real, device)["pool"]), _gaussian(drawn["pool"]))
     return distance, float((drawn["probabilities"].argmax(1) == labels).mean())
 

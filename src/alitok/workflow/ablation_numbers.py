@@ -197,7 +197,21 @@ class Ablation:
 
 def write_numbers(path: Path, ablation: Ablation) -> None:
     """Write `ablation.json`, whole or not at all."""
-    write_json(path, {"schema": SCHEMA, **_plain(to_dict(ablation))})
+    write_json(path, {"schema": SCHEMA, **_told(to_dict(ablation))})
+
+
+def write_cell(path: Path, cell: CellNumbers) -> None:
+    """Write a single cell, whole or not at all."""
+    write_json(path, _told(to_dict(cell)))
+
+
+def read_cell(path: Path) -> CellNumbers:
+    """Read a single cell.
+
+    Raises:
+        AlitokError: the file is missing or damaged.
+    """
+    return from_dict(CellNumbers, _numbers(read_json(path)), str(path))
 
 
 def read_numbers(path: Path) -> Ablation:
@@ -216,13 +230,13 @@ def read_numbers(path: Path) -> Ablation:
     return from_dict(Ablation, data, str(path))
 
 
-def _plain(value: Any) -> Any:
-    """The same with text for the numbers that JSON has not."""
+def _told(value: Any) -> Any:
+    """The same with text for the numbers that JSON has not, as here readers want to have them back."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _told(inner) for key, inner in value.items()}
+    return [_told(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _numbers(cell: Any) -> Any:

@@ -5,7 +5,6 @@ Enters: the trainings of a run. Leaves: seconds by step. Nothing is written, and
 
 from __future__ import annotations
 
-import re
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from alitok.data.source import ImageSource, Splits
 from alitok.generator import Engine, Generator, SampleRequest
 from alitok.presets import Recipe
 from alitok.tokenizer import Tokenizer
+from alitok.train.checkpoint import Checkpoints
 from alitok.train.generator import GeneratorTask
 from alitok.train.schedule import Progress
 from alitok.train.state import TrainingState
@@ -95,7 +95,8 @@ def _training(trainings: Trainings, name: str, read: float, anew: bool) -> float
         training = generator_on_noise(trainings)
     else:
         training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
-    done = 0 if anew else _saved_step(trainings.root / name / "checkpoints")
+    saved = Checkpoints(trainings.root / name / "checkpoints", training.loop.keep, trainings.world).steps()
+    done = 0 if anew else max(saved, default=0)
     reading = 0.0 if name == "generator" else read * training.loop.batch_size / trainings.world.size
     workers, seconds = trainings.recipe.engine.workers, 0.0
     for phase, computing in zip(training.task.phases, step_seconds(training, trainings), strict=True):
@@ -138,11 +139,6 @@ def generator_on_noise(trainings: Trainings) -> Training:
             yield batch
 
     return Training(GeneratorTask(generator, training, batches, batch), training.loop, generator)
-
-
-def _saved_step(checkpoints: Path) -> int:
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in checkpoints.glob("step-*"))
-    return max((int(match[1]) for match in found if match), default=0)
 
 
 @torch.inference_mode()

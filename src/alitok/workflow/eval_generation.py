@@ -33,7 +33,7 @@ from alitok.workflow.evaluation import (
     features_of_pictures,
     numbers,
     open_extractor,
-    require_libraries,
+    require_evaluation,
     require_place,
     write_features,
 )
@@ -94,7 +94,7 @@ def run_eval_generation(options: GenerationOptions) -> dict[str, float]:
     """
     if options.reference is None and options.data is None:
         raise AlitokError("There is nothing to compare with; give --reference, or --data for its training pictures.")
-    require_libraries()
+    require_evaluation()
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         world.together(lambda: require_place(options.out))

@@ -23,7 +23,7 @@ from rich.console import Console
 from alitok import __version__
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
-from alitok.core.device import DeviceName
+from alitok.core.device import DeviceName, in_double
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
@@ -61,7 +61,7 @@ from alitok.workflow.evaluation import (
     begin_job,
     discard_job,
     open_extractor,
-    require_libraries,
+    require_evaluation,
 )
 from alitok.workflow.originals import Originals, choose
 from alitok.workflow.pictures import SplitName, open_pictures_of, tell_left_out, verify
@@ -116,7 +116,7 @@ def run_eval_reconstruction(options: ReconstructionOptions) -> dict[str, dict[st
     """
     if options.batch_size < 1:
         raise AlitokError(f"--batch-size must be at least 1, not {options.batch_size}.")
-    require_libraries()
+    require_evaluation()
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         world.together(lambda: locate(options.tokenizer, part="tokenizer"))
@@ -312,7 +312,7 @@ def _conclude(
 
 def _compare(made: Seen, seen: Seen, target: Target, device: torch.device) -> Compared:
     """Paired where the target is of the pictures themselves: without a reference, or with one that is made of them."""
-    place = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    place = in_double(device)
     own = seen.pool.total().gaussian()
     variance = float(own.covariance.trace())
     if len(target.pool.mean) == len(own.mean) and _apart(own.mean, target.pool.mean) <= _SAME * variance:

@@ -11,7 +11,6 @@ Enters: pictures to judge and a feature network. Leaves: features on disk, which
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rich.console import Console
 from alitok import __version__
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
+from alitok.core.extras import require_libraries
 from alitok.core.files import read_json, write_json
 from alitok.core.runlog import progress_bar
 from alitok.data.source import Splits
@@ -94,15 +94,13 @@ def _fetch(weights: Path | None) -> None:
     InceptionFeatures.load(weights)
 
 
-def require_libraries() -> None:
+def require_evaluation() -> None:
     """Refuse to begin what could not be concluded.
 
     Raises:
         AlitokError: a library of the numbers or of the report is missing.
     """
-    missing = [name for name in ("scipy", "jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise AlitokError(f"An evaluation needs {', '.join(missing)}; install with pip install 'alitok[eval]'.")
+    require_libraries("An evaluation", "eval", "scipy", "jinja2", "matplotlib")
 
 
 def begin_job(root: Path, settings: dict[str, Any], decide: Callable[[dict[str, Any] | None], dict[str, Any]]) -> None:

@@ -7,7 +7,6 @@ Shapes: N pictures (N, 3, h, w) uint8.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from alitok.core import images as pixels
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.core.files import write_bytes, write_json
+from alitok.core.files import finite, write_bytes, write_json
 
 _CLASSES, _EACH = 24, 8  # rows and columns of a sheet of classes
 _CELL, _GAP, _NAME = 64, 4, 160  # pixels: a picture's side at least, between pictures, for a name
@@ -39,7 +38,7 @@ class Findings:
 
     def tell(self, name: str, value: Any) -> None:
         """Record a number that is neither right nor wrong."""
-        self.numbers.append({"name": name, "value": _plain(value)})
+        self.numbers.append({"name": name, "value": value})
 
     def check(self, name: str, value: Any, bound: str, holds: bool, fault: str) -> bool:
         """Record a number and whether it holds.
@@ -51,7 +50,7 @@ class Findings:
             holds: whether it is.
             fault: if not, what is wrong and what to do.
         """
-        self.numbers.append({"name": name, "value": _plain(value), "bound": bound, "holds": bool(holds)})
+        self.numbers.append({"name": name, "value": value, "bound": bound, "holds": bool(holds)})
         if not holds:
             self.faults.append(fault)
         return bool(holds)
@@ -70,18 +69,13 @@ class Findings:
         path = self.directory / "preflight.json"
         if last or everywhere:
             report = {"stage": self.stage, "passed": not everywhere, "faults": everywhere, "numbers": self.numbers}
-            world.together(lambda: write_json(path, report))
+            world.together(lambda: write_json(path, finite(report)))
         if everywhere:
             world.together(lambda: _fail(f"Preflight of {self.stage}: {everywhere[0]} All numbers are in {path}."))
 
 
 def _fail(sentence: str) -> None:
     raise AlitokError(sentence)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor infinity."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def by_class(pictures: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:

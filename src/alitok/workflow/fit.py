@@ -11,7 +11,6 @@ Enters: which pictures, a recipe, a directory. Leaves, in the directory, what `a
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import time
 import tomllib
@@ -30,7 +29,8 @@ from alitok.core.card import ModelCard
 from alitok.core.config import read_toml, to_toml
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.core.files import read_json, write_bytes, write_json
+from alitok.core.extras import require_libraries
+from alitok.core.files import finite, read_json, write_bytes, write_json
 from alitok.data.codes import CodeStore
 from alitok.presets import Recipe
 from alitok.workflow.estimate import estimate
@@ -49,7 +49,7 @@ _ENLARGED = 64  # pixels; samples of at most that are shown larger
 
 
 def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[str, Any]:
-    """Run or continue everything; returns the numbers that stand in `metrics.json`.
+    """Run or continue everything; returns the numbers that stand in `metrics.json`, None for one that is not finite.
 
     Settings that differ from those of the run in `request.out` are taken over: what depends on them is moved to
     `replaced/` and done again, all else is kept.
@@ -62,7 +62,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
     Raises:
         AlitokError: a package is missing, the data cannot be used, or the run in `out` is one of other data.
     """
-    _need_extras()
+    require_libraries("The report", "demo", "sklearn", "jinja2", "matplotlib")
     with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
         say = say_on(console)
@@ -176,7 +176,7 @@ class _End:
         steps.pop("measure", None)
         before = sum(report["seconds"] for report in steps.values())
         metrics = {"seconds": before + time.monotonic() - began, **measured.numbers}
-        write_json(run.root / "metrics.json", metrics)
+        write_json(run.root / "metrics.json", finite(metrics))
         write_summary(run.root, self.command, metrics, measured, steps, run.world.device)
         card = ModelCard(
             title=f"alitok on {self.data}",
@@ -195,14 +195,6 @@ class _End:
                 return {name: archive[name] for name in ("arr_0", "labels")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             raise AlitokError(f"{path} is damaged; delete it and run the same command again.") from None
-
-
-def _need_extras() -> None:
-    """Refuse to start what could not be measured and reported at the end."""
-    wanted = {"sklearn": "scikit-learn", "jinja2": "jinja2", "matplotlib": "matplotlib"}
-    missing = [name for module, name in wanted.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise AlitokError(f"The report needs {', '.join(missing)}; install with pip install 'alitok[demo]'.")
 
 
 def _show_plan(
@@ -243,6 +235,6 @@ def duration(seconds: float) -> str:
 def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     table = Table("number", "value", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.4g}")
+        table.add_row(name, "not finite" if value is None else f"{value:.4g}")
     console.print(table)
     say_on(console)(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alitok.core.files import write_json
+from alitok.core.files import finite, write_json
 from alitok.data.decode import BrokenPictureError, in_threads, without_remarks
 from alitok.data.source import ImageSource, Splits
 from alitok.jobs.evaluate import Compared, shown_pictures
@@ -104,18 +104,20 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
     write_evaluation(work.root / "report.html", report)
     write_json(
         work.root / "evaluation.json",
-        {
-            "kind": "generation",
-            "features": work.extractor.name,
-            "distance": work.extractor.distance,
-            "metrics": found,
-            "interval": interval(result.compared),
-            "bias": result.compared.bias,
-            "warnings": warnings,
-            "protocol": protocol,
-            "reference": result.reference.about,
-            "sweep": [vars(point) for point in result.sweep],
-        },
+        finite(
+            {
+                "kind": "generation",
+                "features": work.extractor.name,
+                "distance": work.extractor.distance,
+                "metrics": found,
+                "interval": interval(result.compared),
+                "bias": result.compared.bias,
+                "warnings": warnings,
+                "protocol": protocol,
+                "reference": result.reference.about,
+                "sweep": [vars(point) for point in result.sweep],
+            }
+        ),
     )
     tell(work, report)
     return found

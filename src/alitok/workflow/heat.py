@@ -6,7 +6,6 @@ Enter: matrices with a row or a column for each code or patch. Leave: the bytes 
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ import numpy as np
 
 from alitok.jobs.dependency import Raster
 from alitok.workflow.page import needs_libraries
-from alitok.workflow.sheets import Sheet
+from alitok.workflow.sheets import MAP_COLOURS, Sheet, coloured, png_address
 
-_COLOURS = "magma"  # brightness grows evenly, so that colour-blind people and grey printers read it too
 _MARK = "#35d0e8"  # told apart from every colour of the map
 _MARK_RGB = (0x35, 0xD0, 0xE8)
 _ROOT = 0.5  # colours follow this power of a value, so that weak influence is seen beside strong
@@ -90,7 +88,7 @@ def _panel(figure: Any, axes: Any, shown: HeatMap) -> None:
     import matplotlib as mpl
     from matplotlib.colors import PowerNorm
 
-    colours = mpl.colormaps[_COLOURS].with_extremes(bad="#bbbbbb")
+    colours = mpl.colormaps[MAP_COLOURS].with_extremes(bad="#bbbbbb")
     norm = PowerNorm(_ROOT, vmin=0, vmax=shown.top, clip=True)
     image = axes.imshow(shown.values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
     _mark_own(axes, shown)
@@ -134,7 +132,6 @@ def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
     return places, names
 
 
-@needs_libraries
 def picture_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
     """The patches (P,) that move one code, where they stand in the picture; its own patch has a frame.
 
@@ -144,22 +141,17 @@ def picture_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.n
     Raises:
         AlitokError: matplotlib is missing.
     """
-    import matplotlib as mpl
-
-    table = np.round(mpl.colormaps[_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
     shares = (np.nan_to_num(values) / top).clip(0, 1) ** _ROOT
-    small = table[np.round(shares * 255).astype(int)].reshape(grid, grid, 3)
-    large = small.repeat(_CELL, 0).repeat(_CELL, 1)
+    large = coloured(shares.reshape(grid, grid)).repeat(_CELL, 1).repeat(_CELL, 2)
     row, column = np.divmod(own, grid) * np.array(_CELL)
-    frame = large[row : row + _CELL, column : column + _CELL]
-    inside = frame[2:-2, 2:-2].copy()
-    frame[:] = _MARK_RGB
-    frame[2:-2, 2:-2] = inside
-    return large.transpose(2, 0, 1)
+    frame = large[:, row : row + _CELL, column : column + _CELL]
+    inside = frame[:, 2:-2, 2:-2].copy()
+    frame[:] = np.array(_MARK_RGB)[:, None, None]
+    frame[:, 2:-2, 2:-2] = inside
+    return large
 
 
 def figure_sheet(png: bytes, alt: str) -> Sheet:
     """A drawn figure as it stands in a page."""
     width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
-    address = "data:image/png;base64," + base64.b64encode(png).decode()
-    return Sheet(address, round(width * _CSS_DOTS / _DOTS), round(height * _CSS_DOTS / _DOTS), alt)
+    return Sheet(png_address(png), round(width * _CSS_DOTS / _DOTS), round(height * _CSS_DOTS / _DOTS), alt)

@@ -28,9 +28,8 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.core.runlog import progress_bar
 from alitok.data.cache import open_cache
-from alitok.data.decode import in_threads
 from alitok.data.loader import Batches
-from alitok.data.source import ImageSource, Splits
+from alitok.data.source import ImageSource, Splits, fixed_views
 from alitok.jobs.judge import Judge, seen
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
@@ -152,7 +151,7 @@ def _make(
         return ((seen(images), labels) for images, labels in stream)
 
     rows = spread(len(splits.heldout), _LOOK)
-    look = torch.from_numpy(np.stack([splits.heldout.read(row, None) for row in rows]))
+    look = torch.from_numpy(fixed_views(splits.heldout, rows))
     heldout = seen(look).numpy(), splits.heldout.labels[rows]
     trained = train(
         FeaturesTask(network, training, batches, heldout, name="classifier"),
@@ -179,7 +178,7 @@ def _accuracy(judge: Judge, source: ImageSource, world: World, console: Console)
     with progress_bar(console, "classifier on held-out pictures", len(mine)) as bar:
         for start in range(0, len(mine), _BLOCK):
             block = mine[start : start + _BLOCK]
-            images = torch.from_numpy(np.stack(list(in_threads(lambda row: source.read(row, None), block.tolist()))))
+            images = torch.from_numpy(fixed_views(source, block))
             told = judge(images.to(world.device)).probabilities.argmax(1).cpu().numpy()
             right += int((told == source.labels[block]).sum())
             bar.advance(start + len(block))

@@ -5,18 +5,16 @@ Enters: a tokenizer, the training codes, both splits and the samples. Leaves: `M
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from alitok.core import images as pixels
+from alitok.core.machine import peak_memory
 from alitok.data.codes import CodeStore
 from alitok.data.loader import order
-from alitok.data.source import ImageSource, Splits
+from alitok.data.source import ImageSource, Splits, fixed_views
 from alitok.jobs.reconstruct import reconstruct
 from alitok.metrics.classifier import PictureClassifier
 from alitok.metrics.codes import CodeUsage
@@ -24,6 +22,7 @@ from alitok.metrics.neighbours import nearest_distance
 from alitok.metrics.reconstruction import psnr
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
+from alitok.workflow.tasks import spread
 
 STAGES: tuple[Stage, Stage] = ("stage1", "stage2")
 _MOST_BYTES = 1 << 29  # of a split's pictures in memory; a larger split is represented by that many
@@ -70,15 +69,12 @@ def measure(
     """
     train, train_labels = _pictures(splits.train, seed)
     heldout, heldout_labels = _pictures(splits.heldout, seed)
-    shown = _spread(len(heldout), _SHOWN_RECONSTRUCTIONS)
+    shown = np.array(spread(len(heldout), _SHOWN_RECONSTRUCTIONS))
     decibels, rebuilt = {}, {}
     for stage in STAGES:
         decibels[stage], rebuilt[stage] = _reconstructions(tokenizer, heldout, shown, stage, device)
 
-    usage = CodeUsage(tokenizer.config.codebook_size)
-    for start in range(0, len(codes), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(codes)))
-        usage.update(torch.from_numpy(codes.codes(rows).astype(np.int64)))
+    usage = usage_of(tokenizer, codes)
 
     sample_distances, neighbours = nearest_distance(samples, train)
     heldout_distances, _ = nearest_distance(heldout, train)
@@ -95,7 +91,7 @@ def measure(
         "samples": len(samples),
         "peak_memory_gb": peak_memory() / 1e9,
     }
-    some = _spread(len(samples), _SHOWN_NEIGHBOURS)
+    some = np.array(spread(len(samples), _SHOWN_NEIGHBOURS))
     return Measured(
         numbers,
         splits.train.classes,
@@ -108,6 +104,14 @@ def measure(
         train[neighbours[some]],
         sample_distances[some],
     )
+
+
+def usage_of(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
+    """How much of the codebook all codes of a store use."""
+    usage = CodeUsage(tokenizer.config.codebook_size)
+    for start in range(0, len(codes), _BLOCK):
+        usage.update(torch.from_numpy(codes.codes(range(start, min(start + _BLOCK, len(codes)))).astype(np.int64)))
+    return usage
 
 
 def _readability(
@@ -143,21 +147,8 @@ def _reconstructions(
     return torch.cat(decibels).mean().item(), np.concatenate(kept)
 
 
-def peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _pictures(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The fixed views of all pictures, or of as many drawn by `seed` as fit in memory, and their labels."""
     most = _MOST_BYTES // (3 * source.size**2)
     rows = np.sort(order(len(source), seed, 0)[:most])
-    pictures = np.empty((len(rows), 3, source.size, source.size), np.uint8)
-    for place, row in enumerate(rows.tolist()):
-        pictures[place] = source.read(row, None)
-    return pictures, source.labels[rows]
-
-
-def _spread(length: int, count: int) -> np.ndarray:
-    return np.arange(length)[:: math.ceil(length / count)]
+    return fixed_views(source, rows), source.labels[rows]

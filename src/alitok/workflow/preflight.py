@@ -29,6 +29,7 @@ from torch import nn
 from alitok.core import images as pixels
 from alitok.core.files import remove
 from alitok.core.runlog import progress_bar
+from alitok.data.source import fixed_views
 from alitok.metrics.reconstruction import psnr
 from alitok.presets import StageName
 from alitok.tokenizer import Tokenizer
@@ -86,7 +87,7 @@ def _standing_still(run: Run, stage: StageName, findings: Findings, pictures: bo
         check_codes(run, findings, pictures=pictures)
         return
     chosen = rows_by_class(source.labels, len(source.classes))
-    shown = np.stack([source.read(row, None) for row in chosen.tolist()])
+    shown = fixed_views(source, chosen)
     if not _are_pictures(torch.from_numpy(shown), "the pictures of classes.png", findings):
         return
     findings.sheet("classes", by_class(shown, source.labels[chosen], source.classes))
@@ -100,7 +101,7 @@ def _check_stage1(run: Run, findings: Findings) -> None:
     source, path = run.splits.train, run.root / "stage1" / "tokenizer"
     tokenizer = Tokenizer.from_pretrained(path).to(run.world.device)
     rows = np.unique(np.linspace(0, len(source) - 1, DISTINCT).astype(int))
-    pictures = np.stack([source.read(row, None) for row in rows.tolist()])
+    pictures = fixed_views(source, rows)
     images = pixels.to_float(torch.from_numpy(pictures)).to(run.world.device)
     decoded = tokenizer.reconstruct(images, "stage1")
     findings.sheet("stage1", _compared(pictures, decoded))

@@ -13,7 +13,6 @@ to guess them, and mutual information, which is of the codes and needs as many a
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from alitok.core.config import to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
+from alitok.core.extras import require_libraries
 from alitok.core.runlog import progress_bar
 from alitok.data.builtin import BUILTIN
 from alitok.data.source import Splits, short_side
@@ -156,9 +156,7 @@ def _check(options: ProbeOptions) -> None:
             raise AlitokError(f"{name} must be at least {least}, not {value}.")
     if launched():
         raise AlitokError("A probe runs in one process; start it without torchrun.")
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise AlitokError(f"A probe's report needs {', '.join(missing)}; install with pip install 'alitok[demo]'.")
+    require_libraries("A probe's report", "demo", "jinja2", "matplotlib")
     if options.place.exists() and not options.place.is_dir():
         raise AlitokError(f"{options.place} is a file; give a directory with --out.")
 
@@ -257,8 +255,8 @@ def _losses(job: _Job, asked: _Asked | None, train: Coded, heldout: Coded) -> Lo
         if asked is not None:
             _refuse_unknown(job, heldout.codes, asked.generator.config.codebook_size)
             found = guess(asked.generator, heldout.codes, asked.classes[heldout.labels], job.options.batch_size)
-            nats, right = found.nats.mean(0).numpy(), found.right.double().mean(0).numpy()
-            losses = Losses("the generator, told the class", nats, right, job.prefix, None, count)
+            nats, right = found.by_position()
+            losses = Losses("the generator, told the class", nats.numpy(), right.numpy(), job.prefix, None, count)
         else:
             codes, others, size = _numbered(train.codes, heldout.codes, job.subject.codebook_size)
             probed = probe(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from alitok.core.files import finite
 from alitok.jobs.dependency import Dependency, Raster
 from alitok.jobs.influence import Influence
 from alitok.jobs.reach import Reach
@@ -151,13 +152,13 @@ class ProbeResult:
                 "exact": mutual.exact,
                 "too_few": mutual.too_few,
                 "entropy": mutual.entropy.tolist(),
-                "mean_chance": _plain(_mean(mutual.chance)),
+                "mean_chance": _mean(mutual.chance),
             },
             "seconds": dict(self.seconds),
             "warnings": list(self.warnings),
             "protocol": dict(self.protocol),
         }
-        return _plain(parts)
+        return finite(parts)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All maps by name; rows are codes and columns patches, and in `..._reach` the other way round."""
@@ -192,12 +193,3 @@ def _divided(kind: Dependency) -> dict[str, Any]:
 
 def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,14 +6,13 @@ Shapes: N pictures, h image side.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from alitok.core.files import write_json
+from alitok.core.files import finite, write_json
 from alitok.jobs.evaluate import Compared
 from alitok.jobs.evaluate_reconstruction import Nearness, Rebuilt
 from alitok.metrics.codes import CodeUsage
@@ -95,17 +94,19 @@ def write_reconstruction(result: ReconstructionResult, work: Work) -> dict[str, 
     write_evaluation(work.root / "report.html", report)
     write_json(
         work.root / "evaluation.json",
-        {
-            "kind": "reconstruction",
-            "features": work.extractor.name,
-            "distance": work.extractor.distance,
-            "metrics": {stage: {name: _plain(value) for name, value in each.items()} for stage, each in found.items()},
-            "interval": {stage: interval(compared) for stage, compared in result.compared.items()},
-            "bias": {stage: compared.bias for stage, compared in result.compared.items()},
-            "warnings": warnings,
-            "protocol": result.protocol,
-            "reference": result.reference,
-        },
+        finite(
+            {
+                "kind": "reconstruction",
+                "features": work.extractor.name,
+                "distance": work.extractor.distance,
+                "metrics": found,
+                "interval": {stage: interval(compared) for stage, compared in result.compared.items()},
+                "bias": {stage: compared.bias for stage, compared in result.compared.items()},
+                "warnings": warnings,
+                "protocol": result.protocol,
+                "reference": result.reference,
+            }
+        ),
     )
     tell(work, report)
     return found
@@ -124,11 +125,6 @@ def _numbers(result: ReconstructionResult, work: Work) -> dict[str, dict[str, fl
         stage: {**numbers(compared, work.extractor, "reconstruction"), **result.nearness[stage].means(), **shared}
         for stage, compared in result.compared.items()
     }
-
-
-def _plain(value: float) -> float | None:
-    """JSON has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _warnings(result: ReconstructionResult, work: Work) -> list[str]:

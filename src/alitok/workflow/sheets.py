@@ -24,7 +24,7 @@ _PICTURE_WIDTH = 96
 # The mean absolute error of a pixel, where black to white is 1, from which on its map shows the brightest colour. It is
 # the same for all pictures, so that maps can be compared; a reconstruction of 25 dB errs by about 0.04.
 ERROR_LIMIT = 0.25
-_ERROR_COLOURS = "magma"  # brightness grows evenly, so that colour-blind people and grey printers read it too
+MAP_COLOURS = "magma"  # brightness grows evenly, so that colour-blind people and grey printers read it too
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,14 @@ def picture_sheet(picture: np.ndarray, alt: str) -> Sheet:
     return _sheet(picture, picture, _PICTURE_WIDTH, alt)
 
 
-def error_map(original: np.ndarray, reconstruction: np.ndarray, limit: float = ERROR_LIMIT) -> np.ndarray:
+def error_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     """Where a reconstruction errs: each pixel's absolute error, averaged over the channels, as a colour.
+
+    Black is no error; from `ERROR_LIMIT` on the brightest colour stands.
 
     Args:
         original: (3, h, w) uint8.
         reconstruction: the same.
-        limit: the error, where black to white is 1, from which on the brightest colour stands; black is no error.
 
     Returns:
         (3, h, w) uint8.
@@ -138,23 +139,32 @@ def error_map(original: np.ndarray, reconstruction: np.ndarray, limit: float = E
     """
     assert original.shape == reconstruction.shape, (original.shape, reconstruction.shape)
     errors = np.abs(original.astype(np.int16) - reconstruction).mean(0) / 255
-    return _coloured(errors / limit)
+    return coloured(errors / ERROR_LIMIT)
 
 
 def error_scale() -> Sheet:
     """The colours of `error_map` as a strip, from no error at the left to `ERROR_LIMIT` at the right."""
     strip = np.tile(np.linspace(0, 1, 256), (12, 1))
-    return _sheet(_coloured(strip), strip, 256, f"colours of errors, from 0 to {ERROR_LIMIT:g}")
+    return _sheet(coloured(strip), strip, 256, f"colours of errors, from 0 to {ERROR_LIMIT:g}")
 
 
 @needs_libraries
-def _coloured(shares: np.ndarray) -> np.ndarray:
-    """Numbers (h, w), of which 0 to 1 are told apart -> colours (3, h, w) uint8."""
+def coloured(shares: np.ndarray) -> np.ndarray:
+    """Numbers (h, w), of which 0 to 1 are told apart -> colours (3, h, w) uint8.
+
+    Raises:
+        AlitokError: matplotlib is missing.
+    """
     import matplotlib as mpl
 
-    table = np.round(mpl.colormaps[_ERROR_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    table = np.round(mpl.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
     rows = np.round(np.clip(shares, 0, 1) * (len(table) - 1)).astype(int)
     return table[rows].transpose(2, 0, 1)
+
+
+def png_address(png: bytes) -> str:
+    """A PNG file as an address that holds the file itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _sheet(pixels: np.ndarray, of: np.ndarray, width: int, alt: str, labels: Sequence[str] = ()) -> Sheet:
@@ -163,5 +173,5 @@ def _sheet(pixels: np.ndarray, of: np.ndarray, width: int, alt: str, labels: Seq
     It is enlarged by the smallest whole number for which that holds.
     """
     scale = math.ceil(width / of.shape[-1])
-    address = "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+    address = png_address(png_bytes(pixels))
     return Sheet(address, pixels.shape[2] * scale, pixels.shape[1] * scale, alt, tuple(labels), enlarged=scale > 1)

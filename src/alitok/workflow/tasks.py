@@ -20,7 +20,7 @@ from alitok.core.device import seed_step
 from alitok.core.distributed import World
 from alitok.data.codes import CodeStore
 from alitok.data.loader import Batches, CodeBatches
-from alitok.data.source import Splits
+from alitok.data.source import Splits, fixed_views
 from alitok.generator import Engine, Generator, SampleRequest
 from alitok.jobs.decoding import PixelDecoder
 from alitok.jobs.synthesize import synthesize
@@ -112,9 +112,8 @@ class Trainings:
     def _probed(self, training: TokenizerTraining) -> np.ndarray | None:
         if not training.predictability.every:
             return None
-        source, count = self.splits.train, training.predictability.pictures
-        rows = spread(len(source), count)
-        return np.stack([source.read(row, None) for row in rows])
+        source = self.splits.train
+        return fixed_views(source, spread(len(source), training.predictability.pictures))
 
     def generator(self, tokenizer: Tokenizer | None = None) -> Training:
         """The generator on stored codes.
@@ -171,7 +170,7 @@ class Trainings:
 
     def _look(self) -> np.ndarray:
         """Evenly spread held-out pictures (N, 3, h, h)."""
-        return np.stack([self.splits.heldout.read(row, None) for row in self._spread()])
+        return fixed_views(self.splits.heldout, self._spread())
 
     def _pictures(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
         part, workers = (self.world.rank, self.world.size), self.recipe.engine.workers
