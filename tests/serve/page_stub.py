@@ -19,9 +19,9 @@ from typing import Any
 from PIL import Image
 
 import alitok
+from alitok.serve.guard import POLICY
 
 PAGE = Path(alitok.__file__).parent / "serve" / "page"
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SIZE, GRID, PREFIX, CODEBOOK = 16, 4, 4, 128
 
@@ -37,7 +37,7 @@ class Stub:
         break_after: the stream ends without a word after so many rows; then None again.
         fail_after: the stream says `error` after so many rows; then None again.
         asked: bodies of the requests for pictures, in order.
-        run: what `/v1/run` gives, or None.
+        sampling: the model's own settings.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,16 @@ class Stub:
         self.break_after: int | None = None
         self.fail_after: int | None = None
         self.asked: list[dict[str, Any]] = []
-        self.run: dict[str, Any] | None = None
+        self.sampling: dict[str, Any] = {
+            "guidance_scale": 3.0,
+            "guidance_power": 0.5,
+            "guidance_schedule": "cosine",
+            "guidance_start": 0.0,
+            "guidance_stop": 1.0,
+            "temperature": 1.0,
+            "top_k": 20,
+            "top_p": 1.0,
+        }
         self.address = ""
 
     def model(self) -> dict[str, Any]:
@@ -61,18 +70,9 @@ class Stub:
             "grid": GRID,
             "codebook_size": CODEBOOK,
             "stages": ["stage1", "stage2"],
-            "sampling": {
-                "guidance_scale": 3.0,
-                "guidance_power": 0.5,
-                "guidance_schedule": "cosine",
-                "guidance_start": 0.0,
-                "guidance_stop": 1.0,
-                "temperature": 1.0,
-                "top_k": 20,
-                "top_p": 1.0,
-            },
+            "sampling": self.sampling,
             "limits": {"most_pictures": 16, "most_upload_bytes": 200_000},
-            "run": self.run is not None,
+            "run": False,
         }
 
 
@@ -119,11 +119,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         elif self.path == "/v1/models":
             self.json(200, {"models": [self.stub.model()]})
-        elif self.path == "/v1/run" and self.stub.run is not None:
-            self.json(200, self.stub.run)
-        elif self.path.startswith("/v1/run/"):
-            picture = Image.new("RGB", (64, 32), colour(0, 0, 0, len(self.path)))
-            self.answer(200, base64.b64decode(encoded(picture)), "image/png")
         else:
             self.fail(404, "There is nothing here.")
 
@@ -216,20 +211,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _VERSIONS = {"original": "#884422", "stage1": "#804020", "stage2": "#864321", "difference": "#101010"}
-
-
-def a_run() -> dict[str, Any]:
-    """A run of two stages, as `/v1/run` gives it."""
-
-    def stage(name: str) -> dict[str, Any]:
-        curves = {
-            "loss": [[step, 100 / step] for step in range(10, 1010, 10)],
-            "heldout_psnr": [[step, 10 + step / 50] for step in range(100, 1100, 100)],
-        }
-        pictures = [
-            {"step": step, "name": f"{name} reconstructions", "url": f"/v1/run/{name}/{step}.png"}
-            for step in (100, 200, 300)
-        ]
-        return {"curves": curves, "pictures": pictures}
-
-    return {"stages": {"stage1": stage("stage1"), "generator": stage("generator")}}

@@ -242,6 +242,9 @@ def test_what_is_no_picture_is_told_where_it_was_dropped(browser, address):
         pick.set_input_files([{"name": "broken.png", "mimeType": "image/png", "buffer": b"no png at all"}])
         expect(problem.get_by_role("button", name="Try again")).to_be_visible()
         assert len(problem.locator("p").text_content()) > 15
+        problem.get_by_role("button", name="Try again").press("Enter")
+        expect(page.get_by_role("button", name="Choose a picture").first).to_be_focused()
+        expect(problem).to_be_visible()
         page.get_by_role("tab", name="Complete").click()
         page.locator("#complete-pick input").set_input_files(
             [{"name": "broken.png", "mimeType": "image/png", "buffer": b"no png at all"}]
@@ -303,9 +306,39 @@ def test_shows_a_run(page):
     assert sheet.evaluate("image => image.naturalWidth") == 64
     page.get_by_role("radio", name="Generator").check(force=True)
     expect(sheet).to_have_attribute("alt", "reconstructions at step 300")
+    again = page.get_by_role("button", name="Read the run again")
+    again.evaluate("button => (button.id = 'before')")
+    again.press("Enter")
+    expect(page.locator("#before")).to_have_count(0)
+    expect(again).to_be_focused()
 
 
 # All over
+
+
+def test_a_key_is_asked_for_by_the_service(browser, make_service, tmp_path):
+    """A form that closes a dialog needs no leave of the policy that lets forms send nothing."""
+    with (
+        make_service(random_pair(), key="correct-horse", run=write_run(tmp_path)) as service,
+        open_page(browser, service.address) as (page, watch),
+    ):
+        watch.expected = ("401",)
+        page.goto(service.address)
+        dialog, field = page.locator("#key-dialog"), page.locator("#key-field")
+        expect(dialog).to_contain_text("A valid key is needed")
+        field.fill("wrong-horse")
+        page.keyboard.press("Enter")
+        expect(field).to_have_value("")
+        field.fill("correct-horse")
+        page.get_by_role("button", name="Use this key").click()
+        choose(page, "hen")
+        draw(page)
+        expect(drawn(page)).to_have_count(1)
+        page.get_by_role("tab", name="Run").click()
+        expect(page.locator(".sheet")).to_have_attribute("alt", "reconstructions at step 300")
+        page.reload()
+        expect(page.locator("#model-facts")).to_contain_text("tiny")
+        expect(dialog).to_be_hidden()
 
 
 def test_tabs_by_keyboard_and_by_address(page, address):

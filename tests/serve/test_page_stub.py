@@ -8,7 +8,7 @@ import threading
 import pytest
 from PIL import Image
 
-from .page_browser import choose, draw, drawn, open_browser, open_page
+from .page_browser import a_picture, choose, draw, drawn, open_browser, open_page
 from .page_stub import Stub, colour, serving
 
 pytestmark = pytest.mark.slow
@@ -127,9 +127,34 @@ def test_a_full_queue_is_told_with_its_time_and_tried_again(stub, stubbed):
     draw(page)
     problem = page.locator("#draw-progress [role=alert]")
     expect(problem).to_contain_text("Too many pictures are waiting. Try again in 7 seconds.")
-    problem.get_by_role("button", name="Try again").click()
-    expect(drawn(page)).to_have_count(1)
+    stub.gate = threading.Semaphore(0)
+    problem.get_by_role("button", name="Try again").press("Enter")
+    expect(page.get_by_role("button", name="Stop").first).to_be_focused()  # the button that was pressed is gone
     assert problem.count() == 0
+    stub.gate.release(99)
+    expect(drawn(page)).to_have_count(1)
+    expect(page.locator("#draw-form button.main")).to_be_focused()
+
+
+def test_the_models_own_settings_are_sent_as_they_are(stub, stubbed):
+    """Also those between the steps of a slider, or beyond its ends."""
+    own = {"guidance_scale": 2.37, "guidance_power": 0.333, "temperature": 2.5, "top_p": 0.905, "top_k": 500}
+    stub.sampling |= own
+    page = stubbed()
+    choose(page, "class 1")
+    draw(page)
+    expect(drawn(page)).to_have_count(1)
+    assert {name: stub.asked[-1][name] for name in own} == own
+    page.locator("#draw-guidance_scale").press("ArrowRight")
+    page.locator("#draw-guidance_power").fill("1.5")
+    draw(page)
+    expect(drawn(page)).to_have_count(2)
+    assert stub.asked[-1]["guidance_scale"] == pytest.approx(2.5)
+    assert stub.asked[-1]["guidance_power"] == 1.5
+    page.get_by_role("button", name="Same again").last.click()
+    draw(page)
+    expect(drawn(page)).to_have_count(3)
+    assert {name: stub.asked[-1][name] for name in own} == own
 
 
 def test_a_key_is_asked_for_and_kept_for_this_tab_alone(stub, stubbed):
@@ -153,14 +178,35 @@ def test_a_key_is_asked_for_and_kept_for_this_tab_alone(stub, stubbed):
     ]
 
 
+NO_STORAGE = """for (const name of ["sessionStorage", "localStorage"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("It is refused.", "SecurityError"); } });
+}"""
+
+
+def test_a_browser_that_refuses_storage_draws_with_a_key_for_this_visit(stub, stubbed):
+    page = stubbed("401")
+    stub.key = "right-key"
+    page.add_init_script(NO_STORAGE)
+    page.reload()
+    page.locator("#key-field").fill("right-key")
+    page.keyboard.press("Enter")
+    choose(page, "class 1")
+    draw(page)
+    expect(drawn(page)).to_have_count(1)
+
+
 def test_without_a_key_the_page_says_so(stub, stubbed):
     stub.key = "right-key"
     page = stubbed("401")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#start-notice")).to_contain_text("This service needs a key.")
+    page.get_by_role("button", name="Try again").press("Enter")
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect(page.get_by_role("button", name="Try again")).to_be_focused()
     stub.key = None
-    page.get_by_role("button", name="Try again").click()
+    page.keyboard.press("Enter")
     expect(page.locator("#draw-classes")).to_be_visible()
+    expect(page.get_by_role("tab", name="Draw")).to_be_focused()
     assert not page.locator("#start-notice").is_visible()
 
 
@@ -217,6 +263,40 @@ def test_completes_a_drawn_picture_by_keyboard(stub, stubbed):
         assert picture.size == (16, 16)
         seed = 4242
         assert picture.convert("RGB").getpixel((3, 9)) == colour(4, seed, 0, 2)
+
+
+def test_a_completion_is_varied_and_tried_again_with_its_own_picture_and_line(stub, stubbed):
+    page = stubbed("429")
+    pick, line = page.locator("#complete-pick input"), page.locator(".cut")
+    page.get_by_role("tab", name="Complete").click()
+    choose(page, "class 4", form="complete")
+    pick.set_input_files([a_picture()])
+    line.press("Home")  # keeps three rows
+    draw(page, "complete")
+    expect(drawn(page, "complete")).to_have_count(1)
+    first = stub.asked[-1]["completion"]
+    other = io.BytesIO()
+    Image.new("RGB", (40, 40), "#10f010").save(other, "png")
+    pick.set_input_files([{"name": "other.png", "mimeType": "image/png", "buffer": other.getvalue()}])
+    expect(line).to_have_attribute("aria-valuenow", "2")
+
+    page.get_by_role("button", name="Vary", exact=True).click()
+    expect(drawn(page, "complete")).to_have_count(2)
+    assert stub.asked[-1]["completion"] == first
+    stub.refuse = 429, "Too many pictures are waiting.", {}
+    page.get_by_role("button", name="Vary class 4").first.click()
+    page.get_by_role("button", name="Try again").click()
+    expect(drawn(page, "complete")).to_have_count(3)
+    assert stub.asked[-1]["completion"] == first
+    draw(page, "complete")
+    expect(drawn(page, "complete")).to_have_count(4)
+    assert stub.asked[-1]["completion"]["rows"] == 2
+    assert stub.asked[-1]["completion"]["image"] != first["image"]
+    page.get_by_role("button", name="Same again").last.click()
+    expect(line).to_have_attribute("aria-valuenow", "1")
+    draw(page, "complete")
+    expect(drawn(page, "complete")).to_have_count(5)
+    assert stub.asked[-1]["completion"] == first
 
 
 def test_without_a_run_there_is_no_such_tab(stubbed):

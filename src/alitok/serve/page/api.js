@@ -4,11 +4,24 @@ import { byId } from "./dom.js";
 
 const KEPT_KEY = "alitok-key";
 
-export class ServiceError extends Error {
-  // `wait`: seconds after which the service asks to be tried again, or null.
-  constructor(message, wait = null) {
-    super(message);
-    this.wait = wait;
+export class ServiceError extends Error {}
+
+let key = null; // of this visit, where the browser refuses storage
+
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEPT_KEY) ?? key;
+  } catch {
+    return key;
+  }
+}
+
+function keepKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEPT_KEY, given);
+  } catch {
+    // It holds for this visit.
   }
 }
 
@@ -43,7 +56,7 @@ export async function streamImages(request, listeners, signal) {
   if (!done) throw new ServiceError("The connection ended before the pictures were finished.");
 }
 
-export async function* events(body) {
+async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   try {
@@ -82,8 +95,8 @@ function parse(block) {
 async function ask(path, options = {}) {
   for (;;) {
     const headers = new Headers(options.headers);
-    const key = sessionStorage.getItem(KEPT_KEY);
-    if (key) headers.set("Authorization", `Bearer ${key}`);
+    const kept = keptKey();
+    if (kept) headers.set("Authorization", `Bearer ${kept}`);
     let reply;
     try {
       reply = await fetch(path, { ...options, headers });
@@ -96,7 +109,7 @@ async function ask(path, options = {}) {
     if (reply.status !== 401) throw failure;
     const given = await askForKey(failure.message);
     if (given === null) throw failure;
-    sessionStorage.setItem(KEPT_KEY, given);
+    keepKey(given);
   }
 }
 
@@ -105,9 +118,8 @@ async function failureOf(reply) {
   const words = said ?? `The service answered ${reply.status} without saying why.`;
   if (reply.status !== 429) return new ServiceError(words);
   const seconds = Number.parseInt(reply.headers.get("Retry-After") ?? "", 10);
-  const wait = Number.isFinite(seconds) ? Math.max(seconds, 1) : null;
-  const when = wait === null ? "Try again in a moment." : `Try again in ${wait === 1 ? "a second" : `${wait} seconds`}.`;
-  return new ServiceError(`${words.replace(/[\s.]*$/, "")}. ${when}`, wait ?? 1);
+  const when = Number.isFinite(seconds) ? `in ${seconds <= 1 ? "a second" : `${seconds} seconds`}` : "in a moment";
+  return new ServiceError(`${words.replace(/[\s.]*$/, "")}. Try again ${when}.`);
 }
 
 let asking = null; // one question for all requests that wait for a key

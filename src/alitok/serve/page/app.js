@@ -2,7 +2,7 @@
 
 import { getJson, ServiceError } from "./api.js";
 import { createCompleteTab } from "./complete.js";
-import { byId, notice, plural } from "./dom.js";
+import { byId, holdsFocus, notice, plural } from "./dom.js";
 import { createDrawTab } from "./draw.js";
 import { createReconstructTab } from "./reconstruct.js";
 import { createRunTab } from "./run.js";
@@ -12,6 +12,7 @@ const SMALL = 64; // pictures up to this side are shown enlarged with their pixe
 const SHOWN = 160; // the side of a small picture on the screen
 
 async function start() {
+  const held = holdsFocus(byId("start-notice"));
   notice(byId("start-notice"), "");
   let model;
   try {
@@ -19,7 +20,8 @@ async function start() {
   } catch (failure) {
     if (!(failure instanceof ServiceError)) throw failure;
     byId("model-facts").textContent = "";
-    return notice(byId("start-notice"), failure.message, { label: "Try again", run: start });
+    const again = notice(byId("start-notice"), failure.message, { label: "Try again", run: start });
+    return held && again.focus();
   }
 
   const size = model.image_size;
@@ -41,6 +43,7 @@ async function start() {
   createDrawTab(model, { complete: complete.takeDrawn });
   createReconstructTab(model);
   tabs = createTabs(byId("tabs"), (name) => name === "run" && run.opened());
+  if (held) byId("tabs").querySelector('[aria-selected="true"]').focus();
 }
 
 start();

@@ -3,8 +3,9 @@
 import { blobOf, make, plural } from "./dom.js";
 import { short } from "./scale.js";
 
-// `actions`: sameAgain(settings), vary(settings), complete(picture). `given`: what is kept when a picture is completed.
-export function createBatch({ model, settings, given = null, actions }) {
+// `actions`: sameAgain(settings, from), vary(settings, from), complete(picture). `from`: the picture from which the model
+// went on, if any; it stays with the drawing, as the form may show another one by the time.
+export function createBatch({ model, settings, from, actions }) {
   const cards = [];
   const grid = make("div", { class: "cards" });
   const words = make("p", { class: "faint small" }, inWords(model, settings));
@@ -21,11 +22,11 @@ export function createBatch({ model, settings, given = null, actions }) {
       const known = { ...settings, seed: pictures[0]?.seed ?? settings.seed };
       words.textContent = inWords(model, known);
       node.setAttribute("aria-label", words.textContent);
-      again.onclick = () => actions.sameAgain(known);
-      vary.onclick = () => actions.vary(known);
+      again.onclick = () => actions.sameAgain(known, from);
+      vary.onclick = () => actions.vary(known, from);
       again.hidden = vary.hidden = false;
       for (const picture of pictures) {
-        const card = createCard({ model, picture, settings: known, given, actions });
+        const card = createCard({ model, picture, settings: known, from, actions });
         cards.push(card);
         grid.append(card.node);
       }
@@ -52,12 +53,12 @@ function inWords(model, settings) {
   return [who, seed, guidance, ...filters].filter(Boolean).join(" · ");
 }
 
-function createCard({ model, picture, settings, given, actions }) {
+function createCard({ model, picture, settings, from, actions }) {
   const size = model.image_size;
-  const name = nameOf(model, picture);
+  const { class: name, label } = picture;
   const canvas = make("canvas", { width: size, height: size, class: "picture", role: "img", "aria-label": `${name}, being drawn` });
   const context = canvas.getContext("2d");
-  if (given) context.drawImage(given.canvas, 0, 0, size, given.height, 0, 0, size, given.height);
+  if (from) context.drawImage(from.canvas, 0, 0, size, from.height, 0, 0, size, from.height);
   const frame = make("div", { class: "frame drawing" }, canvas);
   const line = make("div", { class: "card-actions" });
   const node = make("figure", { class: "drawn" }, frame, make("figcaption", {}, name), line);
@@ -80,8 +81,8 @@ function createCard({ model, picture, settings, given, actions }) {
       frame.classList.remove("drawing");
       line.append(
         make("a", { href: address, download: file, title: "Download this picture", "aria-label": `Save ${name}` }, "Save"),
-        make("button", { type: "button", class: "link", "aria-label": `Vary ${name}`, on: { click: () => actions.vary({ ...settings, classes: [labelOf(model, picture)] }) } }, "Vary"),
-        make("button", { type: "button", class: "link", "aria-label": `Complete ${name}`, on: { click: () => actions.complete({ blob, label: labelOf(model, picture), settings }) } }, "Complete"),
+        make("button", { type: "button", class: "link", "aria-label": `Vary ${name}`, on: { click: () => actions.vary({ ...settings, classes: [label] }, from) } }, "Vary"),
+        make("button", { type: "button", class: "link", "aria-label": `Complete ${name}`, on: { click: () => actions.complete({ blob, label, settings }) } }, "Complete"),
       );
     },
     end() {
@@ -92,11 +93,3 @@ function createCard({ model, picture, settings, given, actions }) {
     },
   };
 }
-
-// A picture of an event says its class by name or by number.
-function labelOf(model, picture) {
-  for (const value of [picture.label, picture.class]) if (Number.isInteger(value)) return value;
-  return model.classes.indexOf(picture.class);
-}
-
-const nameOf = (model, picture) => model.classes[labelOf(model, picture)] ?? String(picture.class);

@@ -6,7 +6,7 @@ import { announce, make, plural } from "./dom.js";
 const SHOWN = 60; // entries of the list at a time; with more, typing on is faster than scrolling
 
 // Best first: the number or name itself, names that begin so, a word that begins so, anywhere.
-export function findClasses(names, typed) {
+function findClasses(names, typed) {
   const wanted = typed.trim().toLowerCase();
   if (!wanted) return names.map((_, label) => label);
   const ranked = [[], [], [], []];
@@ -20,7 +20,7 @@ export function findClasses(names, typed) {
   return ranked.flat();
 }
 
-export function createClassPicker({ names, id, chosen = [], whenChanged = () => {} }) {
+export function createClassPicker({ names, id, chosen = [] }) {
   const picked = [...chosen];
   let found = [];
   let active = -1;
@@ -96,22 +96,17 @@ export function createClassPicker({ names, id, chosen = [], whenChanged = () => 
     input.setAttribute("aria-activedescendant", entry.id);
   }
 
-  function changed() {
-    showChips();
-    whenChanged(picked);
-  }
-
   function toggle(label) {
     if (picked.includes(label)) return remove(label);
     picked.push(label);
     input.value = "";
-    changed();
+    showChips();
     announce(`${names[label]} chosen. ${plural(picked.length, "class", "classes")}.`);
   }
 
   function remove(label, focus = false) {
     picked.splice(picked.indexOf(label), 1);
-    changed();
+    showChips();
     announce(`${names[label]} removed. ${plural(picked.length, "class", "classes")}.`);
     if (focus) input.focus();
   }
@@ -158,7 +153,7 @@ export function createClassPicker({ names, id, chosen = [], whenChanged = () => 
     read: () => [...picked],
     put(labels) {
       picked.splice(0, picked.length, ...labels);
-      changed();
+      showChips();
     },
   };
 }

@@ -6,7 +6,7 @@ import { make, plural } from "./dom.js";
 const GOLDEN_ANGLE = 137.50776;
 
 // Neighbouring numbers get hues far apart; the lightness goes round with another period, so few codes look alike.
-export function colourOf(code) {
+function colourOf(code) {
   const lightness = 0.5 + 0.35 * ((code * 0.7548776662) % 1);
   return `oklch(${lightness.toFixed(3)} 0.14 ${((code * GOLDEN_ANGLE) % 360).toFixed(1)})`;
 }

@@ -32,15 +32,19 @@ export function announce(words) {
   byId("announcer").textContent = words;
 }
 
-// A message where it belongs, with a button where something can be done about it.
+// Whether the keyboard is at something in this place, and would be lost if that went.
+export const holdsFocus = (place) => place.contains(document.activeElement);
+
+// A message where it belongs, with a button where something can be done about it; gives the button.
 export function notice(place, words, action = null) {
   place.replaceChildren();
-  if (!words) return;
+  if (!words) return null;
   const button = action && make("button", { type: "button", on: { click: action.run } }, action.label);
   place.append(make("div", { class: "notice wrong", role: "alert" }, make("p", {}, words), button));
+  return button;
 }
 
-export function bytesOf(base64) {
+function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
@@ -50,7 +54,7 @@ export function blobOf(base64, format = "png") {
 
 export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
-export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 // On a narrow screen what was asked for appears below; bring it into view.
 export function reveal(node) {

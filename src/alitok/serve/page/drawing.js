@@ -2,11 +2,11 @@
 
 import { ServiceError, streamImages } from "./api.js";
 import { createBatch } from "./batch.js";
-import { announce, make, notice, plural, reveal } from "./dom.js";
+import { announce, holdsFocus, make, notice, plural, reveal } from "./dom.js";
 import { SettingsError } from "./settings.js";
 
-// `buttons`: {draw, stop}. `completion`: gives {request, given} to a drawing that goes on from a picture, or throws.
-export function createDrawing({ model, buttons, progress, gallery, actions, completion = () => ({}) }) {
+// `buttons`: {draw, stop}.
+export function createDrawing({ model, buttons, progress, gallery, actions }) {
   const words = make("p", { class: "small faint" });
   const bar = make("progress", { "aria-label": "Rows drawn" });
   const status = make("div", { class: "status", hidden: true }, bar, words);
@@ -27,15 +27,17 @@ export function createDrawing({ model, buttons, progress, gallery, actions, comp
 
   buttons.stop.addEventListener("click", () => running?.abort());
 
-  // `read` gives the settings; it is called here so that what is wrong with them is said in one place.
-  async function draw(read) {
+  // `read` gives the settings, and `readFrom` {request, canvas, height, rows} of the picture from which the model goes on,
+  // or null; they are called here so that what is wrong with them is said in one place.
+  async function draw(read, readFrom) {
     if (running) return notice(problem, "A drawing is under way. Stop it, or wait until it is finished.");
+    const held = holdsFocus(problem);
     notice(problem, "");
     let settings;
-    let more;
+    let from;
     try {
       settings = read();
-      more = completion();
+      from = readFrom();
     } catch (wrong) {
       if (!(wrong instanceof SettingsError)) throw wrong;
       notice(problem, wrong.message);
@@ -46,7 +48,8 @@ export function createDrawing({ model, buttons, progress, gallery, actions, comp
 
     running = new AbortController();
     busy(true);
-    const batch = createBatch({ model, settings, given: more.given, actions });
+    if (held) buttons.stop.focus();
+    const batch = createBatch({ model, settings, from, actions });
     gallery.querySelector(".empty")?.remove();
     gallery.prepend(batch.node);
     reveal(progress);
@@ -81,11 +84,11 @@ export function createDrawing({ model, buttons, progress, gallery, actions, comp
     };
 
     try {
-      await streamImages({ ...settings, completion: more.request ?? null }, listeners, running.signal);
+      await streamImages({ ...settings, completion: from?.request ?? null }, listeners, running.signal);
       announce(`Finished: ${plural(finished, "picture")}.`);
     } catch (failure) {
       if (failure.name === "AbortError") announce("Stopped.");
-      else if (failure instanceof ServiceError) notice(problem, failure.message, { label: "Try again", run: () => draw(() => settings) });
+      else if (failure instanceof ServiceError) notice(problem, failure.message, { label: "Try again", run: () => draw(() => settings, () => from) });
       else throw failure;
       if (!batch.total) batch.node.remove();
     } finally {
@@ -97,12 +100,4 @@ export function createDrawing({ model, buttons, progress, gallery, actions, comp
 
   busy(false);
   return { draw };
-}
-
-// Draw and Stop, side by side.
-export function drawButtons(label) {
-  return {
-    draw: make("button", { type: "submit", class: "main" }, label),
-    stop: make("button", { type: "button", disabled: true }, "Stop"),
-  };
 }

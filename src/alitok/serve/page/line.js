@@ -3,8 +3,8 @@
 
 import { make, plural } from "./dom.js";
 
-export function createLine({ canvas, grid }) {
-  let drawn = Math.ceil(grid / 2);
+export function createLine({ canvas, grid, kept: keptAtFirst }) {
+  let drawn = grid - keptAtFirst;
   const most = grid - 1; // one row at least is kept
 
   const shade = make("div", { class: "shade" });

@@ -2,7 +2,7 @@
 
 import { postPicture, ServiceError } from "./api.js";
 import { createCodes } from "./codes.js";
-import { announce, blobOf, byId, make, notice, reveal } from "./dom.js";
+import { announce, blobOf, byId, holdsFocus, make, notice, reveal } from "./dom.js";
 import { createPick } from "./pick.js";
 
 const STAGES = [
@@ -23,6 +23,7 @@ export function createReconstructTab(model) {
   async function reconstruct(file) {
     running?.abort();
     const mine = (running = new AbortController());
+    if (holdsFocus(problem)) pick.button.focus();
     notice(problem, "");
     result.setAttribute("aria-busy", "true");
     if (!result.children.length) result.replaceChildren(make("p", { class: "faint" }, "Reconstructing …"));

@@ -2,7 +2,7 @@
 
 import { getBlob, getJson, ServiceError } from "./api.js";
 import { createCurve } from "./curves.js";
-import { announce, byId, make, notice, plural } from "./dom.js";
+import { announce, byId, holdsFocus, make, notice, plural } from "./dom.js";
 
 const WORDS = { stage1: "Stage 1", stage2: "Stage 2", generator: "Generator" };
 
@@ -14,15 +14,18 @@ export function createRunTab() {
   let chosen = null;
 
   async function load() {
+    const held = holdsFocus(problem) || holdsFocus(result);
     notice(problem, "");
     result.setAttribute("aria-busy", "true");
     try {
       ({ stages } = await getJson("/v1/run"));
       show();
+      if (held) result.querySelector("button").focus();
       announce(`The run has ${plural(Object.keys(stages).length, "stage")}.`);
     } catch (failure) {
       if (!(failure instanceof ServiceError)) throw failure;
-      notice(problem, failure.message, { label: "Try again", run: load });
+      const again = notice(problem, failure.message, { label: "Try again", run: load });
+      if (held) again.focus();
     } finally {
       result.removeAttribute("aria-busy");
     }
@@ -30,7 +33,8 @@ export function createRunTab() {
 
   function show() {
     const names = Object.keys(stages);
-    if (!names.length) return result.replaceChildren(make("p", { class: "empty" }, "This run has written nothing yet."));
+    const again = make("button", { type: "button", on: { click: load } }, "Read the run again");
+    if (!names.length) return result.replaceChildren(make("p", { class: "empty" }, "This run has written nothing yet."), again);
     if (!names.includes(chosen)) chosen = names[0];
     const body = make("div");
     const choice = make(
@@ -43,7 +47,7 @@ export function createRunTab() {
       }),
     );
     result.replaceChildren(
-      make("div", { class: "batch-head" }, choice, make("button", { type: "button", on: { click: load } }, "Read the run again")),
+      make("div", { class: "batch-head" }, choice, again),
       body,
     );
     showStage(chosen, body);

@@ -8,7 +8,7 @@ const HEIGHT = 150;
 const BOX = { left: 48, right: 10, top: 12, bottom: 36 };
 
 // The scale at position s of T: 1 at the start and g at the end, but for the constant schedule.
-export function scaleAt(share, { guidance_scale: scale, guidance_power: power, guidance_schedule: schedule }) {
+function scaleAt(share, { guidance_scale: scale, guidance_power: power, guidance_schedule: schedule }) {
   const bend = { constant: 1, linear: share, cosine: (1 - Math.cos(Math.PI * share ** power)) / 2 }[schedule];
   return 1 + (scale - 1) * bend;
 }

@@ -34,19 +34,20 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   schedule.value = defaults.guidance_schedule ?? "cosine";
   const scale = slider({ id: id("guidance_scale"), label: "Guidance scale", min: 0, max: Math.max(20, defaults.guidance_scale), step: 0.1, value: defaults.guidance_scale });
   const power = slider({ id: id("guidance_power"), label: "Power", min: 0.1, max: Math.max(4, defaults.guidance_power), step: 0.05, value: defaults.guidance_power });
-  const temperature = slider({ id: id("temperature"), label: "Temperature", min: 0, max: 2, step: 0.05, value: defaults.temperature });
+  const temperature = slider({ id: id("temperature"), label: "Temperature", min: 0, max: Math.max(2, defaults.temperature), step: 0.05, value: defaults.temperature });
   const topP = slider({ id: id("top_p"), label: "Likeliest codes with this probability together", min: 0.05, max: 1, step: 0.01, value: defaults.top_p });
-  const topK = make("input", { id: id("top_k"), type: "number", min: 0, max: model.codebook_size, step: 1, value: defaults.top_k, inputMode: "numeric" });
+  const mostCodes = Math.max(model.codebook_size, defaults.top_k);
+  const topK = make("input", { id: id("top_k"), type: "number", min: 0, max: mostCodes, step: 1, value: defaults.top_k, inputMode: "numeric" });
   const format = make("select", { id: id("format") }, ...["png", "webp", "jpeg"].map((name) => make("option", { value: name }, name)));
   const plot = make("div", { class: "plot-place" });
 
   function readSampling() {
     return {
-      guidance_scale: Number(scale.input.value),
-      guidance_power: Number(power.input.value),
+      guidance_scale: scale.read(),
+      guidance_power: power.read(),
       guidance_schedule: schedule.value,
-      temperature: Number(temperature.input.value),
-      top_p: Number(topP.input.value),
+      temperature: temperature.read(),
+      top_p: topP.read(),
     };
   }
 
@@ -116,7 +117,7 @@ export function createSettings(model, { prefix, chosen = [], button }) {
         count: each,
         seed: seed.value.trim() === "" && !seed.validity.badInput ? null : whole(seed, "The seed", 0, Number.MAX_SAFE_INTEGER),
         ...readSampling(),
-        top_k: whole(topK, "The number of likeliest codes", 0, model.codebook_size),
+        top_k: whole(topK, "The number of likeliest codes", 0, mostCodes),
         format: format.value,
       };
     },
@@ -139,18 +140,24 @@ function field(label, input) {
   return make("div", { class: "field" }, make("label", { htmlFor: input.id }, label), input);
 }
 
+// The browser puts a slider on its nearest step, so what was put is kept beside it until somebody moves the slider.
 function slider({ id, label, min, max, step, value }) {
   const output = make("output", { htmlFor: id, "aria-live": "off" }); // the slider itself is read out
-  const show = () => (output.value = short(Number(input.value)));
-  const input = make("input", { id, type: "range", min, max, step, value, on: { input: show } });
-  show();
+  const input = make("input", { id, type: "range", min, max, step, on: { input: () => take(Number(input.value)) } });
+  let exact;
+
+  function take(next) {
+    exact = next;
+    output.value = short(exact);
+    input.setAttribute("aria-valuetext", output.value);
+  }
+
+  function put(next) {
+    input.value = next;
+    take(next);
+  }
+
+  put(value);
   const node = make("div", { class: "field slider" }, make("label", { htmlFor: id }, label), output, input);
-  return {
-    node,
-    input,
-    put(next) {
-      input.value = next;
-      show();
-    },
-  };
+  return { node, put, read: () => exact };
 }
