@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -256,7 +256,6 @@ def generator_from_released(
     heads: int = 16,
     prefix: int = RELEASED_PREFIX,
     grid: int = RELEASED_GRID,
-    class_names: Iterable[str] = (),
 ) -> Generator:
     """Build our generator from a released one.
 
@@ -265,7 +264,6 @@ def generator_from_released(
         heads: attention heads, which shapes do not tell.
         prefix: number of prefix codes of its tokenizer; the generator's file does not hold it.
         grid: grid cells a side, likewise.
-        class_names: what the classes are called.
 
     Returns:
         A generator on the CPU, in evaluation mode.
@@ -293,7 +291,7 @@ def generator_from_released(
         width=width,
         heads=heads,
     )
-    generator = Generator(config, tuple(class_names))
+    generator = Generator(config)
     _to_ours(generator, released, _GENERATOR, "The released generator")
     return generator.eval()
 

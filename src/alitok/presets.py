@@ -20,7 +20,7 @@ from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.features import FeaturesTraining
 from alitok.train.generator import GeneratorTraining
-from alitok.train.optim import OptimizerConfig
+from alitok.train.optim import GENERATOR_ADAMW, OptimizerConfig
 from alitok.train.predictability import PredictabilityConfig
 from alitok.train.schedule import Phase
 from alitok.train.task import EngineConfig, LoopConfig
@@ -148,30 +148,30 @@ def _small_tokenizer(
     )
 
 
-def _tokenizer_training(*, steps: int, batch_size: int = 64) -> TokenizerTraining:
+def _tokenizer_training(*, steps: int) -> TokenizerTraining:
     # After a short warm-up the features can collapse onto few codes; measured in docs/architecture.md.
     phase = TokenizerPhase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=min(250, steps // 2))
-    return TokenizerTraining(loop=LoopConfig(batch_size=batch_size, evaluate_every=100), phases=(phase,))
+    return TokenizerTraining(loop=LoopConfig(batch_size=64, evaluate_every=100), phases=(phase,))
 
 
-def _generator_training(*, steps: int, batch_size: int = 64) -> GeneratorTraining:
-    optimizer = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.998)
+def _generator_training(*, steps: int) -> GeneratorTraining:
+    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.998)
     phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
-    loop = LoopConfig(batch_size=batch_size, optimizer=optimizer, evaluate_every=100)
+    loop = LoopConfig(batch_size=64, optimizer=optimizer, evaluate_every=100)
     return GeneratorTraining(loop=loop, phases=(phase,))
 
 
-_IMAGENET = 1_281_167  # training pictures
+IMAGENET_PICTURES = 1_281_167  # for training
 
 
 def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
     """The published training of B and L (800 epochs) and XL (400), at batch 2048."""
-    optimizer = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.9999)
+    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.9999)
     phase = Phase(
-        steps=round(_IMAGENET * epochs / 2048),
+        steps=round(IMAGENET_PICTURES * epochs / 2048),
         learning_rate=4e-4,
         final_learning_rate=1e-5,
-        warmup_steps=round(_IMAGENET * 100 / 2048),
+        warmup_steps=round(IMAGENET_PICTURES * 100 / 2048),
     )
     loop = LoopConfig(batch_size=2048, optimizer=optimizer, evaluate_every=10_000, checkpoint_every=2_500)
     return GeneratorTraining(loop=loop, phases=(phase,))
@@ -347,7 +347,7 @@ def _base(image_size: int, pictures: int) -> Recipe:
         generator=GeneratorTraining(
             loop=LoopConfig(
                 batch_size=256,
-                optimizer=OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03, ema_decay=0.9995),
+                optimizer=dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.9995),
                 evaluate_every=1000,
                 checkpoint_every=1000,
             ),

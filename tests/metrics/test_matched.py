@@ -58,17 +58,8 @@ def test_broken_lines_equal_sums_of_many_small_steps():
         assert found[:2] == pytest.approx((low, high))
         assert found.difference == pytest.approx((second - first).mean(), abs=1e-5)
         assert found.relative == pytest.approx((second - first).mean() / first.mean(), abs=1e-6)
-        middle = np.interp((low + high) / 2, *zip(*knots[1], strict=True)) - curves[0].bits_at((low + high) / 2)
+        middle = np.subtract(*(np.interp((low + high) / 2, *zip(*line, strict=True)) for line in knots[::-1]))
         assert found.middle == pytest.approx(middle)
-
-
-def test_bits_at_a_psnr_lie_on_straight_lines_and_nowhere_else():
-    line = curve((20, 50), (22, 60), (23, 80))
-    for psnr, bits in ((20, 50), (21, 55), (22, 60), (22.25, 65), (23, 80)):
-        assert line.bits_at(psnr) == pytest.approx(bits)
-    for psnr in (19.999, 23.001, math.nan):
-        assert math.isnan(line.bits_at(psnr))
-    assert math.isnan(curve().bits_at(20))
 
 
 def test_points_that_another_one_beats_are_left_out():

@@ -59,10 +59,6 @@ def test_a_large_mean_costs_no_precision():
 def test_parts_are_merged_in_any_order(features, cuts):
     parts = [_shown(part, [len(part)]) for part in features.split(cuts)]
     assert _close(merged(parts[::-1]), _shown(features, [1300]))
-    parts[0].merge(parts[1])
-    for part in parts[2:]:
-        parts[0].merge(part)
-    assert _close(parts[0], _shown(features, [1300]))
 
 
 def test_a_part_with_a_weight_counts_as_often(features):

@@ -17,7 +17,7 @@ from PIL import Image
 from alitok.core.errors import AlitokError
 from alitok.jobs.pipeline import Pipeline
 from alitok.presets import RECIPES
-from alitok.workflow.fit import duration, run_fit
+from alitok.workflow.fit import rough_duration, run_fit
 from alitok.workflow.resolve import Request, resolve
 
 SMALL = (
@@ -207,7 +207,7 @@ def test_a_number_that_is_not_finite_is_null_and_told(copied, capsys):
 
 
 def test_durations_are_said_as_people_do():
-    said = [duration(seconds) for seconds in (0.4, 119, 120, 3_601, 7_200, 100_000, 200_000)]
+    said = [rough_duration(seconds) for seconds in (0.4, 119, 120, 3_601, 7_200, 100_000, 200_000)]
     assert said == ["0 s", "119 s", "2.0 min", "60 min", "2.0 h", "28 h", "2.3 days"]
 
 

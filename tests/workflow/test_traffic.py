@@ -80,4 +80,5 @@ def test_what_makes_no_sense_is_refused():
         Assumptions(mfu=0.0)
     with pytest.raises(AlitokError, match=r"no GPU 'abacus'.*a800"):
         gpu_named("abacus")
-    assert gpu_named("RTX4090") is GPUS["4090"]
+    for name in ("4090", "RTX4090", "rtx 4090", " RTX 4090 "):
+        assert gpu_named(name) is GPUS["4090"]

@@ -4,7 +4,7 @@ Enters: URLs. Leaves: open files. `ALITOK_CACHE` names the folder, `ALITOK_CACHE
 
     shards/     fetched archives; the least recently used ones go first, never one that any process has open
     indexes/    where the pictures of an archive stand, so that a start does not read all archives again
-    streams/    data sets that were read from a stream, see `hub`
+    streams/    data sets that were read from a stream, see `streams`
 
 An archive is fetched by one process while the others wait for it. What came before a failure is kept and gone on from.
 """

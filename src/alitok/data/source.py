@@ -278,12 +278,11 @@ class Look:
     pictures: int
 
 
-def look_at(data: str, seed: int = 0, say: Say | None = None) -> Look:
+def look_at(data: str, say: Say | None = None) -> Look:
     """List a data set and read the headers of some of its pictures.
 
     Args:
         data: what the user wrote.
-        seed: decides which pictures would be held out.
         say: told what takes long, as when archives are fetched.
 
     Raises:
@@ -291,10 +290,10 @@ def look_at(data: str, seed: int = 0, say: Say | None = None) -> Look:
     """
     if data in BUILTIN:
         size = BUILTIN[data].size
-        return Look(size, len(open_splits(data, size, seed).train))
+        return Look(size, len(open_splits(data, size).train))
     pictures = open_pictures(data, say)
     sides = _short_sides(pictures, data, say)
-    train = split_pictures(pictures, data, SIZES[0], seed).train
+    train = split_pictures(pictures, data, SIZES[0]).train
     return Look(suggest_size(sides), len(train))
 
 

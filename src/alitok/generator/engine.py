@@ -114,8 +114,8 @@ class Engine:
                 yield session.codes[:, start:stop].clone()
 
     @torch.inference_mode()
-    def step_seconds(self, requests: Sequence[SampleRequest], position: int, steps: int = 1) -> float:
-        """Time of one step at a position, on a cache filled with whatever; the mean of some after one that warms up."""
+    def step_seconds(self, requests: Sequence[SampleRequest], position: int) -> float:
+        """Time of one step at a position, on a cache filled with whatever, after one that warms up."""
         config = self.generator.config
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
         with self._session_for(len(requests), rows) as session:
@@ -123,10 +123,9 @@ class Engine:
             session.advance(position)
             self._wait()
             began = time.perf_counter()
-            for _ in range(steps):
-                session.advance(position)
+            session.advance(position)
             self._wait()
-        return (time.perf_counter() - began) / steps
+        return time.perf_counter() - began
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -32,7 +32,7 @@ _EACH = 25  # pictures that such a block should have on average
 _NEIGHBOURS = 5  # the most that a measure of `manifold_scores` asks for
 _SEED = 0  # of the pictures whose features are kept
 _SUBSET = 1000  # pictures of a subset of the kernel distance
-_SHARED = "shown"  # the name of the pictures kept for people
+_SHOWN = "shown"  # the name of the pictures kept for people
 
 
 def extract(
@@ -60,7 +60,7 @@ def extract(
     done = 0
     for block in blocks:
         kept = max(0, min(shown - block.pictures.start, len(block.images)))
-        arrays = {**features_of(extractor, block.images, device), "labels": block.labels, _SHARED: block.images[:kept]}
+        arrays = {**features_of(extractor, block.images, device), "labels": block.labels, _SHOWN: block.images[:kept]}
         files.write(block.number, arrays)
         done += len(block.images)
         if progress is not None:
@@ -81,11 +81,11 @@ def features_of(extractor: FeatureExtractor, images: np.ndarray, device: torch.d
 def shown_pictures(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
     """The pictures (n, 3, h, h) that `extract` kept, and their labels (n,)."""
     images, labels = [], []
-    for block in files.each(_SHARED, "labels"):
-        if not len(block[_SHARED]):
+    for block in files.each(_SHOWN, "labels"):
+        if not len(block[_SHOWN]):
             break
-        images.append(block[_SHARED])
-        labels.append(block["labels"][: len(block[_SHARED])])
+        images.append(block[_SHOWN])
+        labels.append(block["labels"][: len(block[_SHOWN])])
     return np.concatenate(images), np.concatenate(labels)
 
 

@@ -96,12 +96,6 @@ class Curve:
         """The other points."""
         return tuple(point for point in self.points if point not in self.frontier)
 
-    def bits_at(self, psnr: float) -> float:
-        """Bits an image at a PSNR in dB; NaN outside of the curve, as nothing is known there."""
-        if not self.frontier or not self.frontier[0].psnr <= psnr <= self.frontier[-1].psnr:
-            return math.nan
-        return float(np.interp(psnr, [point.psnr for point in self.frontier], [point.bits for point in self.frontier]))
-
     def spared_beyond(self, other: Curve) -> float:
         """Bits that this curve takes less than the other's highest point, at its first point of more PSNR than that.
 

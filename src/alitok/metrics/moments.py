@@ -85,11 +85,6 @@ class Moments:
         if sum(map(len, self._waiting)) >= _FOLD:
             self._fold()
 
-    def merge(self, other: Moments) -> None:
-        """Add all that `other`, of the same D, was shown."""
-        mean, products = other.mean.to(self._mean.device), other.products.to(self._mean.device)
-        self._absorb(other.count, mean, products)
-
     def covariance(self) -> torch.Tensor:
         """Unbiased, like `numpy.cov(features, rowvar=False)`: (D, D) float64.
 

@@ -54,6 +54,9 @@ class OptimizerConfig:
         return {"none": 1.0, "sqrt": share**0.5, "linear": share}[self.rate_rule]
 
 
+GENERATOR_ADAMW = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)  # the published one of the generator
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Trainable parameters by whether they decay and whether they are sharded; empty groups are left out.
 

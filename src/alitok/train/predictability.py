@@ -18,10 +18,8 @@ from alitok.core.device import autocast
 from alitok.generator import Generator, GeneratorConfig
 from alitok.jobs.guess import guess
 from alitok.metrics.predictability import bits_per_image
-from alitok.train.optim import OptimizerConfig, make_optimizer
+from alitok.train.optim import GENERATOR_ADAMW, make_optimizer
 from alitok.train.schedule import Phase, learning_rate
-
-_OPTIMIZER = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)  # the generator's own
 
 
 @config
@@ -148,7 +146,7 @@ def _new_generator(config: GeneratorConfig, seed: int) -> Generator:
 
 
 def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, seed: int) -> None:
-    optimizer, phase = make_optimizer(model, _OPTIMIZER), config.phase()
+    optimizer, phase = make_optimizer(model, GENERATOR_ADAMW), config.phase()
     draws = torch.Generator().manual_seed(seed)
     for step in range(config.steps):
         rows = torch.randint(len(codes), (config.batch_size,), generator=draws)
@@ -156,7 +154,7 @@ def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, phase)
         F.cross_entropy(_logits(model, batch).flatten(0, 1), batch.flatten()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), _OPTIMIZER.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), GENERATOR_ADAMW.clip)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -40,7 +40,7 @@ from alitok.workflow.ablation_cell import SPLIT_SEED, Cell, Shared, finished, le
 from alitok.workflow.ablation_numbers import Ablation
 from alitok.workflow.ablation_report import print_ablation, write_ablation
 from alitok.workflow.ablation_workers import Job, work_off
-from alitok.workflow.fit import duration
+from alitok.workflow.fit import rough_duration
 from alitok.workflow.judge import judge_of
 from alitok.workflow.pictures import open_pictures_of, say_on, verify
 from alitok.workflow.stopping import stoppable
@@ -218,12 +218,12 @@ class _Report:
             if numbers is not None:
                 self._say(
                     f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits a picture, {numbers.accuracy:.1%} of "
-                    f"codes guessed, {duration(numbers.tokenizer_seconds + numbers.generator_seconds)}"
+                    f"codes guessed, {rough_duration(numbers.tokenizer_seconds + numbers.generator_seconds)}"
                 )
         fresh, left = len(done) - self._before, len(self._cells) - len(done)
         if fresh and left:
             seconds = (time.monotonic() - self._began) / fresh * left
-            self._say(f"{len(done)} of {len(self._cells)} cells done, about {duration(seconds)} to go")
+            self._say(f"{len(done)} of {len(self._cells)} cells done, about {rough_duration(seconds)} to go")
         if done:
             self.write()
 

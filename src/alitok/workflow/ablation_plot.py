@@ -5,14 +5,13 @@ Enters: an `Ablation`. Leaves: an SVG file's text, light as a card in any page.
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from alitok.workflow.ablation_numbers import Ablation, summary
 from alitok.workflow.page import needs_libraries
+from alitok.workflow.svg import svg_settings, svg_text
 
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that a light card swallows and with a
 # dark red; the markers tell the arms apart without any colour.
@@ -45,14 +44,7 @@ def plot(ablation: Ablation) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "ablation",
-        "font.size": 9,
-        "text.parse_math": False,
-        "text.usetex": False,
-    }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(svg_settings("ablation")):
         figure = Figure(figsize=(6.0, 4.2 + 0.17 * len(ablation.arms)), layout="constrained")
         axes = figure.add_subplot()
         marks = [mark for number, arm in enumerate(ablation.arms) for mark in _draw(axes, ablation, arm, number)]
@@ -66,16 +58,7 @@ def plot(ablation: Ablation) -> str:
             _label(axes, marks, [(cell.bits, cell.psnr) for cell in ablation.cells])
         else:
             axes.text(0.5, 0.5, "no cell is finished", ha="center", transform=axes.transAxes)
-        buffer = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", facecolor="white", metadata=no_metadata)
-    return buffer.getvalue()
-
-
-def inside_page(svg: str) -> str:
-    """The same as an element of an HTML page that has no other: no name spaces and no addresses in it."""
-    element = svg[svg.index("<svg") :]
-    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
+        return svg_text(figure, facecolor="white")
 
 
 def _draw(axes: Any, ablation: Ablation, arm: str, number: int) -> list[_Mark]:

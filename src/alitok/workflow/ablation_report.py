@@ -24,12 +24,13 @@ from alitok.core.images import grid
 from alitok.workflow.ablation_findings import findings
 from alitok.workflow.ablation_markdown import markdown_report
 from alitok.workflow.ablation_numbers import Ablation, write_numbers
-from alitok.workflow.ablation_plot import inside_page, plot
+from alitok.workflow.ablation_plot import plot
 from alitok.workflow.ablation_table import BRIEF, CODES, PICTURES, arms_table
 from alitok.workflow.metric_rows import protocol_rows
 from alitok.workflow.page import write_page
 from alitok.workflow.pictures import say_on
 from alitok.workflow.sheets import Sheet, picture_sheet
+from alitok.workflow.svg import inside_page
 
 ORIGINALS = "originals"  # the key of the pictures themselves among the sheets
 _SHOWN_WIDTH, _COLUMNS = 64, 6  # CSS pixels of a reconstruction, at least; reconstructions in a row

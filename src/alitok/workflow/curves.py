@@ -5,13 +5,12 @@ Enter: `Curve`s. Leave: `Panel`s.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from alitok.workflow.page import needs_libraries
+from alitok.workflow.svg import inside_page, svg_settings, svg_text
 
 # Distinguishable for the colour-blind (Okabe and Ito) and dark enough for a light card.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -71,16 +70,7 @@ def panels(curves: list[Curve]) -> list[Panel]:
 
     drawn = []
     for number, curve in enumerate(curves):
-        # The salt makes identifiers inside the SVG, and so the file, the same for the same report, yet unlike those
-        # of the next panel.
-        settings: dict[Any, Any] = {
-            "svg.fonttype": "none",
-            "svg.hashsalt": f"panel {number}",
-            "font.size": 9,
-            "text.parse_math": False,
-            "text.usetex": False,
-        }
-        with mpl.rc_context(settings):
+        with mpl.rc_context(svg_settings(f"panel {number}")):
             drawn.append(Panel(curve, _svg(curve, Figure), _points(curve)))
     return drawn
 
@@ -120,10 +110,7 @@ def _svg(curve: Curve, figure_class: Callable[..., Any]) -> str:
         axes.legend(frameon=False)
     else:
         axes.text(0.5, 0.5, "nothing recorded", ha="center", transform=axes.transAxes)
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    return _inline(buffer.getvalue())
+    return inside_page(svg_text(figure, transparent=True))
 
 
 def _label(axes: Any, text: str, point: list[float], line: int) -> None:
@@ -151,11 +138,3 @@ def _log_axis(axes: Any) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-
-
-def _inline(svg: str) -> str:
-    """The svg element alone, as HTML takes it: no name spaces, nor identifiers that would repeat in the next panel."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
-    return svg.replace("xlink:href", "href")

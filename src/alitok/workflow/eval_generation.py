@@ -24,7 +24,7 @@ from alitok.jobs.evaluate import Compared, compare, gather
 from alitok.jobs.judge import Judge
 from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.sampling import SamplingPlan, fitting_batch
-from alitok.workflow.evaluated import Evaluated, FilePictures, ModelPictures, folder_pictures, npz_pictures
+from alitok.workflow.evaluated import Evaluated, ModelPictures, StoredPictures, folder_pictures, npz_pictures
 from alitok.workflow.evaluation import (
     FeaturesName,
     Work,
@@ -197,7 +197,7 @@ def _classes_of_judge(work: Work, judged: Evaluated) -> np.ndarray | None:
     if not isinstance(work.extractor, Judge):
         return None
     count = len(work.extractor.classes)
-    if isinstance(judged, FilePictures) and judged.labels is not None and not judged.classes:
+    if isinstance(judged, StoredPictures) and judged.labels is not None and not judged.classes:
         return np.arange(count) if 0 <= judged.labels.min() <= judged.labels.max() < count else None
     if not judged.classes:
         return None

@@ -118,7 +118,7 @@ class ModelPictures:
 
 
 @dataclass
-class FilePictures:
+class StoredPictures:
     """Pictures that lie in files.
 
     Attributes:
@@ -151,7 +151,7 @@ class FilePictures:
             yield PictureBlock(number, rows, labels.astype(np.int64), self.read(rows))
 
 
-def npz_pictures(path: Path) -> FilePictures:
+def npz_pictures(path: Path) -> StoredPictures:
     """The pictures of an npz file as `alitok sample` and ADM write it: `arr_0` (N, h, h, 3), and class numbers `arr_1`.
 
     Raises:
@@ -166,10 +166,10 @@ def npz_pictures(path: Path) -> FilePictures:
             "The samples stand class by class, and the Inception Score is taken over 5,000 in their order: it is far "
             "lower than of samples whose classes take turns.",
         )
-    return FilePictures(str(path), pictures.count, pictures.side, (), settings, pictures.read, labels, notes)
+    return StoredPictures(str(path), pictures.count, pictures.side, (), settings, pictures.read, labels, notes)
 
 
-def folder_pictures(data: str, console: Console) -> FilePictures:
+def folder_pictures(data: str, console: Console) -> StoredPictures:
     """All pictures of a source as they are: none is cut or resized, which would be judged along with them.
 
     Raises:
@@ -195,7 +195,7 @@ def folder_pictures(data: str, console: Console) -> FilePictures:
             wanted = order[rows.start : rows.stop].tolist()
             return np.stack(list(in_threads(lambda row: to_array(read_picture(pictures, row)), wanted)))
 
-    return FilePictures(
+    return StoredPictures(
         data,
         len(pictures),
         size,

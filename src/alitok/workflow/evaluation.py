@@ -190,7 +190,7 @@ def _read_job(path: Path) -> dict[str, Any]:
     return found
 
 
-def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str, shown: int = 0) -> FeatureFiles:
+def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str) -> FeatureFiles:
     """The features of all pictures, as far as they are not there; all processes call this.
 
     Args:
@@ -198,14 +198,13 @@ def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str
         pictures: what is judged.
         root: the directory of their job.
         title: of the progress bar.
-        shown: as for `extract`.
 
     Raises:
         AlitokError: the directory holds another job, or a picture cannot be made.
     """
     files = begin_pictures(work, pictures, root)
     missing = work.world.together(files.missing)
-    write_features(work, files, missing, pictures.draw(missing, work.world), title, shown)
+    write_features(work, files, missing, pictures.draw(missing, work.world), title)
     return files
 
 
@@ -229,7 +228,7 @@ def begin_pictures(work: Work, pictures: Evaluated, root: Path) -> FeatureFiles:
 
 
 def write_features(
-    work: Work, files: FeatureFiles, missing: list[int], blocks: Iterable[PictureBlock], title: str, shown: int
+    work: Work, files: FeatureFiles, missing: list[int], blocks: Iterable[PictureBlock], title: str, shown: int = 0
 ) -> None:
     """Take this process' share of what is missing, and wait for the others."""
     total = sum(len(files.blocks[number]) for number in missing[work.world.rank :: work.world.size])

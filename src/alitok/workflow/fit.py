@@ -215,16 +215,16 @@ def _show_plan(
             continue
         steps = sum(phase.steps for phase in getattr(recipe, name).phases) if name in TRAININGS else 0
         if name in done:
-            told = f"done, {duration(done[name]['seconds'])}"
+            told = f"done, {rough_duration(done[name]['seconds'])}"
         else:
-            told = f"about {duration(seconds[name])}" if name in seconds else ""
+            told = f"about {rough_duration(seconds[name])}" if name in seconds else ""
         table.add_row(step.title, f"{steps:,}" if steps else "", told)
     left = sum(value for name, value in seconds.items() if name not in done)
-    table.add_row("[bold]still to do[/bold]", "", f"[bold]about {duration(left)}[/bold]")
+    table.add_row("[bold]still to do[/bold]", "", f"[bold]about {rough_duration(left)}[/bold]")
     console.print(table)
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Seconds as people say them."""
     for unit, name in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:

@@ -46,10 +46,8 @@ _GIGABIT = 1e9 / 8
 _PCIE4 = 32e9
 
 
-def _gpu(
-    name: str, gb: float, tb_s: float, bf16: float, fp32: float, link: float, gigabits: float, together: int = 8
-) -> Gpu:
-    return Gpu(name, gb * _GB, tb_s * 1e12, bf16 * _TFLOP, fp32 * _TFLOP, link * 1e9, gigabits * _GIGABIT, together)
+def _gpu(name: str, gb: float, tb_s: float, bf16: float, fp32: float, link: float, gigabits: float) -> Gpu:
+    return Gpu(name, gb * _GB, tb_s * 1e12, bf16 * _TFLOP, fp32 * _TFLOP, link * 1e9, gigabits * _GIGABIT)
 
 
 GPUS = {
@@ -66,12 +64,12 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name, in any case.
+    """The GPU of that name, in any case, with or without RTX before it.
 
     Raises:
         AlitokError: it is not in the list.
     """
-    found = GPUS.get(name.lower().removeprefix("rtx"))
+    found = GPUS.get(name.strip().lower().removeprefix("rtx").strip())
     if found is None:
         raise AlitokError(f"There is no GPU {name!r} in the list; choose one of: {', '.join(GPUS)}.")
     return found

@@ -52,7 +52,6 @@ def judge_of(
     *,
     seed: int = 0,
     training: FeaturesTraining | None = None,
-    workers: int = 0,
 ) -> Judge:
     """The judge of a data set, on the device: the one trained before, else trained now on its training pictures.
 
@@ -62,7 +61,6 @@ def judge_of(
         console: where progress is told.
         seed: of its weights and of the order of the pictures.
         training: of classes alone; `judge_training` unless given.
-        workers: processes that read pictures ahead, for each training process.
 
     Raises:
         AlitokError: the pictures are all of one class, the cache cannot be written, or a kept judge is damaged.
@@ -85,7 +83,7 @@ def judge_of(
             world.together(lambda: stack.enter_context(open_cache().alone(place)))
             judge = world.together(lambda: _kept(place))  # of another run that was at it until now
             if judge is None:
-                judge = _make(splits, world, console, place, seed=seed, training=training, workers=workers)
+                judge = _make(splits, world, console, place, seed=seed, training=training)
     return judge.to(world.device)
 
 
@@ -136,7 +134,6 @@ def _make(
     *,
     seed: int,
     training: FeaturesTraining,
-    workers: int,
 ) -> Judge:
     """Train a judge, measure it on held-out pictures and keep it; the same on every process."""
     say, source = say_on(console), splits.train
@@ -147,7 +144,7 @@ def _make(
     part = world.rank, world.size
 
     def batches(start: int) -> Iterator[Batch]:
-        stream = Batches(source, training.loop.batch_size, seed, start, workers, part=part)
+        stream = Batches(source, training.loop.batch_size, seed, start, part=part)
         return ((seen(images), labels) for images, labels in stream)
 
     rows = spread(len(splits.heldout), _LOOK)

@@ -71,7 +71,7 @@ class ModelRow:
 
 
 def parameters(module: nn.Module | None) -> int:
-    """Number of trainable values."""
+    """Number of values, trained or not; 0 without a module."""
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 

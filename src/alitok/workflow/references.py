@@ -20,7 +20,7 @@ from alitok.jobs.evaluate import Seen, Target, gather
 from alitok.metrics.adm import is_statistics, load_adm
 from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.reference import MOST_FEATURES, load_statistics
-from alitok.workflow.evaluated import FilePictures
+from alitok.workflow.evaluated import StoredPictures
 from alitok.workflow.evaluation import EvaluationKind, Work, features_of_pictures
 from alitok.workflow.originals import choose
 from alitok.workflow.pictures import SplitName, say_on
@@ -106,7 +106,7 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
             "reference of that size."
         )
     settings = {"pictures": pictures.fingerprint(), "count": pictures.count}
-    judged = FilePictures(str(path), pictures.count, size, (), settings, pictures.read, None)
+    judged = StoredPictures(str(path), pictures.count, size, (), settings, pictures.read, None)
     seen = seen_of(work, judged)
     target = target_of(seen)
     if found.pool is not None:
@@ -152,10 +152,10 @@ def require_large(data: str, size: int, say: Say | None = None) -> None:
         )
 
 
-def source_pictures(name: str, splits: Splits, split: SplitName) -> FilePictures:
+def source_pictures(name: str, splits: Splits, split: SplitName) -> StoredPictures:
     """The fixed views of a split as pictures to judge."""
     chosen = choose(splits, split, None, 0)
-    return FilePictures(
+    return StoredPictures(
         f"{name}, {split}",
         len(chosen),
         splits.train.size,
@@ -166,7 +166,7 @@ def source_pictures(name: str, splits: Splits, split: SplitName) -> FilePictures
     )
 
 
-def seen_of(work: Work, pictures: FilePictures) -> Seen:
+def seen_of(work: Work, pictures: StoredPictures) -> Seen:
     """Statistics of a reference's pictures; each reference has a folder of its own, so that several can be tried."""
     about = json.dumps([pictures.settings, work.extractor.name], sort_keys=True)
     place = work.root / "reference" / hashlib.sha256(about.encode()).hexdigest()[:12]
