@@ -11,13 +11,15 @@ entries) with networks of width 256 and 6 layers, which a processor draws in sec
 The engine alone draws full batches in this process, codes and pixels, before the service starts: for each number of
 clients, batches of as many pictures as can be in one. Then `alitok serve` runs in a process of its own, and each
 client, a thread here, asks for one picture after the other, of another class and seed each time. The clock starts when
-there are as many answers as clients and stops at the last answer; `ratio` is the service's pictures a second over the
-engine's. `first_row` is the time to the first row of a watched picture over the time to its end, the median of twenty.
+there are as many good answers as clients and stops at the last of them; `failed` counts the others, which are in no
+rate, and `ratio` is the service's pictures a second over the engine's. `first_row` is the time to the first row of a
+watched picture over the time to its end, the median of twenty.
 
 The soak sends a seeded mixture: pictures, streams read to the end and streams that are left, codes both ways, and
 requests that must be refused. Each has the statuses that are right for it; `lost` counts requests that got no answer,
 `wrong` those with another status. Memory is the service's own, as /metrics tells it: the largest of the second quarter
-of the time, when all buffers are there, beside the largest of the last. The last line is one JSON object.
+of the time, when all buffers are there, beside the largest of the last. The last line is one JSON object; the status
+is 1 where a request failed, was lost or had a wrong answer.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from alitok.tokenizer import TokenizerConfig
 
 MODEST = "modest-256"
+_LONGEST_START = 600.0  # seconds in which the first good answers must come
+_PAUSE = 0.05  # seconds after a request that failed, as the next one may fail at once
 _WATCHED = 20  # streams whose first row is timed, behind one in which the client sets itself up
 
 
@@ -135,7 +139,7 @@ class Load:
 
     def __init__(self, address: str, classes: int) -> None:
         self.address, self.classes = address, classes
-        self.answers: list[tuple[float, float]] = []  # when it came, how long it took
+        self.answers: list[tuple[float, float]] = []  # good ones: when it came, how long it took
         self.failed = 0
         self._seeds, self._lock = iter(range(1 << 40)), threading.Lock()
         self._began: float | None = None  # when there were as many answers as clients
@@ -145,7 +149,8 @@ class Load:
         before = batches(self.address)
         in_threads(lambda: self._ask(clients, seconds), clients)
         drawn, count = (now - then for now, then in zip(batches(self.address), before, strict=True))
-        assert self._began is not None
+        if self._began is None:
+            raise SystemExit(f"The service gave {len(self.answers)} good answers and {self.failed} others.")
         timed = [(came, took) for came, took in self.answers if came > self._began]
         ordered = sorted(took for _, took in timed)
         return {
@@ -159,23 +164,35 @@ class Load:
         }
 
     def _ask(self, clients: int, seconds: float) -> None:
-        connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=180)
-        while self._began is None or time.perf_counter() < self._began + seconds:
-            with self._lock:
-                seed = next(self._seeds)
-            began = time.perf_counter()
-            body = json.dumps({"classes": [seed % self.classes], "seed": seed})
+        until = time.perf_counter() + _LONGEST_START
+        with contextlib.closing(http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=180)) as asked:
+            while time.perf_counter() < (until if self._began is None else self._began + seconds):
+                with self._lock:
+                    seed = next(self._seeds)
+                began = time.perf_counter()
+                good = self._one(asked, seed)
+                now = time.perf_counter()
+                if not good:
+                    with self._lock:
+                        self.failed += 1
+                    time.sleep(_PAUSE)
+                    continue
+                with self._lock:
+                    self.answers.append((now, now - began))
+                    if len(self.answers) >= clients and self._began is None:
+                        self._began = now
+
+    def _one(self, connection: http.client.HTTPConnection, seed: int) -> bool:
+        """Ask for a picture; whether it came."""
+        body = json.dumps({"classes": [seed % self.classes], "seed": seed})
+        try:
             connection.request("POST", "/v1/images", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             told = json.loads(answer.read())
-            good = answer.status == 200 and told["images"][0]["seed"] == seed
-            now = time.perf_counter()
-            with self._lock:
-                self.failed += not good
-                self.answers.append((now, now - began))
-                if len(self.answers) >= clients and self._began is None:
-                    self._began = now
-        connection.close()
+            return answer.status == 200 and told["images"][0]["seed"] == seed
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            connection.close()  # it is opened again by the next request
+            return False
 
 
 def batches(address: str) -> tuple[float, float]:
@@ -241,8 +258,14 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    """Measure and print."""
+def faults(result: dict[str, Any]) -> int:
+    """Requests that failed, were lost, or had a wrong answer."""
+    soak = result.get("soak", {"lost": 0, "wrong": 0})
+    return soak["lost"] + soak["wrong"] + sum(load["failed"] for load in result.get("loads", []))
+
+
+def main() -> int:
+    """Measure and print; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a saved pair; else random weights of --preset")
     parser.add_argument("--preset", default=MODEST, help=f"{MODEST}, or a name of `alitok models`")
@@ -256,8 +279,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         model = options.model or random_pair(options.preset, Path(directory) / options.preset)
-        print(json.dumps(measure(model, options)))
+        result = measure(model, options)
+    print(json.dumps(result))
+    return 1 if faults(result) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -105,12 +105,15 @@ class Soak:
         kind = rng.choices(list(self.kinds), [8, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0.2, 1, 1])[0]
         ask, right = self.kinds[kind]
         status, said = 200, ""
+        with self._lock:
+            self.sent[kind] += 1
         try:
             ask(rng, Client(self.address, timeout=150))
         except AnswerError as error:
             status, said = error.status, str(error)
+        except Exception as error:  # whatever it is, this was no answer, and the client goes on
+            status, said = 0, f"{type(error).__name__}: {error}"
         with self._lock:
-            self.sent[kind] += 1
             if status == 0:
                 self.lost.append(f"{kind}: {said}")
                 return

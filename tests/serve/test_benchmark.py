@@ -1,6 +1,8 @@
-"""The benchmark of the service at a small size: it runs, and its last line is one JSON object."""
+"""The benchmark of the service at a small size: it runs, its last line is one JSON object, and it counts what fails."""
 
+import importlib.util
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,62 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve.py"
 def measured(*arguments):
     command = [sys.executable, SCRIPT, *map(str, arguments)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    found = importlib.util.spec_from_file_location("serve_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+class Answer:
+    def __init__(self, status, body):
+        self.status, self.read = status, lambda: json.dumps(body).encode()
+
+
+def test_answers_that_failed_are_in_no_rate(benchmark, monkeypatch):
+    """Of three requests one is refused, one breaks off, and one is good."""
+
+    class Connection:
+        def __init__(self, *_, **__):
+            self.seed = 0
+
+        def request(self, method, path, body, headers):
+            self.seed = json.loads(body)["seed"]
+            if self.seed % 3 == 0:
+                raise ConnectionResetError
+
+        def getresponse(self):
+            return Answer(429 if self.seed % 3 == 1 else 200, {"images": [{"seed": self.seed}]})
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(benchmark.http.client, "HTTPConnection", Connection)
+    told = iter([(0.0, 0.0), (8.0, 2.0)])
+    monkeypatch.setattr(benchmark, "batches", lambda address: next(told))
+    load = benchmark.Load("http://nowhere", 4)
+    found = load.run(2, 0.6)
+    assert found["failed"] == load.failed >= 2 * (len(load.answers) - 2) > 0
+    assert found["pictures"] < len(load.answers)
+    assert benchmark.faults({"loads": [found]}) == load.failed
+    assert benchmark.faults({"soak": {"lost": 1, "wrong": 2}}) == 3
+    assert benchmark.faults({"loads": [{"failed": 0}]}) == 0
+
+
+def test_a_soak_counts_what_no_client_expects_as_lost(benchmark):
+    soak = benchmark.Soak("http://nowhere", {"classes": ["a"], "stages": ["stage2"], "grid": 3})
+
+    def breaks(rng, client):
+        raise ValueError("It is no JSON.")
+
+    soak.kinds = dict.fromkeys(soak.kinds, (breaks, {200}))
+    soak.one(random.Random(0))
+    assert sum(soak.sent.values()) == 1
+    assert [lost.split(": ", 1)[1] for lost in soak.lost] == ["ValueError: It is no JSON."]
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS as CHECKS_KNOWN
 from schemathesis.checks import load_all_checks
 
+from alitok.serve import schemas
+
 CHECKS = [
     "not_a_server_error",
     "status_code_conformance",
@@ -44,6 +46,7 @@ def test_every_route_is_documented_with_its_errors(document):
     for path, methods in document["paths"].items():
         for route in methods.values():
             assert route["summary"], path
+            assert {"403", "421", "500"} <= set(route["responses"])
             for status, answer in route["responses"].items():
                 if int(status) >= 400:
                     assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/FaultAnswer")
@@ -51,11 +54,32 @@ def test_every_route_is_documented_with_its_errors(document):
                 assert {"401", "413", "415", "422", "429", "503", "504"} <= set(route["responses"])
 
 
+def test_the_key_is_documented_where_it_is_asked_for(document, pipeline, make_service):
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            assert route.get("security", []) == ([{"key": []}] if path.startswith("/v1/") else [])
+            assert ("401" in route["responses"]) == path.startswith("/v1/")
+    with make_service(pipeline, key="correct-horse") as running, running.client() as http:
+        assert http.get("/v1/models", headers={"Authorization": "Bearer wrong-horse"}).status_code == 401
+        assert http.get("/v1/models", headers={"Authorization": "Bearer correct-horse"}).status_code == 200
+
+
+def test_a_header_that_holds_no_key_is_of_no_interest_where_none_is_asked_for(http):
+    for value in ("", "Basic x", "Bearer", "Bearer x y"):
+        assert http.get("/v1/models", headers={"Authorization": value}).status_code == 200
+
+
 def test_requests_and_answers_have_examples(document, http):
-    schemas = document["components"]["schemas"]
-    for name in ("ImagesRequest", "DecodeRequest", "ImagesAnswer", "FaultAnswer"):
-        assert schemas[name]["examples"]
-    for example in schemas["ImagesRequest"]["examples"]:
+    components = document["components"]["schemas"]
+    named = [name for name in components if name.endswith(("Request", "Answer")) and name != "HealthAnswer"]
+    assert len(named) == 9
+    for name in named:
+        for example in components[name]["examples"]:
+            getattr(schemas, name).model_validate(example)
+    assert "the example is of a model with six" in components["DecodeRequest"]["properties"]["codes"]["description"]
+    assert len(components["DecodeRequest"]["examples"][0]["codes"][0]) == 6
+    for example in components["ImagesRequest"]["examples"]:
         assert http.post("/v1/images", json=example).status_code == 200
     stream = document["paths"]["/v1/images/stream"]["post"]["responses"]["200"]["content"]
     assert "event: done" in stream["text/event-stream"]["example"]

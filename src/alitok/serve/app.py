@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from alitok import __version__
 from alitok.core.config import to_dict
 from alitok.serve import coding, drawing
-from alitok.serve.documented import faults
+from alitok.serve.documented import KEYED, faults
 from alitok.serve.faults import ServiceError, stopping
 from alitok.serve.guard import Guard
 from alitok.serve.model import ServedModel
@@ -25,6 +25,7 @@ from alitok.serve.schemas import HealthAnswer, ModelsAnswer, RunAnswer
 from alitok.serve.service import Service, ServiceSettings, service_of
 
 router = APIRouter()
+keyed = APIRouter(dependencies=KEYED)
 _CODES = {400: "bad_request", 404: "not_found", 405: "method", 413: "too_large", 415: "content_type"}
 _SENTENCES = {
     400: "The request cannot be read.",
@@ -75,7 +76,7 @@ def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> F
         lifespan=lifespan,
     )
     app.state.service = service
-    for each in (router, drawing.router, coding.router):
+    for each in (router, keyed, drawing.router, coding.router):
         app.include_router(each)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
@@ -83,7 +84,7 @@ def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> F
     return app
 
 
-@router.get("/healthz", response_model=HealthAnswer, tags=["service"], summary="Alive?", responses=faults(500, 503))
+@router.get("/healthz", response_model=HealthAnswer, tags=["service"], summary="Alive?", responses=faults(503))
 async def healthz(request: Request) -> Any:
     """Whether new requests are taken."""
     batcher = service_of(request).batcher
@@ -99,14 +100,14 @@ async def healthz(request: Request) -> Any:
     response_class=Response,
     tags=["service"],
     summary="Numbers for Prometheus",
-    responses={200: {"content": {"text/plain": {"example": "alitok_pictures_total 12.0"}}}, **faults(500)},
+    responses={200: {"content": {"text/plain": {"example": "alitok_pictures_total 12.0"}}}, **faults()},
 )
 async def metrics(request: Request) -> Response:
     """Counters and times."""
     return Response(await service_of(request).numbers_text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models", response_model=ModelsAnswer, tags=["service"], summary="Models", responses=faults(401, 500))
+@keyed.get("/v1/models", response_model=ModelsAnswer, tags=["service"], summary="Models", responses=faults(401))
 async def models(request: Request) -> Any:
     """The model, its classes, default settings and bounds."""
     service = service_of(request)
@@ -114,7 +115,7 @@ async def models(request: Request) -> Any:
     return {"models": [facts]}
 
 
-@router.get("/v1/run", response_model=RunAnswer, tags=["run"], summary="A training", responses=faults(401, 404, 500))
+@keyed.get("/v1/run", response_model=RunAnswer, tags=["run"], summary="A training", responses=faults(401, 404))
 async def run(request: Request) -> Any:
     """Curves and pictures of the training that the service was started with."""
     view = service_of(request).run
@@ -123,12 +124,12 @@ async def run(request: Request) -> Any:
     return await asyncio.to_thread(view.describe)
 
 
-@router.get(
+@keyed.get(
     "/v1/run/pictures/{stage}/{name}",
     response_class=Response,
     tags=["run"],
     summary="A picture of a training",
-    responses={200: {"content": {"image/png": {}}}, **faults(401, 404, 422, 500)},
+    responses={200: {"content": {"image/png": {}}}, **faults(401, 404, 422)},
 )
 async def run_picture(stage: str, name: str, request: Request) -> Response:
     """A picture that `/v1/run` names."""

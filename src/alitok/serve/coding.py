@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Request, UploadFile
 from PIL import Image
 
 from alitok.data.crops import to_array
-from alitok.serve.documented import faults
+from alitok.serve.documented import KEYED, faults
 from alitok.serve.faults import unusable
 from alitok.serve.model import DIFFERENCE_SCALE
 from alitok.serve.schemas import (
@@ -24,8 +24,8 @@ from alitok.serve.schemas import (
 from alitok.serve.service import Service, service_of
 from alitok.serve.uploads import encoded, too_many_bytes
 
-router = APIRouter(tags=["codes"])
-_FAULTS = faults(401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+router = APIRouter(tags=["codes"], dependencies=KEYED)
+_FAULTS = faults(401, 408, 413, 415, 422, 429, 503, 504)
 
 
 @router.post("/v1/reconstruct", response_model=ReconstructAnswer, summary="What coding leaves", responses=_FAULTS)

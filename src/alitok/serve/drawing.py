@@ -19,13 +19,13 @@ from alitok.core.errors import AlitokError
 from alitok.generator import SampleRequest
 from alitok.jobs.drawing import first_rows
 from alitok.serve.batcher import Drawing, Finished, Places, Row
-from alitok.serve.documented import faults
+from alitok.serve.documented import KEYED, faults
 from alitok.serve.faults import ClientGoneError, ServiceError, internal, too_late, unusable
 from alitok.serve.schemas import DrawnImage, ImagesAnswer, ImagesRequest, Wanted
 from alitok.serve.service import Service, service_of
 from alitok.serve.uploads import PictureFormat, encoded, from_base64
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(tags=["pictures"], dependencies=KEYED)
 _log = logging.getLogger(__name__)
 _SEEDS = 2**32  # that the service draws from
 _QUIET_SECONDS = 15.0  # after which a waiting stream says that it is still there
@@ -67,7 +67,7 @@ class _Order:
     "/v1/images",
     response_model=ImagesAnswer,
     summary="Draw pictures",
-    responses=faults(401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
+    responses=faults(401, 408, 413, 415, 422, 429, 503, 504),
 )
 async def draw(body: ImagesRequest, request: Request) -> Any:
     """Draw pictures of the classes asked for.
@@ -105,7 +105,7 @@ async def _drawn(service: Service, body: ImagesRequest) -> ImagesAnswer:
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events.", "content": {"text/event-stream": {"example": _EVENTS}}},
-        **faults(401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
+        **faults(401, 408, 413, 415, 422, 429, 503, 504),
     },
 )
 async def stream(body: ImagesRequest, request: Request) -> StreamingResponse:

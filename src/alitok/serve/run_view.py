@@ -25,7 +25,7 @@ class RunView:
     """Reads one run directory, as it is when asked.
 
     Args:
-        directory: with `stage1/`, `stage2/`, `generator/`, or some of them; or one such stage's own.
+        directory: with `stage1/`, `stage2/`, `generator/`, or some of them.
 
     Raises:
         AlitokError: it is no directory.

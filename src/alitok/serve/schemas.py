@@ -14,6 +14,7 @@ LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
 _MOST_FIELDS = 50
 _MOST_CODES = 65_536  # of a picture, whatever the model
 _PNG = "iVBORw0KGgo..."
+_SEQUENCE = [3, 1, 4, 1, 5, 9]
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
@@ -116,6 +117,25 @@ class Decibels(BaseModel):
 class ReconstructAnswer(BaseModel):
     """A picture, what each decoder makes of its codes, and the codes."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "original": _PNG,
+                    "stage1": _PNG,
+                    "stage2": _PNG,
+                    "difference": _PNG,
+                    "difference_scale": 4.0,
+                    "psnr": {"stage1": 21.3, "stage2": 23.8},
+                    "codes": _SEQUENCE,
+                    "grid": 2,
+                    "prefix": 2,
+                    "codebook_size": 4096,
+                }
+            ]
+        }
+    )
+
     original: str = Field(description="The square that was encoded, as a base64 PNG like the others.")
     stage1: str | None
     stage2: str | None
@@ -131,6 +151,10 @@ class ReconstructAnswer(BaseModel):
 class EncodeAnswer(BaseModel):
     """Codes in the order of the uploads."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"codes": [_SEQUENCE], "image_size": 32, "grid": 2, "prefix": 2}]}
+    )
+
     codes: list[list[int]]
     image_size: int
     grid: int
@@ -141,10 +165,14 @@ class DecodeRequest(_Request):
     """Codes that become pictures."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"codes": [[3, 1, 4, 1, 5]], "stage": None, "format": "png"}]}
+        extra="forbid", json_schema_extra={"examples": [{"codes": [_SEQUENCE], "stage": None, "format": "png"}]}
     )
 
-    codes: Annotated[list[Codes], FailFast()] = Field(min_length=1, max_length=1024)
+    codes: Annotated[list[Codes], FailFast()] = Field(
+        min_length=1,
+        max_length=1024,
+        description="For each picture as many as /v1/models calls `codes`; the example is of a model with six.",
+    )
     stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the last decoder there is.")
     format: PictureFormat = "png"
 
@@ -158,6 +186,8 @@ class PlainImage(BaseModel):
 
 class DecodeAnswer(BaseModel):
     """Pictures in the order of the codes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [{"format": "png", "data": _PNG}]}]})
 
     images: list[PlainImage]
 
@@ -181,6 +211,30 @@ class ModelFacts(BaseModel):
 class ModelsAnswer(BaseModel):
     """All models that are served."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "models": [
+                        {
+                            "name": "model",
+                            "image_size": 32,
+                            "classes": ["0", "1"],
+                            "codes": 6,
+                            "prefix": 2,
+                            "grid": 2,
+                            "codebook_size": 4096,
+                            "stages": ["stage1", "stage2"],
+                            "sampling": {"guidance_scale": 3.0, "temperature": 1.0},
+                            "limits": {"most_pictures": 64, "most_upload_bytes": 16777216},
+                            "run": True,
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
     models: list[ModelFacts]
 
 
@@ -201,6 +255,27 @@ class RunStage(BaseModel):
 
 class RunAnswer(BaseModel):
     """A training's stages."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "stages": {
+                        "stage1": {
+                            "curves": {"loss": [[10, 0.61], [20, 0.48]]},
+                            "pictures": [
+                                {
+                                    "step": 20,
+                                    "name": "reconstructions",
+                                    "url": "/v1/run/pictures/stage1/reconstructions-000020.png",
+                                }
+                            ],
+                        }
+                    }
+                }
+            ]
+        }
+    )
 
     stages: dict[str, RunStage]
 
