@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from alitok.generator.sampling import GuidanceSchedule
@@ -14,7 +14,7 @@ LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
 _MOST_FIELDS = 50
 _MOST_CODES = 65_536  # of a picture, whatever the model
 _PNG = "iVBORw0KGgo..."
-_SEQUENCE = [3, 1, 4, 1, 5, 9]
+_SEQUENCE: list[JsonValue] = [3, 1, 4, 1, 5, 9]
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
