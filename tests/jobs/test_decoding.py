@@ -126,20 +126,18 @@ def test_the_trial_decodes_the_codes_in_either_precision(tokenizer, codes):
     assert second > 0
 
 
-def test_machines_without_bf16_try_nothing(tokenizer, codes, trial, monkeypatch):
+def test_a_processor_and_gpus_without_bf16_try_nothing(tokenizer, codes, trial, monkeypatch):
     may_be_faster = decoding._may_be_faster_in_half
     tried = trial(0.5, 0.0)
     monkeypatch.setattr(decoding, "_may_be_faster_in_half", may_be_faster)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     decoder = PixelDecoder(tokenizer)
     decoder(codes)
     assert (decoder.precision, tried) == ("fp32", [])
     assert not may_be_faster(torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert not may_be_faster(torch.device("cuda"))
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    assert may_be_faster(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert may_be_faster(torch.device("cuda"))
 
 
 def test_what_cannot_be_decoded_is_refused(tokenizer, codes):

@@ -1,10 +1,12 @@
-"""Codes to finished pictures, in the faster of two precisions.
+"""Codes to finished pictures, in fp32 on a processor and in the faster of two precisions on a GPU.
 
 Enters: codes (B, T). Leaves: pictures (B, 3, h, h) uint8. B pictures, T codes of each, h image side.
 
 bf16 is taken where it is faster and a trial on the first pictures stays within 1/255 of fp32, a step of a uint8 pixel.
 Machines, and processes of one job, may decide differently; their pixels may then differ by such a step, and codes never
-do. `precision="fp32"` gives the same pictures everywhere, up to the last bits of float32.
+do. On a processor the times of both are near enough for one start to decide otherwise than the next, and a seed should
+give the same pictures again, so fp32 is taken there. `precision="fp32"` gives the same pictures everywhere, up to the
+last bits of float32.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class PixelDecoder:
 
     Args:
         tokenizer: in evaluation mode.
-        precision: `auto` tries both on the first pictures that are decoded, where the machine computes in bf16 at all.
+        precision: `auto` tries both on the first pictures that are decoded, on a GPU that computes in bf16 at all.
 
     Attributes:
         precision: `fp32` or `bf16`, the one in use; `auto` until it is decided.
@@ -67,10 +69,8 @@ def _decide(tokenizer: Tokenizer, codes: torch.Tensor) -> Precision:
 
 
 def _may_be_faster_in_half(device: torch.device) -> bool:
-    """Whether a trial is worth its time: the device has instructions for bf16."""
-    if device.type == "cpu":
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return computes_in_half(device)
+    """Whether a trial is worth its time: a GPU with instructions for bf16."""
+    return device.type != "cpu" and computes_in_half(device)
 
 
 def _timed(tokenizer: Tokenizer, codes: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, float]:
