@@ -339,6 +339,7 @@ def test_a_key_is_asked_for_by_the_service(browser, make_service, tmp_path):
         page.reload()
         expect(page.locator("#model-facts")).to_contain_text("tiny")
         expect(dialog).to_be_hidden()
+        assert "horse" not in page.evaluate("JSON.stringify(localStorage)")  # it is kept for the visit alone
 
 
 def test_tabs_by_keyboard_and_by_address(page, address):

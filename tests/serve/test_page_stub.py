@@ -193,6 +193,7 @@ def test_a_browser_that_refuses_storage_draws_with_a_key_for_this_visit(stub, st
     choose(page, "class 1")
     draw(page)
     expect(drawn(page)).to_have_count(1)
+    assert page.evaluate("(() => { try { sessionStorage; return false } catch { return true } })()")  # it did refuse
 
 
 def test_without_a_key_the_page_says_so(stub, stubbed):

@@ -164,6 +164,8 @@ def test_a_client_that_leaves_during_its_upload_is_counted_as_one(pipeline, make
                 time.sleep(0.2)
             labels = {"route": path, "method": "POST", "status": "499"}
             until(lambda labels=labels: counted.get_sample_value("alitok_requests_total", labels))
+            assert counted.get_sample_value("alitok_requests_total", labels) == 1
+            assert counted.get_sample_value("alitok_requests_total", {**labels, "status": "422"}) is None
 
 
 def test_an_internal_error_tells_nothing(pipeline, make_service, caplog, monkeypatch):
