@@ -15,10 +15,11 @@ pytest.importorskip("fastapi")
 
 from alitok.generator import Engine, SampleRequest  # noqa: E402
 from alitok.serve import service  # noqa: E402
-from alitok.serve.batcher import Batcher, Finished, gathering_seconds  # noqa: E402
+from alitok.serve.batcher import Batcher, gathering_seconds  # noqa: E402
 from alitok.serve.even import EvenDecoder  # noqa: E402
 from alitok.serve.faults import ServiceError  # noqa: E402
 from alitok.serve.model import ServedModel  # noqa: E402
+from alitok.serve.waiting import Finished  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
 FOUR = {"most_waiting": 4, "most_pictures": 4, "most_uploads": 4}

@@ -22,16 +22,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from alitok.core import images as pixels
 from alitok.generator import Engine, SampleRequest
 from alitok.serve.even import EvenDecoder
-from alitok.serve.faults import ServiceError, internal, queue_full, stopping
+from alitok.serve.faults import internal, queue_full, stopping
+from alitok.serve.waiting import Call, Drawing, Finished, Picture, Row
 from alitok.tokenizer import RowDecoder, Tokenizer
 
 Result = TypeVar("Result")
@@ -41,108 +40,6 @@ _log = logging.getLogger(__name__)
 # come back whatever a batch takes, so it is more of a short one, up to so many seconds, than of a long one.
 _GATHER_SHARE, _GATHER_MOST, _GATHER_SHARE_LONG = 0.1, 0.1, 0.02
 _LONGEST_RETRY = 60  # seconds
-
-
-@dataclass(frozen=True)
-class Row:
-    """A strip (3, f, h) uint8 of a picture; both are counted within the request and the picture."""
-
-    picture: int
-    row: int
-    strip: np.ndarray
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A whole picture (3, h, h) uint8, counted within the request."""
-
-    picture: int
-    image: np.ndarray
-
-
-class Drawing:
-    """A request's pictures on their way; made by `Batcher.submit`.
-
-    Args:
-        requests: one per picture.
-        rows: whether strips are wanted as they are drawn.
-        loop: where the events are waited for.
-    """
-
-    def __init__(self, requests: Sequence[SampleRequest], rows: bool, loop: asyncio.AbstractEventLoop) -> None:
-        self.rows, self.gone = rows, False
-        self.waiting = deque(_Picture(self, number, request) for number, request in enumerate(requests))
-        self._left, self._loop = len(requests), loop
-        self._events: asyncio.Queue[Row | Finished | ServiceError] = asyncio.Queue()
-
-    def tell(self, event: Row | Finished | ServiceError) -> None:
-        """Hand on what happened, from any thread."""
-        if not self.gone:
-            _soon(self._loop, self._events.put_nowait, event)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all pictures have been given out."""
-        return not self._left
-
-    async def next(self, patience: float | None = None) -> Row | Finished | None:
-        """What happens next; None if nothing does for `patience` seconds.
-
-        Raises:
-            ServiceError: the pictures cannot be drawn.
-        """
-        try:
-            async with asyncio.timeout(patience):
-                event = await self._events.get()
-        except TimeoutError:
-            return None
-        if isinstance(event, ServiceError):
-            raise event
-        self._left -= isinstance(event, Finished)
-        return event
-
-
-@dataclass(frozen=True)
-class _Picture:
-    drawing: Drawing
-    number: int  # within its drawing
-    request: SampleRequest
-
-
-@dataclass(frozen=True)
-class _Call:
-    function: Callable[[], Any]
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
-
-    def run(self) -> None:
-        if self.future.cancelled():
-            return
-        try:
-            result = self.function()
-        except ServiceError as error:
-            _soon(self.loop, _settle, self.future, None, error)
-        except Exception:  # whatever it was, the one who waits is told, and the thread goes on
-            _log.exception("A request failed")
-            _soon(self.loop, _settle, self.future, None, internal())
-        else:
-            _soon(self.loop, _settle, self.future, result, None)
-
-
-def _soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        _log.debug("An answer came after its event loop had closed")
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
 
 
 class Places:
@@ -219,7 +116,7 @@ class Batcher:
         self.batch_size, self.most_waiting, self._on_batch = batch_size, most_waiting, on_batch
         self._changed = threading.Condition()
         self._drawings: deque[Drawing] = deque()  # that have pictures waiting
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Call] = deque()
         self._kept = 0  # places that were taken and are not used yet; those of calls among them
         self._open, self._abandoned, self._ended = True, False, False
         self._running = 0
@@ -330,7 +227,7 @@ class Batcher:
 
     async def _call(self, function: Callable[[], Result]) -> Result:
         loop = asyncio.get_running_loop()
-        call = _Call(function, loop.create_future(), loop)
+        call = Call(function, loop.create_future(), loop)
         with self._changed:
             self._require_work_goes_on()
             self._calls.append(call)
@@ -386,8 +283,8 @@ class Batcher:
                 return
             self._changed.wait(left)
 
-    def _take(self) -> list[_Picture]:
-        batch: list[_Picture] = []
+    def _take(self) -> list[Picture]:
+        batch: list[Picture] = []
         while self._drawings and len(batch) < self.batch_size:
             drawing = self._drawings.popleft()
             batch.append(drawing.waiting.popleft())
@@ -395,7 +292,7 @@ class Batcher:
                 self._drawings.append(drawing)
         return batch
 
-    def _batch(self, batch: list[_Picture]) -> None:
+    def _batch(self, batch: list[Picture]) -> None:
         began, self._running = time.monotonic(), len(batch)
         try:
             finished = self._draw(batch)
@@ -414,7 +311,7 @@ class Batcher:
             self._on_batch(len(batch), seconds)
 
     @torch.inference_mode()
-    def _draw(self, batch: list[_Picture]) -> bool:
+    def _draw(self, batch: list[Picture]) -> bool:
         """Draw a batch; false if nobody wants it any more."""
         decoders = {
             place: RowDecoder(self._tokenizer, 1) for place, picture in enumerate(batch) if picture.drawing.rows
@@ -432,7 +329,7 @@ class Batcher:
         self._tell_pictures(batch, torch.cat(parts, dim=1))
         return True
 
-    def _tell_pictures(self, batch: list[_Picture], codes: torch.Tensor) -> None:
+    def _tell_pictures(self, batch: list[Picture], codes: torch.Tensor) -> None:
         """Decode the pictures that are still wanted and hand them on, one group after the other."""
         with self._changed:
             self._expected = self._pictures() + sum(not picture.drawing.waiting for picture in batch)
@@ -443,7 +340,7 @@ class Batcher:
             for place, image in zip(places, images, strict=True):
                 batch[place].drawing.tell(Finished(batch[place].number, image))
 
-    def _filled(self, batch: list[_Picture]) -> list[SampleRequest]:
+    def _filled(self, batch: list[Picture]) -> list[SampleRequest]:
         """The batch's requests; on a GPU up to a power of two of them, as each size has its own buffers and graphs."""
         requests = [picture.request for picture in batch]
         if self._engine.device.type != "cuda":
@@ -451,7 +348,7 @@ class Batcher:
         size = min(1 << (len(requests) - 1).bit_length(), max(self.batch_size, len(requests)))
         return requests + [requests[-1]] * (size - len(requests))
 
-    def _tell_rows(self, picture: _Picture, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
+    def _tell_rows(self, picture: Picture, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
         """Hand on the rows that these codes (1, n) complete; how many there were."""
         strip = pixels.to_uint8(decoder.extend(codes))[0].cpu().numpy()
         side = self._tokenizer.config.patch_size

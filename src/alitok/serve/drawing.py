@@ -18,12 +18,13 @@ from starlette.types import Receive, Scope, Send
 from alitok.core.errors import AlitokError
 from alitok.generator import SampleRequest
 from alitok.jobs.drawing import first_rows
-from alitok.serve.batcher import Drawing, Finished, Places, Row
+from alitok.serve.batcher import Places
 from alitok.serve.documented import KEYED, faults
 from alitok.serve.faults import ClientGoneError, ServiceError, internal, too_late, unusable
 from alitok.serve.schemas import DrawnImage, ImagesAnswer, ImagesRequest, Wanted
 from alitok.serve.service import Service, service_of
 from alitok.serve.uploads import PictureFormat, encoded, from_base64
+from alitok.serve.waiting import Drawing, Finished, Row
 
 router = APIRouter(tags=["pictures"], dependencies=KEYED)
 _log = logging.getLogger(__name__)
