@@ -21,7 +21,7 @@ from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.tokenizer.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from alitok.train.features import FeaturesTraining
 from alitok.train.generator import GeneratorTraining
-from alitok.train.optim import OptimizerConfig
+from alitok.train.optim import GENERATOR_ADAMW
 from alitok.train.schedule import Phase
 from alitok.train.task import LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
@@ -257,6 +257,5 @@ def _features_training(steps: int) -> FeaturesTraining:
 
 def _generator_training(preset: AblationPreset, steps: int) -> GeneratorTraining:
     phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=min(50, steps // 2))
-    optimizer = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)
-    loop = LoopConfig(batch_size=preset.generator_batch_size, optimizer=optimizer, evaluate_every=200)
+    loop = LoopConfig(batch_size=preset.generator_batch_size, optimizer=GENERATOR_ADAMW, evaluate_every=200)
     return GeneratorTraining(loop=loop, phases=(phase,))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.data.crops import VIEWS
-from alitok.presets import STAGES, Recipe, StageName
+from alitok.presets import IMAGENET_PICTURES, STAGES, Recipe, StageName
 from alitok.workflow.flops import decoder_flops, drawing_flops, encoder_flops, step_weight_bytes
 from alitok.workflow.footprint import Footprint
 from alitok.workflow.hardware import Gpu, HalfOrFull
@@ -44,7 +44,7 @@ class PlanRequest:
 
     gpus: int = 1
     precision: HalfOrFull = "bf16"
-    pictures: int = 1_281_167
+    pictures: int = IMAGENET_PICTURES
     classes: int = 1000
     picture_bytes: float = 110e3
     decoded_per_core: float = 200.0

@@ -14,14 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from alitok.core.errors import AlitokError
-from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName, fitted
+from alitok.presets import FITTED, IMAGENET_PICTURES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName, fitted
 from alitok.workflow.budget import Budget, PlanRequest, make_budget
 from alitok.workflow.budget_tables import show, to_json
 from alitok.workflow.hardware import HalfOrFull, gpu_named
 from alitok.workflow.resolve import PerceptualName, altered
 from alitok.workflow.traffic import Assumptions
 
-_IMAGENET = 1_281_167, 1000  # pictures and classes
+_IMAGENET = IMAGENET_PICTURES, 1000  # pictures and classes
 _BUILT_IN = {"digits": 1437, "photos": 1792}  # training pictures
 _WIDTH = 150  # of tables that are not for a terminal
 
