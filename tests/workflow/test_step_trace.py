@@ -1,9 +1,11 @@
 """A step that is only followed, against real ones that PyTorch's profiler and counter watch."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,15 +48,36 @@ def state_of(recipe, stage, directory):
 
 
 def allocated(work):
-    """The most that is allocated at a time while `work` runs, as the profiler has it."""
+    """The most that is allocated at a time while `work` runs, as the profiler has it.
+
+    What an operation takes and gives back within itself is a kernel's workspace, which is not followed: how much a
+    convolution takes depends on the processor's instructions.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
-    now = most = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    return most
+    changes, taken = [], {}
+    for event in in_order(seen.profiler.kineto_results.experimental_event_tree()):
+        kind, field = event.typed
+        if kind != _EventType.Allocation:
+            continue
+        before, inside = taken.pop(field.ptr, (None, None))
+        if field.alloc_size < 0 and inside is not None and inside is event.parent:
+            changes[before] = 0
+            continue
+        if field.alloc_size > 0:
+            taken[field.ptr] = len(changes), event.parent
+        changes.append(field.alloc_size)
+    return max(itertools.accumulate(changes))
+
+
+def in_order(events):
+    """Of a tree of events, all as they began."""
+    found, left = [], list(events)
+    while left:
+        event = left.pop()
+        found.append(event)
+        left += event.children
+    return sorted(found, key=lambda event: event.start_time_ns)
 
 
 CASES = {
