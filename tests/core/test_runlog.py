@@ -1,5 +1,6 @@
 import io
 import json
+import math
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,23 @@ def test_a_resumed_log_drops_what_was_written_behind_the_checkpoint(tmp_path):
         log.scalars(30, {"loss": 9.0})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [1.0, 2.0, 9.0]
+
+
+def test_what_is_no_finite_number_is_null_and_any_reader_of_json_takes_it(tmp_path):
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        file.write('{"step": 10, "loss": NaN}\n')  # as older logs have it
+    with RunLog(tmp_path, resume_step=10) as log:
+        log.scalars(20, {"loss": math.inf, "mse": 0.5})
+        log.curve(20, "loss_by_position", [1.0, math.nan])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    strict = [json.loads(line, parse_constant=refused) for line in lines]
+    assert strict == [{"step": 10, "loss": None}, {"step": 20, "loss": None, "mse": 0.5}]
+    curve = (tmp_path / "curves" / "loss_by_position-000020.json").read_text()
+    assert json.loads(curve, parse_constant=refused)["loss_by_position"] == [1.0, None]
+
+
+def refused(name):
+    raise ValueError(f"{name} is no JSON")
 
 
 def test_pictures_are_numbered_by_step(tmp_path):

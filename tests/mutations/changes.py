@@ -686,4 +686,56 @@ CHANGES = [
             "test_a_constant_error_of_a_tenth_is_20_decibels_and_twice_the_error_6_less",
         ),
     ),
+    *_of(
+        "workflow/budget.py",
+        "tests/workflow/test_budget.py",
+        (
+            "encoding planned at the rate of bf16",
+            "flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)",
+            'flops / (gpu.rate("bf16") * assumed.mfu * request.gpus)',
+            "test_codes_and_samples_are_planned_in_float32_by_hand",
+        ),
+        (
+            "half of the cache of a drawn picture",
+            "each = 2 * 2 * config.layers",
+            "each = 2 * config.layers",
+            "test_codes_and_samples_are_planned_in_float32_by_hand",
+        ),
+        (
+            "the whole cache read at every code",
+            "(weights + batch * each // 2)",
+            "(weights + batch * each)",
+            "test_where_memory_is_slow_samples_take_the_time_of_reading",
+        ),
+        (
+            "drawing without guidance",
+            "flops = 2 * drawing_flops(config)",
+            "flops = drawing_flops(config)",
+            "test_codes_and_samples_are_planned_in_float32_by_hand",
+        ),
+        (
+            "more drawn at a time than memory holds",
+            "batch = min(_DRAWN, room, -(-request.samples // request.gpus))",
+            "batch = min(_DRAWN, -(-request.samples // request.gpus))",
+            "test_fewer_are_drawn_at_a_time_where_there_is_no_room",
+        ),
+        (
+            "hours of a phase over all GPUs' time",
+            "phase.steps * time.seconds / _HOUR",
+            "gpus * phase.steps * time.seconds / _HOUR",
+            "test_hours_by_hand",
+        ),
+        (
+            "pictures read where codes are",
+            "size = _CODE_BYTES * cost.sequence_length if codes else request.picture_bytes",
+            "size = request.picture_bytes",
+            "test_data_by_hand",
+        ),
+        (
+            "steps counted as pictures",
+            "pictures = sum(phase.steps for phase in phases) * batch",
+            "pictures = sum(phase.steps for phase in phases)",
+            "test_data_by_hand",
+        ),
+    ),
 ]

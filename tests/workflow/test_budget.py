@@ -76,6 +76,16 @@ def test_codes_and_samples_are_planned_in_float32_by_hand(budget):
     assert sample.hours == pytest.approx(49 * (max(reading, computing) + pixels) / 3600)
 
 
+def test_where_memory_is_slow_samples_take_the_time_of_reading():
+    gpu = dataclasses.replace(GPUS["a800"], bandwidth=1e9)
+    request = PlanRequest(gpus=4, pictures=1437, classes=10)
+    _, sample = make_budget(SMALL, gpu, request, Assumptions(mfu=0.5), stages=()).jobs
+    weights = step_weight_bytes(SMALL.generator_size.config(SMALL.tokenizer, 10), "fp32", 2 * 256)
+    reading = 20 * (weights + 256 * 81_920 / 2) / (1e9 * Assumptions().bandwidth_share)  # half the cache, on average
+    pixels = 256 * decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2) / (0.5 * 19.5e12)
+    assert sample.hours == pytest.approx(49 * (reading + pixels) / 3600)
+
+
 def test_fewer_are_drawn_at_a_time_where_there_is_no_room():
     gpu = dataclasses.replace(GPUS["4090"], memory=20e6)
     request = PlanRequest(pictures=1437, classes=10)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alitok.core import images
-from alitok.core.files import write_bytes, write_json
+from alitok.core.files import finite, write_bytes, write_json
 
 _PLAIN_LINES = 5  # lines per bar where the output is no terminal
 
@@ -40,7 +40,7 @@ class RunLog:
     def _open(self, resume_step: int) -> None:
         path = self.directory / "metrics.jsonl"
         records = [record for record in read_metrics(path) if record["step"] <= resume_step]
-        write_bytes(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+        write_bytes(path, "".join(map(_line, records)).encode())
         self._lines = path.open("a", encoding="utf-8")
         self._board = _tensorboard(self.directory / "tensorboard", resume_step)
 
@@ -63,8 +63,8 @@ class RunLog:
             self._board.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers of a step."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        """Record numbers of a step; in the file NaN and infinity are null, which JSON has instead."""
+        self._lines.write(_line({"step": step, **values}))
         self._lines.flush()
         if self._board is not None:
             for name, value in values.items():
@@ -72,7 +72,8 @@ class RunLog:
 
     def curve(self, step: int, name: str, values: Sequence[float]) -> None:
         """Record a list of numbers, such as one for each position of a sequence."""
-        write_json(self.directory / "curves" / f"{name}-{step:06d}.json", {"step": step, name: list(values)})
+        path = self.directory / "curves" / f"{name}-{step:06d}.json"
+        write_json(path, finite({"step": step, name: list(values)}))
 
     def picture(self, step: int, name: str, picture: np.ndarray, scale: int = 1) -> None:
         """Record a picture (3, h, w) uint8, enlarged `scale` times in the PNG."""
@@ -81,8 +82,15 @@ class RunLog:
             self._board.add_image(name, picture, step)
 
 
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(finite(dict(record)), allow_nan=False) + "\n"
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, oldest first; a last line cut short by a crash is left out."""
+    """The records of a `metrics.jsonl`, oldest first; a last line cut short by a crash is left out.
+
+    None stands for a number that was not finite.
+    """
     if not path.exists():
         return []
     records = []

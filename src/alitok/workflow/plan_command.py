@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from alitok.core.errors import AlitokError
-from alitok.presets import FITTED, IMAGENET_PICTURES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName, fitted
+from alitok.fitted import FITTED, fitted
+from alitok.presets import IMAGENET_PICTURES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
 from alitok.workflow.budget import Budget, PlanRequest, make_budget
 from alitok.workflow.budget_tables import show, to_json
 from alitok.workflow.hardware import HalfOrFull, gpu_named

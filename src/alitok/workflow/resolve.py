@@ -15,7 +15,8 @@ from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.data.source import Look, look_at
 from alitok.data.tar import Say
-from alitok.presets import FITTED, RECIPE_CLASSES, RECIPES, Recipe, fitted, with_generator
+from alitok.fitted import FITTED, fitted
+from alitok.presets import RECIPE_CLASSES, RECIPES, Recipe, with_generator
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 from alitok.workflow.stores import Stores, open_stores
 

@@ -90,7 +90,7 @@ def _stage(name: str, report: dict[str, Any]) -> Stage:
 def _curves(records: dict[str, list[dict[str, Any]]]) -> list[Curve]:
     def line(stage: str, key: str) -> tuple[list[float], list[float]]:
         points = [(record["step"], record[key]) for record in records[stage] if key in record]
-        return [float(step) for step, _ in points], [value for _, value in points]
+        return [float(step) for step, _ in points], [math.nan if value is None else value for _, value in points]
 
     tokenizer = {f"{stage} {term}": line(stage, term) for stage in ("stage1", "stage2") for term in ("loss", "mse")}
     decibels = {stage: line(stage, "heldout_psnr") for stage in ("stage1", "stage2")}
