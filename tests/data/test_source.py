@@ -41,6 +41,36 @@ def test_a_folder_is_opened_by_its_path(tmp_path):
     assert (len(splits.train), len(splits.heldout)) == (4, 2)
 
 
+@pytest.mark.parametrize("option", ["", "?mirror=1", "?mirror=0"])
+def test_pictures_are_mirrored_unless_they_must_not_be(tmp_path, option):
+    folder_of(tmp_path, 10, 0)
+    ramp = np.tile(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (40, 1, 3))
+    for path in tmp_path.rglob("*.png"):
+        Image.fromarray(ramp).save(path)
+    splits, mirrored = open_splits(f"{tmp_path}{option}", 16), option != "?mirror=0"
+    assert splits.name == f"{tmp_path}{option}"
+    for source in (splits.train, splits.heldout):
+        assert source.views(0, "ten").shape[0] == (10 if mirrored else 5)
+        assert source.views(0, "flip").shape[0] == (2 if mirrored else 1)
+        rng = np.random.default_rng(0)
+        rising = [read[0, 0, 0] < read[0, 0, -1] for read in (source.read(0, rng) for _ in range(30))]
+        assert all(rising) is not mirrored
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{}?mirror=no", "The option mirror is 1 or 0, not 'no'"),
+        ("photos?mirror=0", "photos takes no option mirror; it takes none"),
+        ("{}?mirror=0&label=x", "takes no option label; it takes none"),
+    ],
+)
+def test_an_option_of_no_sense_is_told(tmp_path, data, said):
+    folder_of(tmp_path, 10, 0)
+    with pytest.raises(AlitokError, match=said):
+        open_splits(data.format(tmp_path), 16)
+
+
 def test_the_hash_of_a_folder_follows_its_files(tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()

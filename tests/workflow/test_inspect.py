@@ -72,6 +72,9 @@ def test_a_clean_folder(tmp_path):
     for part in ("120 pictures of 2 classes", "ant", "bee", "32 pixels a side, chosen", "1,080", "No two pictures"):
         assert part in text
     assert (tmp_path / "here" / "inspect-pets.png").exists()
+    facts, text = inspect(f"{tmp_path}/pets?mirror=0")
+    assert facts["training"]["ten-crop sequences"] == 540
+    assert "540" in text
 
 
 def test_the_plan_is_what_training_would_do(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 
 from alitok.core.errors import AlitokError, said
 from alitok.data.cache import Cache
-from alitok.data.patterns import require_options
+from alitok.data.patterns import is_on, require_options
 from alitok.data.pictures import TRAIN, Pictures, heldout_names
 from alitok.data.streams import open_stream
 from alitok.data.tables import from_tables
@@ -63,7 +63,9 @@ def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | N
 
     def load(split: str) -> Any:
         with told(name):
-            return datasets.load_dataset(name, config, split=split, streaming=_streaming(options))
+            return datasets.load_dataset(
+                name, config, split=split, streaming=is_on("streaming", options.get("streaming", "0"))
+            )
 
     return _open(name, (name, config), parts, load, options, cache, say)
 
@@ -87,7 +89,7 @@ def open_tables(
     if len(kinds) > 1:
         raise AlitokError(f"{name} has parquet and arrow files; give those of one kind.")
     data_files = {split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()}  # it globs
-    streaming = _streaming(options)
+    streaming = is_on("streaming", options.get("streaming", "0"))
 
     def load(split: str) -> Any:
         with told(name):
@@ -132,13 +134,6 @@ def choose_splits(name: str, splits: Sequence[str], options: Mapping[str, str]) 
     return [train] if heldout is None else [train, heldout]
 
 
-def _streaming(options: Mapping[str, str]) -> bool:
-    value = options.get("streaming", "0").lower()
-    if value not in ("0", "1", "false", "true"):
-        raise AlitokError(f"The option streaming is 1 or 0, not {value!r}.")
-    return value in ("1", "true")
-
-
 def _open(
     name: str,
     identity: object,
@@ -148,6 +143,6 @@ def _open(
     cache: Cache,
     say: Say | None,
 ) -> Pictures:
-    if _streaming(options):
+    if is_on("streaming", options.get("streaming", "0")):
         return open_stream(name, identity, splits, load, options, cache, say)
     return from_tables(name, {split: load(split) for split in splits}, options)

@@ -20,6 +20,7 @@ from alitok.data.patterns import (
     divide,
     expand_braces,
     expand_paths,
+    is_on,
     is_pattern,
     is_url,
     read_options,
@@ -51,6 +52,23 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
+def may_be_mirrored(data: str) -> bool:
+    """Whether a mirrored picture is still one of its class; the option `mirror=0` says that it is not.
+
+    Raises:
+        AlitokError: the option is neither 1 nor 0.
+    """
+    return is_on("mirror", _parted(data)[1].get("mirror", "1"))
+
+
+def _parted(data: str) -> tuple[str, dict[str, str]]:
+    """A name and the options behind it."""
+    if not data.startswith(PREFIX):
+        return with_options(data)
+    name, _, text = data.partition("?")
+    return name, read_options(data, text)
+
+
 def open_pictures(data: str, say: Say | None = None) -> Pictures:
     """List the pictures of anything but the built-in sets.
 
@@ -63,12 +81,13 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
     """
     if not data:
         raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
-    if data.startswith(PREFIX):
-        name, _, text = data.partition("?")
-        options = read_options(data, text)
+    name, options = _parted(data)
+    if name in BUILTIN:
+        require_options(name, options)
+    options.pop("mirror", None)  # says nothing of files
+    if name.startswith(PREFIX):
         require_options(name, options, *OPTIONS)
         return open_hub(name, options, open_cache(), say)
-    name, options = with_options(data)
     if is_url(name):
         return _open_archives(name, options, say)
     path = Path(name).expanduser().resolve()

@@ -14,7 +14,7 @@ from pathlib import Path
 from alitok.core.errors import AlitokError
 from alitok.data.pictures import TRAIN, heldout_names
 
-OPTIONS = ("split", "heldout", "image", "label", "config", "streaming")
+OPTIONS = ("split", "heldout", "image", "label", "config", "streaming", "mirror")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -57,6 +57,17 @@ def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
     unknown = [key for key in options if key not in known]
     if unknown:
         raise AlitokError(f"{data} takes no option {unknown[0]}; it takes {', '.join(known) or 'none'}.")
+
+
+def is_on(name: str, value: str) -> bool:
+    """What an option that is 1 or 0 says.
+
+    Raises:
+        AlitokError: it is something else.
+    """
+    if value.lower() not in ("0", "1", "false", "true"):
+        raise AlitokError(f"The option {name} is 1 or 0, not {value!r}.")
+    return value.lower() in ("1", "true")
 
 
 def is_url(name: str) -> bool:

@@ -25,6 +25,7 @@ Otherwise a tenth of each class is held out, by the seed. Options follow a quest
     image=      the column of pictures, and label= that of classes, where they are not plain to see
     config=     which of its configurations, of a data set of the hub
     streaming=1 do not load the data set whole: write the stream to archives in the cache, once
+    mirror=0    of any of these but the built-in sets: a mirrored picture is none of its class, so none is made
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import CropRecipe
 from alitok.data.decode import header_size, in_threads, without_remarks
-from alitok.data.opening import full_name, open_pictures
+from alitok.data.opening import full_name, may_be_mirrored, open_pictures
 from alitok.data.pictures import Broken, Pictures, require_training_classes
 from alitok.data.reading import PictureSource
 from alitok.data.split import heldout_mask
@@ -237,10 +238,10 @@ def open_splits(data: str, size: int, seed: int = 0, say: Say | None = None) -> 
     """
     if data in BUILTIN:
         return Splits(*BUILTIN[data].open(size, seed), data, data)
-    return split_pictures(open_pictures(data, say), full_name(data), size, seed)
+    return split_pictures(open_pictures(data, say), full_name(data), size, seed, may_be_mirrored(data))
 
 
-def split_pictures(pictures: Pictures, name: str, size: int, seed: int = 0) -> Splits:
+def split_pictures(pictures: Pictures, name: str, size: int, seed: int = 0, flip: bool = True) -> Splits:
     """Part opened pictures into those for training and those held out; the splits are called `name`.
 
     Raises:
@@ -257,8 +258,8 @@ def split_pictures(pictures: Pictures, name: str, size: int, seed: int = 0) -> S
             )
     train, heldout = (np.flatnonzero(mask) for mask in (~held, held))
     return Splits(
-        PictureSource(f"{pictures.name} train", pictures, train, size, left_out=pictures.left_out),
-        PictureSource(f"{pictures.name} held-out", pictures, heldout, size),
+        PictureSource(f"{pictures.name} train", pictures, train, size, flip, pictures.left_out),
+        PictureSource(f"{pictures.name} held-out", pictures, heldout, size, flip),
         name,
         pictures.contents,
         pictures.notes,

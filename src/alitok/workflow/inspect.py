@@ -20,7 +20,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
 from alitok.core.runlog import progress_bar
 from alitok.data.builtin import BUILTIN
-from alitok.data.crops import centre_crop
+from alitok.data.crops import VIEWS, centre_crop
 from alitok.data.decode import read_picture, too_small, without_remarks
 from alitok.data.pictures import Broken
 from alitok.data.reading import PictureSource
@@ -172,7 +172,8 @@ def _training(
     found: Survey, broken: Sequence[Broken], size: int, given: int | None, stops: str | None
 ) -> dict[str, Any]:
     rest = found.splits.without({picture.key for picture in broken})
-    per_picture = 10 if isinstance(rest.train, PictureSource) else crops_per_picture(rest.train, "ten")
+    crops = VIEWS["ten"] // (1 if rest.train.flip else 2)
+    per_picture = crops if isinstance(rest.train, PictureSource) else crops_per_picture(rest.train, "ten")
     return {
         "image size": size,
         "size given": given is not None,
