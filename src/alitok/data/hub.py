@@ -63,9 +63,7 @@ def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | N
 
     def load(split: str) -> Any:
         with told(name):
-            return datasets.load_dataset(
-                name, config, split=split, streaming=is_on("streaming", options.get("streaming", "0"))
-            )
+            return datasets.load_dataset(name, config, split=split, streaming=_streaming(options))
 
     return _open(name, (name, config), parts, load, options, cache, say)
 
@@ -89,7 +87,7 @@ def open_tables(
     if len(kinds) > 1:
         raise AlitokError(f"{name} has parquet and arrow files; give those of one kind.")
     data_files = {split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()}  # it globs
-    streaming = is_on("streaming", options.get("streaming", "0"))
+    streaming = _streaming(options)
 
     def load(split: str) -> Any:
         with told(name):
@@ -134,6 +132,10 @@ def choose_splits(name: str, splits: Sequence[str], options: Mapping[str, str]) 
     return [train] if heldout is None else [train, heldout]
 
 
+def _streaming(options: Mapping[str, str]) -> bool:
+    return is_on("streaming", options.get("streaming", "0"))
+
+
 def _open(
     name: str,
     identity: object,
@@ -143,6 +145,6 @@ def _open(
     cache: Cache,
     say: Say | None,
 ) -> Pictures:
-    if is_on("streaming", options.get("streaming", "0")):
+    if _streaming(options):
         return open_stream(name, identity, splits, load, options, cache, say)
     return from_tables(name, {split: load(split) for split in splits}, options)
