@@ -32,6 +32,7 @@ from alitok.workflow.steps import TRAININGS
 from alitok.workflow.tasks import Training, Trainings
 
 _MEASURED_STEPS = 2  # behind one that warms up
+_FEW, _LONG = 4, 20.0  # examples of a microbatch, and seconds of a step, from which on it is told from so few
 _READS = 16
 _NOISE = 64  # pictures
 _ENCODED, _DRAWN = 64, 256  # pictures at a time
@@ -49,12 +50,13 @@ def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[
         AlitokError: a step cannot be taken at all, as when a picture cannot be read.
     """
     recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
-    rehearsal = replace(trainings, splits=noise_splits(splits.train.classes, recipe))
+    alone = replace(recipe, engine=replace(recipe.engine, workers=0))  # noise is in memory: nobody need read it
+    rehearsal = replace(trainings, splits=noise_splits(splits.train.classes, recipe), recipe=alone)
     read, views = _reading(splits.train, recipe)
     seconds = {}
     for name in TRAININGS:
         if name not in done and (name != "features" or needs_features(recipe)):
-            seconds[name] = _training(rehearsal, name, read, name in anew)
+            seconds[name] = _training(rehearsal, name, read, recipe.engine.workers, name in anew)
     pictures = len(splits.train) + len(splits.heldout)
     if "check" not in done:
         seconds["check"] = read * pictures / world.size
@@ -88,7 +90,7 @@ def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
     return float(np.mean(seconds)) if seconds else 0.0, views
 
 
-def _training(trainings: Trainings, name: str, read: float, anew: bool) -> float:
+def _training(trainings: Trainings, name: str, read: float, workers: int, anew: bool) -> float:
     if name == "features":
         training = trainings.features()
     elif name == "generator":
@@ -98,7 +100,7 @@ def _training(trainings: Trainings, name: str, read: float, anew: bool) -> float
     saved = Checkpoints(trainings.root / name / "checkpoints", training.loop.keep, trainings.world).steps()
     done = 0 if anew else max(saved, default=0)
     reading = 0.0 if name == "generator" else read * training.loop.batch_size / trainings.world.size
-    workers, seconds = trainings.recipe.engine.workers, 0.0
+    seconds = 0.0
     for phase, computing in zip(training.task.phases, step_seconds(training, trainings), strict=True):
         left, done = max(0, phase.steps - done), max(0, done - phase.steps)
         seconds += left * (max(computing, reading / workers) if workers else computing + reading)
@@ -106,21 +108,32 @@ def _training(trainings: Trainings, name: str, read: float, anew: bool) -> float
 
 
 def step_seconds(training: Training, trainings: Trainings) -> list[float]:
-    """Mean seconds of a few whole optimizer steps of each phase; the task's modules are changed by them."""
+    """Mean seconds of a whole optimizer step of each phase; the task's modules are changed by those that are taken.
+
+    A step that would take long, as one of full size on a CPU, is told from steps of few examples.
+    """
     with tempfile.TemporaryDirectory() as nowhere:
         engine = trainings.recipe.engine
         state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
         batches, phases = training.task.batches(0), training.task.phases
+        share, few = training.loop.batch_size // trainings.world.size, _FEW * engine.accumulate
 
-        def step(phase: int) -> float:
+        def step(phase: int, examples: int) -> float:
             state.progress = Progress(phases, phase=phase)  # again and again its first one, be it ever so short
+            images_or_codes, labels = next(batches)
             began = time.perf_counter()
-            state.advance(next(batches), _never)
-            return time.perf_counter() - began
+            state.advance((images_or_codes[:examples], labels[:examples]), _never)
+            return max(trainings.world.gather(time.perf_counter() - began))
 
-        return [
-            statistics.fmean([step(number) for _ in range(1 + _MEASURED_STEPS)][1:]) for number in range(len(phases))
-        ]
+        def seconds(phase: int) -> float:
+            if not engine.compile and share >= 4 * few:  # compiled once more for every size
+                _, small, large = (step(phase, count) for count in (few, few, 2 * few))
+                whole = small + (large - small) * (share / few - 1)
+                if whole > _LONG:
+                    return whole
+            return statistics.fmean([step(phase, share) for _ in range(1 + _MEASURED_STEPS)][1:])
+
+        return [seconds(number) for number in range(len(phases))]
 
 
 def _never() -> bool:
