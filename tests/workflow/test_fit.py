@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alitok.core.config import to_dict, to_toml
 from alitok.core.errors import AlitokError
 from alitok.jobs.pipeline import Pipeline
 from alitok.presets import RECIPES
@@ -276,3 +277,29 @@ def test_a_file_of_recipe_keys_is_laid_over_the_preset_and_overrides_over_it(tmp
     (tmp_path / "bad.toml").write_text("[stage1.lop]\nsteps = 5\n")
     with pytest.raises(AlitokError, match=r"bad\.toml: unknown key 'stage1\.lop'; did you mean 'stage1\.loop'"):
         resolve(replace(request, config=tmp_path / "bad.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[stage1.phases.main]\nsteps = 20\nwarmup_steps = 2\n",
+        '[[stage1.phases]]\nname = "main"\nsteps = 20\nwarmup_steps = 2\n',
+        "[[stage1.phases]]\nsteps = 20\nwarmup_steps = 2\n",
+        "[recipe.stage1.phases.main]\nsteps = 20\nwarmup_steps = 2\n",
+    ],
+)
+def test_a_phase_in_a_file_keeps_what_the_file_does_not_name(tmp_path, text):
+    (tmp_path / "my.toml").write_text(text)
+    (phase,) = resolve(Request(out=tmp_path, data="digits", config=tmp_path / "my.toml")).recipe.stage1.phases
+    assert phase == replace(RECIPES["digits"].stage1.phases[0], steps=20, warmup_steps=2)
+
+
+def test_the_file_of_a_run_gives_its_recipe(tmp_path):
+    recipe = replace(RECIPES["photos"], samples_per_class=3)
+    keys = {"data": "photos", "seed": 4, "recipe": to_dict(recipe)}
+    (tmp_path / "other.toml").write_text(to_toml(keys))
+    resolved = resolve(Request(out=tmp_path, data="digits", config=tmp_path / "other.toml"))
+    assert (resolved.recipe, resolved.data, resolved.seed) == (recipe, "digits", 0)
+    (tmp_path / "other.toml").write_text(to_toml(keys | {"samples_per_class": 5}))
+    with pytest.raises(AlitokError, match=r"other\.toml: 'samples_per_class' stands beside \[recipe\]"):
+        resolve(Request(out=tmp_path, data="digits", config=tmp_path / "other.toml"))

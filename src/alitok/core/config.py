@@ -64,9 +64,10 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
         # Dates and the like, which TOML has and JSON has not, become text and are refused as such.
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(data, default=str))
     except pydantic.ValidationError as error:
-        first, path = _first_fault(cls, error.errors())
+        first, keys = _first_fault(cls, error.errors())
+        path = _path(keys, data)
         if first["type"] in _UNKNOWN:
-            raise AlitokError(f"{source}: {_unknown(cls, path)}") from None
+            raise AlitokError(f"{source}: {_unknown(cls, keys, path)}") from None
         if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
             raise AlitokError(f"{source}: key '{path}' is missing; add it.") from None
         message = str(first.get("ctx", {}).get("error", first["msg"])).rstrip(".")
@@ -75,8 +76,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
         raise AlitokError(f"{source}: {where}{message}.") from None
 
 
-def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, str]:
-    """The first of pydantic's faults, and the path of the key.
+def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, list[str | int]]:
+    """The first of pydantic's faults, and the keys that lead to it.
 
     Where a config may be of several classes, there are faults for each, with the class in the path; those of the class
     that knows most of the given keys count.
@@ -87,7 +88,20 @@ def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, str]:
         same = [fault for fault in faults if fault["loc"][:place] == first["loc"][:place]]
         unknown = Counter(fault["loc"][place] for fault in same if fault["type"] in _UNKNOWN)
         first = min(same, key=lambda fault: unknown[fault["loc"][place]])
-    return first, ".".join(str(part) for part in first["loc"] if part not in classes)
+    return first, [part for part in first["loc"] if part not in classes]
+
+
+def _path(keys: Iterable[str | int], data: Any) -> str:
+    """Keys as `override` takes them: an item of a list by its `name`, where it has one."""
+    parts, place = [], data
+    for key in keys:
+        try:
+            place = place[key]
+        except (KeyError, IndexError, TypeError):  # a key that is missing
+            place = None
+        name = place.get("name") if isinstance(key, int) and isinstance(place, Mapping) else None
+        parts.append(str(name or key))
+    return ".".join(parts)
 
 
 def _alternatives(cls: Any) -> Iterable[str]:
@@ -99,14 +113,18 @@ def _alternatives(cls: Any) -> Iterable[str]:
             yield from _alternatives(each)
 
 
-def _unknown(cls: type, path: str) -> str:
-    plain = ".".join(part for part in path.split(".") if not part.isdecimal())  # items of a list are alike
-    parent = plain.rpartition(".")[0]
-    siblings = sorted({known for known in _paths(cls) if known.rpartition(".")[0] == parent})
-    if plain in siblings:  # known to another class that the config may be of
-        return f"key '{path}' does not go with the other keys of '{parent}'."
-    near = difflib.get_close_matches(plain, siblings, n=1, cutoff=0.7)
-    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(siblings)}."
+def _unknown(cls: type, keys: Sequence[str | int], path: str) -> str:
+    if any("." in key for key in keys if isinstance(key, str)):
+        return f"unknown key '{path}'; write keys with points in them without quotes."
+    *parents, last = (key for key in keys if isinstance(key, str))  # items of a list are alike
+    inside, above = ".".join(parents), path.removesuffix(last)
+    siblings = sorted(
+        {name for parent, _, name in (known.rpartition(".") for known in _paths(cls)) if parent == inside}
+    )
+    if last in siblings:  # known to another class that the config may be of
+        return f"key '{path}' does not go with the other keys of '{above.rstrip('.')}'."
+    near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
+    hint = f"did you mean '{above}{near[0]}'?" if near else f"known here: {', '.join(siblings)}."
     return f"unknown key '{path}'; {hint}"
 
 
@@ -156,13 +174,35 @@ def to_toml(data: Mapping[str, Any]) -> str:
     return tomli_w.dumps(strip(data))
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over` laid over it, key by key at every depth."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result
+def merge(base: Any, over: Any, source: str) -> Any:
+    """`base` with the values of `over` laid over it, key by key at every depth.
+
+    A list takes the place of a list, but each of its items is laid over that of the same `name`, or one without a name
+    over that in its place. A mapping in place of a list changes the items that its keys name.
+
+    Args:
+        base: what is there.
+        over: what is laid over it.
+        source: where `over` came from, named in the error.
+
+    Raises:
+        AlitokError: a key names no item of a list.
+    """
+    if isinstance(over, dict) and isinstance(base, dict):
+        return base | {key: merge(base.get(key), value, source) for key, value in over.items()}
+    if isinstance(over, dict) and isinstance(base, list):
+        changed = {_index(base, key, source): value for key, value in over.items()}
+        return [merge(item, changed[place], source) if place in changed else item for place, item in enumerate(base)]
+    if isinstance(over, list) and isinstance(base, list):
+        return [merge(_counterpart(base, place, item), item, source) for place, item in enumerate(over)]
+    return over
+
+
+def _counterpart(base: list[Any], place: int, item: Any) -> Any:
+    """What an item of a list is laid over."""
+    if isinstance(item, dict) and "name" in item:
+        return next((other for other in base if isinstance(other, dict) and other.get("name") == item["name"]), None)
+    return base[place] if place < len(base) else None
 
 
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -187,20 +227,22 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
         place: Any = result
         for parent in parents:
             place = (
-                place.setdefault(parent, {}) if isinstance(place, dict) else place[_index(place, parent, assignment)]
+                place.setdefault(parent, {})
+                if isinstance(place, dict)
+                else place[_index(place, parent, f"Override '{assignment}'")]
             )
             if not isinstance(place, dict | list):
                 raise AlitokError(f"Override '{assignment}': '{parent}' holds no keys of its own.")
-        place[last if isinstance(place, dict) else _index(place, last, assignment)] = value
+        place[last if isinstance(place, dict) else _index(place, last, f"Override '{assignment}'")] = value
     return result
 
 
-def _index(items: list[Any], text: str, assignment: str) -> int:
-    """The number of an item: itself, or the place of the item with that `name`."""
+def _index(items: list[Any], text: str, where: str) -> int:
+    """The number of an item: itself, or the place of the item with that `name`; `where` begins the error."""
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if text in names:
         return names.index(text)
     if not text.isdecimal() or int(text) >= len(items):
         known = ", ".join([str(number) for number in range(len(items))] + [name for name in names if name])
-        raise AlitokError(f"Override '{assignment}': '{text}' is no item of a list; choose one of: {known}.")
+        raise AlitokError(f"{where}: '{text}' is no item of a list; choose one of: {known}.")
     return int(text)

@@ -59,7 +59,9 @@ class Phase:
         if not 0 < self.learning_rate < math.inf:
             raise AlitokError(f"learning_rate must be above 0, not {self.learning_rate}")
         if self.warmup_steps > self.steps:
-            raise AlitokError(f"warmup_steps {self.warmup_steps} must not be more than the phase's {self.steps} steps")
+            raise AlitokError(
+                f"warmup_steps {self.warmup_steps} must not be more than the phase's {self.steps} steps; set both"
+            )
 
 
 def require_phases(phases: Sequence[Phase]) -> None:

@@ -6,7 +6,7 @@ Enters: options as the command line takes them. Leaves: `Resolved`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ def altered(
         recipe = with_generator(recipe, size)
     keys = to_dict(recipe)
     if config is not None:
-        keys = to_dict(from_dict(Recipe, merge(keys, read_toml(config)), str(config)))
+        keys = to_dict(from_dict(Recipe, merge(keys, _recipe_keys(config), str(config)), str(config)))
     recipe = from_dict(Recipe, override(keys, overrides), "--set")
     if perceptual == "recipe":
         return recipe
@@ -137,6 +137,22 @@ def altered(
         stage1=_with_perceptual(recipe.stage1, perceptual),
         stage2=_with_perceptual(recipe.stage2, perceptual),
     )
+
+
+def _recipe_keys(path: Path) -> dict[str, Any]:
+    """Of a file with the keys of a recipe, or of a whole `run.toml`, of which its recipe counts.
+
+    Raises:
+        AlitokError: the file cannot be read, or has keys of a recipe in both places.
+    """
+    found = read_toml(path)
+    inner = found.get("recipe")
+    if not isinstance(inner, dict):
+        return found
+    twice = [field.name for field in fields(Recipe) if field.name in found]
+    if twice:
+        raise AlitokError(f"{path}: '{twice[0]}' stands beside [recipe]; put all keys of the recipe into one place.")
+    return inner
 
 
 def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:
