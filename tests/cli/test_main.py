@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -69,8 +70,22 @@ def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
     assert str(plain.out) == "runs/y"
 
 
+def test_models_fit_a_terminal_of_80_columns(monkeypatch, capsys):
+    from alitok.cli import models
+
+    monkeypatch.setattr(models, "_WIDTH", 80)
+    with pytest.raises(SystemExit):
+        app.meta(["models"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "alitok-256-v1-XL 256     32  1280    16   273 13/1.4 662,141,696   1.35 not yet" in text
+
+
 def test_models_as_a_table_and_as_json(capsys):
-    assert "389,899,308" in alitok("models").stdout
+    table = alitok("models").stdout
+    assert "389,899,308" in table
+    assert re.search(r"^alitok-256-XL +256 +32 +1280 .* 13/1.4  662,141,696 +1.28 +not yet$", table, re.MULTILINE)
     with pytest.raises(SystemExit):
         app.meta(["models", "--json"])
     rows = json.loads(capsys.readouterr().out)

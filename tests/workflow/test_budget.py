@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ import torch
 from alitok.cli import app
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
+from alitok.data.builtin import BUILTIN
+from alitok.data.source import open_splits
 from alitok.presets import RECIPES, GeneratorSize
 from alitok.train import parallel
 from alitok.train.optim import make_optimizer
 from alitok.train.state import TrainingState
+from alitok.workflow import plan_command
 from alitok.workflow.budget import SCALES, PlanRequest, make_budget
 from alitok.workflow.budget_tables import duration, size
 from alitok.workflow.estimate import generator_on_noise, noise_splits
@@ -188,9 +192,48 @@ def test_the_command_prints_tables_and_json(capsys):
     assert "encode and sample in fp32, 91.6 TFLOP/s at most" in text
     plan("--gpus", "2", "--stage", "generator", "--json")
     found = json.loads(capsys.readouterr().out)
-    assert found["request"]["pictures"] == 1437
+    assert found["request"]["pictures"] == 1438
     assert found["stages"][0]["gpu_hours"] == pytest.approx(2 * found["stages"][0]["hours"])
     assert found["stages"][0]["scaling"][0]["time"]["bound"] in ("arithmetic", "kernel launches")
+
+
+def test_tables_are_whole_in_a_narrow_terminal(capsys, monkeypatch):
+    """Every number of the wide tables is in the narrow ones, and these fit."""
+    plan("--stage", "generator", preset="alitok-256")
+    wide = capsys.readouterr().out
+    monkeypatch.setattr(plan_command, "_WIDTH", 80)
+    plan("--stage", "generator", preset="alitok-256")
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "…" not in narrow
+    assert re.findall(r"\d[\d,.]*", narrow) == re.findall(r"\d[\d,.]*", wide)
+
+
+def test_gpus_among_which_a_batch_does_not_divide_are_told_below_the_table(capsys):
+    plan("--stage", "generator")
+    assert "On 128, 256, 512 and 1,024 GPUs: a batch of 64 does not divide." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_built_in_set_is_planned_as_it_is(name, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(plan_command, "make_budget", lambda recipe, gpu, request, *rest: asked.append(request))
+    monkeypatch.setattr(plan_command, "to_json", lambda budget: {})
+    for tokens in ((), ("--picture-kb", "2"), ("--pictures", "50")):
+        plan("--json", *tokens, preset=name)
+    size = BUILTIN[name].size
+    train = open_splits(name, size, 0).train
+    held, own, other = asked
+    assert (held.pictures, held.classes) == (len(train), len(train.classes))
+    assert (held.picture_bytes, held.in_memory) == (train.read(0, None).nbytes, True)
+    assert (own.pictures, own.picture_bytes, own.in_memory) == (len(train), 2000, False)
+    assert (other.pictures, other.picture_bytes, other.in_memory) == (50, 110_000, False)
+
+
+def test_pictures_in_memory_need_no_cores():
+    request = PlanRequest(gpus=4, pictures=1438, classes=10, picture_bytes=768, in_memory=True)
+    budget = make_budget(SMALL, GPUS["a800"], request, Assumptions(), ("stage1",))
+    assert budget.stages[0].cores == 0
 
 
 @pytest.mark.parametrize(

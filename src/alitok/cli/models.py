@@ -1,16 +1,26 @@
-"""`alitok models`: the named models in one aligned table."""
+"""`alitok models`: the named models in two aligned tables."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from alitok.workflow.models import ModelRow
+
+_TOKENIZER = ("tokenizer", "px", "layers", "width", "heads", "prefix", "buffer", "reads\nprefix", "codes", "parameters")
+_GENERATOR = ("generator", "px", "layers", "width", "heads", "codes", "gui-\ndance", "parameters")
+_WIDTH = 120  # of what is not for a terminal
 
 
 def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """List the named models: sizes, parameters counted on the models themselves, published and measured gFID.
+
+    Of a tokenizer, the first of two numbers is the encoder's and the second that of the decoder that draws; guidance is
+    scale and power. A generator's name begins with that of the tokenizer whose codes it draws.
 
     Args:
         json_: print one JSON object, name -> numbers.
@@ -22,29 +32,26 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
         sys.stdout.write(json.dumps({row.name: row.to_json() for row in rows}, indent=2) + "\n")
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("name", no_wrap=True)
-    heads = ("px", "layers", "width", "heads", "prefix", "buffer", "reads prefix", "codes", "guidance", "parameters")
-    for head in (*heads, "gFID published", "measured here"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        generator = row.kind == "generator"
-        measured = "not yet" if row.measured_gfid is None else f"{row.measured_gfid:.2f}"
-        table.add_row(
-            row.name,
-            str(row.image_size),
-            " / ".join(map(str, row.layers)),
-            " / ".join(map(str, row.width)),
-            " / ".join(map(str, row.heads)),
-            str(row.prefix),
-            "" if row.buffer is None else str(row.buffer),
-            {None: "", True: "yes", False: "no"}[row.reads_prefix],
-            str(row.codes),
-            f"{row.guidance_scale:g} / {row.guidance_power:g}" if generator else "",
-            f"{row.parameters:,}",
-            f"{row.published_gfid:.2f}" if row.published_gfid is not None else "",
-            measured if generator else "",
-        )
-    Console(width=None if sys.stdout.isatty() else 175).print(table)
+    from alitok.workflow.columns import print_columns
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    print_columns(console, _TOKENIZER, (_tokenizer(row) for row in rows if row.kind == "tokenizer"))
+    console.print()
+    heads = (*_GENERATOR, "gFID\npub-\nlished", "meas-\nured\nhere")
+    print_columns(console, heads, (_generator(row) for row in rows if row.kind == "generator"))
+
+
+def _sizes(row: ModelRow) -> tuple[str, ...]:
+    return (row.name, str(row.image_size), *("/".join(map(str, each)) for each in (row.layers, row.width, row.heads)))
+
+
+def _tokenizer(row: ModelRow) -> tuple[str, ...]:
+    reads = "yes" if row.reads_prefix else "no"
+    return (*_sizes(row), str(row.prefix), str(row.buffer), reads, str(row.codes), f"{row.parameters:,}")
+
+
+def _generator(row: ModelRow) -> tuple[str, ...]:
+    published, measured = ("" if gfid is None else f"{gfid:.2f}" for gfid in (row.published_gfid, row.measured_gfid))
+    guidance = f"{row.guidance_scale:g}/{row.guidance_power:g}"
+    return (*_sizes(row), str(row.codes), guidance, f"{row.parameters:,}", published, measured or "not yet")

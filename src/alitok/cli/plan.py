@@ -21,7 +21,7 @@ def plan(
     pictures: int | None = None,
     classes: int | None = None,
     image_size: int = 256,
-    picture_kb: float = 110.0,
+    picture_kb: float | None = None,
     samples: int = 50_000,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     config: Path | None = None,
@@ -45,7 +45,7 @@ def plan(
         pictures: of the training set; ImageNet's or the built-in set's unless given.
         classes: of them, likewise.
         image_size: pixels a side that they can fill, for the presets small and base.
-        picture_kb: of a picture on disk, in thousands of bytes.
+        picture_kb: of a picture on disk, in thousands of bytes; 110 unless given, but nothing of a built-in set.
         samples: that are drawn at the end.
         perceptual: put the recipe's perceptual weight on one feature network, or on none.
         config: a TOML file with recipe keys that replace the preset's.

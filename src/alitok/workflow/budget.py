@@ -36,7 +36,8 @@ class PlanRequest:
         precision: of the trainings' forward passes.
         pictures: of the training set.
         classes: of the pictures.
-        picture_bytes: of an encoded picture on disk, on average.
+        picture_bytes: of a picture as it is read, encoded on disk or not, on average.
+        in_memory: whether pictures are there uncompressed, so that no core decodes them.
         decoded_per_core: pictures that one core reads, decodes and cuts in a second.
         samples: pictures that are drawn to be measured.
         memory_share: of a GPU's memory that a step may fill; the rest is for the driver, messages and gaps.
@@ -47,6 +48,7 @@ class PlanRequest:
     pictures: int = IMAGENET_PICTURES
     classes: int = 1000
     picture_bytes: float = 110e3
+    in_memory: bool = False
     decoded_per_core: float = 200.0
     samples: int = 50_000
     memory_share: float = 0.9
@@ -103,7 +105,7 @@ class StageBudget:
         choice: the fastest way that fits into the memory; None if none does.
         read_bytes: that are read in all, pictures or codes.
         read_rate: bytes/s over all GPUs, in the fastest phase.
-        cores: that decode pictures for one GPU, in the fastest phase; 0 where codes are read.
+        cores: that decode pictures for one GPU, in the fastest phase; 0 where codes or uncompressed pictures are read.
         checkpoint_bytes: of one training state.
         kept: states that stay on disk.
         scaling: the longest phase over 1 to 1,024 GPUs.
@@ -233,7 +235,7 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
         choice,
         pictures * size,
         fastest * size,
-        0.0 if codes else fastest / gpus / request.decoded_per_core,
+        0.0 if codes or request.in_memory else fastest / gpus / request.decoded_per_core,
         cost.checkpoint_bytes(),
         cost.training.loop.keep,
         tuple(_scale(cost, count, gpu, room, rate, assumed) for count in SCALES),

@@ -9,9 +9,10 @@ import dataclasses
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from alitok.core.words import counted, listed
 from alitok.workflow.budget import Budget, JobBudget, Scale, StageBudget
+from alitok.workflow.columns import print_columns
 from alitok.workflow.footprint import Footprint
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -30,12 +31,18 @@ def duration(hours: float) -> str:
     return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
+def _gflop(flops: int) -> str:
+    value = flops / 1e9
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def show(budget: Budget, console: Console) -> None:
     """Print all tables."""
     request, assumed = budget.request, budget.assumed
     console.print(
-        f"{request.gpus} x {budget.gpu.name}, {request.precision}; {request.pictures:,} pictures of "
-        f"{request.classes:,} classes, {size(request.picture_bytes)} each.\n"
+        f"{request.gpus} x {budget.gpu.name}, {request.precision}; {counted(request.pictures, 'picture')} of "
+        f"{counted(request.classes, 'class', 'classes')}, {size(request.picture_bytes)} each"
+        f"{', in memory' if request.in_memory else ''}.\n"
         f"Assumed, not measured: {assumed.mfu:.0%} of {budget.gpu.rate(request.precision) / 1e12:,.0f} TFLOP/s, "
         f"{assumed.launch_seconds * 1e6:g} µs from kernel to kernel, {assumed.link_share:.0%} of links, "
         f"{assumed.wait_seconds * 1e6:g} µs a message.",
@@ -44,25 +51,18 @@ def show(budget: Budget, console: Console) -> None:
     for stage in budget.stages:
         _show_stage(stage, budget, console)
     console.print()
-    console.print(_jobs(budget.jobs))
+    _show_jobs(budget.jobs, console)
     console.print(
         f"\nAll of it, one after the other: {duration(budget.hours)}, {budget.hours * request.gpus:,.0f} GPU-hours.",
         highlight=False,
     )
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place else "left", no_wrap=True)
-    return table
-
-
 def _show_stage(stage: StageBudget, budget: Budget, console: Console) -> None:
     gpus = budget.request.gpus
     console.rule(f"{stage.name}: {stage.trained:,} trained parameters, batch {stage.batch_size:,}", align="left")
-    console.print(_phases(stage, gpus))
-    console.print(_memory(stage, budget))
+    _show_phases(stage, gpus, console)
+    _show_memory(stage, budget, console)
     if stage.choice is None:
         console.print(
             "None of these fits, however small the microbatch; the hours are those of DDP as if it did.",
@@ -76,40 +76,33 @@ def _show_stage(stage: StageBudget, budget: Budget, console: Console) -> None:
         + f"; a checkpoint takes {size(stage.checkpoint_bytes)}, {stage.kept} are kept.",
         highlight=False,
     )
-    console.print(_scaling(stage))
+    _show_scaling(stage, console)
     console.print(_where_it_ends(stage), highlight=False)
 
 
-def _phases(stage: StageBudget, gpus: int) -> Table:
-    table = _table("phase", "steps", "GFLOP a picture", "of its losses", "ms a step", "bound by", "hours", "GPU-hours")
-    for phase in stage.phases:
-        table.add_row(
+def _show_phases(stage: StageBudget, gpus: int, console: Console) -> None:
+    heads = ("phase", "steps", "GFLOP\na picture", "of its\nlosses", "ms a\nstep", "bound by", "hours", "GPU-hours")
+    rows = (
+        (
             phase.name,
             f"{phase.steps:,}",
-            f"{phase.flops / 1e9:,.0f}",
-            f"{phase.loss_flops / 1e9:,.0f}",
+            _gflop(phase.flops),
+            _gflop(phase.loss_flops),
             f"{1e3 * phase.time.seconds:,.1f}",
             phase.time.bound,
             f"{phase.hours:,.1f}",
             f"{gpus * phase.hours:,.0f}",
         )
-    return table
-
-
-def _memory(stage: StageBudget, budget: Budget) -> Table:
-    table = _table(
-        "memory of a GPU",
-        "weights",
-        "gradients",
-        "optimizer, average",
-        "activations",
-        "together",
-        "pictures",
-        "at most",
+        for phase in stage.phases
     )
-    for found in stage.footprints:
-        table.add_row(*_memory_row(found, budget.request.memory_share * budget.gpu.memory))
-    return table
+    print_columns(console, heads, rows)
+
+
+def _show_memory(stage: StageBudget, budget: Budget, console: Console) -> None:
+    parts = ("weights", "gradi-\nents", "opti-\nmizer,\naverage", "activa-\ntions")
+    heads = ("memory of a GPU", *parts, "together", "pic-\ntures", "at\nmost")
+    room = budget.request.memory_share * budget.gpu.memory
+    print_columns(console, heads, (_memory_row(found, room) for found in stage.footprints))
 
 
 def _memory_row(found: Footprint, room: float) -> tuple[str, ...]:
@@ -118,27 +111,22 @@ def _memory_row(found: Footprint, room: float) -> tuple[str, ...]:
     return (found.layout.name, *map(size, parts), together, f"{found.pictures:,}", f"{found.largest or 0:,}")
 
 
-def _scaling(stage: StageBudget) -> Table:
-    table = _table(
-        "GPUs",
-        "layout",
-        "pictures a GPU",
-        "ms a step",
-        "arithmetic",
-        "launches",
-        "sent",
-        "not hidden",
-        "pictures/s",
-        "efficiency",
-    )
+def _show_scaling(stage: StageBudget, console: Console) -> None:
+    """A row for each number of GPUs that the training can use, and a sentence for the others."""
+    costs = ("ms a\nstep", "arith-\nmetic", "launches", "sent", "not\nhidden")
+    heads = ("GPUs", "layout", "pictures\na GPU", *costs, "pictures/s", "effi-\nciency")
+    print_columns(console, heads, filter(None, map(_scale_row, stage.scaling)), left="layout")
+    without: dict[str, list[str]] = {}
     for scale in stage.scaling:
-        table.add_row(*_scale_row(scale))
-    return table
+        if scale.why_not is not None:
+            without.setdefault(scale.why_not, []).append(f"{scale.gpus:,}")
+    for why_not, gpus in without.items():
+        console.print(f"On {listed(gpus)} {'GPU' if gpus == ['1'] else 'GPUs'}: {why_not}.", highlight=False)
 
 
-def _scale_row(scale: Scale) -> tuple[str, ...]:
+def _scale_row(scale: Scale) -> tuple[str, ...] | None:
     if scale.time is None or scale.choice is None:
-        return (f"{scale.gpus:,}", scale.why_not or "")
+        return None
     time, choice = scale.time, scale.choice
     seconds = (time.seconds, time.arithmetic, time.launches, time.sent, time.exposed)
     share = f"{choice.microbatches} x {choice.pictures}"
@@ -160,29 +148,32 @@ def _where_it_ends(stage: StageBudget) -> str:
         return "At no number of GPUs is half of a step arithmetic."
     behind = [scale for scale in stage.scaling if scale.gpus > last.gpus]
     if not behind:
-        return f"Up to {last.gpus:,} GPUs more than half of each step is arithmetic."
+        return f"Up to {counted(last.gpus, 'GPU')} more than half of each step is arithmetic."
     after = behind[0]
     if after.time is None:
-        return f"Scales to {last.gpus:,} GPUs; at {after.gpus:,}: {after.why_not}."
+        return f"Scales to {counted(last.gpus, 'GPU')}; at {after.gpus:,}: {after.why_not}."
     assert after.choice is not None
+    pictures = counted(after.choice.pictures, "picture")
     return (
-        f"Scales to {last.gpus:,} GPUs; at {after.gpus:,} a GPU has {after.choice.pictures} pictures at a time, and "
-        f"only {after.time.efficiency:.0%} of a step is arithmetic; most of it goes to {after.time.bound}."
+        f"Scales to {counted(last.gpus, 'GPU')}; at {after.gpus:,} a GPU has {pictures} at a time, and only "
+        f"{after.time.efficiency:.0%} of a step is arithmetic; most of it goes to {after.time.bound}."
     )
 
 
-def _jobs(jobs: tuple[JobBudget, ...]) -> Table:
-    table = _table("other work", "GFLOP a picture", "hours", "writes", "reads", "memory of a GPU")
-    for job in jobs:
-        table.add_row(
+def _show_jobs(jobs: tuple[JobBudget, ...], console: Console) -> None:
+    heads = ("other work", "GFLOP\na picture", "hours", "writes", "reads", "memory\nof a GPU")
+    rows = (
+        (
             job.name,
-            f"{job.flops / 1e9:,.0f}",
+            _gflop(job.flops),
             duration(job.hours),
             size(job.written_bytes),
             f"{size(job.read_rate)}/s" if job.read_rate else "",
             size(job.memory) if job.memory else "",
         )
-    return table
+        for job in jobs
+    )
+    print_columns(console, heads, rows)
 
 
 def to_json(budget: Budget) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alitok.core.errors import AlitokError
+from alitok.data.builtin import BUILTIN
 from alitok.fitted import FITTED, fitted
 from alitok.presets import IMAGENET_PICTURES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
 from alitok.workflow.budget import Budget, PlanRequest, make_budget
@@ -22,8 +23,8 @@ from alitok.workflow.hardware import HalfOrFull, gpu_named
 from alitok.workflow.resolve import PerceptualName, altered
 from alitok.workflow.traffic import Assumptions
 
-_IMAGENET = IMAGENET_PICTURES, 1000  # pictures and classes
-_BUILT_IN = {"digits": 1437, "photos": 1792}  # training pictures
+_BUILT_IN = {"digits": 1438, "photos": 1792}  # training pictures
+_IMAGENET_KB = 110.0  # of a picture
 _WIDTH = 150  # of tables that are not for a terminal
 
 
@@ -42,7 +43,7 @@ class PlanOptions:
     pictures: int | None = None
     classes: int | None = None
     image_size: int = 256
-    picture_kb: float = 110.0
+    picture_kb: float | None = None
     samples: int = 50_000
     perceptual: PerceptualName = "recipe"
     config: Path | None = None
@@ -60,15 +61,7 @@ def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
         if options.network <= 0:
             raise AlitokError(f"--network must be above 0 Gbit/s, not {options.network:g}.")
         gpu = dataclasses.replace(gpu, network=options.network * 1e9 / 8)
-    usual = (_BUILT_IN[options.preset], RECIPE_CLASSES[options.preset]) if options.preset in _BUILT_IN else _IMAGENET
-    request = PlanRequest(
-        gpus=options.gpus,
-        precision=options.precision,
-        pictures=usual[0] if options.pictures is None else options.pictures,
-        classes=usual[1] if options.classes is None else options.classes,
-        picture_bytes=1000 * options.picture_kb,
-        samples=options.samples,
-    )
+    request = _request(options)
     recipe = _recipe(options, request.pictures)
     stages = STAGES if options.stage is None else (options.stage,)
     told = Console(stderr=True, quiet=not sys.stderr.isatty())
@@ -83,6 +76,26 @@ def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
         show(budget, console)
         console.print(_jobs_precision(budget), highlight=False)
     return budget
+
+
+def _request(options: PlanOptions) -> PlanRequest:
+    """The pictures that are planned for: as asked for, or of the built-in set of the preset's name, or ImageNet."""
+    built_in = BUILTIN.get(options.preset)
+    in_memory = built_in is not None and options.pictures is None and options.picture_kb is None
+    if built_in is not None and in_memory:
+        size = 3.0 * built_in.size**2
+    else:
+        size = 1000 * (_IMAGENET_KB if options.picture_kb is None else options.picture_kb)
+    usual = _BUILT_IN.get(options.preset, IMAGENET_PICTURES), RECIPE_CLASSES.get(options.preset, 1000)
+    return PlanRequest(
+        gpus=options.gpus,
+        precision=options.precision,
+        pictures=usual[0] if options.pictures is None else options.pictures,
+        classes=usual[1] if options.classes is None else options.classes,
+        picture_bytes=size,
+        in_memory=in_memory,
+        samples=options.samples,
+    )
 
 
 def _jobs_precision(budget: Budget) -> str:
