@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
@@ -36,7 +36,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: str, broke
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for place, head in enumerate(heads):
         shown = head if broken else head.replace("-\n", "").replace("\n", " ")
-        justify = "right" if place and head != left else "left"
+        justify: JustifyMethod = "right" if place and head != left else "left"
         table.add_column(escape(shown), justify=justify, vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
