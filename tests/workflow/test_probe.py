@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -364,3 +365,38 @@ def test_the_directory_is_named_after_tokenizer_and_data():
     options = ProbeOptions("package.module:name", "shards/*.tar")
     assert str(options.place) == "runs/probe-package.module_name-tar"
     assert ProbeOptions("models/a", "digits").place.name == "probe-a-digits"
+    assert ProbeOptions("model", "digits").place.name == f"probe-{Path.cwd().name}-digits"
+
+
+@pytest.mark.parametrize("path", ["runs/demo/model", "runs/demo/model/tokenizer", "runs/demo"])
+def test_a_model_of_a_run_has_the_runs_name_and_a_generator_is_told(path):
+    assert str(ProbeOptions(path, "digits").place) == "runs/probe-demo-digits"
+    assert str(ProbeOptions(path, "digits", generator=path).place) == "runs/probe-demo-digits-generator"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tokenizer": "other.module:name"}, "tokenizer: .*tokenizer, not other.module:name"),
+        ({"data": "digits"}, "data: .*pictures, not digits"),
+        ({"generator": "models/a"}, "generator: a small one, trained for this, not models/a"),
+    ],
+)
+def test_a_probe_of_something_else_is_not_replaced(ask, tmp_path, changes, told):
+    _, written = ask()
+    with pytest.raises(AlitokError, match=rf"out holds a probe of something else \({told}\); give another directory"):
+        ask(**changes)
+    assert json.loads((tmp_path / "out/probe.json").read_text()) == written
+
+
+def test_other_files_are_not_replaced(ask, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/report.html").write_text("")  # as a probe leaves that was stopped while it wrote
+    ask()
+    (tmp_path / "out/run.toml").write_text("")
+    with pytest.raises(AlitokError, match=r"did not write, such as run.toml; give another"):
+        ask()
+    (tmp_path / "out/run.toml").unlink()
+    (tmp_path / "out/probe.json").write_text('{"kind": "evaluation"}')
+    with pytest.raises(AlitokError, match="was not written by `alitok probe`"):
+        ask()

@@ -32,7 +32,8 @@ def probe(
         tokenizer: a saved tokenizer or pair, by its directory or its name on the hub; or package.module:name, an object
             with encode and decode, or a class or function that gives one. That module is imported: its code is run.
         data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
-        out: a directory; runs/probe-TOKENIZER-DATA unless given.
+        out: a directory, new or of an earlier probe of the same; runs/probe-TOKENIZER-DATA unless given, with
+            -generator behind it for a given generator. A tokenizer in runs/demo/model is called demo.
         generator: a saved generator or pair that guesses the codes, told the class of each picture; unless given, a
             small one is trained on the codes of training pictures.
         pictures: held-out pictures that are disturbed; 128, or all if they are fewer, unless given.

@@ -24,6 +24,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, write_bytes, write_json
 
 Tensors = dict[str, torch.Tensor]
+_FAULTS_NAMED = 4  # of a file that does not fit; all of another model's would be pages
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -55,8 +56,10 @@ def load_tensors(path: Path) -> Tensors:
         raise AlitokError(f"{path} is truncated or no safetensors file ({error}); restore or delete it.") from None
 
 
-def require_same(wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: object) -> None:
-    """Check that `tensors` are exactly those wanted; every fault is named in one error.
+def require_same(
+    wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: object, most: int | None = None
+) -> None:
+    """Check that `tensors` are exactly those wanted; one error names every fault, or the first `most`.
 
     Raises:
         AlitokError: a tensor is missing, surplus, of another shape or kind of number, or holds NaN or infinity.
@@ -72,12 +75,14 @@ def require_same(wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch
         elif found.is_floating_point() and not found.isfinite().all():
             faults.append(f"{name} holds values that are not finite numbers")
     if faults:
-        raise AlitokError(f"{source} does not fit this model: {'; '.join(sorted(faults))}.")
+        named = sorted(faults)[:most]
+        left = f"; and {len(faults) - len(named):,} more" if len(named) < len(faults) else ""
+        raise AlitokError(f"{source} does not fit this model: {'; '.join(named)}{left}.")
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
-    """Load `tensors` into `module`, if `require_same` finds them to be exactly the module's."""
-    require_same(module.state_dict(), tensors, source)
+    """Load `tensors` into `module`, if `require_same` finds them to be exactly the module's; else name a few faults."""
+    require_same(module.state_dict(), tensors, source, _FAULTS_NAMED)
     module.load_state_dict(dict(tensors))
 
 

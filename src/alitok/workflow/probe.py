@@ -42,8 +42,9 @@ from alitok.jobs.reach import Reach, reach_of
 from alitok.metrics.mutual import Mutual, mutual_information
 from alitok.train.predictability import PredictabilityConfig, probe
 from alitok.workflow.codecs import Subject, open_subject
-from alitok.workflow.pictures import file_name, open_pictures_of, tell_left_out
+from alitok.workflow.pictures import open_pictures_of, tell_left_out
 from alitok.workflow.probe_pictures import Coded, encode_pictures, first_pictures
+from alitok.workflow.probe_place import default_place, probed, require_place
 from alitok.workflow.probe_report import write_probe
 from alitok.workflow.probe_result import Losses, ProbeResult
 from alitok.workflow.stopping import stoppable
@@ -76,9 +77,8 @@ class ProbeOptions:
 
     @property
     def place(self) -> Path:
-        """OUT, or `runs/probe-TOKENIZER-DATA`."""
-        name = self.tokenizer if ":" in self.tokenizer else str(Path(self.tokenizer).resolve())
-        return self.out or Path("runs", f"probe-{file_name(name)}-{file_name(self.data)}")
+        """OUT, or a directory that is named after what is probed."""
+        return self.out or default_place(self.tokenizer, self.data, self.generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +157,7 @@ def _check(options: ProbeOptions) -> None:
     if launched():
         raise AlitokError("A probe runs in one process; start it without torchrun.")
     require_libraries("A probe's report", "demo", "jinja2", "matplotlib")
-    if options.place.exists() and not options.place.is_dir():
-        raise AlitokError(f"{options.place} is a file; give a directory with --out.")
+    require_place(options.place, probed(options.tokenizer, options.data, options.generator))
 
 
 def _coded(job: _Job, split: str) -> Coded:
@@ -332,19 +331,17 @@ def _protocol(job: _Job, asked: _Asked | None, train: Coded, heldout: Coded) -> 
     """All that the numbers depend on."""
     options, subject = job.options, job.subject
     facts: dict[str, Any] = {
-        "tokenizer": options.tokenizer,
+        **probed(options.tokenizer, options.data, options.generator),
         **subject.facts,
         "image size": subject.image_size,
         "codes of a picture": f"{job.prefix} + {job.grid} x {job.grid}",
         "codebook": "not stated" if subject.codebook_size is None else subject.codebook_size,
-        "data": options.data,
         "data contents": job.splits.contents,
         "seed": options.seed,
         "pictures disturbed": len(heldout.images),
         "pictures guessed": len(heldout.codes),
         "training pictures": len(train.codes),
         "left out": [broken.key for broken in (*heldout.broken, *train.broken)],
-        "generator": options.generator or "a small one, trained for this",
     }
     if asked is None:
         facts["its training"] = to_dict(options.training)
