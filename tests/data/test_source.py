@@ -62,7 +62,10 @@ def test_pictures_are_mirrored_unless_they_must_not_be(tmp_path, option):
     [
         ("{}?mirror=no", "The option mirror is 1 or 0, not 'no'"),
         ("photos?mirror=0", "photos takes no option mirror; it takes none"),
-        ("{}?mirror=0&label=x", "takes no option label; it takes none"),
+        ("{}?mirror=0&label=x", "takes no option label; it takes mirror"),
+        ("{}?miror=0", "takes no option miror; did you mean mirror"),
+        ("{}?mirror=0&foo=1", "takes no option foo; it takes split"),
+        ("photos?miror=0", "photos takes no option miror; it takes none"),
     ],
 )
 def test_an_option_of_no_sense_is_told(tmp_path, data, said):

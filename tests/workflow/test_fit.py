@@ -166,7 +166,7 @@ def test_another_seed_redoes_all_and_other_data_is_another_run(copied):
     assert before[0] != after[0]
     assert not np.array_equal(before[1], after[1])
     assert (copied / "replaced" / "1" / "stage1" / "tokenizer").exists()
-    with pytest.raises(AlitokError, match=r"other settings \(data, contents\).*--fresh"):
+    with pytest.raises(AlitokError, match=r"other settings \(data\).*--fresh"):
         fit(copied, data="photos")
 
 
@@ -205,6 +205,37 @@ def test_a_number_that_is_not_finite_is_null_and_told(copied, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), "psnr_stage1": None}))
     assert fit(copied)["psnr_stage1"] is None
     assert "not finite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "lost", ["generator/generator.safetensors", "tokenizer/stage2.safetensors", "tokenizer/config.json"]
+)
+def test_a_file_that_a_model_has_lost_is_made_again(copied, lost):
+    path = copied / "model" / lost
+    before = path.read_bytes()
+    path.unlink()
+    fit(copied)
+    assert path.read_bytes() == before
+    assert not (copied / "replaced").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would(copied, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(AlitokError, match="holds other files and no run"):
+        fit(other, dry_run=True)
+    with pytest.raises(AlitokError, match=r"other settings \(data\)"):
+        fit(copied, data="photos", dry_run=True)
+    fit(tmp_path / "new", dry_run=True)
+    assert "No picture was read; whether all can be used tells: alitok data inspect digits" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_the_run_is_not_taken_for_its_model(finished):
+    with pytest.raises(AlitokError, match=r"is a run and no model; its models are in .*model"):
+        Pipeline.from_pretrained(finished)
 
 
 def test_durations_are_said_as_people_do():

@@ -137,3 +137,36 @@ def test_a_start_killed_while_setting_aside_finds_the_same_changes_again(tmp_pat
     workspace(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
     assert not (root / "model").exists()
     assert not (root / "report").exists()
+
+
+def test_two_processes_do_not_take_the_same_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("alitok.workflow.workspace._PATIENCE", 0.1)
+    first, second = workspace(tmp_path / "run"), workspace(tmp_path / "run")
+    calls = []
+
+    def other():
+        with pytest.raises(AlitokError, match=r"Another process is at work in .*run \(encode\)"):
+            second.step("encode", "Encoding", lambda: calls.append("second") or {})
+        second.step("generator", "Generator", lambda: calls.append("generator") or {})
+        return {}
+
+    first.step("encode", "Encoding", other)
+    assert calls == ["generator"]
+    assert second.step("encode", "Encoding", lambda: calls.append("again") or {})["seconds"] >= 0
+    assert calls == ["generator"]
+
+
+def test_a_step_that_failed_can_be_taken_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("alitok.workflow.workspace._PATIENCE", 0.1)
+    place = workspace(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError):
+        place.step("encode", "Encoding", lambda: {"a": 1 / 0})
+    assert workspace(tmp_path / "run").step("encode", "Encoding", lambda: {"a": 1})["a"] == 1
+
+
+def test_pictures_that_changed_are_told_in_words(tmp_path):
+    workspace(tmp_path / "run", contents="a")
+    with pytest.raises(
+        AlitokError, match=r"other settings \(pictures were added, removed, relabelled or changed since\)"
+    ):
+        workspace(tmp_path / "run", contents="b")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -21,7 +22,6 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,  # told below, in a sentence
 )
-_AGAIN = "run the same command without --fresh"
 
 app.command(
     "alitok.cli.demo:demo",
@@ -116,17 +116,18 @@ def _launch(
     except BaseException as error:
         if debug or isinstance(error, SystemExit):
             raise
-        return _explain(error)
+        return _explain(error, tokens)
     return 0
 
 
-def _explain(error: BaseException) -> int:
-    """Print one sentence for an error; returns the exit status."""
+def _explain(error: BaseException, tokens: Sequence[str]) -> int:
+    """Print one sentence for an error of the command `tokens`; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
+        again = "run the same command" + " without --fresh" * ("--fresh" in tokens) + " to continue"
         if getattr(error, "terminated", False):  # by the system, which is told that nothing is lost
-            return _fail(f"Asked to stop ({error}). The state is saved; {_AGAIN} to continue.", 0)
+            return _fail(f"Asked to stop ({error}); {again}.", 0)
         detail = f" ({error})" if str(error) else ""
-        return _fail(f"Interrupted{detail}. What was finished is kept; {_AGAIN} to continue.", 130)
+        return _fail(f"Interrupted{detail}. What was finished is kept; {again}.", 130)
     if isinstance(error, ToldElsewhereError):
         return 2
     if isinstance(error, AlitokError):
@@ -143,8 +144,8 @@ def _explain(error: BaseException) -> int:
 def _system_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"The disk is full{place}. Free some space, then {_AGAIN}: finished checkpoints are kept."
-    return f"{error.strerror or error}{place}. Check the path and its permissions, then {_AGAIN}."
+        return f"The disk is full{place}. Free some space, then run the same command again; what was finished is kept."
+    return f"{error.strerror or error}{place}. Check the path and its permissions, then run the same command again."
 
 
 def _fail(sentence: str, status: int) -> int:

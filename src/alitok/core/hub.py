@@ -20,6 +20,8 @@ def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None 
         AlitokError: there is no such directory and it cannot be had from the hub.
     """
     path = _directory(path_or_name, offline)
+    if (path / "run.toml").is_file() and (path / "model").is_dir():
+        raise AlitokError(f"{path} is a run and no model; its models are in {path / 'model'}.")
     return path / part if part is not None and (path / "pipeline.json").exists() else path
 
 

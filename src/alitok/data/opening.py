@@ -17,6 +17,7 @@ from alitok.data.hub import PREFIX, TABLES, open_hub, open_saved, open_tables
 from alitok.data.labelled import LABEL_SUFFIXES
 from alitok.data.patterns import (
     OPTIONS,
+    any_options,
     divide,
     expand_braces,
     expand_paths,
@@ -82,8 +83,9 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
     if not data:
         raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
     name, options = _parted(data)
-    if name in BUILTIN:
-        require_options(name, options)
+    guessed, misspelt = any_options(data)
+    if name in BUILTIN or guessed in BUILTIN:
+        require_options(guessed, misspelt)
     options.pop("mirror", None)  # says nothing of files
     if name.startswith(PREFIX):
         require_options(name, options, *OPTIONS)
@@ -97,8 +99,10 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
     if suffix in (".tar", *TABLES) and (path.is_file() or is_pattern(name)):
         return (_open_archives if suffix == ".tar" else _open_tables)(name, options, say)
     if suffix in LABEL_SUFFIXES and path.is_file():
-        require_options(name, options)
+        require_options(name, options, "mirror")
         return open_labels(path)
+    if Path(guessed).expanduser().exists():
+        require_options(guessed, misspelt, *OPTIONS)
     if path.exists() or is_pattern(name):
         raise AlitokError(
             f"{name} is no source of pictures; give a folder, a labels file, tar archives, or parquet or arrow files."
@@ -111,11 +115,11 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
 
 def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> Pictures:
     if _is_saved(path):
-        require_options(str(path), options, "split", "heldout", "image", "label")
+        require_options(str(path), options, "split", "heldout", "image", "label", "mirror")
         return open_saved(path, options)
     packed = _packed(path)
     if packed is None:
-        require_options(str(path), options)
+        require_options(str(path), options, "mirror")
         return open_folder(path)
     example, pattern, opener = packed
     beside = pictures_below(path)
@@ -149,7 +153,7 @@ def _packed(path: Path) -> tuple[Path, str, Callable[..., Pictures]] | None:
 
 
 def _open_tables(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
-    require_options(pattern, options, "heldout", "image", "label", "streaming")
+    require_options(pattern, options, "heldout", "image", "label", "streaming", "mirror")
     train, heldout, notes = _files(pattern, options, TABLES)
     name = name or (train[0].stem if len(train) == 1 else f"{len(train):,} files from {train[0].name}")
     pictures = open_tables(name, train, heldout, options, open_cache(), say)
@@ -173,7 +177,7 @@ def _checked(paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
-    require_options(pattern, options, "heldout")
+    require_options(pattern, options, "heldout", "mirror")
     cache, notes = open_cache(), tuple[str, ...]()
     train: list[str] | list[Path]
     heldout: list[str] | list[Path] | None

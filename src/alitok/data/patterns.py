@@ -6,6 +6,7 @@ options, and which of several files are for training.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -56,7 +57,15 @@ def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
     """
     unknown = [key for key in options if key not in known]
     if unknown:
-        raise AlitokError(f"{data} takes no option {unknown[0]}; it takes {', '.join(known) or 'none'}.")
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}."
+        raise AlitokError(f"{data} takes no option {unknown[0]}; {hint}")
+
+
+def any_options(data: str) -> tuple[str, dict[str, str]]:
+    """As `with_options`, for options that may be misspelt."""
+    match = re.fullmatch(r"(.*?)\?([a-z_]+=[^&]*(?:&[a-z_]+=[^&]*)*)", data)
+    return (data, {}) if match is None else (match[1], read_options(data, match[2]))
 
 
 def is_on(name: str, value: str) -> bool:

@@ -12,6 +12,7 @@ Enters: which pictures, a recipe, a directory. Leaves, in the directory, what `a
 from __future__ import annotations
 
 import io
+import shlex
 import time
 import tomllib
 import zipfile
@@ -42,7 +43,7 @@ from alitok.workflow.steps import STEPS, TRAININGS, begun, outputs, remains, sta
 from alitok.workflow.stopping import stoppable
 from alitok.workflow.summary import write_summary
 from alitok.workflow.tasks import Trainings
-from alitok.workflow.workspace import Workspace, differences, finished_report, other_settings
+from alitok.workflow.workspace import Workspace, differences, finished_report, other_settings, require_place
 
 _SHEET_COLUMNS, _SHEET_ROWS = 20, 50  # most samples of one class, and most classes, on the sheet
 _ENLARGED = 64  # pixels; samples of at most that are shown larger
@@ -82,6 +83,9 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
             done, again = _standing(request, values)
             trainings = Trainings(resolved.recipe, splits, world, request.out, resolved.seed)
             _show_plan(console, resolved.recipe, done, estimate(trainings, done, again))
+            if "check" not in done:
+                shown = shlex.quote(resolved.data)
+                say(f"No picture was read; whether all can be used tells: alitok data inspect {shown}")
             return {}
         workspace = Workspace(
             request.out,
@@ -93,7 +97,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
             on_change=_Changes(request.out, console),
         )
         run = Run(resolved.recipe, splits, world, workspace, resolved.seed)
-        done = {name: report for name in STEPS if (report := workspace.finished(name, STEPS[name].products))}
+        done = {name: report for name in STEPS if (report := workspace.finished(name, STEPS[name].wanted))}
         if "measure" not in done:
             seconds = estimate(run.trainings, done)
             _show_plan(console, resolved.recipe, done, seconds)
@@ -102,20 +106,34 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
                 run.step(name)
         end = _End(run, request.data or resolved.data, command)
         for name, work in (("sample", end.sample), ("measure", end.measure)):
-            workspace.step(name, STEPS[name].title, work, STEPS[name].products)
+            workspace.step(name, STEPS[name].title, work, STEPS[name].wanted)
     metrics = read_json(request.out / "metrics.json")
     _show(console, metrics, request.out)
     return metrics
 
 
 def _standing(request: Request, values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What the finished steps reported that a start would keep, and the steps that it would begin anew."""
+    """What the finished steps reported that a start would keep, and the steps that it would begin anew.
+
+    Raises:
+        AlitokError: the start would be refused.
+    """
+    require_place(request.out)
     path = request.out / "run.toml"
     if request.fresh or not path.is_file():
         return {}, list(STEPS)
-    again = stale(differences(read_toml(path), tomllib.loads(to_toml(values))))
-    found = {name: finished_report(request.out, name, STEPS[name].products) for name in STEPS if name not in again}
+    changed = differences(read_toml(path), tomllib.loads(to_toml(values)))
+    _refuse_other_pictures(request.out, changed)
+    again = stale(changed)
+    found = {name: finished_report(request.out, name, STEPS[name].wanted) for name in STEPS if name not in again}
     return {name: report for name, report in found.items() if report is not None}, again
+
+
+def _refuse_other_pictures(root: Path, changed: list[str]) -> None:
+    """A share that is not mounted must not start days of work anew."""
+    other: list[str] = [name for name in ("data", "contents") if name in changed]
+    if "data" in other or (other and any(begun(root, name) for name in TRAININGS)):
+        raise other_settings(root, other)
 
 
 @dataclass(frozen=True)
@@ -126,9 +144,7 @@ class _Changes:
     console: Console
 
     def __call__(self, changed: list[str]) -> list[str]:
-        other: list[str] = [name for name in ("data", "contents") if name in changed]
-        if "data" in other or (other and any(begun(self.root, name) for name in TRAININGS)):
-            raise other_settings(self.root, other)  # a share that is not mounted must not start days of work anew
+        _refuse_other_pictures(self.root, changed)
         again = stale(changed)
         if again:
             titles = ", ".join(STEPS[name].title for name in again)

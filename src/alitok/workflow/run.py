@@ -14,7 +14,9 @@ All processes call the same steps; the first one writes the files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
@@ -23,6 +25,7 @@ from alitok.core.checkpoint import Tensors
 from alitok.core.config import from_dict, read_toml, to_dict
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
+from alitok.core.files import remove
 from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
 from alitok.data.pictures import Broken
@@ -78,7 +81,7 @@ class Run:
         title = step.title
         if name in TRAININGS:
             title = f"{title}, {sum(phase.steps for phase in getattr(self.recipe, name).phases)} steps"
-        done = self.workspace.step(name, title, work, step.products)
+        done = self.workspace.step(name, title, work, step.wanted)
         if name == "check":
             self._left_out = [Broken(*found) for found in done["broken"]]
             tell_left_out(self._left_out, self.workspace.console)
@@ -101,7 +104,7 @@ class Run:
         assert isinstance(network, LocalFeatures)
         trained = self._train(training)
         path = self.root / "features" / "network"
-        self.world.together(lambda: finished_features(trained.weights, network).save(path))
+        self._finish(path, lambda: finished_features(trained.weights, network).save(path))
         return report(trained, network)
 
     def stage1(self) -> dict[str, Any]:
@@ -118,7 +121,7 @@ class Run:
         assert isinstance(tokenizer, Tokenizer)
         trained = self._train(training)
         path = self.root / STEPS[stage].products[0]
-        self.world.together(lambda: _loaded(Tokenizer(tokenizer.config), trained.weights).save_pretrained(path))
+        self._finish(path, lambda: _loaded(Tokenizer(tokenizer.config), trained.weights).save_pretrained(path))
         return report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
 
     def encode(self) -> dict[str, Any]:
@@ -158,7 +161,7 @@ class Run:
         assert isinstance(generator, Generator)
         trained = self._train(training)
         path, names = self.root / "model" / "generator", generator.class_names
-        self.world.together(lambda: _loaded(Generator(generator.config, names), trained.weights).save_pretrained(path))
+        self._finish(path, lambda: _loaded(Generator(generator.config, names), trained.weights).save_pretrained(path))
         return report(trained, generator)
 
     def pair(self) -> dict[str, Any]:
@@ -185,6 +188,16 @@ class Run:
 
     def _finished_generator(self) -> Generator:
         return Generator.from_pretrained(self.root / "model" / "generator").to(self.world.device)
+
+    def _finish(self, path: Path, write: Callable[[], None]) -> None:
+        """Write a finished model to `path`, on the first process; what has lost its `config.json` makes room."""
+
+        def replace() -> None:
+            if not (path / "config.json").is_file():
+                remove(path)
+            write()
+
+        self.world.together(replace)
 
     def _train(self, training: Training) -> Trained:
         return train(

@@ -20,6 +20,7 @@ class Step:
         needs: the steps whose products it reads.
         settings: key paths of `run.toml` that decide its results, each with all below it.
         products: paths below the run's directory that are whole when the step is done.
+        parts: files of a model, which is the first product.
         outputs: all that it writes there, finished or not.
     """
 
@@ -27,7 +28,17 @@ class Step:
     needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """All paths without which the step must be done again."""
+        return (*self.products, *(f"{self.products[0]}/{part}" for part in self.parts))
+
+
+def _parts(*names: str) -> tuple[str, ...]:
+    return ("config.json", *(f"{name}.safetensors" for name in names))
 
 
 _CODES = ("image_size", "patch_size", "prefix", "codebook_size", "code_width", "encoder", "stage1")
@@ -39,6 +50,7 @@ STEPS = {
         needs=("check",),
         settings=("recipe.features",),
         products=("features/network",),
+        parts=_parts("weights"),
         outputs=("features",),
     ),
     "stage1": Step(
@@ -46,6 +58,7 @@ STEPS = {
         needs=("check", "features"),
         settings=(*(f"recipe.tokenizer.{name}" for name in _CODES), "recipe.stage1"),
         products=("stage1/tokenizer",),
+        parts=_parts("encoder", "quantizer", "stage1"),
         outputs=("stage1",),
     ),
     "stage2": Step(
@@ -53,6 +66,7 @@ STEPS = {
         needs=("stage1",),
         settings=("recipe.tokenizer.stage2", "recipe.stage2"),
         products=("model/tokenizer",),
+        parts=_parts("encoder", "quantizer", "stage1", "stage2"),
         outputs=("stage2", "model/tokenizer"),
     ),
     "encode": Step(
@@ -67,6 +81,7 @@ STEPS = {
         needs=("encode",),
         settings=("recipe.generator", "recipe.generator_size"),
         products=("model/generator",),
+        parts=_parts("generator"),
         outputs=("generator", "model/generator"),
     ),
     "pair": Step(

@@ -89,14 +89,14 @@ def _pictures(resolved: Resolved, console: Console) -> Splits:
 
 
 def _finished(out: Path, step: str) -> bool:
-    return all((out / product).exists() for product in STEPS[step].products)
+    return all((out / product).exists() for product in STEPS[step].wanted)
 
 
 def _refuse_what_is_begun(out: Path, changed: list[str]) -> list[str]:
     """Take over settings that nothing depends on yet; a training of days is not thrown away for a changed option."""
     late = [path for path in changed if any(begun(out, step) for step in stale([path]))]
     if late:
-        raise other_settings(out, late)
+        raise other_settings(out, late, "move what depends on them out of it, as docs/faq.md tells for each stage")
     return []
 
 

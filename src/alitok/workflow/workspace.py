@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from alitok.core.config import read_toml, to_toml
@@ -21,6 +23,8 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, remove, write_bytes, write_json
 
 _RUN, _DONE, _REPLACED = "run.toml", "done", "replaced"
+_PATIENCE = 20.0  # seconds; readers of a process that was killed hold its lock until they notice
+_TOLD = {"contents": "pictures were added, removed, relabelled or changed since"}  # settings that need words
 
 
 class Workspace:
@@ -64,17 +68,12 @@ class Workspace:
         on_change: Callable[[list[str]], list[str]] | None,
     ) -> None:
         root = self.root
-        if root.exists() and not root.is_dir():
-            raise AlitokError(f"{root} is a file; give a directory to write to with --out.")
-        if root.exists() and not self._is_run() and any(root.iterdir()):
-            raise AlitokError(
-                f"{root} holds other files and no run of alitok; give a new or empty directory with --out."
-            )
+        require_place(root)
         if fresh and root.exists():
             # run.toml goes last: what a killed removal leaves behind is still known to be a run's.
             for name in (*outputs, _REPLACED, _DONE, _RUN):
                 remove(root / name)
-        if not self._is_run():
+        if not _is_run(root):
             write_bytes(root / _RUN, to_toml(settings).encode())
         changed = differences(read_toml(root / _RUN), self._settings)
         if changed:
@@ -95,11 +94,6 @@ class Workspace:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (self.root / name).rename(aside / name)
         self.console.print(f"What no longer fits was moved to {aside}/; delete it when you like.", highlight=False)
-
-    def _is_run(self) -> bool:
-        """Whether `root` holds a run: a `run.toml` with the keys that every run has."""
-        path = self.root / _RUN
-        return path.is_file() and read_toml(path).keys() >= {"data", "recipe"}
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a finished step reported, with `seconds`; None when it is not finished, or its marker is damaged."""
@@ -122,17 +116,64 @@ class Workspace:
         if finished is not None:
             self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
             return finished
-        self.console.print(f"[bold]{title}[/bold]", highlight=False)
-        began = time.monotonic()
-        report = work()
-        seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
-        report = {"seconds": seconds, **report}
-        self.world.together(lambda: write_json(self.root / _DONE / f"{name}.json", report))
+        with self._alone(name):
+            self.console.print(f"[bold]{title}[/bold]", highlight=False)
+            began = time.monotonic()
+            report = work()
+            seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
+            report = {"seconds": seconds, **report}
+            self.world.together(lambda: write_json(self.root / _DONE / f"{name}.json", report))
         return report
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Keep other runs in the same directory from the same step.
+
+        Raises:
+            AlitokError: one is at it.
+        """
+        place = self.root / _DONE / f".{name}.lock"
+        lock = FileLock(place)
+
+        def take() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=_PATIENCE)
+            except Timeout:
+                raise AlitokError(
+                    f"Another process is at work in {self.root} ({name}); wait for its end, or give another directory "
+                    "with --out."
+                ) from None
+            except (OSError, NotImplementedError):  # a disk without locks
+                return
+
+        self.world.together(take)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
         """What a step reported, if it is done and all its products are there; the same on every process."""
         return self.world.together(lambda: finished_report(self.root, name, products))
+
+
+def require_place(root: Path) -> None:
+    """Check that a run may be in `root`.
+
+    Raises:
+        AlitokError: `root` is a file, or holds things that are not a run's.
+    """
+    if root.exists() and not root.is_dir():
+        raise AlitokError(f"{root} is a file; give a directory to write to with --out.")
+    if root.exists() and not _is_run(root) and any(root.iterdir()):
+        raise AlitokError(f"{root} holds other files and no run of alitok; give a new or empty directory with --out.")
+
+
+def _is_run(root: Path) -> bool:
+    """Whether `root` holds a run: a `run.toml` with the keys that every run has."""
+    path = root / _RUN
+    return path.is_file() and read_toml(path).keys() >= {"data", "recipe"}
 
 
 def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict[str, Any] | None:
@@ -150,11 +191,11 @@ def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict
     return report if isinstance(report, dict) and "seconds" in report else None
 
 
-def other_settings(root: Path, changed: list[str]) -> AlitokError:
-    """The error for a run that is asked to go on with other settings."""
+def other_settings(root: Path, changed: list[str], way: str = "start over (alitok fit --fresh)") -> AlitokError:
+    """The error for a run that is asked to go on with other settings; `way` is the one beside another directory."""
+    told = ", ".join(_TOLD.get(path, path) for path in changed if path != "contents" or "data" not in changed)
     return AlitokError(
-        f"{root} holds a run with other settings ({', '.join(changed)}); "
-        "choose another directory with --out, or start over (alitok fit --fresh)."
+        f"{root} holds a run with other settings ({told}); choose another directory with --out, or {way}."
     )
 
 
