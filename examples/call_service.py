@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
+from alitok.core.errors import AlitokError
 from alitok.serve.client import AnswerError, Client, DrawnRow
 
 
@@ -49,4 +51,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

@@ -8,11 +8,13 @@ A picture is a function of its class, settings and seed alone, whatever is drawn
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 import alitok
+from alitok.core.errors import AlitokError
 
 
 def main() -> None:
@@ -51,4 +53,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

@@ -10,8 +10,10 @@ downloaded; what is measured in them is never called FID. Both reports open with
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from alitok.core.errors import AlitokError
 from alitok.workflow.eval_generation import GenerationOptions, run_eval_generation
 from alitok.workflow.eval_reconstruction import ReconstructionOptions, run_eval_reconstruction
 
@@ -52,4 +54,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

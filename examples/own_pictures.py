@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from alitok.core.distributed import join
+from alitok.core.errors import AlitokError
 from alitok.data.source import split_pictures
 from alitok.presets import RECIPES
 from alitok.workflow.resolve import altered
@@ -80,4 +82,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

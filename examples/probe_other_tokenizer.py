@@ -9,12 +9,15 @@ is of its own patch alone, so the map of influence is its diagonal, and the futu
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
+from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
 from alitok.data.source import open_splits
 from alitok.jobs.influence import influence_of
@@ -57,4 +60,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

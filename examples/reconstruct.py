@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import alitok
+from alitok.core.errors import AlitokError
 from alitok.core.images import grid, to_float, to_pil, to_uint8
 from alitok.data.source import open_splits
 from alitok.metrics.reconstruction import psnr
@@ -51,4 +53,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

@@ -10,8 +10,10 @@ Stopped and started again, it goes on where it was.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from alitok.core.errors import AlitokError
 from alitok.workflow.fit import run_fit
 from alitok.workflow.resolve import Request
 
@@ -36,4 +38,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

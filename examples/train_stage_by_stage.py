@@ -10,9 +10,11 @@ that share the directory they can be trained at the same time. Stopped and start
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import alitok
+from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
 from alitok.workflow.resolve import Request
 from alitok.workflow.train import run_training
@@ -45,4 +47,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AlitokError as error:  # what its reader can mend, in a sentence
+        sys.exit(str(error))

@@ -88,6 +88,25 @@ def test_a_whole_run_in_one_call(run):
     assert json.loads((out / "metrics.json").read_text())["samples"] == 20
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("draw.py", ["nowhere"], "nowhere is no directory with a saved model"),
+        ("evaluate.py", ["nowhere", "--out", "out"], "nowhere"),
+        ("reconstruct.py", ["nowhere"], "nowhere is no directory with a saved model"),
+        ("call_service.py", ["http://127.0.0.1:9"], "The service at 127.0.0.1:9 does not answer"),
+        ("train_on_pictures.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
+        ("train_stage_by_stage.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
+        ("own_pictures.py", ["--out", "out", "--set", "no.such=1"], "no"),
+    ],
+)
+def test_a_wrong_path_ends_in_a_sentence(name, words, said, example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        example(name, *words)
+    assert said in left.value.code
+
+
 @pytest.mark.slow
 def test_stage_by_stage(tmp_path, example):
     pytest.importorskip("sklearn")

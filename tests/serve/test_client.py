@@ -80,8 +80,14 @@ def test_refusals(client, pipeline, make_service):
     assert (told.value.status, told.value.code, told.value.retry_after) == (422, "invalid", None)
     with pytest.raises(AnswerError, match="known kind"):
         client.encode([b"text"])
-    with pytest.raises(AnswerError, match="does not answer"):
-        Client("http://127.0.0.1:9").models()
+    for address, shown in (
+        ("http://127.0.0.1:9", r"127\.0\.0\.1:9"),
+        ("http://me@[::1]:9/below", r"\[::1\]:9"),
+        ("http://127.0.0.1", r"127\.0\.0\.1:80"),
+        ("https://127.0.0.1:", r"127\.0\.0\.1:443"),
+    ):
+        with pytest.raises(AnswerError, match=rf"The service at {shown} does not answer"):
+            Client(address).models()
     with make_service(pipeline, key="correct-horse") as running:
         with pytest.raises(AnswerError, match="A valid key is needed"):
             Client(running.address).models()

@@ -167,7 +167,10 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
         ({"classes": [0], "temperature": 1e-9}, "temperature must be 0 or at least 1e-06"),
         ({"classes": [0], "top_p": 0}, "top_p"),
         ({"classes": [0], "format": "bmp"}, "format"),
-        ({"classes": [0], "guidance_sacle": 3}, "guidance_sacle: Extra inputs are not permitted."),
+        ({"classes": [0], "guidance_sacle": 3}, "There is no field guidance_sacle; near: guidance_scale"),
+        ({"classes": [0], "guidance": 3}, "There is no field guidance; near: guidance_scale, guidance_power,"),
+        ({"classes": [0], "xyz": 3}, "There is no field xyz; there are classes, count, seed, guidance_scale,"),
+        ({"classes": [0], "completion": {"image": "AAAA", "row": 4}}, "completion: There is no field row; near: rows."),
         ({"classes": [0], "guidance_scale": 1.0, "soft_guidance": True}, "soft_guidance"),
         ({"classes": [0], "completion": {"image": "AAAA", "rows": 4}}, "rows must be within 0 to 3"),
         ({"classes": [0], "completion": {"image": "!", "rows": 1}}, "no base64"),
@@ -180,6 +183,13 @@ def test_mistakes_are_told_in_a_sentence(http, path, body, said):
     assert set(answer.json()) == {"error"}
     assert said in answer.json()["error"]["message"]
     assert answer.json()["error"]["code"] == "invalid"
+
+
+def test_a_field_that_is_no_text_is_told(http):
+    text = '{"classes": [0], "' + 99 * r"\ud800" + '": 3}'
+    answer = http.post("/v1/images", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert f"There is no field {50 * '?'};" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"classes": [' + "9" * 5000 + "]}", "null", "[]", "\xff", ""])

@@ -285,6 +285,20 @@ def test_a_classifier_reads_pictures_and_reconstructions(ask, monkeypatch, real,
     assert "accuracy, pictures" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("where", ["nowhere", "cache", "named"])
+def test_for_a_classifier_nothing_is_downloaded(ask, monkeypatch, tmp_path, where):
+    pytest.importorskip("torchvision")
+    asked = []
+    monkeypatch.setattr(workflow, "load_network", lambda name, weights: asked.append(name) or LpipsVgg())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    if where == "cache":
+        (tmp_path / "cache" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "cache" / "checkpoints" / "vgg16-397923af.pth").touch()
+    _, written = ask(num=4, features="classifier", lpips=PerceptualWeights(vgg="x.pth" if where == "named" else None))
+    said = "There is no LPIPS: its VGG16 is not in the cache, and nothing is downloaded for --features classifier"
+    assert (said in " ".join(written["warnings"])) == (where == "nowhere") == (not asked)
+
+
 def test_lpips_stands_beside_the_others(ask, monkeypatch, real, tmp_path):
     pytest.importorskip("torchvision")
     network = LpipsVgg()

@@ -267,6 +267,11 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"batch_size": 1 << 40}, "draw at most"),
         ({"sampling": {"top_p": 1.5}}, r"top_p must be within \(0, 1\]"),
+        (
+            {"out": "x.zip"},
+            r"x\.zip is no kind of file that is written; give a directory, or .* \.npz",
+        ),
+        ({"out": "x.PNG"}, r"x\.PNG is no kind of file"),
         ({"out": "x.npz", "format": "png"}, "is an npz file, but --format is png"),
         ({"out": "x.NPZ", "format": "png"}, "is an npz file, but --format is png"),
         ({"model": "nowhere"}, "no directory with a saved model"),

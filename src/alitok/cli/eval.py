@@ -143,7 +143,8 @@ def reconstruction(
         num: how many of them, drawn by the seed; all unless given.
         seed: decides which pictures are held out, where the data does not; that of the training, or some were seen.
         reference: a file of `alitok eval reference --split heldout`, instead of the pictures' own statistics.
-        features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data.
+        features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data;
+            nothing is downloaded then, not for LPIPS either.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
         lpips_vgg: torchvision's VGG16 weights for LPIPS; unless given, its cache, or a download.
         lpips_heads: the five heads of LPIPS 0.1; unless given, those of the lpips package.

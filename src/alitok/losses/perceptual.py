@@ -188,6 +188,11 @@ def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights)
     return lpips
 
 
+def vgg_is_here(weights: PerceptualWeights) -> bool:
+    """Whether LPIPS's VGG16 can be read without a download, from the file named or torchvision's cache."""
+    return weights.vgg is not None or Path(torch.hub.get_dir(), "checkpoints", _VGG_FILE).is_file()
+
+
 def _per_channel(red: float, green: float, blue: float) -> torch.Tensor:
     return torch.tensor([red, green, blue])[None, :, None, None]
 

@@ -94,6 +94,8 @@ class Client:
             raise AlitokError(f"{address} is no address of a service; write it as http://HOST:PORT.")
         self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port, self._base = host, port, parts.path.rstrip("/")
+        usual = "" if port is not None else ":443" if parts.scheme == "https" else ":80"
+        self._told = parts.netloc.rpartition("@")[2].rstrip(":") + usual
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._timeout = timeout
 
@@ -200,7 +202,7 @@ class Client:
             yield answer
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
-            raise AnswerError(f"The service at {self._host} does not answer: {reason}.") from None
+            raise AnswerError(f"The service at {self._told} does not answer: {reason}.") from None
         finally:
             connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, StrictInt, StrictStr, model_validator
@@ -13,6 +14,7 @@ from alitok.serve.uploads import PictureFormat
 LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
 _MOST_FIELDS = 50
 _MOST_CODES = 65_536  # of a picture, whatever the model
+_LONGEST_SHOWN = 50  # letters of a name that does not exist
 _PNG = "iVBORw0KGgo..."
 _SEQUENCE: list[JsonValue] = [3, 1, 4, 1, 5, 9]
 
@@ -30,9 +32,20 @@ class _Request(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _require_few_fields(cls, body: Any) -> Any:
-        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+    def _require_known_fields(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        if len(body) > _MOST_FIELDS:
             raise PydanticCustomError("too_many_fields", "At most {most} fields can be given", {"most": _MOST_FIELDS})
+        unknown = next((name for name in body if name not in cls.model_fields), None)
+        if unknown is not None:
+            shown = unknown[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()
+            near = [name for name in cls.model_fields if name.startswith(shown)]
+            near = near or difflib.get_close_matches(shown, cls.model_fields, n=3, cutoff=0.5)
+            names = ("near: " if near else "there are ") + ", ".join(near or cls.model_fields)
+            raise PydanticCustomError(
+                "unknown_field", "There is no field {shown}; {names}", {"shown": shown, "names": names}
+            )
         return body
 
 

@@ -18,6 +18,7 @@ from alitok.core import images as pixels
 from alitok.core.device import DeviceName
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
+from alitok.core.words import counted
 from alitok.data.crops import centre_crop, to_array
 from alitok.data.decode import decode, reason
 from alitok.generator.kernels import EnginePrecision
@@ -80,9 +81,10 @@ def run_complete(options: CompleteOptions) -> None:
     shown = [_enlarged(picture, scale) for picture in (crop, _rebuilt(pipeline, crop), *drawn)]
     captions = ["picture", "all codes", *[name] * options.count]
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
+    shown_class = name if name == str(number) else f"{name} ({number})"
     say_on(Console())(
-        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.picture} kept, {options.count} "
-        f"{'completion' if options.count == 1 else 'completions'} as {name} ({number}): {options.out}"
+        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.picture} kept, "
+        f"{counted(options.count, 'completion')} as {shown_class}: {options.out}"
     )
 
 

@@ -51,6 +51,7 @@ from alitok.losses.perceptual import (
     NetworkMissingError,
     PerceptualWeights,
     load_network,
+    vgg_is_here,
 )
 from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.tokenizer import Tokenizer
@@ -130,7 +131,7 @@ def run_eval_reconstruction(options: ReconstructionOptions) -> dict[str, dict[st
         reference = None
         if options.reference is not None:
             reference = open_reference(options.reference, "reconstruction", work, size, splits.contents)
-        lpips, without_lpips = open_lpips(options.lpips, size, world)
+        lpips, without_lpips = open_lpips(options.lpips, size, world, download=options.features == "inception")
         tools = Instruments(tokenizer, extractor, lpips, size >= SSIM_WINDOW, options.batch_size, world.device)
         job = _Job(options, work, tools, splits, left_out, originals)
         notes = world.together(lambda: _notes(job, reference, without_lpips))
@@ -149,8 +150,16 @@ def _usable_pictures(
     return splits.without({key for key, _ in broken}), broken
 
 
-def open_lpips(weights: PerceptualWeights, size: int, world: World) -> tuple[LpipsVgg | None, str | None]:
+def open_lpips(
+    weights: PerceptualWeights, size: int, world: World, *, download: bool
+) -> tuple[LpipsVgg | None, str | None]:
     """LPIPS on the device of this process, or why it is left out; one process fetches its weights for all.
+
+    Args:
+        weights: the files that were named.
+        size: pixels a side.
+        world: the processes.
+        download: whether weights that are neither named nor in the cache are downloaded.
 
     Raises:
         AlitokError: a file was named, and it cannot be used or pictures of `size` pixels are too small for LPIPS.
@@ -163,6 +172,11 @@ def open_lpips(weights: PerceptualWeights, size: int, world: World) -> tuple[Lpi
         return None, f"There is no LPIPS: {small}."
 
     def fetch() -> str | None:
+        if not download and not vgg_is_here(weights):
+            return (
+                "There is no LPIPS: its VGG16 is not in the cache, and nothing is downloaded for --features "
+                "classifier; --lpips-vgg names its file."
+            )
         try:
             load_network("lpips", weights)
         except NetworkMissingError as error:

@@ -36,6 +36,7 @@ from alitok.workflow.sample_files import (
 from alitok.workflow.stopping import stoppable
 
 _MOST_UNASKED = 64  # pictures where no number is given
+_OTHER_FILES = (".zip", ".tar", ".gz", ".tgz", ".npy", ".png", ".webp", ".jpg", ".jpeg", ".pt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ def _count(classes: int, num: int | None, per_class: int | None) -> int:
 
 def _format(options: SampleOptions) -> SampleFormat:
     archive = is_archive(options.out)
+    if options.out.suffix.lower() in _OTHER_FILES and not options.out.is_dir():
+        raise AlitokError(
+            f"--out {options.out} is no kind of file that is written; give a directory, or a file that ends in .npz."
+        )
     if archive and options.format not in (None, "npz"):
         raise AlitokError(
             f"--out {options.out} is an npz file, but --format is {options.format}; give a directory, or no --format."
