@@ -65,16 +65,22 @@ def test_a_clean_folder(tmp_path):
         "train": 108,
         "heldout": 12,
         "enlarged": 0,
+        "mirrored": True,
+        "crops": 10,
         "ten-crop sequences": 1080,
         "stops": False,
     }
     assert facts["contents"] == open_splits(str(tmp_path / "pets"), 16).contents
-    for part in ("120 pictures of 2 classes", "ant", "bee", "32 pixels a side, chosen", "1,080", "No two pictures"):
+    for part in ("120 pictures of 2 classes", "ant", "bee", "32 pixels a side, chosen", "No two pictures"):
         assert part in text
+    assert re.search(r"mirrored +│ by chance ", text)
+    assert re.search(r"stored sequences +│ 1,080: 10 crops of a picture ", text)
     assert (tmp_path / "here" / "inspect-pets.png").exists()
     facts, text = inspect(f"{tmp_path}/pets?mirror=0")
     assert facts["training"]["ten-crop sequences"] == 540
-    assert "540" in text
+    assert (facts["training"]["mirrored"], facts["training"]["crops"]) == (False, 5)
+    assert re.search(r"mirrored +│ never ", text)
+    assert re.search(r"stored sequences +│ 540: 5 crops of a picture ", text)
 
 
 def test_the_plan_is_what_training_would_do(tmp_path):

@@ -24,7 +24,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, write_bytes, write_json
 
 Tensors = dict[str, torch.Tensor]
-_FAULTS_NAMED = 4  # of a file that does not fit; all of another model's would be pages
+_FAULTS_NAMED = 3  # of each kind, of a file that does not fit; all of another model's would be pages
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -59,25 +59,31 @@ def load_tensors(path: Path) -> Tensors:
 def require_same(
     wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: object, most: int | None = None
 ) -> None:
-    """Check that `tensors` are exactly those wanted; one error names every fault, or the first `most`.
+    """Check that `tensors` are exactly those wanted; one error names every fault, or the first `most` of each kind.
 
     Raises:
         AlitokError: a tensor is missing, surplus, of another shape or kind of number, or holds NaN or infinity.
     """
-    faults = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
-    faults += [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
+    wrong = []
     for name in wanted.keys() & tensors.keys():
         found, need = tensors[name], wanted[name]
         if found.shape != need.shape:
-            faults.append(f"{name} is {tuple(found.shape)}, not {tuple(need.shape)}")
+            wrong.append(f"{name} is {tuple(found.shape)}, not {tuple(need.shape)}")
         elif found.is_floating_point() != need.is_floating_point():
-            faults.append(f"{name} holds {found.dtype}, not {need.dtype}")
+            wrong.append(f"{name} holds {found.dtype}, not {need.dtype}")
         elif found.is_floating_point() and not found.isfinite().all():
-            faults.append(f"{name} holds values that are not finite numbers")
+            wrong.append(f"{name} holds values that are not finite numbers")
+    missing = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
+    surplus = [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
+    faults = [said for kind in (wrong, missing, surplus) for said in _few(kind, most)]
     if faults:
-        named = sorted(faults)[:most]
-        left = f"; and {len(faults) - len(named):,} more" if len(named) < len(faults) else ""
-        raise AlitokError(f"{source} does not fit this model: {'; '.join(named)}{left}.")
+        raise AlitokError(f"{source} does not fit this model: {'; '.join(faults)}.")
+
+
+def _few(faults: Sequence[str], most: int | None) -> list[str]:
+    shown = sorted(faults)[:most]
+    left = len(faults) - len(shown)
+    return [*shown, f"and {left:,} more"] if left else shown
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:

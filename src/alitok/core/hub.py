@@ -46,4 +46,9 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=offline))
     except (OSError, ValueError) as error:  # offline, unknown or private repository, no network: all of these
-        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {said(error)}") from None
+        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the hub's library says, without the word that it puts before what it was told itself."""
+    return said(error).removeprefix("Got:").strip().removesuffix(".") + "."

@@ -19,6 +19,7 @@ from rich.table import Table
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
 from alitok.core.runlog import progress_bar
+from alitok.core.words import counted
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import VIEWS, centre_crop
 from alitok.data.decode import read_picture, too_small, without_remarks
@@ -172,7 +173,7 @@ def _training(
     found: Survey, broken: Sequence[Broken], size: int, given: int | None, stops: str | None
 ) -> dict[str, Any]:
     rest = found.splits.without({picture.key for picture in broken})
-    crops = VIEWS["ten"] // (1 if rest.train.flip else 2)
+    crops = VIEWS["ten"] // (1 if rest.train.flip else 2)  # half of the ten are mirror images
     per_picture = crops if isinstance(rest.train, PictureSource) else crops_per_picture(rest.train, "ten")
     return {
         "image size": size,
@@ -180,6 +181,8 @@ def _training(
         "train": len(rest.train),
         "heldout": len(rest.heldout),
         "enlarged": len(_below(found, size)) - len(_small(found, size)),
+        "mirrored": rest.train.flip,
+        "crops": per_picture,
         "ten-crop sequences": len(rest.train) * per_picture,
         "stops": stops is not None,
     }
@@ -188,7 +191,10 @@ def _training(
 def _show(
     facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Say, console: Console
 ) -> None:
-    say(f"{facts['source']}: {facts['pictures']:,} pictures of {len(facts['classes']):,} classes")
+    say(
+        f"{facts['source']}: {counted(facts['pictures'], 'picture')} of "
+        f"{counted(len(facts['classes']), 'class', 'classes')}"
+    )
     for note in facts["notes"]:
         say(note)
     console.print(_class_table(facts["classes"]))
@@ -219,7 +225,8 @@ def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
         ("held out", f"{training['heldout']:,}"),
         ("enlarged", f"{training['enlarged']:,}"),
         ("left out as broken", f"{broken:,}; at most {MOST_BROKEN:.0%} may be"),
-        ("stored sequences, with ten crops", f"{training['ten-crop sequences']:,}"),
+        ("mirrored", "by chance" if training["mirrored"] else "never"),
+        ("stored sequences", f"{training['ten-crop sequences']:,}: {counted(training['crops'], 'crop')} of a picture"),
         ("would it start", "no" if training["stops"] else "yes"),
     ]
 
