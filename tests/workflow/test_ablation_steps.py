@@ -120,6 +120,16 @@ def test_fidelity_is_equal_within_the_spread_or_a_fifth_of_a_decibel(psnrs, uneq
         assert f"A to B ({gap})" in found[0]
 
 
+def test_where_trainings_differ_much_equal_fidelity_is_open():
+    whole = ablation(*seeds("A", 3, psnr=[23.4, 19.5, 22.7]), *seeds("B", 3, psnr=[23.1, 22.7, 23.0], bits=79.0))
+    (reading,) = read_steps(whole)
+    assert not reading.unequal
+    assert (
+        "Trainings of one arm differ by 2.08 dB (PSNR), so whether that is at equal fidelity is open"
+        in reading.sentence
+    )
+
+
 def test_which_arm_keeps_more_of_the_picture():
     (lower,) = read_steps(ablation(cell("A"), cell("B", psnr=21.0, bits=70.0)))
     assert "PSNR differs by 1.00 dB, and the first keeps more" in lower.sentence

@@ -264,7 +264,7 @@ class _Report:
             "training_pictures": len(self._splits.train),
             "heldout_pictures": len(self._splits.heldout),
             "classes": len(self._splits.train.classes),
-            "codes_per_picture": f"{preset.grid**2} and {preset.grid} of the prefix",
+            "codes_per_picture": f"{preset.grid**2}, and {preset.grid} of the prefix in arms with one",
             **{name: value for name, value in to_dict(preset).items() if not isinstance(value, dict)},
             "seeds": self._request.seeds,
         }

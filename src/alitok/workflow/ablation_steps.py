@@ -16,6 +16,7 @@ from alitok.workflow.ablation_numbers import Ablation, CellNumbers, Summary, sum
 from alitok.workflow.ablation_table import COLUMNS, number, shown
 
 EQUAL_PSNR = 0.2  # dB; less is nothing that an eye or another training would notice
+_LOOSE = 0.5  # dB; where trainings of one arm differ by more, no difference of two arms says that they are equal
 EQUAL_USE, EQUAL_PERPLEXITY = 0.10, 1.25  # difference of shares of the codebook; ratio
 OVERFITTED = 0.10  # share of its held-out bits that a generator spares on training pictures
 _SEEDS = 3  # fewer tell no spread
@@ -144,6 +145,11 @@ class StepReading:
         change = self.change("psnr")
         if change is None:
             return " Whether that is at equal fidelity is not known."
+        if not self.unequal and self.tolerance > _LOOSE:
+            return (
+                f" Trainings of one arm differ by {self.tolerance:.2f} dB (PSNR), so whether that is at equal fidelity is "
+                "open, and bits and accuracy do not compare by themselves."
+            )
         if not self.unequal:
             return f" That is at about equal fidelity (PSNR within {self.tolerance:.2f} dB)."
         nearer = "the first" if change.mean < 0 else "the second"
