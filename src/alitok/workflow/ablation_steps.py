@@ -147,8 +147,8 @@ class StepReading:
             return " Whether that is at equal fidelity is not known."
         if not self.unequal and self.tolerance > _LOOSE:
             return (
-                f" Trainings of one arm differ by {self.tolerance:.2f} dB (PSNR), so whether that is at equal fidelity is "
-                "open, and bits and accuracy do not compare by themselves."
+                f" Trainings of one arm differ by {self.tolerance:.2f} dB (PSNR), so whether that is at equal fidelity "
+                "is open, and bits and accuracy do not compare by themselves."
             )
         if not self.unequal:
             return f" That is at about equal fidelity (PSNR within {self.tolerance:.2f} dB)."
