@@ -27,7 +27,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     client = Client(options.address, key=options.key)
     for model in client.models():
-        print(f"serving {model['name']}, {len(model['classes'])} classes")
+        print(f"serving {model['name']}, classes: {len(model['classes'])}")
 
     for drawn in client.draw([0, 1], count=2, seed=5, settings={"guidance_scale": 3.0}):
         drawn.picture.save(options.out / f"{drawn.label}-{drawn.index}.png")

@@ -1,6 +1,6 @@
 import pytest
 
-from alitok.core.words import counted, listed
+from alitok.core.words import are, counted, listed
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,7 @@ def test_names_in_a_sentence():
     assert listed(["a"]) == "a"
     assert listed(["a", "b"]) == "a and b"
     assert listed(name for name in "abc") == "a, b and c"
+
+
+def test_a_verb_with_its_number():
+    assert [are(number) for number in (0, 1, 2)] == ["are", "is", "are"]

@@ -56,7 +56,7 @@ def test_nested_folders_and_all_endings_are_found_hidden_ones_are_not(tmp_path):
     for source in (train, heldout):
         for key, label in zip(keys(source), source.labels, strict=True):
             assert key.split("/")[0] == source.classes[label]
-    assert open_folder(tmp_path).notes == (f"1 pictures beside the class folders of {tmp_path} are not used.",)
+    assert open_folder(tmp_path).notes == (f"1 picture beside the class folders of {tmp_path} is not used.",)
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_pictures_without_a_label_are_told_and_not_used(tmp_path):
     (tmp_path / "labels.json").write_text(FORMS["labels.json"])
     assert list(found(tmp_path)) == sorted(ROWS)
     (note,) = open_pictures(str(tmp_path)).notes
-    assert note.startswith("2 pictures have no label in ")
+    assert note.startswith("2 pictures without a label in ")
     assert "y/x.png" in note
 
 
@@ -152,10 +152,10 @@ def test_a_file_that_labels_nothing_beside_class_folders_is_told_and_not_used(tm
         ("labels.csv", "a.png,cat\n", r"no column of names of files: the columns are a\.png, cat; name one file"),
         ("labels.csv", "file,text\na.png,x\n", r"no column of labels: the columns are file, text; name one label"),
         ("labels.csv", "file,label\na.png\n", r"line 2: 1 fields where the header has 2"),
-        ("labels.csv", "file,label\na.png,\nc.png,x\n", r"1 pictures without a label: a\.png"),
+        ("labels.csv", "file,label\na.png,\nc.png,x\n", r"1 picture without a label: a\.png"),
         ("labels.csv", "file,label\n", r"names no pictures"),
         ("labels.csv", "file,label\n,x\n", r"is no name of a file"),
-        ("labels.csv", "file,label\na.png,x\n./a.png,y\n", r"1 pictures two classes: a\.png is x and y"),
+        ("labels.csv", "file,label\na.png,x\n./a.png,y\n", r"1 picture two classes: a\.png is x and y"),
         ("labels.csv", "file,label\nq.png,x\nr.png,y\n", r"names 2 files, such as 'q\.png', and none of them is there"),
         ("labels.json", "{", r"labels\.json, line 1: this is not valid JSON"),
         ("labels.json", "3", r"unknown form"),

@@ -96,7 +96,7 @@ def test_what_each_replica_gets():
     assert share([{}, laptop], 2, 0.0) == (4.0, 0.0)
     with pytest.raises(AlitokError, match="no room for 9 replicas with GPUs of 1 each, as Ray has 8"):
         share([laptop, server], 9, None)
-    with pytest.raises(AlitokError, match="no room for 1 replicas"):
+    with pytest.raises(AlitokError, match="no room for 1 replica with"):
         share([laptop], 1, 1.0)
     with pytest.raises(AlitokError, match="no processor"):
         share([{"GPU": 1.0}], 1, None)

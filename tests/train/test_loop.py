@@ -208,7 +208,7 @@ def test_microbatches_give_the_gradients_and_the_clipping_of_the_whole_batch(tmp
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(AlitokError, match="batch_size 8 does not divide over 1 processes and 3 microbatches"):
+    with pytest.raises(AlitokError, match="batch_size 8 does not divide over 1 process and 3 microbatches"):
         run(Regression(), tmp_path, engine=EngineConfig(accumulate=3))
 
 

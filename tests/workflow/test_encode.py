@@ -72,7 +72,7 @@ def test_a_folder_to_a_store_and_back_to_pictures(tmp_path, tokenizer, capsys):
     write_pictures(tmp_path / "pictures")
     run_encode(options(tmp_path, crops="ten"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "40 pictures x 10 crops = 400 sequences of 20 codes in 1 shards" in said
+    assert "40 pictures x 10 crops = 400 sequences of 20 codes in 1 shard;" in said
     store = CodeStore(tmp_path / "codes")
     size = sum(len(content) for content in files(tmp_path / "codes").values())
     assert f"{size / 400:,.1f} bytes a sequence, {size / 400 / 40:.3f} x its codes" in said

@@ -259,7 +259,7 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"per_class": 12}, "--num 37 and --per-class 12 do not agree: 12 x 3 classes are 36"),
+        ({"per_class": 12}, "--num 37 and --per-class 12 do not agree: 12 of each of 3 classes are 36"),
         ({"num": 0}, "--num must be at least 1, not 0"),
         ({"num": None, "per_class": -2}, "--per-class must be at least 1, not -2"),
         ({"classes": ("ant", "0")}, r"--classes names class 0 twice \('0'\)"),

@@ -20,3 +20,8 @@ def listed(names: Iterable[str]) -> str:
     """Names as a sentence holds them: `a`, `a and b`, `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def are(number: int) -> str:
+    """The verb that goes with a number."""
+    return "is" if number == 1 else "are"

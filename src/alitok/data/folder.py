@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alitok.core.errors import AlitokError
+from alitok.core.words import are, counted
 from alitok.data.labelled import find_labels, read_labels
 from alitok.data.pictures import (
     TRAIN,
@@ -180,7 +181,8 @@ def _listing(folder: Path, prefix: str, flat_class: str) -> Listing:
                     f"Class folder {folder / name} has no pictures; remove it or add some ({known_endings()})."
                 )
         if pictures:
-            notes.append(f"{len(pictures):,} pictures beside the class folders of {folder} are not used.")
+            count = len(pictures)
+            notes.append(f"{counted(count, 'picture')} beside the class folders of {folder} {are(count)} not used.")
         return Listing((file for _, files in by_class for file in files), notes)
     if not pictures:
         raise AlitokError(f"{folder} has no pictures, nor has any folder in it; known endings: {known_endings()}.")
@@ -203,7 +205,9 @@ def _labelled(labels: Path, prefix: str, optional: bool) -> Listing | None:
     if not surplus:
         return Listing(files)
     example = min(surplus, key=_order)
-    return Listing(files, [f"{len(surplus):,} pictures have no label in {labels} and are not used, such as {example}."])
+    count = len(surplus)
+    note = f"{counted(count, 'picture')} without a label in {labels} {are(count)} not used, such as {example}."
+    return Listing(files, [note])
 
 
 def _children(folder: Path) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alitok.core.errors import AlitokError
+from alitok.core.words import counted
 
 LABEL_SUFFIXES = frozenset({".csv", ".json", ".jsonl"})
 # What a folder's labels may be in; metadata.* is the Hub's image folder, dataset.json that of StyleGAN and EDM.
@@ -157,12 +158,13 @@ def _table(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
             contradictions.append(f"{name} is {table[name]} and {class_name}")
     if contradictions:
         raise AlitokError(
-            f"{path} gives {len(contradictions):,} pictures two classes: {_few(contradictions)}; keep one row of each."
+            f"{path} gives {counted(len(contradictions), 'picture')} two classes: {_few(contradictions)}; keep one row "
+            "of each."
         )
     if unlabelled:
         raise AlitokError(
-            f"{path} names {len(unlabelled):,} pictures without a label: {_few(unlabelled)}; label them or remove "
-            "their rows."
+            f"{path} names {counted(len(unlabelled), 'picture')} without a label: {_few(unlabelled)}; label them or "
+            "remove their rows."
         )
     if not table:
         raise AlitokError(f"{path} names no pictures.")

@@ -37,6 +37,7 @@ from typing import Protocol
 import numpy as np
 
 from alitok.core.errors import AlitokError
+from alitok.core.words import counted
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import CropRecipe
 from alitok.data.decode import header_size, in_threads, without_remarks
@@ -317,7 +318,8 @@ def _short_sides(pictures: Pictures, data: str, say: Say | None) -> list[int]:
     """
     rows = _some(pictures)
     if say is not None and pictures.groups is not None:
-        say(f"Looking at {len(rows):,} pictures from {len(np.unique(pictures.groups[rows]))} archives of {data}")
+        archives = counted(len(np.unique(pictures.groups[rows])), "archive")
+        say(f"Looking at {counted(len(rows), 'picture')} from {archives} of {data}")
     with without_remarks():
         shapes = [shape for row in rows if (shape := header_size(pictures, row)) is not None]
     if not shapes:

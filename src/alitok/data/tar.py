@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from alitok.core.errors import AlitokError
+from alitok.core.words import are, counted
 from alitok.data.cache import Cache, keep
 from alitok.data.decode import in_threads
 from alitok.data.pictures import TRAIN, Broken, Contents, Labels, Strings, heldout_names, printable
@@ -249,8 +250,8 @@ def _surplus(shards: Sequence[Shard], indexes: Sequence[ShardIndex]) -> tuple[st
         (shard.name, index.example) for shard, index in zip(shards, indexes, strict=True) if index.surplus
     )
     return (
-        f"{count:,} pictures in archives are not used, such as {printable(f'{shard}/{example}')}: another one has the "
-        "same name up to the first dot, and files of one name are one sample.",
+        f"{counted(count, 'picture')} in archives {are(count)} not used, such as {printable(f'{shard}/{example}')}: "
+        "another one has the same name up to the first dot, and files of one name are one sample.",
     )
 
 

@@ -31,6 +31,7 @@ from ray.serve.exceptions import RayServeException
 
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
+from alitok.core.words import counted
 from alitok.data.decode import without_remarks
 from alitok.serve.numbers import merged
 from alitok.serve.run import ServeOptions, Told, address_of, bound_socket, load_app, say, warn_if_open
@@ -153,7 +154,8 @@ def run_replicas(options: ServeOptions, settings: ServiceSettings) -> int:
                 cpus, gpus = share(_nodes(), replicas, _wanted_gpus(options))
                 _run(application(options, settings, replicas=replicas, cpus=cpus, gpus=gpus), host, port)
                 warn_if_open(options, settings)
-                say(f"Serving {directory.resolve().name} at {address} with {replicas} replicas (Ctrl-C stops).")
+                several = counted(replicas, "replica")
+                say(f"Serving {directory.resolve().name} at {address} with {several} (Ctrl-C stops).")
                 told.wait()
                 _drain(options.limits.stop_seconds)
         finally:
@@ -241,8 +243,8 @@ def share(nodes: Sequence[Mapping[str, float]], replicas: int, gpus: float | Non
         if sum(places) < replicas:
             total = sum(node.get("GPU", 0) for node in able)
             raise AlitokError(
-                f"There is no room for {replicas} replicas with GPUs of {gpus:g} each, as Ray has {total:g}; "
-                "give a smaller --replicas or --gpus-per-replica."
+                f"There is no room for {counted(replicas, 'replica')} with GPUs of {gpus:g} each, as Ray has {total:g}"
+                "; give a smaller --replicas or --gpus-per-replica."
             )
     else:
         places = [math.ceil(replicas / len(able))] * len(able)

@@ -20,6 +20,7 @@ from alitok.core.config import to_dict
 from alitok.core.device import autocast
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
+from alitok.core.words import counted
 from alitok.train import parallel
 from alitok.train.checkpoint import Checkpoints
 from alitok.train.optim import WeightAverage, clip_gradients, gradient_norm, make_optimizer, trainable
@@ -70,9 +71,11 @@ class TrainingState:
 
     def __init__(self, task: Task, config: LoopConfig, engine: EngineConfig, directory: Path, world: World) -> None:
         if config.batch_size % (world.size * engine.accumulate):
+            processes = counted(world.size, "process", "processes")
             raise AlitokError(
-                f"batch_size {config.batch_size} does not divide over {world.size} processes and "
-                f"{engine.accumulate} microbatches each; choose another batch_size or engine.accumulate."
+                f"batch_size {config.batch_size} does not divide over {processes} and "
+                f"{counted(engine.accumulate, 'microbatch', 'microbatches')} each; choose another batch_size or "
+                "engine.accumulate."
             )
         self.task, self.config, self.engine, self.world = task, config, engine, world
         task.to(world.device)

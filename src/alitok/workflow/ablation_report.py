@@ -21,6 +21,7 @@ from rich.table import Table as RichTable
 
 from alitok.core.files import write_bytes
 from alitok.core.images import grid
+from alitok.core.words import counted
 from alitok.workflow.ablation_findings import findings
 from alitok.workflow.ablation_markdown import markdown_report
 from alitok.workflow.ablation_numbers import Ablation, write_numbers
@@ -102,8 +103,8 @@ def print_ablation(console: Console, ablation: Ablation) -> None:
 def _summary(ablation: Ablation) -> str:
     cells, seeds = len(ablation.cells), len(ablation.seeds())
     return (
-        f"{cells} {'cell' if cells == 1 else 'cells'} of {len({cell.arm for cell in ablation.cells})} arms and "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}: {ablation.data} at {ablation.image_size} px, patches of "
+        f"{counted(cells, 'cell')} of {counted(len({cell.arm for cell in ablation.cells}), 'arm')} and "
+        f"{counted(seeds, 'seed')}: {ablation.data} at {ablation.image_size} px, patches of "
         f"{ablation.patch_size} px, {ablation.codebook_size:,} codes unless said otherwise. Every arm is a tokenizer "
         "and a generator over its codes, measured on held-out pictures."
     )

@@ -16,6 +16,7 @@ from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import progress_bar
+from alitok.core.words import counted
 from alitok.data.crops import CropRecipe
 from alitok.data.join import joined
 from alitok.data.pictures import Broken
@@ -123,14 +124,15 @@ def _chosen(splits: Splits, options: EncodeOptions) -> ImageSource:
 def _tell(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
     head, out = encoded.head, options.out
     if not encoded.whole:
-        made = f"{encoded.made} of {head.shards} shards"
+        made = f"{encoded.made} of {counted(head.shards, 'shard')}"
         console.print(f"Part {options.part} is done, {made}; the store is whole when all parts are.", highlight=False)
         return
-    crops, sequences = len(head.crops), head.pictures * len(head.crops)
+    sequences = head.pictures * len(head.crops)
     each, bare = sum(file.stat().st_size for file in out.iterdir()) / sequences, 2 * head.length
+    made = f"{counted(head.pictures, 'picture')} x {counted(len(head.crops), 'crop')}"
     console.print(
-        f"{head.pictures:,} pictures x {crops} {'crop' if crops == 1 else 'crops'} = {sequences:,} sequences of "
-        f"{head.length} codes in {head.shards} shards; {each:,.1f} bytes a sequence, {each / bare:.3f} x its codes; "
+        f"{made} = {counted(sequences, 'sequence')} of {head.length} codes in {counted(head.shards, 'shard')}; "
+        f"{each:,.1f} bytes a sequence, {each / bare:.3f} x its codes; "
         f"{f'{seconds:.1f} s' if encoded.made else 'all of it was there before'}: {out}",
         highlight=False,
         soft_wrap=True,

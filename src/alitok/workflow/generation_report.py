@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from alitok.core.files import finite, write_json
+from alitok.core.words import counted
 from alitok.data.decode import BrokenPictureError, in_threads, without_remarks
 from alitok.data.source import ImageSource, Splits
 from alitok.jobs.evaluate import Compared, shown_pictures
@@ -195,7 +196,7 @@ def _published(found: dict[str, float], result: GenerationResult, work: Work) ->
         count = sum(parameter.numel() for parameter in judged.pipeline.generator.parameters())
         name, parameters, guided = "this evaluation", f"{count / 1e6:.0f}M", judged.plan.sampling.guided
         if len(judged.plan.classes) != classes:
-            differences.append(f"{len(judged.plan.classes)} classes")
+            differences.append(counted(len(judged.plan.classes), "class", "classes"))
         if judged.pipeline.precision != "fp32":
             differences.append(f"codes drawn in {judged.pipeline.precision}")
     if not adm:

@@ -21,6 +21,7 @@ from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.core.runlog import progress_bar
+from alitok.core.words import counted
 from alitok.generator.kernels import EnginePrecision
 from alitok.jobs.pipeline import Pipeline
 from alitok.jobs.sampling import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
@@ -128,8 +129,8 @@ def _count(classes: int, num: int | None, per_class: int | None) -> int:
         return num or min(classes, _MOST_UNASKED)
     if num is not None and num != per_class * classes:
         raise AlitokError(
-            f"--num {num} and --per-class {per_class} do not agree: {per_class} x {classes} classes are "
-            f"{per_class * classes}; give one of them."
+            f"--num {num} and --per-class {per_class} do not agree: {per_class} of each of "
+            f"{counted(classes, 'class', 'classes')} are {per_class * classes}; give one of them."
         )
     return per_class * classes
 
@@ -219,5 +220,5 @@ def _tell(console: Console, where: Path, count: int, drawn: int, seconds: float)
         said = f"All {count:,} pictures were there before: {where}"
     else:
         there = "" if drawn == count else f" of {count:,}, the others were there before,"
-        said = f"{drawn:,} pictures{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
+        said = f"{counted(drawn, 'picture')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
     say_on(console)(said)
