@@ -4,7 +4,8 @@ Enters: the pages as MkDocs reads them. Leaves: pages with the pictures drawn fr
 with the reference of the command line, and with links that lead to the same places as on disk:
 
     <!-- drawn: house -->          a picture of `draw.py`
-    <!-- readme: Try it -->        the section of the README under that heading, without the heading
+    <!-- readme: Try it -->        the section of the README under that heading, without the heading, in the place of
+                                   this line and the next, which says on disk where that section is
     `docs/serve.md`                a link to that page
     ](../benchmarks/results/x)     a link to that file, which is copied
 """
@@ -22,7 +23,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 _DRAWN = re.compile(r"<!-- drawn: (\w+) -->")
-_README = re.compile(r"^<!-- readme: (.+) -->$", re.MULTILINE)
+_README = re.compile(r"^<!-- readme: (.+) -->\n(This part stands .+)$", re.MULTILINE)
 _NAMED_PAGE = re.compile(r"(?<![\[`])`docs/([\w-]+)\.md`")
 _OUTSIDE = re.compile(r"\]\((\.\./(?:benchmarks|examples)/[\w./-]+)\)")
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
@@ -54,8 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put in what comes from elsewhere, outside of code blocks."""
-    markdown = _README.sub(lambda match: readme_section(match[1]), markdown)
-    pieces = _FENCED.split(markdown)
+    pieces = _FENCED.split(with_readme(markdown))
     pieces[::2] = [_linked(piece, page.file.src_uri) for piece in pieces[::2]]
     return "".join(pieces)
 
@@ -89,6 +89,11 @@ def outside(markdown: str) -> set[str]:
 
 def _inside(link: str) -> str:
     return normpath(link).removeprefix("../")
+
+
+def with_readme(markdown: str) -> str:
+    """A page with the parts of the README that it names."""
+    return _README.sub(lambda match: readme_section(match[1]), markdown)
 
 
 def readme_section(heading: str, readme: Path = ROOT / "README.md") -> str:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from hooks import command_line, readme_section
+from hooks import command_line, readme_section, with_readme
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort, PluginError
@@ -37,6 +37,19 @@ def test_sections_of_the_readme_that_pages_show_are_there(root):
     assert all(len(readme_section(heading)) > 200 for heading in wanted)
     with pytest.raises(PluginError, match="no section 'No such'"):
         readme_section("No such")
+
+
+def test_a_reader_on_disk_is_told_where_such_a_section_is_and_the_pages_have_it_instead(root):
+    found = 0
+    for path in root.glob("docs/*.md"):
+        text = path.read_text("utf-8")
+        for heading, line in re.findall(r"^<!-- readme: (.+) -->\n(.*)$", text, re.MULTILINE):
+            where = "at its beginning" if heading == "(beginning)" else f'under "{heading}"'
+            assert line == f"This part stands in `README.md`, {where}.", path.name
+            assert readme_section(heading) in with_readme(text)
+            found += 1
+        assert not re.search(r"<!-- readme|This part stands", with_readme(text)), path.name
+    assert found >= 4
 
 
 def test_the_command_line_is_described_whole():
