@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, t
         ("golden retreiver", r"near: golden retriever \(0\)"),
         (3, "classes are 0 to 2"),
         (-1, "0 to 2"),
-        ("xyz", "numbers"),
+        ("xyz", r"no class 'xyz'; the classes are golden retriever \(0\), "),
         (1.5, "whole number"),
         (None, "whole number"),
     ],
@@ -157,6 +158,14 @@ def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, t
 def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
     with pytest.raises(AlitokError, match=words):
         pipeline([name])
+
+
+def test_many_classes_are_not_all_named(pipeline):
+    config = replace(GENERATOR, classes=13)
+    tokenizer, names = pipeline.tokenizer, [f"class number {number}" for number in range(13)]
+    for generator in (Generator(config, names), Generator(config)):
+        with pytest.raises(AlitokError, match="no class 'xyz'; its classes have the numbers 0 to 12"):
+            Pipeline(tokenizer, generator.eval()).class_number("xyz")
 
 
 def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BATCH = 64  # pictures drawn at a time where nobody says
+_FEW_CLASSES = 12  # that one message names
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,16 @@ class Pipeline:
             return found[0]
         near = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.5)
         numbers = found or [folded.index(known) for known in near]
-        hint = ", ".join(f"{names[number]} ({number})" for number in numbers) or f"numbers 0 to {count - 1}"
-        raise AlitokError(f"There is {'more than one' if found else 'no'} class '{name}'; near: {hint}.")
+        if numbers:
+            hint = f"near: {self._named(numbers)}"
+        elif 0 < len(names) <= _FEW_CLASSES:
+            hint = f"the classes are {self._named(range(count))}"
+        else:
+            hint = f"its classes have the numbers 0 to {count - 1}"
+        raise AlitokError(f"There is {'more than one' if found else 'no'} class '{name}'; {hint}.")
+
+    def _named(self, numbers: Iterable[int]) -> str:
+        return ", ".join(f"{self.generator.class_names[number]} ({number})" for number in numbers)
 
     def sampling_with(
         self,

@@ -32,6 +32,7 @@ from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.core.extras import require_libraries
 from alitok.core.files import finite, read_json, write_bytes, write_json
+from alitok.core.words import counted
 from alitok.data.codes import CodeStore
 from alitok.presets import Recipe
 from alitok.workflow.estimate import estimate
@@ -75,8 +76,8 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
         splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
         say(
             f"{len(splits.train):,} training and {len(splits.heldout):,} held-out pictures of "
-            f"{len(splits.train.classes)} classes at {resolved.recipe.tokenizer.image_size} px; on {world.device}; "
-            f"to {request.out}/"
+            f"{counted(len(splits.train.classes), 'class', 'classes')} at {resolved.recipe.tokenizer.image_size} px; "
+            f"on {world.device}; to {request.out}/"
         )
         values = settings(resolved.recipe, splits, resolved.seed)
         if dry_run:
@@ -194,10 +195,11 @@ class _End:
         metrics = {"seconds": before + time.monotonic() - began, **measured.numbers}
         write_json(run.root / "metrics.json", finite(metrics))
         write_summary(run.root, self.command, metrics, measured, steps, run.world.device)
+        classes = counted(len(codes.classes), "class", "classes")
         card = ModelCard(
             title=f"alitok on {self.data}",
             description=f"Made by `{self.command}`.",
-            data=f"{run.splits.train.name}: {len(run.splits.train):,} pictures of {len(codes.classes)} classes",
+            data=f"{run.splits.train.name}: {len(run.splits.train):,} pictures of {classes}",
             steps={name: report["steps"] for name, report in steps.items() if "steps" in report},
             metrics=metrics,
         )

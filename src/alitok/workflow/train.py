@@ -14,6 +14,7 @@ from rich.table import Table
 
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
+from alitok.core.words import counted
 from alitok.data.source import Splits
 from alitok.presets import Recipe, StageName
 from alitok.workflow.pictures import open_pictures_of, say_on
@@ -104,9 +105,11 @@ def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Split
     training = recipe.training(stage)
     loop, engine, pictures = training.loop, recipe.engine, len(splits.train)
     share = loop.batch_size // (world.size * engine.accumulate)
+    processes = counted(world.size, "process", "processes")
+    microbatches = counted(engine.accumulate, "microbatch", "microbatches")
     console.print(
-        f"{stage}: {pictures:,} pictures of {len(splits.train.classes)} classes at {recipe.tokenizer.image_size} px; "
-        f"batch {loop.batch_size} = {world.size} processes x {engine.accumulate} microbatches x {share} "
+        f"{stage}: {counted(pictures, 'picture')} of {counted(len(splits.train.classes), 'class', 'classes')} at "
+        f"{recipe.tokenizer.image_size} px; batch {loop.batch_size} = {processes} x {microbatches} x {share} "
         f"on {world.device}",
         highlight=False,
     )
