@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
+from alitok.data.opening import open_pictures
 from alitok.data.source import Look, check_broken, crops_per_picture, fixed_views, look_at, open_splits, suggest_size
 
 
@@ -72,6 +73,18 @@ def test_an_option_of_no_sense_is_told(tmp_path, data, said):
     folder_of(tmp_path, 10, 0)
     with pytest.raises(AlitokError, match=said):
         open_splits(data.format(tmp_path), 16)
+
+
+@pytest.mark.parametrize("query", ["?a=1&a=2", "?id=7&confirm=", "?sig=x"])
+def test_the_query_of_an_address_is_left_alone(query, monkeypatch):
+    seen = []
+    monkeypatch.setattr("alitok.data.opening._open_archives", lambda name, options, say: seen.append((name, options)))
+    for option in ("", "?mirror=0"):
+        open_pictures(f"https://h/y.tar{query}{option}")
+    assert seen == [(f"https://h/y.tar{query}", {})] * 2
+    with pytest.raises(AlitokError, match="The option mirror is 1 or 0, not 'maybe'"):
+        open_pictures(f"https://h/y.tar{query}?mirror=maybe")
+    assert len(seen) == 2
 
 
 def test_the_hash_of_a_folder_follows_its_files(tmp_path):

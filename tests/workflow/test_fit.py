@@ -325,6 +325,14 @@ def test_a_phase_in_a_file_keeps_what_the_file_does_not_name(tmp_path, text):
     assert phase == replace(RECIPES["digits"].stage1.phases[0], steps=20, warmup_steps=2)
 
 
+def test_the_whole_recipe_of_a_run_takes_the_place_of_the_preset(tmp_path):
+    recipe = RECIPES["photos"]  # whose prefix is the usual one, which TOML has no word for
+    assert (recipe.tokenizer.prefix, RECIPES["alitok-256-v1"].tokenizer.prefix) == (None, 17)
+    (tmp_path / "other.toml").write_text(to_toml({"data": "photos", "seed": 0, "recipe": to_dict(recipe)}))
+    request = Request(out=tmp_path, data="digits", preset="alitok-256-v1", config=tmp_path / "other.toml")
+    assert resolve(request).recipe == recipe
+
+
 def test_the_file_of_a_run_gives_its_recipe(tmp_path):
     recipe = replace(RECIPES["photos"], samples_per_class=3)
     keys = {"data": "photos", "seed": 4, "recipe": to_dict(recipe)}

@@ -1,4 +1,6 @@
 import io
+import threading
+import time
 
 import pytest
 import torch
@@ -154,6 +156,40 @@ def test_two_processes_do_not_take_the_same_step(tmp_path, monkeypatch):
     assert calls == ["generator"]
     assert second.step("encode", "Encoding", lambda: calls.append("again") or {})["seconds"] >= 0
     assert calls == ["generator"]
+
+
+def test_a_step_that_another_run_has_just_finished_is_not_done_again(tmp_path):
+    first, second = workspace(tmp_path / "run"), workspace(tmp_path / "run")
+    began, calls = threading.Event(), []
+
+    def slow():
+        began.set()
+        time.sleep(1.0)
+        calls.append("first")
+        return {"pictures": 5}
+
+    thread = threading.Thread(target=lambda: first.step("encode", "Encoding", slow))
+    thread.start()
+    assert began.wait(60)
+    assert second.step("encode", "Encoding", lambda: calls.append("second") or {})["pictures"] == 5
+    thread.join(60)
+    assert calls == ["first"]
+
+
+@pytest.mark.parametrize("change", [{"fresh": True}, {"recipe": {"steps": 4}, "on_change": lambda changed: ["model"]}])
+def test_nothing_is_deleted_or_moved_under_a_run_that_is_at_work(tmp_path, monkeypatch, change):
+    monkeypatch.setattr("alitok.workflow.workspace._PATIENCE", 0.1)
+
+    def other():
+        (tmp_path / "run" / "model").mkdir()
+        with pytest.raises(AlitokError, match=r"Another process is at work in .*run \(encode\)"):
+            workspace(tmp_path / "run", **change)
+        assert (tmp_path / "run" / "model").is_dir()
+        return {}
+
+    workspace(tmp_path / "run").step("encode", "Encoding", other)
+    workspace(tmp_path / "run", **change)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_step_that_failed_can_be_taken_again(tmp_path, monkeypatch):

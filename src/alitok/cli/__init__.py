@@ -122,18 +122,18 @@ def _launch(
 
 def _explain(error: BaseException, tokens: Sequence[str]) -> int:
     """Print one sentence for an error of the command `tokens`; returns the exit status."""
+    again = "run the same command again" + " without --fresh" * ("--fresh" in tokens)
     if isinstance(error, KeyboardInterrupt):
-        again = "run the same command" + " without --fresh" * ("--fresh" in tokens) + " to continue"
         if getattr(error, "terminated", False):  # by the system, which is told that nothing is lost
-            return _fail(f"Asked to stop ({error}); {again}.", 0)
+            return _fail(f"Asked to stop ({error}); {again} to continue.", 0)
         detail = f" ({error})" if str(error) else ""
-        return _fail(f"Interrupted{detail}. What was finished is kept; {again}.", 130)
+        return _fail(f"Interrupted{detail}. What was finished is kept; {again} to continue.", 130)
     if isinstance(error, ToldElsewhereError):
         return 2
     if isinstance(error, AlitokError):
         return _fail(str(error), 2)
     if isinstance(error, OSError):
-        return _fail(_system_error(error), 2)
+        return _fail(_system_error(error, again), 2)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported for this
         return _fail(f"The device has too little memory ({error}). Choose a smaller batch size.", 2)
     return _fail(
@@ -141,11 +141,11 @@ def _explain(error: BaseException, tokens: Sequence[str]) -> int:
     )
 
 
-def _system_error(error: OSError) -> str:
+def _system_error(error: OSError, again: str) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"The disk is full{place}. Free some space, then run the same command again; what was finished is kept."
-    return f"{error.strerror or error}{place}. Check the path and its permissions, then run the same command again."
+        return f"The disk is full{place}. Free some space, then {again}; what was finished is kept."
+    return f"{error.strerror or error}{place}. Check the path and its permissions, then {again}."
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -17,13 +17,14 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
+from alitok.core.lock import locked
 from alitok.data.tar_index import ShardFile
 
 _DEFAULT_GB = 200.0
@@ -84,16 +85,14 @@ class Cache:
         Raises:
             AlitokError: the cache cannot be written.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.with_suffix(".lock").open("w")
-        except OSError as error:
-            raise AlitokError(
-                f"The cache {self.root} cannot be written ({error.strerror}); name another folder in the variable "
-                "ALITOK_CACHE."
-            ) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path.with_suffix(".lock")))
+            except OSError as error:
+                raise AlitokError(
+                    f"The cache {self.root} cannot be written ({error.strerror}); name another folder in the variable "
+                    "ALITOK_CACHE."
+                ) from None
             yield
 
     def _fetch(self, url: str, path: Path) -> ShardFile:

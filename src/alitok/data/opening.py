@@ -83,10 +83,9 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
     if not data:
         raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
     name, options = _parted(data)
-    guessed, misspelt = any_options(data)
-    if name in BUILTIN or guessed in BUILTIN:
-        require_options(guessed, misspelt)
-    options.pop("mirror", None)  # says nothing of files
+    if name in BUILTIN:
+        require_options(name, options)
+    is_on("mirror", options.pop("mirror", "1"))  # says nothing of files; what it is not is told before hours of reading
     if name.startswith(PREFIX):
         require_options(name, options, *OPTIONS)
         return open_hub(name, options, open_cache(), say)
@@ -101,13 +100,19 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
     if suffix in LABEL_SUFFIXES and path.is_file():
         require_options(name, options, "mirror")
         return open_labels(path)
-    if Path(guessed).expanduser().exists():
-        require_options(guessed, misspelt, *OPTIONS)
+    raise _nothing(data, name, path)
+
+
+def _nothing(data: str, name: str, path: Path) -> AlitokError:
+    """Why what the user wrote names no pictures."""
+    guessed, misspelt = any_options(data)
+    if misspelt and (guessed in BUILTIN or Path(guessed).expanduser().exists()):
+        require_options(guessed, misspelt, *(() if guessed in BUILTIN else OPTIONS))
     if path.exists() or is_pattern(name):
-        raise AlitokError(
+        return AlitokError(
             f"{name} is no source of pictures; give a folder, a labels file, tar archives, or parquet or arrow files."
         )
-    raise AlitokError(
+    return AlitokError(
         f"Data {name!r}: the path does not exist, and the built-in sets are {' and '.join(BUILTIN)}; "
         "check the path or choose one of them."
     )

@@ -110,7 +110,7 @@ def _training(trainings: Trainings, name: str, read: float, workers: int, anew: 
 def step_seconds(training: Training, trainings: Trainings) -> list[float]:
     """Mean seconds of a whole optimizer step of each phase; the task's modules are changed by those that are taken.
 
-    A step that would take long, as one of full size on a CPU, is told from steps of few examples.
+    On a CPU a step that would take long is told from steps of few examples.
     """
     with tempfile.TemporaryDirectory() as nowhere:
         engine = trainings.recipe.engine
@@ -126,7 +126,7 @@ def step_seconds(training: Training, trainings: Trainings) -> list[float]:
             return max(trainings.world.gather(time.perf_counter() - began))
 
         def seconds(phase: int) -> float:
-            if not engine.compile and share >= 4 * few:  # compiled once more for every size
+            if trainings.world.device.type == "cpu" and not engine.compile and share >= 4 * few:
                 _, small, large = (step(phase, count) for count in (few, few, 2 * few))
                 whole = small + (large - small) * (share / few - 1)
                 if whole > _LONG:

@@ -115,6 +115,7 @@ def _place(splits: Splits, seed: int, training: FeaturesTraining) -> Path:
         splits.contents,
         split.hexdigest(),
         splits.train.size,
+        splits.train.flip,
         json.dumps(splits.train.classes),
         seed,
         json.dumps(to_dict(training)),

@@ -22,6 +22,8 @@ def default_place(tokenizer: str, data: str, generator: str | None) -> Path:
     path = Path(tokenizer if ":" in tokenizer else Path(tokenizer).resolve())
     while path.name in _PARTS and path.parent.name:
         path = path.parent
+    if path.name == "stage1" and path.parent.name:
+        path = path.with_name(f"{path.parent.name}-stage1")
     return Path("runs", f"probe-{file_name(str(path))}-{file_name(data)}{'' if generator is None else '-generator'}")
 
 
@@ -54,8 +56,13 @@ def require_place(place: Path, subject: Mapping[str, str]) -> None:
     if not isinstance(facts, dict):
         raise AlitokError(f"{path} was not written by `alitok probe`; give another directory with --out.")
     for name, value in subject.items():
-        if facts.get(name) != value:
+        if _in_full(facts.get(name)) != _in_full(value):
             raise AlitokError(
                 f"{place} holds a probe of something else ({name}: {facts.get(name)}, not {value}); give another "
                 "directory with --out, or delete that one."
             )
+
+
+def _in_full(value: object) -> object:
+    """A path that is there, however it is spelt; anything else as it is."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value

@@ -6,7 +6,7 @@ Enters: options as the command line takes them. Leaves: `Resolved`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ def altered(
         recipe = with_generator(recipe, size)
     keys = to_dict(recipe)
     if config is not None:
-        keys = to_dict(from_dict(Recipe, merge(keys, _recipe_keys(config), str(config)), str(config)))
+        keys = to_dict(_laid_over(keys, config))
     recipe = from_dict(Recipe, override(keys, overrides), "--set")
     if perceptual == "recipe":
         return recipe
@@ -139,20 +139,22 @@ def altered(
     )
 
 
-def _recipe_keys(path: Path) -> dict[str, Any]:
-    """Of a file with the keys of a recipe, or of a whole `run.toml`, of which its recipe counts.
+def _laid_over(keys: dict[str, Any], path: Path) -> Recipe:
+    """A recipe with the keys of a file over it; the whole recipe of a `run.toml` takes its place.
 
     Raises:
-        AlitokError: the file cannot be read, or has keys of a recipe in both places.
+        AlitokError: the file cannot be read, has keys of a recipe both in `[recipe]` and beside it, or they do not fit.
     """
     found = read_toml(path)
     inner = found.get("recipe")
-    if not isinstance(inner, dict):
-        return found
-    twice = [field.name for field in fields(Recipe) if field.name in found]
-    if twice:
-        raise AlitokError(f"{path}: '{twice[0]}' stands beside [recipe]; put all keys of the recipe into one place.")
-    return inner
+    if isinstance(inner, dict):
+        twice = [field.name for field in fields(Recipe) if field.name in found]
+        if twice:
+            raise AlitokError(f"{path}: '{twice[0]}' stands beside [recipe]; put all keys of the recipe in one place.")
+        if inner.keys() >= {field.name for field in fields(Recipe) if field.default is MISSING}:
+            return from_dict(Recipe, inner, str(path))
+        found = inner
+    return from_dict(Recipe, merge(keys, found, str(path)), str(path))
 
 
 def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:

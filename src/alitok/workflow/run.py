@@ -103,8 +103,7 @@ class Run:
         network = training.model
         assert isinstance(network, LocalFeatures)
         trained = self._train(training)
-        path = self.root / "features" / "network"
-        self._finish(path, lambda: finished_features(trained.weights, network).save(path))
+        self._finish("features", lambda path: finished_features(trained.weights, network).save(path))
         return report(trained, network)
 
     def stage1(self) -> dict[str, Any]:
@@ -120,8 +119,7 @@ class Run:
         tokenizer = training.model
         assert isinstance(tokenizer, Tokenizer)
         trained = self._train(training)
-        path = self.root / STEPS[stage].products[0]
-        self._finish(path, lambda: _loaded(Tokenizer(tokenizer.config), trained.weights).save_pretrained(path))
+        self._finish(stage, lambda path: _loaded(Tokenizer(tokenizer.config), trained.weights).save_pretrained(path))
         return report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
 
     def encode(self) -> dict[str, Any]:
@@ -160,8 +158,8 @@ class Run:
         generator = training.model
         assert isinstance(generator, Generator)
         trained = self._train(training)
-        path, names = self.root / "model" / "generator", generator.class_names
-        self._finish(path, lambda: _loaded(Generator(generator.config, names), trained.weights).save_pretrained(path))
+        empty = Generator(generator.config, generator.class_names)
+        self._finish("generator", lambda path: _loaded(empty, trained.weights).save_pretrained(path))
         return report(trained, generator)
 
     def pair(self) -> dict[str, Any]:
@@ -189,13 +187,15 @@ class Run:
     def _finished_generator(self) -> Generator:
         return Generator.from_pretrained(self.root / "model" / "generator").to(self.world.device)
 
-    def _finish(self, path: Path, write: Callable[[], None]) -> None:
-        """Write a finished model to `path`, on the first process; what has lost its `config.json` makes room."""
+    def _finish(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write the finished model of a step, on the first process; what is left of one without a head makes room."""
+        path, known = self.root / STEPS[name].products[0], {*STEPS[name].parts, "README.md"}
 
         def replace() -> None:
-            if not (path / "config.json").is_file():
+            headless = path.is_dir() and not (path / "config.json").is_file()
+            if headless and known.issuperset(file.name for file in path.iterdir()):
                 remove(path)
-            write()
+            write(path)
 
         self.world.together(replace)
 

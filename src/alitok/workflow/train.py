@@ -80,7 +80,8 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
                 console.print(f"Preflight passed; look at the pictures in {seen}", highlight=False)
                 return
             run.step(step)
-        if all(_finished(out, step) for step in STEPS["pair"].needs):
+        # A generator trained on codes may have a tokenizer of stage 1 alone.
+        if all((out / product).exists() for step in STEPS["pair"].needs for product in STEPS[step].products):
             run.step("pair")
         console.print(f"Done: {out / STEPS[stage].products[0]}", highlight=False)
 
@@ -97,7 +98,8 @@ def _refuse_what_is_begun(out: Path, changed: list[str]) -> list[str]:
     """Take over settings that nothing depends on yet; a training of days is not thrown away for a changed option."""
     late = [path for path in changed if any(begun(out, step) for step in stale([path]))]
     if late:
-        raise other_settings(out, late, "move what depends on them out of it, as docs/faq.md tells for each stage")
+        alone = "stage1" not in stale(late)
+        raise other_settings(out, late, ", or move that stage out of it as docs/faq.md tells" if alone else "")
     return []
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from alitok.core.config import read_toml, to_toml
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, remove, write_bytes, write_json
+from alitok.core.lock import locked
 
 _RUN, _DONE, _REPLACED = "run.toml", "done", "replaced"
 _PATIENCE = 20.0  # seconds; readers of a process that was killed hold its lock until they notice
@@ -70,6 +70,7 @@ class Workspace:
         root = self.root
         require_place(root)
         if fresh and root.exists():
+            _require_idle(root)
             # run.toml goes last: what a killed removal leaves behind is still known to be a run's.
             for name in (*outputs, _REPLACED, _DONE, _RUN):
                 remove(root / name)
@@ -77,6 +78,7 @@ class Workspace:
             write_bytes(root / _RUN, to_toml(settings).encode())
         changed = differences(read_toml(root / _RUN), self._settings)
         if changed:
+            _require_idle(root)
             # run.toml goes last: a start that is killed here finds the same changes again.
             self._set_aside((on_change or self._refuse)(changed))
             write_bytes(root / _RUN, to_toml(settings).encode())
@@ -117,6 +119,9 @@ class Workspace:
             self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
             return finished
         with self._alone(name):
+            finished = self.finished(name, products)  # by another run, until now
+            if finished is not None:
+                return finished
             self.console.print(f"[bold]{title}[/bold]", highlight=False)
             began = time.monotonic()
             report = work()
@@ -132,26 +137,9 @@ class Workspace:
         Raises:
             AlitokError: one is at it.
         """
-        place = self.root / _DONE / f".{name}.lock"
-        lock = FileLock(place)
-
-        def take() -> None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=_PATIENCE)
-            except Timeout:
-                raise AlitokError(
-                    f"Another process is at work in {self.root} ({name}); wait for its end, or give another directory "
-                    "with --out."
-                ) from None
-            except (OSError, NotImplementedError):  # a disk without locks
-                return
-
-        self.world.together(take)
-        try:
+        with ExitStack() as stack:
+            self.world.together(lambda: stack.enter_context(_held(self.root, self.root / _DONE / f".{name}.lock")))
             yield
-        finally:
-            lock.release()
 
     def finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
         """What a step reported, if it is done and all its products are there; the same on every process."""
@@ -168,6 +156,26 @@ def require_place(root: Path) -> None:
         raise AlitokError(f"{root} is a file; give a directory to write to with --out.")
     if root.exists() and not _is_run(root) and any(root.iterdir()):
         raise AlitokError(f"{root} holds other files and no run of alitok; give a new or empty directory with --out.")
+
+
+def _require_idle(root: Path) -> None:
+    """Check that no other run is at work in `root`, before anything there is moved or deleted."""
+    for lock in sorted((root / _DONE).glob(".*.lock")):
+        with _held(root, lock):
+            pass
+
+
+@contextmanager
+def _held(root: Path, lock: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, _PATIENCE))
+        except TimeoutError:
+            raise AlitokError(
+                f"Another process is at work in {root} ({lock.stem.removeprefix('.')}); wait for its end, or give "
+                "another directory with --out."
+            ) from None
+        yield
 
 
 def _is_run(root: Path) -> bool:
@@ -191,12 +199,10 @@ def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict
     return report if isinstance(report, dict) and "seconds" in report else None
 
 
-def other_settings(root: Path, changed: list[str], way: str = "start over (alitok fit --fresh)") -> AlitokError:
-    """The error for a run that is asked to go on with other settings; `way` is the one beside another directory."""
+def other_settings(root: Path, changed: list[str], way: str = ", or start over (alitok fit --fresh)") -> AlitokError:
+    """The error for a run that is asked to go on with other settings; `way` is what helps beside another directory."""
     told = ", ".join(_TOLD.get(path, path) for path in changed if path != "contents" or "data" not in changed)
-    return AlitokError(
-        f"{root} holds a run with other settings ({told}); choose another directory with --out, or {way}."
-    )
+    return AlitokError(f"{root} holds a run with other settings ({told}); choose another directory with --out{way}.")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
