@@ -168,6 +168,18 @@ def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, st
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left", "/x/y")])
+def test_what_is_finished_is_not_lost_by_following_the_advice(monkeypatch, capsys, error):
+    def fail(request, *, command, dry_run):
+        raise error
+
+    monkeypatch.setattr("alitok.workflow.fit.run_fit", fail)
+    for fresh in ((), ("--fresh",)):
+        with pytest.raises(SystemExit):
+            app.meta(["demo", *fresh])
+        assert ("run the same command again without --fresh" in capsys.readouterr().err) == bool(fresh)
+
+
 def test_debug_shows_the_traceback(tmp_path):
     result = alitok("demo", "--data", "no/such/folder", "--out", tmp_path / "out", "--debug")
     assert result.returncode != 0

@@ -51,6 +51,21 @@ def _same(first, second):
     return first.name == second.name and first.heldout_accuracy == second.heldout_accuracy
 
 
+class _Mirrored:
+    """The same pictures, which may be mirrored."""
+
+    flip = True
+
+    def __init__(self, source):
+        self._source = source
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+
 class _Spy:
     """A source that tells of every picture that is read."""
 
@@ -96,7 +111,8 @@ def test_other_pictures_or_settings_have_another_judge(digits, cache):
     _judge(open_splits("digits", 9), training=short)
     _judge(open_splits("digits", 8, seed=1), training=short)  # others are held out
     _judge(dataclasses.replace(digits, contents="other"), training=short)
-    assert len(_places(cache)) == 6
+    _judge(dataclasses.replace(digits, train=_Mirrored(digits.train)), training=short)
+    assert len(_places(cache)) == 7
 
 
 def test_it_learns_nothing_of_held_out_pictures(digits, monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerC
 from alitok.train.predictability import PredictabilityConfig, probe
 from alitok.workflow import heat
 from alitok.workflow.probe import ProbeOptions, run_probe
+from alitok.workflow.probe_place import probed, require_place
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}
 TRAINING = PredictabilityConfig(pictures=30, steps=3, batch_size=8, layers=1, width=8, heads=2)
@@ -387,6 +388,23 @@ def test_a_probe_of_something_else_is_not_replaced(ask, tmp_path, changes, told)
     with pytest.raises(AlitokError, match=rf"out holds a probe of something else \({told}\); give another directory"):
         ask(**changes)
     assert json.loads((tmp_path / "out/probe.json").read_text()) == written
+
+
+def test_another_spelling_of_the_same_tokenizer_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo" / "model").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "probe.json").write_text(
+        json.dumps({"kind": "probe", "protocol": probed("runs/demo/model", "digits", None)})
+    )
+    for spelling in ("runs/demo/model", "./runs/demo/model/", str(tmp_path / "runs" / "demo" / "model")):
+        require_place(tmp_path / "out", probed(spelling, "digits", None))
+    with pytest.raises(AlitokError, match="holds a probe of something else"):
+        require_place(tmp_path / "out", probed("runs/demo", "digits", None))
+
+
+def test_the_tokenizer_of_stage_1_has_the_runs_name_too():
+    assert str(ProbeOptions("runs/demo/stage1/tokenizer", "digits").place) == "runs/probe-demo-stage1-digits"
 
 
 def test_other_files_are_not_replaced(ask, tmp_path):

@@ -68,6 +68,13 @@ def test_it_ends_with_the_generator_of_a_run_that_had_the_pictures(whole, tmp_pa
     assert (tmp_path / "run" / "model" / "pipeline.json").exists()
 
 
+def test_a_tokenizer_of_stage_1_alone_makes_a_pair_too(whole, tmp_path):
+    alone = whole / "run" / "stage1" / "tokenizer"
+    run_training("generator", request(whole, tmp_path / "run", tokenizer=alone))
+    assert not (tmp_path / "run" / "model" / "tokenizer" / "stage2.safetensors").exists()
+    assert len(Pipeline.from_pretrained(tmp_path / "run" / "model", device="cpu")(["3"])) == 1
+
+
 def test_a_store_that_has_moved_is_still_the_same_one(whole, tmp_path):
     run_training("generator", request(whole, tmp_path / "run"))
     for name in ("train", "heldout"):
