@@ -78,7 +78,6 @@ class Workspace:
             write_bytes(root / _RUN, to_toml(settings).encode())
         changed = differences(read_toml(root / _RUN), self._settings)
         if changed:
-            _require_idle(root)
             # run.toml goes last: a start that is killed here finds the same changes again.
             self._set_aside((on_change or self._refuse)(changed))
             write_bytes(root / _RUN, to_toml(settings).encode())
@@ -90,6 +89,7 @@ class Workspace:
         there = [name for name in names if (self.root / name).exists()]
         if not there:
             return
+        _require_idle(self.root)
         number = next(n for n in count(1) if not (self.root / _REPLACED / str(n)).exists())
         aside = self.root / _REPLACED / str(number)
         for name in there:
