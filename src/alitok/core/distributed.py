@@ -148,6 +148,10 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
+        if chosen.type == "cpu":
+            # A thread of Gloo may still hold the tensors of the last message; letting go of them while Python ends
+            # aborts the process. A barrier has none, and comes when the message before it is gone.
+            dist.barrier()
     except RuntimeError as error:
         if not _is_lost(error):
             raise
