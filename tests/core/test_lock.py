@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -42,9 +41,13 @@ def test_another_process_is_kept_out_until_the_first_lets_go(tmp_path, holder):
 
 
 def test_a_process_that_is_killed_lets_go(tmp_path, holder):
+    path, inside = tmp_path / "a" / "x.lock", []
+    with pytest.raises(TimeoutError), locked(path, patience=0):
+        inside.append("while it lived")
     holder.kill()
-    with locked(tmp_path / "a" / "x.lock", patience=60):
-        pass
+    with locked(path, patience=60):
+        inside.append("after it died")
+    assert inside == ["after it died"]
 
 
 def test_a_forked_child_does_not_hold_on(tmp_path):
@@ -52,11 +55,11 @@ def test_a_forked_child_does_not_hold_on(tmp_path):
     with locked(path):
         child = os.fork()
         if not child:
-            time.sleep(30)
+            signal.pause()
             os._exit(0)
     try:
         with locked(path, patience=1):
-            pass
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)  # the child lives, and has the file open
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

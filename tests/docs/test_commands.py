@@ -110,7 +110,8 @@ def test_torchrun_takes_the_options_that_stand_before_the_module(page):
         for line in block.text.replace("\\\n", " ").splitlines():
             if match := re.search(r"\btorchrun (.*?) -m ", line):
                 words = shlex.split(re.sub(r"\$\(.*?\)", "x", match[1]).replace("$SLURM_NNODES", "4"))
-                get_args_parser().parse_args([*words, "-m", "alitok"])
+                options = get_args_parser().parse_args([*words, "-m", "alitok"])
+                assert (options.module, options.training_script, options.training_script_args) == (True, "alitok", [])
 
 
 def settings(page):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from alitok.core.words import listed
 from alitok.metrics.student import t_interval
 from alitok.workflow.ablation_numbers import Ablation, CellNumbers, Summary, summary
 from alitok.workflow.ablation_table import COLUMNS, number, shown
@@ -139,7 +140,7 @@ class StepReading:
         within = [COLUMNS[name].head.split(",")[0] for name in names if not decided(self.pairs, name)]
         if len(self.pairs) < 2 or not within:
             return ""
-        return f" The chance of training would explain the difference in {_listed(within)} (95 %)."
+        return f" The chance of training would explain the difference in {listed(within)} (95 %)."
 
     def _fidelity(self) -> str:
         change = self.change("psnr")
@@ -247,7 +248,7 @@ def _few_seeds(ablation: Ablation) -> list[str]:
     few = [arm for arm, count in counts.items() if count < _SEEDS]
     if not few:
         return []
-    which = "" if len(few) == len(counts) else f" of {_listed(few)}"
+    which = "" if len(few) == len(counts) else f" of {listed(few)}"
     if max(counts[arm] for arm in few) == 1:
         return [f"One seed{which}: how much another training would move the numbers is not known."]
     return [f"Fewer than {_SEEDS} seeds{which}: the spread of so few trainings says little, and that of one nothing."]
@@ -278,7 +279,3 @@ def _overfitted(ablation: Ablation) -> list[str]:
         f"The generator has learnt training pictures by heart; their bits against those of held-out ones: "
         f"{'; '.join(found)}. Held-out bits then also measure how well it was kept from that, not the codes alone."
     ]
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
