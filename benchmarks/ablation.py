@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from alitok.ablations import ARMS, USUAL_ARMS
-from alitok.workflow.ablation import AblationRequest, run_ablation
-from alitok.workflow.ablation_matched import matched_arms
-from alitok.workflow.ablation_numbers import Ablation, summary
+from alitok.apps.ablate.matched import matched_arms
+from alitok.apps.ablate.numbers import Ablation, summary
+from alitok.apps.ablate.suite import AblationRequest, run_ablation
+from alitok.recipes.arms import ARMS, USUAL_ARMS
 
 _COLUMNS = ("accuracy", "bits", "grid_bits", "psnr", "codebook_perplexity", "sample_distance", "influence_future")
 

@@ -27,14 +27,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from alitok.core.blocks import Blocks, PictureBlock
 from alitok.core.device import choose_device
 from alitok.core.distributed import World
 from alitok.core.machine import peak_memory
-from alitok.jobs.blocks import Blocks, PictureBlock
-from alitok.jobs.evaluate import Target, compare, extract, features_of, gather
-from alitok.jobs.feature_files import FeatureFiles
+from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import Features
 from alitok.metrics.inception import CLASSES, POOL, SPATIAL, InceptionFeatures
+from alitok.metrics.set_distance import Target, compare, extract, features_of, gather
 
 _SIDE, _BLOCK = 256, 256
 

@@ -45,13 +45,13 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
 
     from alitok.generator import Generator
     from alitok.losses.objective import LossWeights, Objective
-    from alitok.presets import GENERATORS, RECIPE_CLASSES, RECIPES, TOKENIZERS
+    from alitok.recipes.flops import decoder_flops, encoder_flops, generator_flops
+    from alitok.recipes.presets import GENERATORS, RECIPE_CLASSES, RECIPES, TOKENIZERS
     from alitok.tokenizer import Tokenizer
     from alitok.train.generator import GeneratorTask, GeneratorTraining
     from alitok.train.schedule import Phase
     from alitok.train.task import LoopConfig, Moment
     from alitok.train.tokenizer import freeze_codes
-    from alitok.workflow.flops import decoder_flops, encoder_flops, generator_flops
 
     trained = not case.endswith("-forward")
     name = case.removesuffix("-forward")

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from alitok.generator import Engine, SampleRequest, SamplingConfig
-    from alitok.jobs.pipeline import Pipeline
+    from alitok.sampling import Engine, SampleRequest, SamplingConfig
+    from alitok.sampling.pipeline import Pipeline
 
 PARTS = ("matrix", "growth", "batches", "soft", "exactness")
 FULL = {
@@ -117,8 +117,8 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 
 def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
     """Measure one case in this process."""
-    from alitok.jobs.pipeline import Pipeline
-    from alitok.workflow.bench import BenchOptions, bench, full_name, named_configs, random_pipeline
+    from alitok.apps.bench.bench import BenchOptions, bench, full_name, named_configs, random_pipeline
+    from alitok.sampling.pipeline import Pipeline
 
     precision: Any = case.precision or "fp32"
     if case.part == "exactness" and case.preset in options.model:
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
 
 def soft(pipeline: Pipeline) -> dict[str, Any]:
     """Seconds of the codes of one picture with plain guidance and with SoftCFG, in turns."""
-    from alitok.generator import SampleRequest
+    from alitok.sampling import SampleRequest
 
     engine, seconds = pipeline.engine, {"plain": [], "soft": []}
     ways = {
@@ -167,7 +167,7 @@ def exactness(pipeline: Pipeline, pictures: int) -> dict[str, Any]:
     import torch
 
     from alitok.core.errors import AlitokError
-    from alitok.generator import Engine, SampleRequest
+    from alitok.sampling import Engine, SampleRequest
 
     generator, sampling = pipeline.generator, pipeline.sampling
     classes = generator.config.classes
@@ -197,8 +197,8 @@ def plain_pass(pipeline: Pipeline, codes: torch.Tensor, sampling: SamplingConfig
     """Logits (B, T, V) with the class, and the likeliest codes (B, T) after guidance, all positions at once."""
     import torch
 
-    from alitok.generator import SampleRequest
-    from alitok.generator.sampling import RowSettings, next_codes
+    from alitok.sampling import SampleRequest
+    from alitok.sampling.settings import RowSettings, next_codes
 
     generator, count = pipeline.generator, len(codes)
     with torch.inference_mode():
@@ -218,7 +218,7 @@ def steps_of(engine: Engine, given: Sequence[SampleRequest]) -> tuple[torch.Tens
     """The same of an engine that reads the given codes one by one, as it reads those it draws."""
     import torch
 
-    from alitok.generator import SampleRequest, session
+    from alitok.sampling import SampleRequest, session
 
     choose, logits, chosen = session.next_codes, [], []
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from alitok.presets import RECIPES, Recipe, StageName, with_generator
-from alitok.workflow.flops import generator_step_flops, tokenizer_step_flops
-from alitok.workflow.footprint import Layout, static_bytes
-from alitok.workflow.step_trace import Rehearsal
+from alitok.apps.plan.footprint import Layout, static_bytes
+from alitok.apps.plan.step_trace import Rehearsal
+from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
+from alitok.recipes.presets import RECIPES, Recipe, StageName, with_generator
 
 _FOLLOWED = ("plain", "bf16", "recompute", "accumulate", "discriminator")
 

@@ -42,12 +42,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alitok.serve.client import Client, Drawn, DrawnRow
+from alitok.apps.serve.client import Client, Drawn, DrawnRow
 from serve_soak import Soak, in_threads, metrics
 
 if TYPE_CHECKING:
     from alitok.core.device import DeviceName
-    from alitok.generator import GeneratorConfig, SamplingConfig
+    from alitok.generator import GeneratorConfig
+    from alitok.sampling import SamplingConfig
     from alitok.tokenizer import TokenizerConfig
 
 MODEST = "modest-256"
@@ -58,8 +59,8 @@ _WATCHED = 20  # streams whose first row is timed, behind one in which the clien
 
 def modest_256() -> tuple[TokenizerConfig, GeneratorConfig, SamplingConfig]:
     """The full geometry with small networks."""
-    from alitok.generator import SamplingConfig
-    from alitok.presets import GeneratorSize
+    from alitok.recipes.presets import GeneratorSize
+    from alitok.sampling import SamplingConfig
     from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 
     tokenizer = TokenizerConfig(
@@ -76,10 +77,10 @@ def random_pair(preset: str, directory: Path) -> Path:
     """A pair of a named size with random weights, saved."""
     import torch
 
+    from alitok.apps.bench.bench import named_configs
     from alitok.generator import Generator
-    from alitok.jobs.pipeline import Pipeline
+    from alitok.sampling.pipeline import Pipeline
     from alitok.tokenizer import Tokenizer
-    from alitok.workflow.bench import named_configs
 
     torch.manual_seed(0)
     tokenizer, generator, sampling = modest_256() if preset == MODEST else named_configs(preset)
@@ -91,10 +92,10 @@ def random_pair(preset: str, directory: Path) -> Path:
 
 def engine_alone(model: Path, batches: list[int], seconds: float, device: DeviceName) -> dict[int, float]:
     """Pictures a second by the size of a batch, codes and pixels, without a service."""
-    from alitok.generator import SampleRequest
-    from alitok.jobs.pipeline import Pipeline
-    from alitok.jobs.synthesize import synthesize
-    from alitok.serve.model import ServedModel
+    from alitok.apps.serve.model import ServedModel
+    from alitok.sampling import SampleRequest
+    from alitok.sampling.pipeline import Pipeline
+    from alitok.sampling.synthesize import synthesize
 
     served = ServedModel("model", Pipeline.from_pretrained(model, device=device))
     engine, classes = served.pipeline.engine, served.pipeline.generator.config.classes

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from alitok.serve.client import AnswerError, Client, Drawn
+from alitok.apps.serve.client import AnswerError, Client, Drawn
 
 _SAMPLE_SECONDS = 1.0  # between two looks at the memory
 

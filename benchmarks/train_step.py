@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import torch
 
     from alitok.core.distributed import World
-    from alitok.presets import Recipe
-    from alitok.workflow.tasks import Training, Trainings
+    from alitok.recipes.presets import Recipe
+    from alitok.run.tasks import Training, Trainings
 
 STAGES = ("stage1", "stage2", "generator")
 OPTIONS = ("plain", "bf16", "compile", "recompute", "accumulate", "local", "discriminator", "ddp", "fsdp")
@@ -57,7 +57,7 @@ PEAKS = {
 
 def recipe_for(options: argparse.Namespace, option: str) -> Recipe:
     """The preset, with one option changed."""
-    from alitok.presets import RECIPES, with_generator
+    from alitok.recipes.presets import RECIPES, with_generator
     from alitok.train.task import EngineConfig
 
     recipe = RECIPES[options.preset]
@@ -96,14 +96,14 @@ def recipe_for(options: argparse.Namespace, option: str) -> Recipe:
 
 def training_of(trainings: Trainings, stage: str) -> Training:
     """The training of a stage, on noise."""
-    from alitok.workflow.estimate import generator_on_noise
+    from alitok.run.estimate import generator_on_noise
 
     return generator_on_noise(trainings) if stage == "generator" else trainings.stage(stage, rehearsal=True)
 
 
 def step_flops_of(recipe: Recipe, stage: str, model: Any) -> int:
     """Of one picture in a training step, by formula."""
-    from alitok.workflow.flops import generator_step_flops, tokenizer_step_flops
+    from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 
     return generator_step_flops(model.config) if stage == "generator" else tokenizer_step_flops(recipe.tokenizer, stage)
 
@@ -145,9 +145,9 @@ def run(options: argparse.Namespace, case: str, world: World) -> dict[str, Any]:
     import torch
 
     from alitok.core.device import computes_in_half
+    from alitok.run.estimate import noise_splits
+    from alitok.run.tasks import Trainings
     from alitok.train.state import TrainingState
-    from alitok.workflow.estimate import noise_splits
-    from alitok.workflow.tasks import Trainings
 
     stage, option = case.split(".")
     recipe = recipe_for(options, option)

@@ -1,6 +1,6 @@
 """The two pictures of the documentation, drawn from the code: the house and the way of the data.
 
-Enters: the floors that `pyproject.toml` names, the imports of `src/alitok`, and `alitok.workflow.steps.STEPS`. Leaves:
+Enters: the floors that `pyproject.toml` names, the imports of `src/alitok`, and `alitok.run.steps.STEPS`. Leaves:
 two SVG pictures, made anew with every build of the pages, so that they cannot be out of date.
 
     python docs/draw.py FOLDER      # writes house.svg and steps.svg there, to look at
@@ -20,7 +20,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from alitok.workflow.steps import STEPS, Step
+from alitok.run.steps import STEPS, Step
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,8 +13,8 @@ import io
 import sys
 from pathlib import Path
 
+from alitok.apps.serve.client import AnswerError, Client, DrawnRow
 from alitok.core.errors import AlitokError
-from alitok.serve.client import AnswerError, Client, DrawnRow
 
 
 def main() -> None:

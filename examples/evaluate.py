@@ -13,9 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
+from alitok.apps.evaluate.reconstruction import ReconstructionOptions, run_eval_reconstruction
 from alitok.core.errors import AlitokError
-from alitok.workflow.eval_generation import GenerationOptions, run_eval_generation
-from alitok.workflow.eval_reconstruction import ReconstructionOptions, run_eval_reconstruction
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ from rich.console import Console
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.data.source import split_pictures
-from alitok.presets import RECIPES
-from alitok.workflow.resolve import altered
-from alitok.workflow.run import Run, settings
-from alitok.workflow.steps import outputs
-from alitok.workflow.workspace import Workspace
+from alitok.recipes.presets import RECIPES
+from alitok.run.resolve import altered
+from alitok.run.run import Run, settings
+from alitok.run.steps import outputs
+from alitok.run.workspace import Workspace
 
 
 class Shapes:

@@ -20,8 +20,8 @@ from rich.table import Table
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
 from alitok.data.source import open_splits
-from alitok.jobs.influence import influence_of
-from alitok.jobs.reach import reach_of
+from alitok.metrics.influence import influence_of
+from alitok.metrics.reach import reach_of
 
 LEVELS = 8  # of a channel: three bits
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from alitok.core.errors import AlitokError
-from alitok.workflow.fit import run_fit
-from alitok.workflow.resolve import Request
+from alitok.run.fit import run_fit
+from alitok.run.resolve import Request
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import alitok
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
-from alitok.workflow.resolve import Request
-from alitok.workflow.train import run_training
+from alitok.run.resolve import Request
+from alitok.run.train import run_training
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alitok.jobs.codec import check_codec
+from alitok.metrics.codec import check_codec
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

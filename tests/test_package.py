@@ -47,7 +47,7 @@ for number, picture in enumerate(pictures * 8):
     place = Path("pictures", "ab"[number % 2], f"{number}.png")
     place.parent.mkdir(parents=True, exist_ok=True)
     picture.save(place)
-data = ("py.typed", "imagenet_classes.txt", "serve/page/index.html", "workflow/templates/report.html")
+data = ("py.typed", "imagenet_classes.txt", "apps/serve/page/index.html", "report/templates/report.html")
 told = {
     "names": names,
     "from": alitok.__file__,

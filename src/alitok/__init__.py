@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alitok.core.errors import AlitokError
-    from alitok.generator import Engine, Generator, GeneratorConfig, SampleRequest, SamplingConfig
-    from alitok.jobs.pipeline import Pipeline
+    from alitok.generator import Generator, GeneratorConfig
+    from alitok.sampling import Engine, SampleRequest, SamplingConfig
+    from alitok.sampling.pipeline import Pipeline
     from alitok.tokenizer import Tokenizer, TokenizerConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AlitokError": "alitok.core.errors",
-    "Engine": "alitok.generator",
+    "Engine": "alitok.sampling",
     "Generator": "alitok.generator",
     "GeneratorConfig": "alitok.generator",
-    "Pipeline": "alitok.jobs.pipeline",
-    "SampleRequest": "alitok.generator",
-    "SamplingConfig": "alitok.generator",
+    "Pipeline": "alitok.sampling.pipeline",
+    "SampleRequest": "alitok.sampling",
+    "SamplingConfig": "alitok.sampling",
     "Tokenizer": "alitok.tokenizer",
     "TokenizerConfig": "alitok.tokenizer",
 }

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from alitok.apps.evaluate import generation as eval_generation
+from alitok.apps.evaluate import reconstruction as eval_reconstruction
+from alitok.apps.evaluate import reference as eval_reference
 from alitok.cli import eval as command
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import PerceptualWeights
-from alitok.workflow import eval_generation, eval_reconstruction, eval_reference
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_help_and_version():
 
 def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
     seen = []
-    monkeypatch.setattr("alitok.workflow.fit.run_fit", lambda request, **more: seen.append((request, more["dry_run"])))
+    monkeypatch.setattr("alitok.run.fit.run_fit", lambda request, **more: seen.append((request, more["dry_run"])))
     options = ["--out", "x", "--seed", "3", "--fresh", "--device", "cpu", "--config", "a.toml"]
     options += ["--set", "a=1", "b=2", "--set", "c=3"]
     for command in (["fit", "digits", "--dry-run"], ["demo"], ["fit", "y"]):
@@ -158,7 +158,7 @@ def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, st
     def fail(request, *, command, dry_run):
         raise error
 
-    monkeypatch.setattr("alitok.workflow.fit.run_fit", fail)
+    monkeypatch.setattr("alitok.run.fit.run_fit", fail)
     with pytest.raises(SystemExit) as left:
         app.meta(["demo"])
     assert left.value.code == status
@@ -173,7 +173,7 @@ def test_what_is_finished_is_not_lost_by_following_the_advice(monkeypatch, capsy
     def fail(request, *, command, dry_run):
         raise error
 
-    monkeypatch.setattr("alitok.workflow.fit.run_fit", fail)
+    monkeypatch.setattr("alitok.run.fit.run_fit", fail)
     for fresh in ((), ("--fresh",)):
         with pytest.raises(SystemExit):
             app.meta(["demo", *fresh])

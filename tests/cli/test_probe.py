@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from alitok.apps.probe import probe as workflow
 from alitok.cli import app
-from alitok.workflow import probe as workflow
 
 
 @pytest.fixture

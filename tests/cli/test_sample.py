@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from alitok.cli.sample import SamplingFlags
-from alitok.generator import Generator, GeneratorConfig, SamplingConfig
-from alitok.jobs.pipeline import Pipeline
+from alitok.generator import Generator, GeneratorConfig
+from alitok.sampling import SamplingConfig
+from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}

@@ -10,9 +10,9 @@ from cyclopts import CycloptsError, MissingArgumentError
 from alitok.cli import app
 from alitok.core.config import from_dict, override, to_dict
 from alitok.core.errors import AlitokError
-from alitok.fitted import FITTED, fitted
-from alitok.presets import RECIPES, Recipe
-from alitok.workflow.resolve import with_generator
+from alitok.recipes.fitted import FITTED, fitted
+from alitok.recipes.presets import RECIPES, Recipe
+from alitok.run.resolve import with_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 _SHELLS = ("", "bash", "console")

@@ -6,7 +6,7 @@ import grimp
 import pytest
 from draw import depths, house_svg, read_house, steps_svg
 
-from alitok.workflow.steps import STEPS
+from alitok.run.steps import STEPS
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from PIL import Image
 from alitok.data.shards import shard_pictures
 from alitok.data.source import open_splits
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
-from alitok.presets import GENERATORS, RECIPES, with_generator
-from alitok.workflow.flops import encoder_flops, generator_step_flops, tokenizer_step_flops
+from alitok.recipes.flops import encoder_flops, generator_step_flops, tokenizer_step_flops
+from alitok.recipes.presets import GENERATORS, RECIPES, with_generator
 
 PAGE = "docs/imagenet.md"
 WNIDS = "n01440764", "n01443537", "n02099601"

@@ -420,8 +420,8 @@ CHANGES = [
         ),
     ),
     *_of(
-        "generator/guidance.py",
-        "tests/generator/test_guidance.py",
+        "sampling/guidance.py",
+        "tests/sampling/test_guidance.py",
         (
             "guidance away from the class",
             "scale * (conditional - unconditional)",
@@ -466,8 +466,8 @@ CHANGES = [
         ),
     ),
     *_of(
-        "generator/sampling.py",
-        "tests/generator/test_sampling.py",
+        "sampling/settings.py",
+        "tests/sampling/test_settings.py",
         (
             "one code too many",
             "kept = (rank < top_k)",
@@ -518,8 +518,8 @@ CHANGES = [
         ),
     ),
     *_of(
-        "generator/randomness.py",
-        "tests/generator/test_randomness.py",
+        "sampling/noise.py",
+        "tests/sampling/test_noise.py",
         (
             "Gumbel noise with the wrong sign",
             "return -torch.log(-torch.log1p(-uniform))",
@@ -540,8 +540,8 @@ CHANGES = [
         ),
     ),
     *_of(
-        "generator/session.py",
-        "tests/generator/test_engine.py",
+        "sampling/session.py",
+        "tests/sampling/test_engine.py",
         (
             "the branches of guidance exchanged",
             "(logits[:batch], logits[batch:])",
@@ -687,8 +687,8 @@ CHANGES = [
         ),
     ),
     *_of(
-        "workflow/budget.py",
-        "tests/workflow/test_budget.py",
+        "apps/plan/budget.py",
+        "tests/apps/plan/test_budget.py",
         (
             "encoding planned at the rate of bf16",
             "flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)",

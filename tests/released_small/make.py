@@ -3,8 +3,8 @@
     python tests/released_small/make.py
 
 The models' outputs are recorded at a commit where they equalled the numbers of the released code
-(tests/test_convert.py, with the golden data at hand). The states have the released names and shapes, so that a
-clone alone still notices when a layer, a name or a formula of the released layout changes.
+(tests/apps/convert/test_layout.py, with the golden data at hand). The states have the released names and shapes, so
+that a clone alone still notices when a layer, a name or a formula of the released layout changes.
 """
 
 from pathlib import Path
@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from alitok.convert import discriminator_to_released, generator_to_released, tokenizer_to_released
+from alitok.apps.convert.layout import discriminator_to_released, generator_to_released, tokenizer_to_released
 from alitok.core.images import to_float
-from alitok.generator import Generator, GeneratorConfig, SampleRequest, SamplingConfig, oracle
+from alitok.generator import Generator, GeneratorConfig
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
+from alitok.sampling import SampleRequest, SamplingConfig, oracle
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 HERE = Path(__file__).parent

@@ -11,11 +11,12 @@ from alitok.core.config import from_dict, override, to_dict, to_toml, tomllib
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
-from alitok.generator import Generator, GeneratorConfig, SamplingConfig
-from alitok.jobs.memory import decoder_bytes
-from alitok.jobs.pipeline import Pipeline
+from alitok.generator import Generator, GeneratorConfig
 from alitok.losses.discriminator import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
+from alitok.sampling import SamplingConfig
+from alitok.sampling.memory import decoder_bytes
+from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import (
     ConvolutionalDecoder,
     ConvolutionalDecoderConfig,

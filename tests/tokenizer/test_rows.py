@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alitok.convert import tokenizer_from_released
+from alitok.apps.convert.layout import tokenizer_from_released
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import DecoderConfig, EncoderConfig, RowDecoder, Tokenizer, TokenizerConfig
 

@@ -47,9 +47,9 @@ def ablate(
         device: where to compute; auto takes the first of cuda, mps and cpu that is there.
         override: single numbers of the preset, such as `--set tokenizer_steps=3000 codebook_size=512`.
     """
-    from alitok.ablations import USUAL_ARMS
-    from alitok.workflow.ablation import AblationRequest, run_ablation
-    from alitok.workflow.pictures import file_name
+    from alitok.apps.ablate.suite import AblationRequest, run_ablation
+    from alitok.recipes.arms import USUAL_ARMS
+    from alitok.run.originals import file_name
 
     request = AblationRequest(
         data=data,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from alitok.workflow.bench_result import BenchResult
+    from alitok.apps.bench.result import BenchResult
 
 
 def bench(
@@ -46,7 +46,7 @@ def bench(
         oracle: also draw a batch by the slow sampler without a cache, which may take minutes.
         json_: print one JSON object instead of a table.
     """
-    from alitok.workflow.bench import BenchOptions, run_bench
+    from alitok.apps.bench.bench import BenchOptions, run_bench
 
     result = run_bench(
         BenchOptions(

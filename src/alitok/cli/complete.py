@@ -43,7 +43,7 @@ def complete(
         sampling: how codes are drawn.
         device: where to draw.
     """
-    from alitok.workflow.complete import CompleteOptions, run_complete
+    from alitok.apps.sample.complete import CompleteOptions, run_complete
 
     run_complete(
         CompleteOptions(

@@ -31,7 +31,7 @@ def released(
         decoder_heads: attention heads of the tokenizer's decoder.
         heads: attention heads of the generator.
     """
-    from alitok.workflow.convert import convert_released
+    from alitok.apps.convert.files import convert_released
 
     written = convert_released(
         tokenizer or [],
@@ -52,6 +52,6 @@ def to_released(directory: Path, *, out: Path) -> None:
         directory: what `alitok convert released` or a training wrote.
         out: the directory for `AliTok.pth`, `AliTok_stage1.pth` and `alitok_generator.bin`.
     """
-    from alitok.workflow.convert import convert_to_released
+    from alitok.apps.convert.files import convert_to_released
 
     sys.stdout.writelines(f"{path}\n" for path in convert_to_released(directory, out))

@@ -29,7 +29,7 @@ def inspect(
         json_: also write everything found to this JSON file.
         seed: decides which pictures would be held out.
     """
-    from alitok.workflow.inspect import run_inspect
+    from alitok.apps.data.inspect import run_inspect
 
     run_inspect(source, size=size, sheet=sheet, json_path=json_, seed=seed)
 
@@ -55,6 +55,6 @@ def show(
         seed: decides which.
         device: where to decode.
     """
-    from alitok.workflow.show import run_show
+    from alitok.apps.data.show import run_show
 
     run_show(store, tokenizer=tokenizer, out=out, count=count, seed=seed, device=device)

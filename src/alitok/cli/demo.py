@@ -20,7 +20,7 @@ def demo(*, data: str = "digits", out: Path | None = None, options: RunOptions =
         out: where everything is written; runs/demo for digits, runs/demo-NAME for other data unless given.
         options: what all whole runs have.
     """
-    from alitok.workflow.pictures import file_name
+    from alitok.run.originals import file_name
 
     name = "demo" if data == "digits" else f"demo-{file_name(data)}"
     run(data, out or Path("runs", name), options)

@@ -40,7 +40,7 @@ def encode(
         device: where to encode.
         seed: decides which pictures are held out.
     """
-    from alitok.workflow.encode import EncodeOptions, run_encode
+    from alitok.run.encode import EncodeOptions, run_encode
 
     run_encode(
         EncodeOptions(

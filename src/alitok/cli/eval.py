@@ -71,7 +71,7 @@ def generation(
         device: where to compute.
         fresh: throw away what an earlier evaluation left in OUT.
     """
-    from alitok.workflow.eval_generation import GenerationOptions, run_eval_generation
+    from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
 
     run_eval_generation(
         GenerationOptions(
@@ -152,8 +152,8 @@ def reconstruction(
         device: where to compute.
         fresh: throw away what an earlier evaluation left in OUT.
     """
+    from alitok.apps.evaluate.reconstruction import ReconstructionOptions, run_eval_reconstruction
     from alitok.losses.perceptual import PerceptualWeights
-    from alitok.workflow.eval_reconstruction import ReconstructionOptions, run_eval_reconstruction
 
     run_eval_reconstruction(
         ReconstructionOptions(
@@ -207,7 +207,7 @@ def reference(
         device: where to compute.
         fresh: throw away what a start that was stopped left beside OUT.
     """
-    from alitok.workflow.eval_reference import ReferenceOptions, run_eval_reference
+    from alitok.apps.evaluate.reference import ReferenceOptions, run_eval_reference
 
     run_eval_reference(
         ReferenceOptions(

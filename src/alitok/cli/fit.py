@@ -59,7 +59,7 @@ def fit(
         dry_run: show the plan and stop.
         options: what all whole runs have.
     """
-    from alitok.workflow.pictures import file_name
+    from alitok.run.originals import file_name
 
     out = out or Path("runs", file_name(source))
     run(source, out, options, dry_run, preset=preset, perceptual=perceptual)
@@ -67,8 +67,8 @@ def fit(
 
 def run(source: str, out: Path, options: RunOptions, dry_run: bool = False, **choices: Any) -> None:
     """Do a whole run on `source`; `choices` are those of `Request` that not all whole runs have."""
-    from alitok.workflow.fit import run_fit
-    from alitok.workflow.resolve import Request
+    from alitok.run.fit import run_fit
+    from alitok.run.resolve import Request
 
     request = Request(
         out=out,

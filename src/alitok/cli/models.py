@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from alitok.workflow.models import ModelRow
+    from alitok.recipes.models import ModelRow
 
 _TOKENIZER = ("tokenizer", "px", "layers", "width", "heads", "prefix", "buffer", "reads\nprefix", "codes", "parameters")
 _GENERATOR = ("generator", "px", "layers", "width", "heads", "codes", "gui-\ndance", "parameters")
@@ -25,7 +25,7 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
     Args:
         json_: print one JSON object, name -> numbers.
     """
-    from alitok.workflow.models import model_rows
+    from alitok.recipes.models import model_rows
 
     rows = model_rows()
     if json_:
@@ -33,7 +33,7 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
         return
     from rich.console import Console
 
-    from alitok.workflow.columns import print_columns
+    from alitok.core.columns import print_columns
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     print_columns(console, _TOKENIZER, (_tokenizer(row) for row in rows if row.kind == "tokenizer"))

@@ -52,7 +52,7 @@ def plan(
         override: single recipe keys, such as `--set stage1.loop.batch_size=1024`.
         json_: print one JSON object instead of tables.
     """
-    from alitok.workflow.plan_command import PlanOptions, run_plan
+    from alitok.apps.plan.command import PlanOptions, run_plan
 
     run_plan(
         PlanOptions(

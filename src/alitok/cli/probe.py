@@ -45,7 +45,7 @@ def probe(
         batch_size: pictures in one call of the tokenizer.
         device: where to compute.
     """
-    from alitok.workflow.probe import ProbeOptions, run_probe
+    from alitok.apps.probe.probe import ProbeOptions, run_probe
 
     run_probe(
         ProbeOptions(

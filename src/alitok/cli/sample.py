@@ -85,7 +85,7 @@ def sample(
         device: where to draw.
         fresh: delete what an earlier job wrote to OUT, and nothing else there, and start over.
     """
-    from alitok.workflow.sample import SampleOptions, run_sample
+    from alitok.apps.sample.job import SampleOptions, run_sample
 
     run_sample(
         SampleOptions(

@@ -53,9 +53,9 @@ def serve(
         cluster: the address of a Ray cluster that replicas are spread over, or `auto` for that of this machine; unless
             given, they are on this machine alone. All machines must find the model under the same name.
     """
+    from alitok.apps.serve.limits import ServiceLimits
+    from alitok.apps.serve.run import ServeOptions, run_serve
     from alitok.core.errors import AlitokError
-    from alitok.serve.limits import ServiceLimits
-    from alitok.serve.run import ServeOptions, run_serve
 
     try:
         limits = ServiceLimits(

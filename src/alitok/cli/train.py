@@ -53,8 +53,8 @@ def train(
         config: a TOML file with recipe keys that replace the preset's; lists are replaced whole.
         override: single recipe keys, such as `--set stage1.phases.main.steps=100 engine.accumulate=2`.
     """
-    from alitok.workflow.resolve import Request
-    from alitok.workflow.train import run_training
+    from alitok.run.resolve import Request
+    from alitok.run.train import run_training
 
     request = Request(
         out=out,

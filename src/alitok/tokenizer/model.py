@@ -153,6 +153,17 @@ class Tokenizer(nn.Module):
             )
         return self.quantizer.nearest(self.encoder(images.to(next(self.encoder.parameters()).dtype)))
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages whose decoders are present, in training order.
+
+        Raises:
+            AlitokError: no decoder is present.
+        """
+        self.decoder()
+        stages: tuple[Stage, ...] = ("stage1", "stage2")
+        return tuple(stage for stage in stages if getattr(self, stage) is not None)
+
     def decode(self, codes: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
         """Codes (B, T) -> images (B, 3, h, h) in [0, 1], by the decoder of `stage` (None = the last one).
 

@@ -17,7 +17,7 @@ from alitok.core.config import config
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.jobs.guess import guess
+from alitok.train.next_code import guess
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms

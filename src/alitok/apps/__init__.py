@@ -1,0 +1,1 @@
+"""What a user asks for beside training: one folder per command, independent of one another, each deletable."""

@@ -1,0 +1,1 @@
+"""`alitok bench`: sampling speed beside the limits of this machine."""

@@ -1,0 +1,1 @@
+"""`alitok convert`: released weights to alitok's own files, and back."""

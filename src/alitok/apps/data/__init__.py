@@ -1,0 +1,1 @@
+"""`alitok data`: a report on images before training, and stored codes decoded for inspection."""

@@ -1,0 +1,1 @@
+"""`alitok eval`: metrics of samples and of reconstructions, each against its own reference."""

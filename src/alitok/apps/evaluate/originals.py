@@ -1,0 +1,129 @@
+"""The pictures that a tokenizer is judged by: a split of a data set, or some of it, by number.
+
+Enter: sources and the rows that are wanted. Leave: blocks of pictures through the crop of training, read while those
+before are being measured. Shapes: N pictures, B of a block, h image side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.data.decode import in_threads, without_remarks
+from alitok.data.source import ImageSource, Splits
+from alitok.run.originals import SplitName
+
+
+@dataclass(frozen=True, eq=False)
+class Originals:
+    """Pictures by number.
+
+    Attributes:
+        sources: whose pictures are numbered on, one source behind the other.
+        rows: (N,) which of them, ascending.
+    """
+
+    sources: tuple[ImageSource, ...]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.rows)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " and ".join(source.name for source in self.sources)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, by number."""
+        return self.sources[0].classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+        return np.concatenate([source.labels for source in self.sources])[self.rows]
+
+    @property
+    def keys(self) -> str:
+        """A hash of which pictures these are: the seed of a split, and broken ones left out, change it."""
+        digest = hashlib.sha256()
+        for number in range(len(self)):
+            digest.update(f"{self.key(number)}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
+
+    def key(self, number: int) -> str:
+        """The name of a picture."""
+        source, row = self._place(number)
+        return source.key(row)
+
+    def read(self, numbers: Iterable[int]) -> np.ndarray:
+        """Pictures (B, 3, h, h) uint8: the fixed view of each.
+
+        Raises:
+            AlitokError: one cannot be read.
+        """
+        with without_remarks():
+            return np.stack(list(in_threads(self._read, numbers)))
+
+    def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[PictureBlock, None, None]:
+        """This process' share of the blocks with these numbers, a few of them read ahead.
+
+        Raises:
+            AlitokError: a picture cannot be read.
+        """
+        labels = self.labels
+
+        def block(number: int) -> PictureBlock:
+            pictures = blocks[number]
+            return PictureBlock(number, pictures, labels[pictures.start : pictures.stop], self.read(pictures))
+
+        with without_remarks():
+            yield from in_threads(block, sorted(wanted)[world.rank :: world.size], threads=1)
+
+    def _read(self, number: int) -> np.ndarray:
+        source, row = self._place(number)
+        return source.read(row, None)
+
+    def _place(self, number: int) -> tuple[ImageSource, int]:
+        row = int(self.rows[number])
+        for source in self.sources:
+            if row < len(source):
+                return source, row
+            row -= len(source)
+        raise IndexError(number)
+
+
+def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Originals:
+    """The pictures of a split, or `num` of them: a larger number by the same seed holds all of a smaller one.
+
+    Raises:
+        AlitokError: there are fewer than that, or fewer than two.
+    """
+    named: dict[SplitName, tuple[ImageSource, ...]] = {
+        "all": (splits.train, splits.heldout),
+        "train": (splits.train,),
+        "heldout": (splits.heldout,),
+    }
+    sources = named[split]
+    count = sum(map(len, sources))
+    if num is not None and num > count:
+        raise AlitokError(
+            f"--num {num:,} is more than the {count:,} pictures ({split}) of {splits.name}; leave it out."
+        )
+    if (count if num is None else num) < 2:
+        raise AlitokError(
+            f"A distance of two sets needs at least two pictures, not {count if num is None else num} ({split}, "
+            f"{splits.name}); give more, or another --split."
+        )
+    rows = np.arange(count)
+    if num is not None:
+        rows = np.sort(np.random.default_rng(seed % 2**64).permutation(count)[:num])
+    return Originals(sources, rows)

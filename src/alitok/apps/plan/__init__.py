@@ -1,0 +1,1 @@
+"""`alitok plan`: memory, FLOPs, time and scaling of a training before it is run."""

@@ -1,0 +1,263 @@
+"""What one training step holds in memory and how much it computes, found without computing it.
+
+Enters: a recipe, a stage, and how many pictures a process takes at a time. Leaves: bytes of weights, and bytes,
+operations and kernels of a step. The real task takes the step, on tensors that have sizes but no numbers, so nothing
+here repeats what a model does, and sizes that no machine at hand could hold cost seconds.
+
+What is followed is what PyTorch allocates. Workspaces inside kernels, fragmentation and the memory of a CUDA context
+are not seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from alitok.core.errors import AlitokError
+from alitok.generator import Generator
+from alitok.losses.local_features import LocalFeatures
+from alitok.losses.perceptual import ConvNextLogits, FeatureNetwork, LpipsVgg, NetworkName
+from alitok.nn.attention import Attention
+from alitok.nn.blocks import Block
+from alitok.recipes.presets import Recipe, StageName
+from alitok.tokenizer import Tokenizer
+from alitok.train.features import outputs
+from alitok.train.generator import GeneratorTask
+from alitok.train.optim import trainable
+from alitok.train.parallel import recompute_activations
+from alitok.train.task import Batch, Moment, Task
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+
+_CPU, _META = torch.device("cpu"), torch.device("meta")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Bytes of float32 weights.
+
+    Attributes:
+        blocks: of transformer blocks that are trained; FSDP spreads these over the processes.
+        whole: of the model's other trained weights.
+        rival: of the discriminator, trained by an optimizer of its own.
+        frozen: of what takes part and is not trained: feature networks and, in stage 2, encoder and first decoder.
+        kept: of all that a checkpoint of the model and its rival holds, buffers included, moments and average not.
+    """
+
+    blocks: int
+    whole: int
+    rival: int
+    frozen: int
+    kept: int
+
+    @property
+    def trained(self) -> int:
+        """The model's trained weights."""
+        return self.blocks + self.whole
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTrace:
+    """One microbatch, there and back.
+
+    Attributes:
+        held_bytes: most that is allocated at a time beside weights, gradients, moments and average.
+        kernels: operations that are launched one by one; views are none.
+        flops: of matrix products and convolutions, all that take part counted, also what is recomputed.
+    """
+
+    held_bytes: int
+    kernels: int
+    flops: int
+
+
+class Rehearsal:
+    """A stage's task on tensors without numbers.
+
+    Args:
+        recipe: the run's.
+        stage: which training.
+        classes: of the pictures.
+        losses: False leaves feature networks and discriminator out.
+
+    Raises:
+        AlitokError: a feature network cannot be built because a package is not installed.
+    """
+
+    def __init__(self, recipe: Recipe, stage: StageName, classes: int, *, losses: bool = True) -> None:
+        self.stage, self._side = stage, recipe.tokenizer.image_size
+        self._codes = recipe.tokenizer.sequence_length
+        self._dropout = recipe.generator_size.dropout if stage == "generator" else 0.0
+        with _META:
+            self._task, networks = _build(recipe, stage, classes, losses)
+        self._model = self._task.modules["model"]
+        self._networks = nn.ModuleDict({str(name): network for name, network in networks.items()})
+        self.weights = self._weigh()
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._mode:  # on the CPU, whose autocast and fused attention keep what those of a GPU keep
+            for module in (*self._task.modules.values(), self._networks):
+                module.to_empty(device=_CPU)
+
+    def _weigh(self) -> Weights:
+        modules = self._task.modules
+        learnt = {id(parameter): parameter.nbytes for parameter in trainable(self._model)}
+        sizes = [
+            sum(learnt.get(id(parameter), 0) for parameter in part.parameters())
+            for part in self._model.modules()
+            if isinstance(part, Block)
+        ]
+        self.largest_block, blocks = max(sizes, default=0), sum(sizes)
+        self.blocks = sum(size > 0 for size in sizes)
+        rival = sum(
+            parameter.nbytes for name, part in modules.items() if name != "model" for parameter in trainable(part)
+        )
+        everything = sum(value.nbytes for part in modules.values() for value in part.state_dict().values())
+        networks = sum(value.nbytes for value in self._networks.parameters())
+        resting = sum(parameter.nbytes for parameter in self._model.parameters()) - sum(learnt.values())
+        return Weights(blocks, sum(learnt.values()) - blocks, rival, resting + networks, everything)
+
+    def step(
+        self,
+        pictures: int,
+        *,
+        phase: int = 0,
+        half: bool = True,
+        recompute: bool = False,
+        accumulating: bool = True,
+        fused_attention: bool = True,
+    ) -> StepTrace:
+        """One microbatch.
+
+        Args:
+            pictures: in it.
+            phase: of the training, by its place.
+            half: whether forward passes are in bf16.
+            recompute: whether blocks keep no activations.
+            accumulating: whether gradients are there before it, as with microbatches and with several processes.
+            fused_attention: whether attention with dropout keeps no probabilities, as on a GPU but not on a CPU.
+        """
+        players = [parameter for module in self._task.modules.values() for parameter in trainable(module)]
+        self._set(recompute, fused_attention)
+        with self._mode:
+            for parameter in players:
+                parameter.grad = torch.empty_like(parameter) if accumulating else None
+            batch = self._batch(pictures)
+            self._task.begin()
+            with _Watch() as seen:
+                for terms in _passes(self._task, batch, Moment(phase, 0, 0), half):
+                    terms.backward()
+            gradients = 0 if accumulating else sum(p.grad.nbytes for p in players if p.grad is not None)
+            self._task.begin()
+        return StepTrace(max(0, seen.most - gradients), seen.kernels, seen.flops)
+
+    def _set(self, recompute: bool, fused_attention: bool) -> None:
+        self._model.train()
+        recompute_activations(self._model, recompute)
+        for part in self._model.modules():
+            if isinstance(part, Attention):
+                part.dropout = 0.0 if fused_attention else self._dropout  # with dropout the CPU does not fuse it
+
+    def _batch(self, pictures: int) -> Batch:
+        labels = torch.zeros(pictures, dtype=torch.int64)
+        if self.stage == "generator":
+            return torch.zeros(pictures, self._codes, dtype=torch.int64), labels
+        return torch.zeros(pictures, 3, self._side, self._side, dtype=torch.uint8), labels
+
+
+def _passes(task: Task, batch: Batch, moment: Moment, half: bool) -> Iterator[torch.Tensor]:
+    """What is sent back, one pass after the other, as the engine does it."""
+    passes = task.losses(task.modules, batch, moment)
+    while True:
+        with torch.autocast(_CPU.type, dtype=torch.bfloat16, enabled=half):
+            terms = next(passes, None)
+        if terms is None:
+            return
+        yield terms.minimise
+
+
+def _build(
+    recipe: Recipe, stage: StageName, classes: int, losses: bool
+) -> tuple[TokenizerTask | GeneratorTask, dict[NetworkName, FeatureNetwork]]:
+    if stage == "generator":
+        generator = Generator(recipe.generator_size.config(recipe.tokenizer, classes))
+        nothing = torch.zeros(1, recipe.tokenizer.sequence_length, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        return GeneratorTask(generator, recipe.generator, _no_batches, nothing), {}
+    training = recipe.training(stage)
+    assert isinstance(training, TokenizerTraining)
+    training = training if losses else dataclasses.replace(training, phases=tuple(map(_bare, training.phases)))
+    config = dataclasses.replace(recipe.tokenizer, stage2=None) if stage == "stage1" else recipe.tokenizer
+    networks = {name: _network(recipe, name, classes) for name in training.networks()}
+    blank = np.zeros((1, 3, config.image_size, config.image_size), np.uint8)
+    return TokenizerTask(Tokenizer(config), stage, training, _no_batches, blank, networks=networks), networks
+
+
+def _bare(phase: TokenizerPhase) -> TokenizerPhase:
+    losses = dataclasses.replace(phase.losses.with_perceptual("none"), adversarial=0.0)
+    return dataclasses.replace(phase, losses=losses, discriminator=False)
+
+
+def _no_batches(start: int) -> Iterator[Batch]:
+    return iter(())
+
+
+def _network(recipe: Recipe, name: NetworkName, classes: int) -> FeatureNetwork:
+    if name == "local":
+        return LocalFeatures(recipe.features.network, outputs(classes, recipe.features.turns)).freeze()
+    try:
+        return ConvNextLogits() if name == "convnext" else LpipsVgg()
+    except ImportError:
+        raise AlitokError(
+            f"The perceptual network '{name}' is torchvision's: pip install 'alitok[perceptual]', or plan with "
+            "--perceptual local or none."
+        ) from None
+
+
+class _Watch(TorchDispatchMode):
+    """Follows every storage that an operation makes until it is gone, and counts as PyTorch's counter of FLOPs does.
+
+    That counter itself also follows modules, and what it remembers keeps recomputed activations alive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = self.kernels = self.flops = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        made = [storage for storage in _storages(result) if storage._cdata not in given]
+        for storage in made:  # views and what is changed in place were there before
+            self._follow(storage)
+        schema = getattr(function, "_schema", None)
+        self.kernels += bool(made) or bool(schema is not None and schema.is_mutable)
+        counted = flop_registry.get(getattr(function, "overloadpacket", None))
+        if counted is not None:
+            self.flops += counted(*args, **(kwargs or {}), out_val=result)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._alive:
+            self._alive[key] = size
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._alive.pop(key, 0)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

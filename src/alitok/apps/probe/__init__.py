@@ -1,0 +1,1 @@
+"""`alitok probe`: which patch of an image changes which code, of any tokenizer."""

@@ -1,0 +1,160 @@
+"""The tokenizer that a probe is asked about: a saved one of ours, or anybody's from a Python module.
+
+Enters: what the user wrote. Leaves: a `Subject`, which can encode and decode.
+
+    DIRECTORY, owner/name       a saved tokenizer, or a saved pair that has one
+    package.module:name         an object with `encode` and `decode`, or a class or function without arguments that
+                                gives one; the module is imported, that is, its code is run
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from alitok.core.checkpoint import fingerprint
+from alitok.core.config import to_dict
+from alitok.core.errors import AlitokError
+from alitok.core.files import sha256
+from alitok.metrics.codec import Codec
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.codec import TokenizerCodec
+
+_ELSEWHERE = re.compile(r"([^\W\d][\w.]*):([^\W\d][\w.]*)")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A tokenizer that is probed.
+
+    Attributes:
+        name: as the user wrote it.
+        codec: encodes, and decodes by its last decoder.
+        decoders: all there are, by name.
+        image_size: pixels a side.
+        grid: patches a side; None = as many as its codes tell.
+        codebook_size: None where nobody says.
+        facts: what tells it from others, by name.
+    """
+
+    name: str
+    codec: Codec
+    decoders: Mapping[str, Codec]
+    image_size: int
+    grid: int | None
+    codebook_size: int | None
+    facts: Mapping[str, Any]
+
+
+@contextmanager
+def open_subject(name: str, *, image_size: int | None, grid: int | None, device: torch.device) -> Iterator[Subject]:
+    """The tokenizer while the context lasts; modules are also looked for in the current folder meanwhile.
+
+    Args:
+        name: one of the forms above.
+        image_size: of a tokenizer from a module that does not say it itself.
+        grid: likewise.
+        device: where to compute; a tokenizer from a module is moved there if it is a torch module.
+
+    Raises:
+        AlitokError: there is none, it cannot be read or made, or its image size is not known.
+    """
+    match = None if Path(name).exists() else _ELSEWHERE.fullmatch(name)
+    if match is None:
+        for given, option in ((image_size, "--image-size"), (grid, "--grid")):
+            if given is not None:
+                raise AlitokError(f"A saved tokenizer knows its own sizes; leave {option} out.")
+        yield _ours(name, device)
+        return
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield _theirs(name, match[1], match[2], image_size, grid, device)
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def _ours(name: str, device: torch.device) -> Subject:
+    tokenizer = Tokenizer.from_pretrained(name).to(device)
+    config = tokenizer.config
+    codecs: dict[str, Codec] = {stage: TokenizerCodec(tokenizer, stage) for stage in tokenizer.stages}
+    return Subject(
+        name,
+        list(codecs.values())[-1],
+        codecs,
+        config.image_size,
+        config.grid,
+        config.codebook_size,
+        {
+            "tokenizer weights": fingerprint(tokenizer.state_dict(), to_dict(config)),
+            "codes": tokenizer.codes_fingerprint(),
+        },
+    )
+
+
+def _theirs(
+    name: str, module_name: str, path: str, image_size: int | None, grid: int | None, device: torch.device
+) -> Subject:
+    module = _imported(module_name)
+    codec = _made(name, _found(module, path))
+    if isinstance(codec, nn.Module):
+        codec = codec.to(device).eval()
+    size = getattr(codec, "image_size", None) if image_size is None else image_size
+    grid = getattr(codec, "grid", None) if grid is None else grid
+    if size is None:
+        raise AlitokError(f"{name} has no attribute image_size; say how many pixels a side it reads with --image-size.")
+    for what, value in (("image_size", size), ("grid", grid)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise AlitokError(f"The {what} of {name} must be a whole number above 0, not {value!r}.")
+    source = getattr(module, "__file__", None)
+    facts = {} if source is None else {"module's file": Path(source).name, "module's hash": sha256(Path(source))[:16]}
+    return Subject(name, codec, {"decoder": codec}, size, grid, getattr(codec, "codebook_size", None), facts)
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise AlitokError(
+                f"There is no Python module {name}, neither installed nor in this folder; start alitok where it is."
+            ) from None
+        raise AlitokError(f"Importing {name} fails: {error}.") from error
+    except Exception as error:  # foreign code may raise anything
+        raise AlitokError(f"Importing {name} fails with {type(error).__name__}: {error}.") from error
+
+
+def _found(module: ModuleType, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = [name for name in dir(found) if not name.startswith("_")]
+            near = difflib.get_close_matches(part, public, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            raise AlitokError(f"{module.__name__} has no '{path}'{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _made(name: str, found: Any) -> Any:
+    """The object itself, or what a class or function gives when it is called."""
+    if not isinstance(found, type) and hasattr(found, "encode"):
+        return found
+    if not callable(found):
+        raise AlitokError(f"{name} has no method encode, and cannot be called to give something that has.")
+    try:
+        return found()
+    except Exception as error:  # foreign code may raise anything
+        raise AlitokError(f"Calling {name} without arguments fails with {type(error).__name__}: {error}.") from error

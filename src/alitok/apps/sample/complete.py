@@ -1,0 +1,118 @@
+"""`alitok complete`: the first rows of a picture are kept, and a saved pair draws the rest.
+
+Enters: a picture file. Leaves: a sheet with the picture, its reconstruction and the completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from alitok.core import images as pixels
+from alitok.core.device import DeviceName
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes
+from alitok.core.words import counted
+from alitok.data.crops import centre_crop, to_array
+from alitok.data.decode import decode, reason
+from alitok.run.originals import captioned_sheet, say_on
+from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.pipeline import Pipeline
+
+_COLUMNS = 8
+_LEAST_SIDE = 96  # pixels: smaller pictures are enlarged, or their captions would not fit below them
+
+
+@dataclass(frozen=True)
+class CompleteOptions:
+    """What the user asked for; see `alitok complete --help`.
+
+    Attributes:
+        sampling: fields of `SamplingConfig` that replace the model's own.
+    """
+
+    model: str
+    picture: Path
+    rows: int
+    out: Path
+    class_name: str | None = None
+    count: int = 6
+    seed: int = 0
+    batch_size: int = 64
+    precision: EnginePrecision = "fp32"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: DeviceName = "auto"
+
+
+def run_complete(options: CompleteOptions) -> None:
+    """Write the sheet.
+
+    Raises:
+        AlitokError: the model or the picture cannot be used, or the options do not fit them.
+    """
+    if options.count < 1:
+        raise AlitokError(f"--count must be at least 1, not {options.count}.")
+    if options.out.suffix.lower() != ".png":
+        raise AlitokError(f"--out {options.out} must end in .png: the sheet is a PNG.")
+    if options.out.resolve() == options.picture.resolve():
+        raise AlitokError(
+            f"--out {options.out} is the picture itself, which the sheet would replace; name another file."
+        )
+    original = _read(options.picture)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, precision=options.precision)
+    number = _class(pipeline, options)
+    drawn = pipeline.complete(
+        original,
+        options.rows,
+        [number] * options.count,
+        seed=options.seed,
+        sampling=pipeline.sampling_with(**options.sampling),
+        batch_size=options.batch_size,
+    )
+    name = (pipeline.generator.class_names or {number: str(number)})[number]
+    crop = centre_crop(original, pipeline.tokenizer.config.image_size)
+    scale = max(1, -(-_LEAST_SIDE // crop.width))
+    shown = [_enlarged(picture, scale) for picture in (crop, _rebuilt(pipeline, crop), *drawn)]
+    captions = ["picture", "all codes", *[name] * options.count]
+    write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
+    shown_class = name if name == str(number) else f"{name} ({number})"
+    say_on(Console())(
+        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.picture} kept, "
+        f"{counted(options.count, 'completion')} as {shown_class}: {options.out}"
+    )
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return decode(path.read_bytes())
+    except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
+        raise AlitokError(f"{path} {reason(error)}; give another picture.") from None
+
+
+def _class(pipeline: Pipeline, options: CompleteOptions) -> int:
+    if options.class_name is not None:
+        return pipeline.class_number(options.class_name)
+    if pipeline.generator.config.classes == 1:
+        return 0
+    folder = options.picture.resolve().parent.name
+    if folder in pipeline.generator.class_names:
+        return pipeline.generator.class_names.index(folder)
+    raise AlitokError(f"{options.picture} lies in no folder that is named after a class of the model; give --class.")
+
+
+def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:
+    tokenizer = pipeline.tokenizer
+    device = tokenizer.quantizer.codebook.device
+    with torch.inference_mode():
+        image = pixels.to_float(torch.from_numpy(to_array(crop)))[None].to(device)
+        return pixels.to_pil(pixels.to_uint8(tokenizer.reconstruct(image))[0].cpu().numpy())
+
+
+def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

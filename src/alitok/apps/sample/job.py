@@ -1,0 +1,171 @@
+"""`alitok sample`: many pictures of a saved pair to files, by one process or by many, as far as they are not there.
+
+Enters: what the user asked for. Leaves: pictures in class folders or one npz file, see `alitok.apps.sample.files`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alitok import __version__
+from alitok.apps.sample.files import SampleFormat, SampleHead, SamplePlace, class_folders, is_archive, open_files
+from alitok.core.device import DeviceName
+from alitok.core.distributed import World, join
+from alitok.core.errors import AlitokError
+from alitok.core.runlog import progress_bar
+from alitok.core.stopping import stoppable
+from alitok.core.words import counted
+from alitok.run.originals import say_on
+from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
+from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.plan import load_pipeline, model_hash, plan_of
+
+_OTHER_FILES = (".zip", ".tar", ".gz", ".tgz", ".npy", ".png", ".webp", ".jpg", ".jpeg", ".pt", ".parquet")
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What the user asked for; see `alitok sample --help`.
+
+    Attributes:
+        sampling: fields of `SamplingConfig` that replace the model's own.
+    """
+
+    model: str
+    out: Path
+    num: int | None = None
+    per_class: int | None = None
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+    format: SampleFormat | None = None
+    batch_size: int | None = None
+    precision: EnginePrecision = "fp32"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: DeviceName = "auto"
+    fresh: bool = False
+
+
+def run_sample(options: SampleOptions) -> None:
+    """Draw the pictures, or those that are missing; every process of a run calls this.
+
+    Raises:
+        AlitokError: the model cannot be used, the options do not fit it or one another, or another job's pictures or
+            other files are in the way.
+    """
+    file_format, place = _format(options), SamplePlace.of(options.out)
+    with join(options.device) as world, stoppable():
+        console = Console(quiet=not world.main)
+        pipeline = load_pipeline(options.model, world, options.device, options.precision)
+        plan = plan_of(
+            pipeline,
+            classes=options.classes,
+            num=options.num,
+            per_class=options.per_class,
+            seed=options.seed,
+            settings=options.sampling,
+        )
+        batch_size = fitting_batch(pipeline, plan, world, options.batch_size)
+
+        def begin() -> tuple[SampleHead, list[int]]:
+            found = place.find()
+            kept = None if options.fresh else found
+            asked = _head(pipeline, plan, file_format, batch_size, kept)
+            if options.fresh:  # only now: nothing is deleted for a job that cannot be begun
+                place.discard()
+            head = place.begin(asked, kept)
+            with open_files(place, head) as files:
+                return head, files.missing()
+
+        head, missing = world.together(begin)
+        began = time.monotonic()
+        _draw(pipeline, plan, world, place, head, missing, min(batch_size, head.block), console)
+        drawn = sum(len(head.blocks[number]) for number in missing)
+        where = place.archive if file_format == "npz" else place.root
+        _tell(console, where, plan.count, drawn, time.monotonic() - began)
+
+
+def _format(options: SampleOptions) -> SampleFormat:
+    archive = is_archive(options.out)
+    if options.out.suffix.lower() in _OTHER_FILES and not options.out.is_dir():
+        raise AlitokError(
+            f"--out {options.out} is no kind of file that is written; give a directory, or a file that ends in .npz."
+        )
+    if archive and options.format not in (None, "npz"):
+        raise AlitokError(
+            f"--out {options.out} is an npz file, but --format is {options.format}; give a directory, or no --format."
+        )
+    return options.format or ("npz" if archive else "png")
+
+
+def _head(
+    pipeline: Pipeline, plan: SamplingPlan, file_format: SampleFormat, batch_size: int, found: SampleHead | None
+) -> SampleHead:
+    """The job asked for; what the first start decides is taken from it where there was one."""
+    folders = class_folders(pipeline.generator.class_names, pipeline.generator.config.classes)
+    return SampleHead(
+        model=model_hash(pipeline),
+        alitok=__version__,
+        classes=plan.classes,
+        count=plan.count,
+        seed=plan.seed,
+        sampling=plan.sampling,
+        precision=pipeline.precision,
+        pixels=found.pixels if found else pixel_precision(pipeline, plan),
+        format=file_format,
+        image_size=pipeline.tokenizer.config.image_size,
+        folders=tuple(folders[number] for number in plan.classes),
+        block=found.block if found else blocks_of(plan.count, batch_size).size,
+    )
+
+
+def _draw(
+    pipeline: Pipeline,
+    plan: SamplingPlan,
+    world: World,
+    place: SamplePlace,
+    head: SampleHead,
+    missing: list[int],
+    batch_size: int,
+    console: Console,
+) -> None:
+    """Draw and write this process' share of the missing blocks; the first process then finishes the files."""
+    share = sum(len(head.blocks[number]) for number in missing[world.rank :: world.size])
+    done = 0
+    with open_files(place, head) as files, progress_bar(console, "pictures", share) as bar:
+        drawn = draw_many(
+            pipeline, plan, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
+        )
+        for block in drawn:
+            files.write(block)
+            done += len(block.pictures)
+            bar.advance(done, {}, share)
+        files.wait()
+        world.barrier()
+
+        def finish() -> None:
+            gone = files.missing()
+            if gone:
+                first = head.blocks[gone[0]].start
+                raise AlitokError(
+                    f"Picture {first} is not in {place.out} after all processes have drawn theirs; they must share "
+                    "one disk, and nobody else may delete there. Run the same command again."
+                )
+            files.finish()
+
+        world.together(finish)
+
+
+def _tell(console: Console, where: Path, count: int, drawn: int, seconds: float) -> None:
+    if not drawn:
+        said = f"All {count:,} pictures were there before: {where}"
+    else:
+        there = "" if drawn == count else f" of {count:,}, the others were there before,"
+        said = f"{counted(drawn, 'picture')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
+    say_on(console)(said)

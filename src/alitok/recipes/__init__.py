@@ -1,0 +1,1 @@
+"""Presets, recipes fitted to the data, ablation arms, published numbers."""

@@ -1,0 +1,146 @@
+"""Work of one picture, by formula from the configuration: floating-point operations, and bytes of weights.
+
+Operations are those of the forward pass, of a training step, and of drawing a picture code by code; bytes are what a
+step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
+out, as in the model FLOPs that utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the
+gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and
+where codes are drawn one by one those that are looked at.
+
+Shapes: L positions, D width, E inner width of the MLP, C channels.
+"""
+
+from __future__ import annotations
+
+from alitok.generator import GeneratorConfig
+from alitok.nn.blocks import swiglu_width
+from alitok.sampling.kernels import EnginePrecision
+from alitok.tokenizer import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig, DecoderConfig, TokenizerConfig
+from alitok.tokenizer.convolutional import widths
+from alitok.tokenizer.model import AnyDecoderConfig, Stage
+
+_WEIGHT_BYTES: dict[EnginePrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
+
+
+def _blocks(layers: int, width: int, length: int, mlp_weights: int) -> int:
+    """`layers` blocks over L positions: four D x D projections, the MLP's weights, and two products of L x L x D."""
+    projections = 2 * length * (4 * width * width + mlp_weights)
+    attention = 2 * 2 * length * length * width
+    return layers * (projections + attention)
+
+
+def _vit(layers: int, width: int, length: int) -> int:
+    return _blocks(layers, width, length, 8 * width * width)
+
+
+def _convolution(before: int, after: int, side: int) -> int:
+    """A 3 x 3 convolution from C to C' channels that leaves `side` x `side` pixels."""
+    return 2 * 3 * 3 * before * after * side**2
+
+
+def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> int:
+    """The residual blocks at all resolutions, and the convolutions that lead from one to the next."""
+    sizes, total = widths(part.channels, config.patch_size), 0
+    sides = [config.image_size >> halvings for halvings in range(len(sizes))]
+    for size, side in zip(sizes, sides, strict=True):
+        total += part.blocks * 2 * _convolution(size, size, side)
+    down = isinstance(part, ConvolutionalEncoderConfig)
+    for finer, coarser, side in zip(sizes, sizes[1:], sides[1:] if down else sides, strict=False):
+        total += _convolution(finer, coarser, side)
+    return total
+
+
+def encoder_flops(config: TokenizerConfig) -> int:
+    """Picture to codes: patches, blocks, features, and distances to the codebook."""
+    encoder, codes = config.encoder, config.sequence_length
+    if isinstance(encoder, ConvolutionalEncoderConfig):
+        width, inner = widths(encoder.channels, config.patch_size)[-1], _levels(config, encoder)
+    else:
+        width, inner = encoder.width, _vit(encoder.layers, encoder.width, config.grid**2 + codes)
+    return _patches(config) + inner + 2 * codes * width * config.code_width + _distances(config)
+
+
+def _patches(config: TokenizerConfig) -> int:
+    """The encoder's first layer."""
+    if isinstance(config.encoder, ConvolutionalEncoderConfig):
+        return _convolution(3, config.encoder.channels, config.image_size)
+    return 2 * config.grid**2 * config.encoder.width * 3 * config.patch_size**2
+
+
+def _distances(config: TokenizerConfig) -> int:
+    return 2 * config.sequence_length * config.codebook_size * config.code_width
+
+
+def decoder_flops(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
+    """Codes to picture, and to the prefix strip where there is a head for it."""
+    if isinstance(decoder, ConvolutionalDecoderConfig):
+        pixels = _convolution(decoder.channels, 3, config.image_size)
+        return _embedding(config, decoder) + _levels(config, decoder) + pixels
+    cells = config.grid**2
+    drawn = cells + (config.prefix_length if decoder.prefix_head else 0)
+    pixels = 2 * drawn * 3 * config.patch_size**2 * (decoder.width + 3)  # the head, then the 3 -> 3 convolution
+    length = _read(config, decoder) + decoder.extra_tokens
+    return _embedding(config, decoder) + _vit(decoder.layers, decoder.width, length) + pixels
+
+
+def _read(config: TokenizerConfig, decoder: DecoderConfig) -> int:
+    return config.grid**2 + (config.prefix_length if decoder.reads_prefix else 0)
+
+
+def _embedding(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
+    """The decoder's first layer."""
+    if isinstance(decoder, ConvolutionalDecoderConfig):
+        return _convolution(config.code_width, widths(decoder.channels, config.patch_size)[-1], config.grid)
+    return 2 * _read(config, decoder) * config.code_width * decoder.width
+
+
+def tokenizer_step_flops(config: TokenizerConfig, stage: Stage) -> int:
+    """One picture of a training step of a tokenizer's stage.
+
+    Stage 1: no gradient reaches the pixels, nor comes from the choice of codes, whose distances online clustering
+    takes once more. Stage 2: encoder and codes are frozen. Feature networks and discriminator are not counted.
+    """
+    decoder = {"stage1": config.stage1, "stage2": config.stage2}[stage]
+    assert decoder is not None
+    encode, decode = encoder_flops(config), 3 * decoder_flops(config, decoder)
+    if stage == "stage2":
+        return encode + decode - _embedding(config, decoder)
+    return 3 * encode + decode - _patches(config) - _distances(config)
+
+
+def generator_step_flops(config: GeneratorConfig) -> int:
+    """One sequence of a training step."""
+    return 3 * generator_flops(config)
+
+
+def generator_flops(config: GeneratorConfig) -> int:
+    """One whole sequence in parallel, as in training: the class and all codes but the last."""
+    length, width = config.sequence_length, config.width
+    blocks = _blocks(config.layers, width, length, 3 * width * swiglu_width(width))
+    return blocks + 2 * length * width * config.codebook_size
+
+
+def drawing_flops(config: GeneratorConfig) -> int:
+    """One sequence drawn code by code over a cache, in one branch of guidance: step i looks at i positions."""
+    length, width = config.sequence_length, config.width
+    weights = config.layers * _block_weights(config) + width * config.codebook_size
+    looks = length * (length + 1) // 2
+    return 2 * length * weights + config.layers * 2 * 2 * looks * width
+
+
+def _block_weights(config: GeneratorConfig) -> int:
+    return 4 * config.width**2 + 3 * config.width * swiglu_width(config.width)
+
+
+def step_weight_bytes(config: GeneratorConfig, precision: EnginePrecision, rows: int) -> int:
+    """All that one step of the sampler must read of the model, each number once; the cache is not counted.
+
+    The weights of linear layers in this precision, biases likewise (int8: in float32, with a scale for each output),
+    norms in float32, and one row of the embedding table for each of the `rows` that are read (2 per guided picture).
+    """
+    width, layers, size = config.width, config.layers, _WEIGHT_BYTES[precision]
+    weights = layers * _block_weights(config) + width * config.codebook_size
+    biases = layers * 4 * width + config.codebook_size
+    outputs = layers * (5 * width + 2 * swiglu_width(width)) + config.codebook_size
+    norms = layers * (2 * width + 2 * width // config.heads) + width
+    extra = 4 * (biases + outputs) if precision == "int8" else size * biases
+    return size * weights + extra + 4 * norms + 4 * rows * width

@@ -1,0 +1,141 @@
+"""The table of named models: sizes from the presets, parameters counted on the models themselves.
+
+Leaves: rows for `alitok models`. Nothing here is trained or loaded; models are built without memory for their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from alitok.generator import Generator
+from alitok.recipes.presets import (
+    GENERATORS,
+    MEASURED_GFID,
+    PUBLISHED_GFID,
+    RECIPE_CLASSES,
+    RECIPES,
+    SAMPLING,
+    TOKENIZERS,
+    GeneratorSize,
+)
+from alitok.sampling import SamplingConfig
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One named model.
+
+    Attributes:
+        name: `TOKENIZER` or `TOKENIZER-GENERATOR`.
+        kind: `tokenizer` or `generator`.
+        image_size: pixels a side.
+        layers, width, heads: one number for a generator; encoder and second decoder for a tokenizer.
+        prefix: prefix codes.
+        buffer: learned tokens in front of the second decoder; None for a generator.
+        codes: codes per picture.
+        reads_prefix: whether the second decoder reads the prefix codes; None for a generator.
+        guidance_scale, guidance_power: defaults of a generator; None for a tokenizer.
+        parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what a picture needs).
+        training_parameters: those and, for a tokenizer, the first decoder.
+        published_gfid: guided gFID of the paper; None where none is published.
+        measured_gfid: measured with this project; None = not yet.
+    """
+
+    name: str
+    kind: str
+    image_size: int
+    layers: tuple[int, ...]
+    width: tuple[int, ...]
+    heads: tuple[int, ...]
+    prefix: int
+    buffer: int | None
+    reads_prefix: bool | None
+    codes: int
+    guidance_scale: float | None
+    guidance_power: float | None
+    parameters: int
+    training_parameters: int
+    published_gfid: float | None = None
+    measured_gfid: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row without its name; a single number stands by itself."""
+        row = {key: value for key, value in asdict(self).items() if key != "name"}
+        return {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in row.items()}
+
+
+def parameters(module: nn.Module | None) -> int:
+    """Number of values, trained or not; 0 without a module."""
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def model_rows() -> list[ModelRow]:
+    """All named models: the full-size ones first, then the small ones of the recipes."""
+    rows = []
+    for name, tokenizer in TOKENIZERS.items():
+        rows.append(_tokenizer_row(name, tokenizer))
+        for letter, size in GENERATORS.items():
+            rows.append(_generator_row(f"{name}-{letter}", tokenizer, size, IMAGENET_CLASSES, SAMPLING[letter]))
+    for name, classes in RECIPE_CLASSES.items():
+        recipe = RECIPES[name]
+        rows.append(_tokenizer_row(name, recipe.tokenizer))
+        size = recipe.generator_size
+        rows.append(_generator_row(f"{name}-generator", recipe.tokenizer, size, classes, recipe.sampling))
+    return rows
+
+
+def _tokenizer_row(name: str, config: TokenizerConfig) -> ModelRow:
+    encoder, last = config.encoder, config.stage2
+    assert isinstance(encoder, EncoderConfig), "named models are transformers"
+    assert isinstance(last, DecoderConfig)
+    with torch.device("meta"):
+        tokenizer = Tokenizer(config)
+    first = parameters(tokenizer.stage1)
+    return ModelRow(
+        name,
+        "tokenizer",
+        config.image_size,
+        (encoder.layers, last.layers),
+        (encoder.width, last.width),
+        (encoder.heads, last.heads),
+        config.prefix_length,
+        last.extra_tokens,
+        last.reads_prefix,
+        config.sequence_length,
+        None,
+        None,
+        parameters(tokenizer) - first,
+        parameters(tokenizer),
+    )
+
+
+def _generator_row(
+    name: str, tokenizer: TokenizerConfig, size: GeneratorSize, classes: int, sampling: SamplingConfig
+) -> ModelRow:
+    with torch.device("meta"):
+        count = parameters(Generator(size.config(tokenizer, classes)))
+    return ModelRow(
+        name,
+        "generator",
+        tokenizer.image_size,
+        (size.layers,),
+        (size.width,),
+        (size.heads,),
+        tokenizer.prefix_length,
+        None,
+        None,
+        tokenizer.sequence_length,
+        sampling.guidance_scale,
+        sampling.guidance_power,
+        count,
+        count,
+        PUBLISHED_GFID.get(name),
+        MEASURED_GFID.get(name),
+    )

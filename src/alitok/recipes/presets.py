@@ -1,0 +1,280 @@
+"""Named sizes and recipes, in one place.
+
+`TOKENIZERS` and `GENERATORS` hold the published sizes, `RECIPES` everything a run from pictures to pictures needs.
+Only the numbers differ between the small and the full-size entries: classes and code paths are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from typing import Literal, get_args
+
+from alitok.core.config import config, require_at_least
+from alitok.core.errors import AlitokError
+from alitok.data.codes import MAX_CODEBOOK
+from alitok.data.crops import CropRecipe
+from alitok.generator import GeneratorConfig
+from alitok.losses.objective import LossWeights
+from alitok.sampling import SamplingConfig
+from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
+from alitok.train.features import FeaturesTraining
+from alitok.train.generator import GeneratorTraining
+from alitok.train.optim import GENERATOR_ADAMW, OptimizerConfig
+from alitok.train.predictability import PredictabilityConfig
+from alitok.train.schedule import Phase
+from alitok.train.task import EngineConfig, LoopConfig
+from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
+
+StageName = Literal["stage1", "stage2", "generator"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+@config
+class GeneratorSize:
+    """A generator's size, without what the tokenizer and the classes decide."""
+
+    layers: int
+    width: int
+    heads: int
+    dropout: float = 0.1
+
+    def config(self, tokenizer: TokenizerConfig, classes: int) -> GeneratorConfig:
+        """The full configuration for the codes of `tokenizer`."""
+        return GeneratorConfig(
+            grid=tokenizer.grid,
+            prefix=tokenizer.prefix_length,
+            codebook_size=tokenizer.codebook_size,
+            classes=classes,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            dropout=self.dropout,
+        )
+
+
+@config
+class Recipe:
+    """Everything between a source of pictures and the finished models.
+
+    Attributes:
+        tokenizer: geometry and sizes; it has a stage-2 decoder.
+        features: the feature network that is learnt from the pictures, where a phase has `losses.local`.
+        stage1, stage2, generator: the three trainings.
+        generator_size: size of the generator.
+        crops: the views of each picture that the generator is trained on.
+        sampling: how the samples are drawn.
+        samples_per_class: samples that are drawn and measured.
+        engine: how the trainings are laid over the machine; the only part that may change while a run goes on.
+    """
+
+    tokenizer: TokenizerConfig
+    features: FeaturesTraining = FeaturesTraining()
+    stage1: TokenizerTraining
+    stage2: TokenizerTraining
+    generator_size: GeneratorSize
+    generator: GeneratorTraining
+    crops: CropRecipe = "centre"
+    sampling: SamplingConfig = SamplingConfig()
+    samples_per_class: int = 50
+    engine: EngineConfig = EngineConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe whose second stage has nothing to train."""
+        if self.tokenizer.stage2 is None:
+            raise AlitokError("tokenizer.stage2 is missing; a recipe trains both stages")
+        require_at_least(self, 1, "samples_per_class")
+        if self.tokenizer.codebook_size > MAX_CODEBOOK:
+            raise AlitokError(f"tokenizer.codebook_size must be at most {MAX_CODEBOOK}, what stored codes can hold")
+        self.generator_size.config(self.tokenizer, classes=1)  # refuses sizes that do not fit, before any training
+
+    def training(self, stage: StageName) -> TokenizerTraining | GeneratorTraining:
+        """The training of a stage."""
+        if stage == "generator":
+            return self.generator
+        return self.stage1 if stage == "stage1" else self.stage2
+
+
+# The released layout differs from the paper's in its prefix (17: a second copy of the top-left patch), its buffer
+# (32 tokens) and in that its second decoder reads the prefix codes.
+TOKENIZERS = {
+    "alitok-256": TokenizerConfig(),
+    "alitok-256-v1": TokenizerConfig(prefix=17, stage2=DecoderConfig(extra_tokens=32)),
+    "alitok-512": TokenizerConfig(image_size=512),
+}
+
+GENERATORS = {
+    #                      layers     width       heads
+    "B": GeneratorSize(layers=24, width=768, heads=16),
+    "L": GeneratorSize(layers=24, width=1024, heads=16),
+    "XL": GeneratorSize(layers=32, width=1280, heads=16),
+}
+
+# Guidance of the released models.
+SAMPLING = {
+    "B": SamplingConfig(guidance_scale=16.0, guidance_power=1.8),
+    "L": SamplingConfig(guidance_scale=6.0, guidance_power=0.7),
+    "XL": SamplingConfig(guidance_scale=13.0, guidance_power=1.4),
+}
+
+# Guided gFID as published, for the paper's models and (by SoftCFG's authors) for the released weights; and as measured
+# with this project where that has been done.
+PUBLISHED_GFID = {
+    "alitok-256-B": 1.44,
+    "alitok-256-L": 1.38,
+    "alitok-256-XL": 1.28,
+    "alitok-256-v1-B": 1.50,
+    "alitok-256-v1-L": 1.42,
+    "alitok-256-v1-XL": 1.35,
+}
+MEASURED_GFID: dict[str, float] = {}
+
+
+def small_tokenizer(
+    *, image_size: int, patch_size: int, codebook_size: int, code_width: int, width: int, layers: int, heads: int
+) -> TokenizerConfig:
+    """The paper's layout in small: causal decoder with a leading token, then a bidirectional one with a buffer.
+
+    The second decoder reads the prefix: on so short a sequence it holds too much of the picture to be dropped.
+    """
+    return TokenizerConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        codebook_size=codebook_size,
+        code_width=code_width,
+        encoder=EncoderConfig(width=width, layers=layers, heads=heads),
+        stage1=DecoderConfig(width=width, layers=layers, heads=heads, causal=True, extra_tokens=1, prefix_head=True),
+        stage2=DecoderConfig(width=width * 3 // 2, layers=layers + 1, heads=heads, extra_tokens=8),
+    )
+
+
+def small_tokenizer_training(*, steps: int) -> TokenizerTraining:
+    """One phase without feature networks or discriminator, of either stage."""
+    # After a short warm-up the features can collapse onto few codes; measured in docs/architecture.md.
+    phase = TokenizerPhase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=min(250, steps // 2))
+    return TokenizerTraining(loop=LoopConfig(batch_size=64, evaluate_every=100), phases=(phase,))
+
+
+def small_generator_training(*, steps: int) -> GeneratorTraining:
+    """One phase, with a short average of the weights."""
+    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.998)
+    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
+    loop = LoopConfig(batch_size=64, optimizer=optimizer, evaluate_every=100)
+    return GeneratorTraining(loop=loop, phases=(phase,))
+
+
+IMAGENET_PICTURES = 1_281_167  # for training
+
+
+def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
+    """The published training of B and L (800 epochs) and XL (400), at batch 2048."""
+    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.9999)
+    phase = Phase(
+        steps=round(IMAGENET_PICTURES * epochs / 2048),
+        learning_rate=4e-4,
+        final_learning_rate=1e-5,
+        warmup_steps=round(IMAGENET_PICTURES * 100 / 2048),
+    )
+    loop = LoopConfig(batch_size=2048, optimizer=optimizer, evaluate_every=10_000, checkpoint_every=2_500)
+    return GeneratorTraining(loop=loop, phases=(phase,))
+
+
+def _imagenet_tokenizer(
+    *, main_steps: int, losses: LossWeights, adversarial: float, probe_every: int = 0
+) -> TokenizerTraining:
+    """The published phases, on 32 GPUs with 48 pictures each: start, main, GAN."""
+    optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
+    loop = LoopConfig(batch_size=1536, optimizer=optimizer, evaluate_every=5_000, checkpoint_every=2_500)
+    return TokenizerTraining(
+        loop=loop,
+        predictability=PredictabilityConfig(every=probe_every),
+        phases=(
+            TokenizerPhase(
+                name="start",
+                steps=50_000,
+                learning_rate=1e-4,
+                final_learning_rate=1e-4,
+                warmup_steps=10_000,
+                losses=dataclasses.replace(losses, lpips=1.0, convnext=0.1),
+            ),
+            TokenizerPhase(name="main", steps=main_steps, learning_rate=1e-4, final_learning_rate=2e-5, losses=losses),
+            TokenizerPhase(
+                name="gan",
+                steps=100_000,
+                learning_rate=2e-5,
+                final_learning_rate=2e-6,
+                losses=dataclasses.replace(losses, adversarial=adversarial),
+                discriminator=True,
+            ),
+        ),
+    )
+
+
+def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeights, adversarial: float) -> Recipe:
+    return Recipe(
+        tokenizer=tokenizer,
+        stage1=_imagenet_tokenizer(main_steps=stage1_main, losses=losses, adversarial=adversarial, probe_every=25_000),
+        stage2=_imagenet_tokenizer(main_steps=150_000, losses=losses, adversarial=adversarial),
+        generator_size=GENERATORS["B"],
+        generator=_imagenet_generator(epochs=800),
+        crops="ten",
+        sampling=SAMPLING["B"],
+        engine=EngineConfig(workers=8),
+    )
+
+
+_PAPER = LossWeights(convnext=1.0)
+# Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
+_RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)
+
+RECIPES = {
+    "digits": Recipe(
+        tokenizer=small_tokenizer(
+            image_size=16, patch_size=4, codebook_size=128, code_width=16, width=64, layers=3, heads=4
+        ),
+        stage1=small_tokenizer_training(steps=1200),
+        stage2=small_tokenizer_training(steps=800),
+        generator_size=GeneratorSize(layers=4, width=96, heads=4),
+        generator=small_generator_training(steps=1200),
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5, top_k=20),
+    ),
+    "photos": Recipe(
+        tokenizer=small_tokenizer(
+            image_size=32, patch_size=4, codebook_size=256, code_width=16, width=96, layers=3, heads=4
+        ),
+        stage1=small_tokenizer_training(steps=1200),
+        stage2=small_tokenizer_training(steps=800),
+        generator_size=GeneratorSize(layers=4, width=128, heads=4),
+        generator=small_generator_training(steps=1200),
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
+        samples_per_class=20,
+    ),
+    # The paper's 600,000 steps of stage 1 are the released phases with a longer middle; both have the same stage 2.
+    "alitok-256": _imagenet(TOKENIZERS["alitok-256"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
+    "alitok-256-v1": _imagenet(TOKENIZERS["alitok-256-v1"], stage1_main=200_000, losses=_RELEASED, adversarial=0.005),
+    "alitok-512": _imagenet(TOKENIZERS["alitok-512"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
+}
+
+RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in pictures that the recipes are named after
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, in the usual order."""
+    text = resources.files("alitok").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def with_generator(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with a published size of generator, its training and its guidance.
+
+    Raises:
+        AlitokError: there is no such size.
+    """
+    if name not in GENERATORS:
+        raise AlitokError(f"There is no generator {name!r}; choose one of: {', '.join(GENERATORS)}.")
+    return dataclasses.replace(
+        recipe,
+        generator_size=GENERATORS[name],
+        generator=_imagenet_generator(epochs=400 if name == "XL" else 800),
+        sampling=SAMPLING[name],
+    )

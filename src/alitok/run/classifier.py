@@ -1,0 +1,183 @@
+"""The classifier that judges pictures where Inception's weights cannot be had: trained once, and kept in the cache.
+
+Enters: the pictures of a data set. Leaves: a `Judge`, the same one for every evaluation of the same data, and in the
+cache folder:
+
+    judges/KEY/judge/       the finished one
+    judges/KEY/training/    its metrics.jsonl, and until it is finished the checkpoints that another start goes on from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from alitok import __version__
+from alitok.core.config import to_dict
+from alitok.core.device import seed_step
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.core.files import remove
+from alitok.core.runlog import progress_bar
+from alitok.data.cache import open_cache
+from alitok.data.loader import Batches
+from alitok.data.source import ImageSource, Splits, fixed_views
+from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.run.classifier_features import Judge, seen
+from alitok.run.originals import say_on
+from alitok.run.tasks import spread
+from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
+from alitok.train.loop import train
+from alitok.train.schedule import Phase
+from alitok.train.task import Batch, EngineConfig, LoopConfig
+
+_LOOK = 256  # held-out pictures looked at when the training ends
+_MOST_HELDOUT = 10_000  # held-out pictures that the accuracy is measured on
+_BLOCK = 256  # of them at a time
+_STEPS, _MOST_STEPS, _GROWS_FROM = 600, 20_000, 2000
+
+
+def judge_of(
+    splits: Splits,
+    world: World,
+    console: Console,
+    *,
+    seed: int = 0,
+    training: FeaturesTraining | None = None,
+) -> Judge:
+    """The judge of a data set, on the device: the one trained before, else trained now on its training pictures.
+
+    Args:
+        splits: the pictures; those that cannot be read are left out of them.
+        world: the processes, which all call this and train together.
+        console: where progress is told.
+        seed: of its weights and of the order of the pictures.
+        training: of classes alone; `judge_training` unless given.
+
+    Raises:
+        AlitokError: the pictures are all of one class, the cache cannot be written, or a kept judge is damaged.
+        Interrupted: asked to stop; the same call goes on from there.
+    """
+    if len(np.unique(splits.train.labels)) < 2:
+        raise AlitokError(
+            f"A classifier needs pictures of at least two classes, and {splits.name} has one; use Inception's features "
+            "(--features inception)."
+        )
+    training = training or judge_training(splits.train)
+    assert training.turns == 1, training.turns
+    wanted = training
+    place = world.together(lambda: _place(splits, seed, wanted))
+    share = -(-training.loop.batch_size // world.size)  # a judge kept before is taken however many made it
+    training = replace(training, loop=replace(training.loop, batch_size=share * world.size))
+    judge = world.together(lambda: _kept(place))
+    if judge is None:
+        with ExitStack() as stack:
+            world.together(lambda: stack.enter_context(open_cache().alone(place)))
+            judge = world.together(lambda: _kept(place))  # of another run that was at it until now
+            if judge is None:
+                judge = _make(splits, world, console, place, seed=seed, training=training)
+    return judge.to(world.device)
+
+
+def judge_training(source: ImageSource) -> FeaturesTraining:
+    """A training of about a minute on two cores for the small recipes' pictures, that grows with size and number.
+
+    The last stage has 128 features, few enough for the statistics of some hundred pictures.
+    """
+    network = LocalFeaturesConfig(width=32, stages=3) if source.size <= 16 else LocalFeaturesConfig(width=16, stages=4)
+    steps = min(_MOST_STEPS, round(_STEPS * max(1.0, len(source) / _GROWS_FROM) ** 0.5))
+    return FeaturesTraining(
+        network=network,
+        phases=(Phase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-5, warmup_steps=50),),
+        loop=LoopConfig(batch_size=64, evaluate_every=steps, checkpoint_every=200, keep=1),
+        turns=1,
+    )
+
+
+def _place(splits: Splits, seed: int, training: FeaturesTraining) -> Path:
+    """Where in the cache the judge of these pictures is kept, by all that decides it."""
+    split = hashlib.sha256()
+    for source in (splits.train, splits.heldout):  # which pictures are held out decides what it learns
+        split.update(source.labels.tobytes())
+    for index in range(len(splits.heldout)):
+        split.update(f"{splits.heldout.key(index)}\0".encode("utf-8", "surrogateescape"))
+    return open_cache().folder(
+        "judges",
+        __version__,
+        splits.contents,
+        split.hexdigest(),
+        splits.train.size,
+        splits.train.flip,
+        json.dumps(splits.train.classes),
+        seed,
+        json.dumps(to_dict(training)),
+    )
+
+
+def _kept(place: Path) -> Judge | None:
+    path = place / "judge"
+    return Judge.load(path) if path.exists() else None
+
+
+def _make(
+    splits: Splits,
+    world: World,
+    console: Console,
+    place: Path,
+    *,
+    seed: int,
+    training: FeaturesTraining,
+) -> Judge:
+    """Train a judge, measure it on held-out pictures and keep it; the same on every process."""
+    say, source = say_on(console), splits.train
+    if world.main:
+        say(f"Training the classifier that judges {splits.name}, once; it is kept in {place}")
+    seed_step(seed, "classifier weights", 0)
+    network = LocalFeatures(training.network, outputs(len(source.classes), training.turns))
+    part = world.rank, world.size
+
+    def batches(start: int) -> Iterator[Batch]:
+        stream = Batches(source, training.loop.batch_size, seed, start, part=part)
+        return ((seen(images), labels) for images, labels in stream)
+
+    rows = spread(len(splits.heldout), _LOOK)
+    look = torch.from_numpy(fixed_views(splits.heldout, rows))
+    heldout = seen(look).numpy(), splits.heldout.labels[rows]
+    trained = train(
+        FeaturesTask(network, training, batches, heldout, name="classifier"),
+        training.loop,
+        place / "training",
+        world=world,
+        seed=seed,
+        console=console,
+        engine=EngineConfig(precision="fp32"),
+    )
+    judge = world.together(lambda: Judge(finished_features(trained.weights, network), source.classes, source.size))
+    judge.heldout_accuracy = _accuracy(judge.to(world.device), splits.heldout, world, console)
+    world.together(lambda: judge.save(place / "judge"))
+    world.together(lambda: remove(place / "training" / "checkpoints"))
+    if world.main:
+        say(f"It tells the class of {judge.heldout_accuracy:.1%} of the held-out pictures")
+    return judge
+
+
+def _accuracy(judge: Judge, source: ImageSource, world: World, console: Console) -> float:
+    """Share of pictures whose class the judge tells; each process reads its part."""
+    rows = np.array(spread(len(source), _MOST_HELDOUT))
+    mine, right = rows[world.rank :: world.size], 0
+    with progress_bar(console, "classifier on held-out pictures", len(mine)) as bar:
+        for start in range(0, len(mine), _BLOCK):
+            block = mine[start : start + _BLOCK]
+            images = torch.from_numpy(fixed_views(source, block))
+            told = judge(images.to(world.device)).probabilities.argmax(1).cpu().numpy()
+            right += int((told == source.labels[block]).sum())
+            bar.advance(start + len(block))
+    return int(world.sum(torch.tensor(right, device=world.device))) / len(rows)

@@ -1,0 +1,183 @@
+"""How long the steps of a run will take on this machine, from a few measured ones.
+
+Enters: the trainings of a run. Leaves: seconds by step. Nothing is written, and nothing that is measured is kept.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.errors import AlitokError
+from alitok.data.builtin import DigitSource
+from alitok.data.source import ImageSource, Splits
+from alitok.generator import Generator
+from alitok.recipes.presets import Recipe
+from alitok.run.run import needs_features
+from alitok.run.steps import TRAININGS
+from alitok.run.tasks import Training, Trainings
+from alitok.sampling import Engine, SampleRequest
+from alitok.tokenizer import Tokenizer
+from alitok.train.checkpoint import Checkpoints
+from alitok.train.generator import GeneratorTask
+from alitok.train.schedule import Progress
+from alitok.train.state import TrainingState
+from alitok.train.task import Batch
+
+_MEASURED_STEPS = 2  # behind one that warms up
+_FEW, _LONG = 4, 20.0  # examples of a microbatch, and seconds of a step, from which on it is told from so few
+_READS = 16
+_NOISE = 64  # pictures
+_ENCODED, _DRAWN = 64, 256  # pictures at a time
+
+
+def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[str] = ()) -> dict[str, float]:
+    """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
+
+    Args:
+        trainings: of the run.
+        done: steps that are finished; they are left out.
+        anew: steps whose checkpoints count for nothing.
+
+    Raises:
+        AlitokError: a step cannot be taken at all, as when a picture cannot be read.
+    """
+    recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
+    alone = replace(recipe, engine=replace(recipe.engine, workers=0))  # noise is in memory: nobody need read it
+    rehearsal = replace(trainings, splits=noise_splits(splits.train.classes, recipe), recipe=alone)
+    read, views = _reading(splits.train, recipe)
+    seconds = {}
+    for name in TRAININGS:
+        if name not in done and (name != "features" or needs_features(recipe)):
+            seconds[name] = _training(rehearsal, name, read, recipe.engine.workers, name in anew)
+    pictures = len(splits.train) + len(splits.heldout)
+    if "check" not in done:
+        seconds["check"] = read * pictures / world.size
+    if "encode" not in done:
+        encoded = len(splits.train) * views + len(splits.heldout)
+        seconds["encode"] = (encoded * _encode_seconds(trainings) + pictures * read) / world.size
+    if "sample" not in done:
+        seconds["sample"] = _sample_seconds(trainings)
+    return seconds
+
+
+def noise_splits(classes: tuple[str, ...], recipe: Recipe) -> Splits:
+    """Pictures in memory in place of real ones, some of which may be broken; what is seen costs no time."""
+    size = recipe.tokenizer.image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (_NOISE, size, size), dtype=np.uint8)
+    source = DigitSource("noise", classes, np.arange(_NOISE) % len(classes), size, pictures)
+    return Splits(source, source, "noise", "")
+
+
+def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
+    """Mean seconds of reading one picture, and the views that are stored of each."""
+    seconds, views = [], 1
+    for row in np.linspace(0, len(source) - 1, min(_READS, len(source))).astype(int).tolist():
+        began = time.perf_counter()
+        try:
+            source.read(row, np.random.default_rng(0))
+            seconds.append(time.perf_counter() - began)
+            views = len(source.views(row, recipe.crops))
+        except AlitokError:
+            continue  # told by the check that follows
+    return float(np.mean(seconds)) if seconds else 0.0, views
+
+
+def _training(trainings: Trainings, name: str, read: float, workers: int, anew: bool) -> float:
+    if name == "features":
+        training = trainings.features()
+    elif name == "generator":
+        training = generator_on_noise(trainings)
+    else:
+        training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
+    saved = Checkpoints(trainings.root / name / "checkpoints", training.loop.keep, trainings.world).steps()
+    done = 0 if anew else max(saved, default=0)
+    reading = 0.0 if name == "generator" else read * training.loop.batch_size / trainings.world.size
+    seconds = 0.0
+    for phase, computing in zip(training.task.phases, step_seconds(training, trainings), strict=True):
+        left, done = max(0, phase.steps - done), max(0, done - phase.steps)
+        seconds += left * (max(computing, reading / workers) if workers else computing + reading)
+    return seconds
+
+
+def step_seconds(training: Training, trainings: Trainings) -> list[float]:
+    """Mean seconds of a whole optimizer step of each phase; the task's modules are changed by those that are taken.
+
+    On a CPU a step that would take long is told from steps of few examples.
+    """
+    with tempfile.TemporaryDirectory() as nowhere:
+        engine = trainings.recipe.engine
+        state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
+        batches, phases = training.task.batches(0), training.task.phases
+        share, few = training.loop.batch_size // trainings.world.size, _FEW * engine.accumulate
+
+        def step(phase: int, examples: int) -> float:
+            state.progress = Progress(phases, phase=phase)  # again and again its first one, be it ever so short
+            images_or_codes, labels = next(batches)
+            began = time.perf_counter()
+            state.advance((images_or_codes[:examples], labels[:examples]), _never)
+            return max(trainings.world.gather(time.perf_counter() - began))
+
+        def seconds(phase: int) -> float:
+            if trainings.world.device.type == "cpu" and not engine.compile and share >= 4 * few:
+                _, small, large = (step(phase, count) for count in (few, few, 2 * few))
+                whole = small + (large - small) * (share / few - 1)
+                if whole > _LONG:
+                    return whole
+            return statistics.fmean([step(phase, share) for _ in range(1 + _MEASURED_STEPS)][1:])
+
+        return [seconds(number) for number in range(len(phases))]
+
+
+def _never() -> bool:
+    return False
+
+
+def generator_on_noise(trainings: Trainings) -> Training:
+    """The generator before there are any codes: what they are does not change how long it takes."""
+    generator, training = trainings.new_generator(), trainings.recipe.generator
+    config, batch_size = generator.config, training.loop.batch_size // trainings.world.size
+    codes = torch.randint(config.codebook_size, (batch_size, config.sequence_length))
+    batch = codes, torch.zeros(batch_size, dtype=torch.int64)
+
+    def batches(start: int) -> Iterator[Batch]:
+        while True:
+            yield batch
+
+    return Training(GeneratorTask(generator, training, batches, batch), training.loop, generator)
+
+
+@torch.inference_mode()
+def _encode_seconds(trainings: Trainings) -> float:
+    """Of one view, without reading it."""
+    tokenizer = Tokenizer(trainings.recipe.tokenizer).to(trainings.world.device).eval()
+    side = tokenizer.config.image_size
+    images = pixels.to_float(torch.zeros(_ENCODED, 3, side, side, dtype=torch.uint8)).to(trainings.world.device)
+    return _seconds(lambda: tokenizer.encode(images).cpu()) / _ENCODED
+
+
+def _sample_seconds(trainings: Trainings) -> float:
+    """Of all samples: one position at half the length, times the positions and the batches."""
+    generator: Generator = trainings.new_generator().to(trainings.world.device).eval()
+    count = trainings.recipe.samples_per_class * len(trainings.splits.train.classes)
+    length = generator.config.sequence_length
+    requests = [
+        SampleRequest(0, index=index, sampling=trainings.recipe.sampling) for index in range(min(count, _DRAWN))
+    ]
+    return Engine(generator).step_seconds(requests, length // 2) * length * -(-count // _DRAWN)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second of two runs."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

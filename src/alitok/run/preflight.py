@@ -1,0 +1,317 @@
+"""A look before days of training: are the pictures, labels and codes what they should be, and can one batch be learnt?
+
+Enters: a run whose earlier steps are done, and the stage that is about to be trained. Leaves, in `preflight/STAGE/` of
+the run, `preflight.json` with every number and its bound, and sheets for a person to look at:
+
+    classes.png          pictures of the first classes beside their names; of the generator, from stored codes
+    batch.png            the first batch by the names of its labels, as the random crops of training show it
+    codes-train.png, codes-heldout.png
+                         of the generator: pictures above what their stored codes decode to
+    stage1.png           of stage 2: pictures above what the finished stage 1 makes of them
+    learnt.png           of a tokenizer's stage: pictures above what it made of them after seeing nothing else
+
+Nothing else is written, so the training that follows does not know of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from alitok.core import images as pixels
+from alitok.core.files import remove
+from alitok.core.runlog import progress_bar
+from alitok.data.source import fixed_views
+from alitok.metrics.reconstruction import psnr
+from alitok.recipes.presets import StageName
+from alitok.run.findings import Findings, by_class, rows_by_class
+from alitok.run.run import Run
+from alitok.run.stored import DECODED, check_codes, error_of_mean
+from alitok.run.tasks import Training, Trainings
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import Stage
+from alitok.train.overfit import DISTINCT, STEPS, Rehearsal, few, rehearse, rehearsed
+from alitok.train.predictability import PredictabilityConfig
+from alitok.train.task import Batch
+
+# What is asked of a rehearsal. The small recipes are there after 50 (generator) to 200 steps (tokenizer), that of the
+# digits at a twentieth of its rate after 700.
+_ERROR = 0.5  # of the error of the mean picture
+_GUESSED = 0.9  # of all codes that those before them decide
+_FALL = 0.7  # of the first loss: the mean of the last ten
+_SHOWN = 8
+_REPORT = "this is a fault of the program, please report it."
+
+
+def preflight(run: Run, stage: StageName, *, pictures: bool = True) -> Path:
+    """Check what a training starts from, and rehearse it; every process of the run calls this.
+
+    Args:
+        run: its steps before the stage are done.
+        stage: about to be trained.
+        pictures: whether the run has pictures, or codes alone.
+
+    Returns:
+        The directory that was written.
+
+    Raises:
+        AlitokError: something is wrong; the first such thing is told, all stand in `preflight.json`.
+    """
+    directory = run.root / "preflight" / stage
+    findings, world = Findings(stage, directory), run.world
+    world.together(lambda: remove(directory))
+    world.together(lambda: _standing_still(run, stage, findings, pictures))
+    findings.conclude(world)
+    training = _rehearsed(run.trainings, stage)
+    batch = _first_batch(run, training, findings)
+    findings.conclude(world)
+    _learn(run, stage, training, few(batch, world), findings)
+    findings.conclude(world, last=True)
+    return directory
+
+
+def _standing_still(run: Run, stage: StageName, findings: Findings, pictures: bool) -> None:
+    """What can be seen without any training, by one process."""
+    source = run.splits.train
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    findings.tell("pictures of each class", dict(zip(source.classes, counts.tolist(), strict=True)))
+    if stage == "generator":
+        check_codes(run, findings, pictures=pictures)
+        return
+    chosen = rows_by_class(source.labels, len(source.classes))
+    shown = fixed_views(source, chosen)
+    if not _are_pictures(torch.from_numpy(shown), "the pictures of classes.png", findings):
+        return
+    findings.sheet("classes", by_class(shown, source.labels[chosen], source.classes))
+    if stage == "stage2":
+        _check_stage1(run, findings)
+
+
+@torch.inference_mode()
+def _check_stage1(run: Run, findings: Findings) -> None:
+    """Whether the codes that stage 2 will read can be drawn, by the decoder that shaped them."""
+    source, path = run.splits.train, run.root / "stage1" / "tokenizer"
+    tokenizer = Tokenizer.from_pretrained(path).to(run.world.device)
+    rows = np.unique(np.linspace(0, len(source) - 1, DISTINCT).astype(int))
+    pictures = fixed_views(source, rows)
+    images = pixels.to_float(torch.from_numpy(pictures)).to(run.world.device)
+    decoded = tokenizer.reconstruct(images, "stage1")
+    findings.sheet("stage1", _compared(pictures, decoded))
+    findings.tell("PSNR of stage 1", psnr(images, decoded).mean().item())
+    ratio = error_of_mean(images, decoded)
+    findings.check(
+        "error of stage 1, over that of the mean picture",
+        ratio,
+        f"at most {DECODED}",
+        ratio <= DECODED,
+        f"stage 1 does not draw its own codes: its error is {ratio:.2f} times that of one mean picture for all. "
+        "Train stage 1 again, longer or at another learning rate, in another directory.",
+    )
+
+
+def _compared(pictures: np.ndarray, decoded: torch.Tensor) -> list[tuple[str, np.ndarray]]:
+    return [("pictures", pictures[:_SHOWN]), ("decoded", pixels.to_uint8(decoded[:_SHOWN]).cpu().numpy())]
+
+
+def _rehearsed(trainings: Trainings, stage: StageName) -> Training:
+    """The training as it will be, in the phases of a rehearsal."""
+    recipe: Any = trainings.recipe
+    training = getattr(recipe, stage)
+    changes: dict[str, Any] = {"phases": rehearsed(training.phases)}
+    if stage != "generator":
+        changes["predictability"] = PredictabilityConfig()  # never, so its pictures are not read
+    short = dataclasses.replace(recipe, **{stage: dataclasses.replace(training, **changes)})
+    trainings = dataclasses.replace(trainings, recipe=short)
+    return trainings.generator() if stage == "generator" else trainings.stage(stage)
+
+
+def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
+    """This process's part of the first batch, as the training will get it."""
+    stage, classes = training.task.name, run.splits.train.classes
+    batch, again = (next(iter(training.task.batches(0))) for _ in range(2))
+    values, labels = batch
+    ends = int(labels.min()), int(labels.max())
+    findings.check(
+        "range of labels",
+        list(ends),
+        f"within 0 and {len(classes) - 1}",
+        0 <= ends[0] <= ends[1] < len(classes),
+        f"labels of the first batch reach from {ends[0]} to {ends[1]}, and there are {len(classes)} classes; check the "
+        "data.",
+    )
+    if stage == "generator":
+        size, length = run.recipe.tokenizer.codebook_size, run.recipe.tokenizer.sequence_length
+        ends = int(values.min()), int(values.max())
+        fits = values.shape[1] == length and 0 <= ends[0] <= ends[1] < size
+        fault = f"codes (B, {values.shape[1]}) from {ends[0]} to {ends[1]} do not fit {length} codes below {size}."
+        findings.check("range of codes", list(ends), f"within 0 and {size - 1}", fits, fault)
+    else:
+        _are_pictures(values, "the pictures of the first batch", findings)
+        if run.world.main and not findings.faults:
+            findings.sheet("batch", by_class(values.numpy(), labels.numpy(), classes))
+    same = all(torch.equal(first, second) for first, second in zip(batch, again, strict=True))
+    fault = "the first batch is another when it is drawn again; the pictures change while they are read."
+    findings.check("first batch drawn twice", same, "the same bits", same, fault)
+    return batch
+
+
+def _are_pictures(pictures: torch.Tensor, which: str, findings: Findings) -> bool:
+    low, high = pictures.min().item(), pictures.max().item()
+    return findings.check(
+        f"pixels of {which}",
+        [str(pictures.dtype), str(low), str(high)],
+        "torch.uint8, more than one value",
+        pictures.dtype == torch.uint8 and low < high,
+        f"the pixels of {which} are {pictures.dtype} from {low:.4g} to {high:.4g}, not various whole numbers from 0 to "
+        "255; look at the data with alitok data inspect.",
+    )
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What a rehearsal must reach: `look` measures it on this process's examples."""
+
+    name: str
+    bound: str
+    look: Callable[[nn.Module], float]
+    reached: Callable[[float], bool]
+
+
+def _drawing(run: Run, stage: Stage, pictures: torch.Tensor) -> _Goal:
+    """The error of reconstructions over that of the mean picture, both over all processes."""
+    images = pixels.to_float(pictures.to(run.world.device))
+    mean = run.world.mean(images.mean(0))
+    spread = run.world.mean((images - mean).square().mean()).clamp(min=1e-12).item()
+
+    def look(model: nn.Module) -> float:
+        return float((model(images, stage).images - images).square().mean()) / spread
+
+    name = f"error on {DISTINCT} pictures, over that of the mean picture"
+    return _Goal(name, f"at most {_ERROR}", look, lambda value: value <= _ERROR)
+
+
+def _guessing(run: Run, codes: torch.Tensor, classes: torch.Tensor) -> _Goal:
+    """The share of codes guessed right, without dropout."""
+    everywhere = run.world.gather((codes.tolist(), classes.tolist()))
+    bound = _GUESSED * _guessable(
+        [row for rows, _ in everywhere for row in rows], [label for _, labels in everywhere for label in labels]
+    )
+    codes, classes = codes.to(run.world.device), classes.to(run.world.device)
+
+    def look(model: nn.Module) -> float:
+        return float((model(codes[:, :-1], classes).argmax(-1) == codes).float().mean())
+
+    name = f"accuracy on {DISTINCT} sequences"
+    return _Goal(name, f"at least {bound:.3f}", look, lambda value: value >= bound)
+
+
+def _guessable(sequences: list[list[int]], labels: list[int]) -> float:
+    """The share of codes that the best guess from class and earlier codes gets right: first codes are not decided."""
+    followers: dict[tuple[int, ...], Counter[int]] = {}
+    for codes, label in zip(sequences, labels, strict=True):
+        for place, code in enumerate(codes):
+            followers.setdefault((label, *codes[:place]), Counter())[code] += 1
+    return sum(max(seen.values()) for seen in followers.values()) / sum(len(codes) for codes in sequences)
+
+
+def _learn(run: Run, stage: StageName, training: Training, batch: Batch, findings: Findings) -> None:
+    """Rehearse on a few examples until they are learnt by heart."""
+    world, model = run.world, training.model
+    if not _right_parts_train(stage, model, findings):
+        return
+    codes_before = model.codes_fingerprint() if isinstance(model, Tokenizer) and stage == "stage2" else None
+    values, labels = (part[: max(1, DISTINCT // world.size)] for part in batch)
+    goal = _guessing(run, values, labels) if stage == "generator" else _drawing(run, stage, values)
+    with progress_bar(run.workspace.console, f"rehearsal of {stage}", STEPS) as bar:
+        found = rehearse(
+            training.task,
+            training.loop,
+            run.recipe.engine,
+            world,
+            batch=batch,
+            seed=run.seed,
+            look=goal.look,
+            enough=lambda value, losses: goal.reached(value) and _fall(losses) <= _FALL,
+            advance=lambda step, loss: bar.advance(step, {"loss": loss}),
+        )
+    _tell_costs(training, found, findings)
+    _check_gradients(found, findings)
+    if codes_before is not None:
+        assert isinstance(model, Tokenizer)
+        same = model.codes_fingerprint() == codes_before
+        fault = f"the frozen encoder or codebook changed; {_REPORT}"
+        findings.check("encoder and codebook after the rehearsal", same, "unchanged", same, fault)
+    if found.failed_at is not None or found.losses:
+        _check_learning(stage, training, found, goal, findings)
+    whole = world.size == 1 or run.recipe.engine.parallel == "ddp"
+    if stage != "generator" and world.main and whole:
+        images = pixels.to_float(values.to(world.device))
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            findings.sheet("learnt", _compared(values.numpy(), model.eval()(images, stage).images))
+
+
+def _right_parts_train(stage: StageName, model: nn.Module, findings: Findings) -> bool:
+    """Stage 1 trains all but the decoder of stage 2, stage 2 nothing else, the generator all."""
+    still: list[str] = []
+    moving: list[str] = []
+    for name, parameter in model.named_parameters():
+        second = name.startswith("stage2.")
+        wanted = {"stage1": not second, "stage2": second, "generator": True}[stage]
+        if wanted != parameter.requires_grad:
+            (still if wanted else moving).append(name)
+    fault = f"{_some(still)} should be trained and is frozen; {_REPORT}"
+    right = findings.check("parameters that are frozen by mistake", still, "none", not still, fault)
+    fault = f"{_some(moving)} should be frozen and is trained; {_REPORT}"
+    return findings.check("parameters that are trained by mistake", moving, "none", not moving, fault) and right
+
+
+def _tell_costs(training: Training, found: Rehearsal, findings: Findings) -> None:
+    for phase, seconds in found.seconds.items():
+        findings.tell(f"seconds per step, phase {phase}", seconds)
+        findings.tell(f"images per second, phase {phase}", training.loop.batch_size / seconds)
+    findings.tell("peak memory in GB, of the process with the most", found.peak_bytes / 1e9)
+    findings.tell("losses", found.losses)
+
+
+def _check_gradients(found: Rehearsal, findings: Findings) -> None:
+    fault = f"no gradient reached {_some(found.idle)}, which would stay as it is; {_REPORT}"
+    findings.check("parameters that no gradient reached", list(found.idle), "none", not found.idle, fault)
+    findings.tell("parameters whose gradient was always zero, as behind a loss of weight 0", list(found.still))
+    fault = f"a gradient reached {_some(found.disturbed)}, which should be frozen; {_REPORT}"
+    findings.check("frozen parameters with a gradient", list(found.disturbed), "none", not found.disturbed, fault)
+
+
+def _check_learning(stage: StageName, training: Training, found: Rehearsal, goal: _Goal, findings: Findings) -> None:
+    phase = training.task.phases[0]
+    rate = phase.learning_rate * training.loop.optimizer.rate_factor(training.loop.batch_size)
+    advice = f"lower {stage}.phases.{phase.name}.learning_rate (now {rate:.3g}) with --set"
+    fault = f"loss or gradients were not finite numbers at step {found.failed_at} of the rehearsal; {advice}."
+    finite = found.failed_at is None
+    if not findings.check("first step that was not finite", found.failed_at, "none", finite, fault):
+        return
+    steps, fall = len(found.losses), _fall(found.losses)
+    again = f"after {steps} steps on the same few examples"
+    advice = f"{advice}, or raise it if the losses in preflight.json still fall."
+    fault = f"{again} the loss is still {fall:.2f} times the first and should be at most {_FALL}; {advice}"
+    findings.check("last losses, over the first", fall, f"at most {_FALL}", fall <= _FALL, fault)
+    findings.tell(f"{goal.name}, untrained", found.before)
+    fault = f"{again} the {goal.name} is {found.after:.3f} and should be {goal.bound}; {advice}"
+    findings.check(goal.name, found.after, goal.bound, goal.reached(found.after), fault)
+
+
+def _fall(losses: list[float]) -> float:
+    """The last losses over the first."""
+    return float(np.mean(losses[-10:])) / losses[0]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names else "nothing"

@@ -1,0 +1,187 @@
+"""The trainings of a run as tasks of the loop, made from its recipe, its pictures and what is in its directory.
+
+Enters: a recipe, the pictures, the processes and the run's directory. Leaves: a `Training` by name, ready for the loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from alitok.core import images as pixels
+from alitok.core.device import seed_step
+from alitok.core.distributed import World
+from alitok.data.codes import CodeStore
+from alitok.data.loader import Batches, CodeBatches
+from alitok.data.source import Splits, fixed_views
+from alitok.generator import Generator
+from alitok.losses.local_features import LocalFeatures
+from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights, load_network
+from alitok.recipes.presets import Recipe
+from alitok.sampling import Engine, SampleRequest
+from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.synthesize import synthesize
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import Stage
+from alitok.train.features import FeaturesTask, outputs
+from alitok.train.generator import GeneratorTask
+from alitok.train.task import Batch, LoopConfig, Task
+from alitok.train.tokenizer import TokenizerTask, TokenizerTraining
+
+_LOOK = 256  # held-out pictures looked at during training
+_DRAW_BATCH = 256  # pictures drawn at a time
+_PREVIEW_CLASSES, _PREVIEW_EACH = 10, 8
+
+
+class Training(NamedTuple):
+    """A task, how it is stepped, and the module that is its result."""
+
+    task: Task
+    loop: LoopConfig
+    model: LocalFeatures | Tokenizer | Generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainings:
+    """What all trainings of a run are made from."""
+
+    recipe: Recipe
+    splits: Splits
+    world: World
+    root: Path
+    seed: int
+
+    def features(self) -> Training:
+        """The feature network that learns classes and quarter turns."""
+        seed_step(self.seed, "feature weights", 0)
+        training = self.recipe.features
+        network = self._new_features()
+        heldout = self._look(), self.splits.heldout.labels[self._spread()]
+        return Training(FeaturesTask(network, training, self._pictures(training.loop), heldout), training.loop, network)
+
+    def _new_features(self) -> LocalFeatures:
+        training = self.recipe.features
+        return LocalFeatures(training.network, outputs(len(self.splits.train.classes), training.turns))
+
+    def stage(self, stage: Stage, *, rehearsal: bool = False) -> Training:
+        """A tokenizer's stage.
+
+        Args:
+            stage: stage 2 starts from the finished stage 1.
+            rehearsal: take what earlier steps would have made as it is before any training.
+        """
+        purpose = {"stage1": "tokenizer weights", "stage2": "stage-2 weights"}[stage]
+        seed_step(self.seed, purpose, 0)
+        if stage == "stage1":
+            training = self.recipe.stage1
+            tokenizer = Tokenizer(dataclasses.replace(self.recipe.tokenizer, stage2=None))
+        else:
+            training = self.recipe.stage2
+            tokenizer = Tokenizer(self.recipe.tokenizer)
+            if not rehearsal:
+                tokenizer.load_codes(self.root / "stage1" / "tokenizer")
+        task = TokenizerTask(
+            tokenizer,
+            stage,
+            training,
+            self._pictures(training.loop),
+            self._look(),
+            networks=self._networks(training, rehearsal),
+            probed=self._probed(training),
+            seed=self.seed,
+        )
+        return Training(task, training.loop, tokenizer)
+
+    def _networks(self, training: TokenizerTraining, rehearsal: bool) -> dict[NetworkName, FeatureNetwork]:
+        networks: dict[NetworkName, FeatureNetwork] = {}
+        for name in training.networks():
+            if name == "local":
+                path = self.root / "features" / "network"
+                networks[name] = self._new_features().freeze() if rehearsal else LocalFeatures.load(path)
+            else:
+                self.world.together(partial(_fetch, name, training.perceptual))  # one process downloads
+                networks[name] = load_network(name, training.perceptual)
+        return networks
+
+    def _probed(self, training: TokenizerTraining) -> np.ndarray | None:
+        if not training.predictability.every:
+            return None
+        source = self.splits.train
+        return fixed_views(source, spread(len(source), training.predictability.pictures))
+
+    def generator(self, tokenizer: Tokenizer | None = None) -> Training:
+        """The generator on stored codes.
+
+        Args:
+            tokenizer: draws the samples along the way; None leaves them out.
+        """
+        store, heldout = self.codes("train"), self.codes("heldout")
+        for codes in (store, heldout):
+            self.world.together(codes.verify)
+        generator = self.new_generator()
+        training = self.recipe.generator
+        rows = np.array(spread(len(heldout), _LOOK))
+        look = torch.from_numpy(heldout.codes(rows).astype(np.int64)), torch.from_numpy(heldout.labels[rows])
+        part = self.world.rank, self.world.size
+
+        def batches(start: int) -> Iterator[Batch]:
+            return iter(CodeBatches(store, training.loop.batch_size, self.seed, start, part=part))
+
+        preview = None if tokenizer is None else partial(self._preview, tokenizer)
+        return Training(GeneratorTask(generator, training, batches, look, preview), training.loop, generator)
+
+    def new_generator(self) -> Generator:
+        """The generator before training."""
+        seed_step(self.seed, "generator weights", 0)
+        size, classes = self.recipe.generator_size, self.splits.train.classes
+        return Generator(size.config(self.recipe.tokenizer, len(classes)), classes)
+
+    def _preview(self, tokenizer: Tokenizer, model: Generator) -> np.ndarray:
+        shown = np.repeat(np.arange(len(self.splits.train.classes))[:_PREVIEW_CLASSES], _PREVIEW_EACH)
+        return pixels.grid(self.draw(model, tokenizer, shown), columns=_PREVIEW_EACH)
+
+    def codes(self, name: Literal["train", "heldout"]) -> CodeStore:
+        """The stored codes, refused when another tokenizer made them."""
+        fingerprint = Tokenizer.from_pretrained(self.tokenizer_path).codes_fingerprint()
+        return CodeStore(self.root / "codes" / name, fingerprint)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer of the last finished stage is."""
+        first, last = self.root / "stage1" / "tokenizer", self.root / "model" / "tokenizer"
+        return last if last.exists() else first
+
+    def draw(self, generator: Generator, tokenizer: Tokenizer, labels: np.ndarray) -> np.ndarray:
+        """Samples (N, 3, h, h) uint8 of the classes `labels` (N,)."""
+        requests = (
+            SampleRequest(label, self.seed, index, self.recipe.sampling) for index, label in enumerate(labels.tolist())
+        )
+        drawn = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_DRAW_BATCH)
+        return np.concatenate(list(drawn))
+
+    def _spread(self) -> range:
+        return spread(len(self.splits.heldout), _LOOK)
+
+    def _look(self) -> np.ndarray:
+        """Evenly spread held-out pictures (N, 3, h, h)."""
+        return fixed_views(self.splits.heldout, self._spread())
+
+    def _pictures(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
+        part, workers = (self.world.rank, self.world.size), self.recipe.engine.workers
+        return lambda start: iter(Batches(self.splits.train, loop.batch_size, self.seed, start, workers, part=part))
+
+
+def spread(length: int, most: int) -> range:
+    """At most `most` numbers below `length`, evenly spread."""
+    return range(0, length, math.ceil(length / most))
+
+
+def _fetch(name: Literal["convnext", "lpips"], weights: PerceptualWeights) -> None:
+    load_network(name, weights)

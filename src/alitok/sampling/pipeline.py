@@ -1,0 +1,323 @@
+"""A tokenizer and a generator together: classes in, pictures out.
+
+On disk: a directory with `pipeline.json` (how to sample), `tokenizer/`, `generator/` and a model card.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alitok.core import images as pixels
+from alitok.core.card import ModelCard
+from alitok.core.checkpoint import load_head
+from alitok.core.config import from_dict, to_dict
+from alitok.core.device import DeviceName, choose_device
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes, write_json
+from alitok.core.hub import locate
+from alitok.generator import Generator
+from alitok.sampling import Engine, SampleRequest, SamplingConfig
+from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.memory import most_pictures
+from alitok.sampling.settings import GuidanceSchedule
+from alitok.sampling.streaming import DrawnRows, draw_by_rows, first_rows
+from alitok.sampling.synthesize import synthesize
+from alitok.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BATCH = 64  # pictures drawn at a time where nobody says
+_FEW_CLASSES = 12  # that one message names
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Both models and how they are sampled by default.
+
+    Attributes:
+        tokenizer: in evaluation mode.
+        generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
+        sampling: the default guidance and filters.
+        precision: of the engine that draws the codes.
+    """
+
+    tokenizer: Tokenizer
+    generator: Generator
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    precision: EnginePrecision = "fp32"
+
+    def __post_init__(self) -> None:
+        """Refuse two models that were not made for each other."""
+        codes, drawn = self.tokenizer.config, self.generator.config
+        ours = (codes.prefix_length, codes.grid, codes.codebook_size)
+        theirs = (drawn.prefix, drawn.grid, drawn.codebook_size)
+        if ours != theirs:
+            raise AlitokError(
+                f"This generator draws {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, "
+                f"but the tokenizer has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use the pair trained together."
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        *,
+        device: DeviceName = "auto",
+        precision: EnginePrecision = "fp32",
+        offline: bool = False,
+    ) -> Pipeline:
+        """Load a saved pair from a local directory or the hub.
+
+        Raises:
+            AlitokError: it is not there, damaged, or not a pair.
+        """
+        directory = locate(path_or_name, offline=offline)
+        head = load_head(directory / "pipeline.json", "pipeline", "sampling")
+        sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
+        for part in ("tokenizer", "generator"):
+            if not (directory / part).is_dir():
+                raise AlitokError(f"{directory} is no whole pair: it has no {part}/; save or fetch it again.")
+        place = choose_device(device)
+        tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
+        return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling, precision)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What draws the codes; made when first used."""
+        return Engine(self.generator, self.precision)
+
+    @cached_property
+    def decoder(self) -> PixelDecoder:
+        """What draws the pixels."""
+        return PixelDecoder(self.tokenizer)
+
+    def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
+        """Write both models, the default sampling, and a model card as `README.md`."""
+        directory = Path(directory)
+        self.tokenizer.save_pretrained(directory / "tokenizer", card)
+        self.generator.save_pretrained(directory / "generator", card)
+        self.save_head(directory, card)
+
+    def save_head(self, directory: str | Path, card: ModelCard | None = None) -> None:
+        """Write the default sampling and the card alone, beside models that are there already."""
+        directory = Path(directory)
+        write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
+        config = {"tokenizer": to_dict(self.tokenizer.config), "generator": to_dict(self.generator.config)}
+        card = replace(card or ModelCard(directory.name), config=config)
+        write_bytes(directory / "README.md", card.to_markdown().encode())
+
+    def class_number(self, name: str | int) -> int:
+        """The number of a class given by its number or its name.
+
+        A name is looked for as it is first, then with case and underscores set aside.
+
+        Raises:
+            AlitokError: there is no such class, or several; near names are offered.
+        """
+        count, names = self.generator.config.classes, self.generator.class_names
+        if name in names:
+            return names.index(str(name))
+        if not isinstance(name, str) or name.isdecimal():
+            number = _whole_number(name)
+            if not 0 <= number < count:
+                raise AlitokError(f"Class {number} does not exist; classes are 0 to {count - 1}.")
+            return number
+        folded = [_fold(known) for known in names]
+        found = [number for number, known in enumerate(folded) if known == _fold(name)]
+        if len(found) == 1:
+            return found[0]
+        near = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.5)
+        numbers = found or [folded.index(known) for known in near]
+        if numbers:
+            hint = f"near: {self._named(numbers)}"
+        elif 0 < len(names) <= _FEW_CLASSES:
+            hint = f"the classes are {self._named(range(count))}"
+        else:
+            hint = f"its classes have the numbers 0 to {count - 1}"
+        raise AlitokError(f"There is {'more than one' if found else 'no'} class '{name}'; {hint}.")
+
+    def _named(self, numbers: Iterable[int]) -> str:
+        return ", ".join(f"{self.generator.class_names[number]} ({number})" for number in numbers)
+
+    def sampling_with(
+        self,
+        *,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        guidance_start: float | None = None,
+        guidance_stop: float | None = None,
+        soft_guidance: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+    ) -> SamplingConfig:
+        """The pair's own default with some settings changed; None leaves one as it is.
+
+        Raises:
+            AlitokError: a value outside its range.
+        """
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        try:
+            chosen = replace(self.sampling, **given)
+        except AlitokError as error:  # configs leave the full stop to whoever tells it
+            raise AlitokError(f"{error}.") from None
+        if soft_guidance and not chosen.guided:
+            raise AlitokError("soft_guidance softens guidance, and there is none; give guidance_scale as well.")
+        return chosen
+
+    def requests(
+        self,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+    ) -> list[SampleRequest]:
+        """One request per entry of `classes`; the arguments are those of a call.
+
+        Raises:
+            AlitokError: an unknown class, or a list of another length.
+        """
+        asked = [classes] if isinstance(classes, str | int) else list(classes)
+        if isinstance(seed, int | Integral):
+            seeds = [(int(seed), index) for index in range(len(asked))]
+        else:
+            seeds = [(int(own), 0) for own in seed]
+        chosen = sampling or self.sampling
+        each = [chosen] * len(asked) if isinstance(chosen, SamplingConfig) else list(chosen)
+        for what, values in (("seeds", seeds), ("sampling settings", each)):
+            if len(values) != len(asked):
+                raise AlitokError(f"There are {len(values)} {what} for {len(asked)} pictures; give one for each.")
+        return [
+            SampleRequest(self.class_number(name), own, index, settings)
+            for name, (own, index), settings in zip(asked, seeds, each, strict=True)
+        ]
+
+    def __call__(
+        self,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        batch_size: int | None = None,
+    ) -> list[Image]:
+        """Draw one picture per entry of `classes`.
+
+        Args:
+            classes: names or numbers, one per picture; a single one for a single picture.
+            seed: of all pictures, which then differ by their place, or one for each, which then has a picture of its
+                own wherever it stands. The same seeds, classes and settings give the same pictures.
+            sampling: all settings at once, for all pictures or for each; None = the pair's own default.
+            guidance_scale: instead of the default's; as in `SamplingConfig`, likewise the four below.
+            guidance_power: likewise.
+            temperature: likewise.
+            top_k: likewise.
+            top_p: likewise.
+            batch_size: pictures drawn at a time; it changes no picture. None = 64, or as many as there is memory for.
+
+        Returns:
+            Pillow pictures.
+
+        Raises:
+            AlitokError: an unknown class, or a value outside its range.
+        """
+        changes: dict[str, Any] = {
+            "guidance_scale": guidance_scale,
+            "guidance_power": guidance_power,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        if any(value is not None for value in changes.values()):
+            if sampling is not None:
+                raise AlitokError("Give either sampling or single settings such as guidance_scale, not both.")
+            sampling = self.sampling_with(**changes)
+        return self._draw(self.requests(classes, seed=seed, sampling=sampling), batch_size)
+
+    def complete(
+        self,
+        picture: Image,
+        rows: int,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+        batch_size: int | None = None,
+    ) -> list[Image]:
+        """Keep the first rows of a picture and draw the rest.
+
+        Args:
+            picture: of any size; resized and cropped about its centre as for training.
+            rows: rows of patches that are kept, out of `tokenizer.config.grid`.
+            classes: what the picture goes on as, one entry per wanted continuation.
+            seed: as for a call.
+            sampling: likewise.
+            batch_size: likewise.
+
+        Returns:
+            Pillow pictures. The kept rows are those of the picture as the tokenizer reconstructs them; as its second
+            decoder sees all codes, the rest may change them slightly.
+
+        Raises:
+            AlitokError: `rows` is out of range, or as for a call.
+        """
+        given = first_rows(self.tokenizer, picture, rows)
+        wanted = self.requests(classes, seed=seed, sampling=sampling)
+        return self._draw([replace(request, given=given) for request in wanted], batch_size)
+
+    def stream(
+        self,
+        classes: str | int | Sequence[str | int],
+        *,
+        seed: int | Sequence[int] = 0,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+    ) -> Iterator[DrawnRows]:
+        """Draw pictures and hand on their rows as they come.
+
+        Args:
+            classes: as for a call, which draws them in one batch.
+            seed: likewise.
+            sampling: likewise.
+
+        Yields:
+            Strips of pixels by the causal decoder, top to bottom, then the finished pictures: those of a call.
+
+        Raises:
+            AlitokError: as for a call, or the tokenizer has no causal decoder.
+        """
+        wanted = self.requests(classes, seed=seed, sampling=sampling)
+        return draw_by_rows(self.engine, self.tokenizer, self.decoder, wanted)
+
+    def _draw(self, wanted: list[SampleRequest], batch_size: int | None) -> list[Image]:
+        if batch_size is None:
+            guided = any(request.sampling.guided for request in wanted)
+            most = most_pictures(self.engine, self.tokenizer, guided=guided)
+            batch_size = _BATCH if most is None else max(1, min(_BATCH, most))
+        drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
+        return [pixels.to_pil(picture) for batch in drawn for picture in batch]
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _whole_number(value: str | int) -> int:
+    try:
+        return int(value) if isinstance(value, str) else operator.index(value)
+    except TypeError:
+        raise AlitokError(f"A class is a name or a whole number, not {value!r}.") from None

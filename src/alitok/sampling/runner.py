@@ -1,0 +1,207 @@
+"""The generator's weights, arranged for reading one token of each row at a time.
+
+Enters: tokens (R, n) behind those in the cache. Leaves: logits (R, V) after the last of them. The same arithmetic as
+`Generator.forward`, written anew for speed; `alitok.sampling.oracle` judges it.
+Shapes: R rows (both guidance branches), n new tokens, P positions of the cache, N heads, E head size, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alitok.generator.model import Generator
+from alitok.nn.attention import RMS_EPS
+from alitok.nn.blocks import Block, SwiGlu
+from alitok.sampling.kernels import EnginePrecision, Kernel, Kernels, Weight
+
+Where = slice | torch.Tensor  # of the new tokens: known to the host, or only to the device
+
+
+class StepRunner(Protocol):
+    """What reads tokens behind those in the cache; see `Runner.__call__`."""
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        cache: torch.Tensor,
+        where: Where,
+        filled: int,
+        *,
+        hidden: torch.Tensor | None = None,
+        value_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Tokens (R, n) -> logits (R, V)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One block: kernels, and norms with what can be folded into them."""
+
+    attention_norm: torch.Tensor
+    qkv: Kernel
+    head_norms: torch.Tensor  # (2, 1, E)
+    out: Kernel
+    mlp_norm: torch.Tensor
+    gate: Kernel
+    up: Kernel
+    down: Kernel
+
+
+class Runner:
+    """A generator ready for sampling.
+
+    Args:
+        generator: in evaluation mode; its parameters are shared where no kernel needs its own copy.
+        precision: of the linear layers' weights and inputs; sums, norms and softmax are float32.
+        kernel: the one kernel to use where it works; None = the fastest.
+
+    Attributes:
+        kernel_names: the kernels in use, by the layer's name; empty before `choose`.
+
+    Raises:
+        AlitokError: there is no kernel of this precision for the generator's device.
+    """
+
+    def __init__(self, generator: Generator, precision: EnginePrecision, kernel: str | None = None) -> None:
+        config = generator.config
+        self.heads, self.width = config.heads, config.width
+        self.head_size = config.width // config.heads
+        self.embeddings = generator.embeddings.weight.detach()
+        self.norm = norm_weight(generator.norm)
+        self.rotary = torch.view_as_complex(generator.rotary.contiguous())  # (P, E/2)
+        self.kernel_names: dict[str, str] = {}
+        self._blocks = [block for block in generator.blocks if isinstance(block, Block)]
+        layers = [linears(block) for block in self._blocks]
+        self._kernels = {name: Kernels([layer[name] for layer in layers], precision, kernel) for name in layers[0]}
+        self._output_kernels = Kernels([output_linear(generator)], precision, kernel)
+
+    def choose(self, rows: int) -> None:
+        """Take the kernels that are fastest for R = `rows`."""
+        ready: dict[str, list[Kernel]] = {}
+        for name, kernels in self._kernels.items():
+            self.kernel_names[name], ready[name] = kernels.fastest(rows)
+        self.kernel_names["output"], (self.output,) = self._output_kernels.fastest(rows)
+        self.layers = [
+            _Layer(
+                attention_norm=norm_weight(block.attention_norm),
+                head_norms=head_norms(block),
+                mlp_norm=norm_weight(block.mlp_norm),
+                **{name: ready[name][index] for name in ready},
+            )
+            for index, block in enumerate(self._blocks)
+        ]
+
+    def release(self) -> None:
+        """Give back the memory of kernels; `choose` takes them again."""
+        self.layers = []
+        for kernels in (*self._kernels.values(), self._output_kernels):
+            kernels.release()
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,
+        cache: torch.Tensor,
+        where: Where,
+        filled: int,
+        *,
+        hidden: torch.Tensor | None = None,
+        value_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Read tokens and write their keys and values.
+
+        Args:
+            tokens: (R, n) rows of the embedding table.
+            cache: (layers, 2, R, N, P, E), filled up to the tokens' own positions.
+            where: these positions.
+            filled: attention looks at the first so many positions.
+            hidden: bool, broadcast to (R * N, n, filled): what is not to be looked at.
+            value_weights: (R, filled) factors of the values; n is then 1.
+
+        Returns:
+            Logits (R, V) float32 behind the last token.
+        """
+        rows, count = tokens.shape
+        x = F.embedding(tokens.flatten(), self.embeddings).float()  # (R * n, D)
+        rotation = self.rotary[where][:, None]  # (n, 1, E/2)
+        weights = None if value_weights is None else _for_heads(value_weights, self.heads)
+        for layer, store in zip(self.layers, cache, strict=True):
+            normed = F.rms_norm(x, (self.width,), layer.attention_norm, RMS_EPS)
+            attended = self._attend(layer, layer.qkv(normed), rows, store, where, filled, rotation, hidden, weights)
+            x = x + layer.out(attended)
+            normed = F.rms_norm(x, (self.width,), layer.mlp_norm, RMS_EPS)
+            inner = F.silu(layer.gate(normed)).mul_(layer.up(normed))
+            x = x + layer.down(inner.contiguous())
+        last = x.view(rows, count, self.width)[:, -1].contiguous()
+        return self.output(F.rms_norm(last, (self.width,), self.norm, RMS_EPS))
+
+    def _attend(
+        self,
+        layer: _Layer,
+        qkv: torch.Tensor,
+        rows: int,
+        store: torch.Tensor,
+        where: Where,
+        filled: int,
+        rotation: torch.Tensor,
+        hidden: torch.Tensor | None,
+        weights: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(R * n, 3 D) -> (R * n, D), through two products with all that is filled."""
+        size, heads = self.head_size, self.heads
+        qkv = qkv.reshape(rows, -1, 3, heads, size)  # (R, n, 3, N, E)
+        turned = F.rms_norm(qkv[:, :, :2], (size,), eps=RMS_EPS) * layer.head_norms
+        pairs = torch.view_as_complex(turned.unflatten(-1, (-1, 2))) * rotation[:, None]
+        queries, new_keys = torch.view_as_real(pairs).flatten(-2).transpose(1, 3).unbind(2)  # (R, N, n, E) each
+        store[0][:, :, where] = new_keys.to(store.dtype)
+        store[1][:, :, where] = qkv[:, :, 2].transpose(1, 2).to(store.dtype)
+        keys, values = store.flatten(1, 2)[:, :, :filled]  # (R * N, filled, E) each
+        scores = torch.bmm(queries.reshape(rows * heads, -1, size).to(store.dtype), keys.transpose(1, 2)).float()
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -torch.inf)
+        probs = scores.softmax(-1)
+        if weights is not None:
+            probs = probs * weights
+        attended = torch.bmm(probs.to(store.dtype), values).float().view(rows, heads, -1, size)
+        return attended.transpose(1, 2).reshape(-1, self.width)
+
+
+def linears(block: Block) -> dict[str, Weight]:
+    """The linear layers of a block, by their names in `_Layer`."""
+    attention, mlp = block.attention, block.mlp
+    assert isinstance(mlp, SwiGlu)
+    layers = {"qkv": attention.qkv, "out": attention.out, "gate": mlp.gate, "up": mlp.up, "down": mlp.down}
+    return {name: _weight(layer) for name, layer in layers.items()}
+
+
+def head_norms(block: Block) -> torch.Tensor:
+    """(2, 1, E) factors of a head's queries, divided by the root of E for the scores, and of its keys."""
+    attention = block.attention
+    queries = attention.query_norm.weight.detach()
+    return torch.stack([queries * len(queries) ** -0.5, attention.key_norm.weight.detach()])[:, None]
+
+
+def output_linear(generator: Generator) -> Weight:
+    """The layer that makes logits."""
+    return _weight(generator.output)
+
+
+def norm_weight(norm: nn.Module) -> torch.Tensor:
+    """The factors of an RMS norm."""
+    assert isinstance(norm, nn.RMSNorm)
+    return norm.weight.detach()
+
+
+def _weight(layer: nn.Linear) -> Weight:
+    weight = layer.weight.detach()
+    return Weight(weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach())
+
+
+def _for_heads(value_weights: torch.Tensor, heads: int) -> torch.Tensor:
+    """(R, filled) -> (R * N, 1, filled)."""
+    return value_weights.repeat_interleave(heads, dim=0)[:, None]

@@ -1,0 +1,173 @@
+"""Reconstructions measured block by block, against formulas on all pictures at once."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alitok.apps.evaluate.fidelity import Instruments, code_usage, measure, nearness, rebuild
+from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.errors import AlitokError
+from alitok.losses.perceptual import LpipsVgg
+from alitok.metrics.feature_files import FeatureFiles
+from alitok.metrics.features import Features
+from alitok.metrics.reconstruction import ssim
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+CPU = torch.device("cpu")
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+COUNT = 21
+
+
+class Means:
+    """The mean of every colour, in place of Inception."""
+
+    name, weights, distance = "means", "0", "distance of means"
+
+    def __call__(self, images):
+        pool = F.adaptive_avg_pool2d(images.float() / 255, 1).flatten(1)
+        return Features(pool, None, pool.softmax(1))
+
+
+def tokenizer(stage2=True, size=16):
+    torch.manual_seed(0)
+    found = Tokenizer(
+        TokenizerConfig(
+            image_size=size,
+            patch_size=size // 4,
+            codebook_size=40,
+            code_width=4,
+            encoder=EncoderConfig(**SMALL),
+            stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
+            stage2=DecoderConfig(**SMALL, extra_tokens=3) if stage2 else None,
+        )
+    ).eval()
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return found
+
+
+def tools(model=None, **changes):
+    words = {"tokenizer": model or tokenizer(), "extractor": Means(), "lpips": None, "ssim": True, "batch_size": 3}
+    return Instruments(**{**words, **changes}, device=CPU)
+
+
+def pictures(count=COUNT, size=16):
+    return np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+
+
+def written(root, found, images, size=8, wanted=None):
+    files = FeatureFiles(root, Blocks(len(images), size))
+    blocks = (
+        PictureBlock(number, files.blocks[number], np.zeros(len(files.blocks[number]), np.int64), images[rows])
+        for number in (range(len(files.blocks)) if wanted is None else wanted)
+        for rows in [slice(files.blocks[number].start, files.blocks[number].stop)]
+    )
+    measure(found, blocks, files)
+    return files
+
+
+def directly(model, images, stage):
+    with torch.no_grad():
+        rebuilt = model.reconstruct(torch.from_numpy(images).float() / 255, stage)
+    return np.rint(rebuilt.numpy() * 255).astype(np.uint8)
+
+
+def test_reconstructions_are_those_of_both_decoders_rounded():
+    model, images = tokenizer(), pictures()
+    found = rebuild(tools(model), images)
+    with torch.no_grad():
+        assert np.array_equal(found.codes, model.encode(torch.from_numpy(images).float() / 255).numpy())
+    assert list(found.images) == ["stage1", "stage2"]
+    for stage, made in found.images.items():
+        wanted = directly(model, images, stage)
+        assert made.dtype == np.uint8
+        assert np.abs(made.astype(int) - wanted).max() <= 1
+        assert (made != wanted).mean() < 0.01, "a pixel may be rounded the other way in another batch"
+    assert (found.images["stage1"] != found.images["stage2"]).mean() > 0.5
+
+
+def test_the_numbers_are_those_of_the_rounded_pictures(tmp_path):
+    model, images = tokenizer(), pictures()
+    files = written(tmp_path, tools(model), images)
+    made = rebuild(tools(model), images)
+    for stage, rebuilt in made.images.items():
+        near = nearness(files, stage)
+        error = ((rebuilt.astype(np.float64) - images) / 255) ** 2
+        wanted = -10 * np.log10(error.reshape(COUNT, -1).mean(1))
+        assert near.psnr == pytest.approx(wanted, rel=1e-5)
+        assert near.lpips is None
+        both = (torch.from_numpy(each).float() / 255 for each in (images, rebuilt))
+        assert near.ssim == pytest.approx(ssim(*both).numpy(), rel=1e-5)
+        assert near.means() == {"psnr": pytest.approx(wanted.mean()), "ssim": pytest.approx(near.ssim.mean())}
+        assert files.column(f"{stage}/pool") == pytest.approx(rebuilt.mean((2, 3)) / 255, rel=1e-5)
+    assert files.column("original/pool") == pytest.approx(images.mean((2, 3)) / 255, rel=1e-5)
+    usage = code_usage(files, 40)
+    counts = np.bincount(made.codes.ravel(), minlength=40)
+    assert np.array_equal(usage.counts, counts)
+    shares = counts[counts > 0] / counts.sum()
+    assert usage.perplexity == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    assert 0 < usage.use <= 1
+
+
+def test_lpips_is_taken_of_each_picture(tmp_path):
+    pytest.importorskip("torchvision")
+    lpips, model, images = LpipsVgg(), tokenizer(), pictures(5)
+    files = written(tmp_path, tools(model, lpips=lpips, ssim=False), images, size=4)
+    near = nearness(files, "stage2")
+    assert near.ssim is None
+    made = rebuild(tools(model), images).images["stage2"]
+    a, b = (torch.from_numpy(each).float() / 255 for each in (images, made))
+    with torch.no_grad():
+        alone = [lpips.distance(lpips(a[row, None]), lpips(b[row, None])).item() for row in range(5)]
+    assert near.lpips == pytest.approx(alone, rel=1e-4)
+    assert len(set(alone)) == 5
+
+
+def test_who_measures_a_block_changes_nothing(tmp_path):
+    images = pictures()
+    one = written(tmp_path / "one", tools(), images)
+    two = written(tmp_path / "two", tools(), images, wanted=[2])
+    assert two.missing() == [0, 1]
+    written(tmp_path / "two", tools(), images, wanted=[1, 0])
+    for number in range(3):
+        first, second = (dict(np.load(files.root / f"block-{number:05d}.npz")) for files in (one, two))
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
+    model = tokenizer(stage2=False)
+    assert model.stages == ("stage1",)
+    files = written(tmp_path, tools(model), pictures())
+    assert not [name for name in np.load(files.root / "block-00000.npz").files if name.startswith("stage2")]
+    model.stage1 = None
+    with pytest.raises(AlitokError, match="has no decoder"):
+        _ = model.stages
+
+
+def test_an_error_of_nothing_is_infinite_and_pixels_that_are_no_numbers_are_told(tmp_path):
+    class Copies(torch.nn.Module):
+        """Knows the pictures by heart."""
+
+        def __init__(self, value):
+            super().__init__()
+            self.config, self.stage1, self.stage2, self.value = tokenizer().config, 1, None, value
+
+        def decoder(self):
+            return 1
+
+        def encode(self, images):
+            self.images = images
+            return torch.zeros(len(images), 20, dtype=torch.int64)
+
+        def decode(self, codes, stage):
+            return self.images * self.value
+
+    files = written(tmp_path, tools(Copies(1.0)), pictures())
+    assert np.isinf(nearness(files, "stage1").psnr).all()
+    assert nearness(files, "stage1").means()["ssim"] == pytest.approx(1)
+    with pytest.raises(AlitokError, match="stage1 decoder gives pixels that are not finite numbers"):
+        rebuild(tools(Copies(float("nan"))), pictures())

@@ -1,0 +1,366 @@
+"""Samples judged against a reference: from a model, a folder and an npz file, and what is refused."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import alitok.apps.evaluate.generation as workflow
+from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
+from alitok.apps.evaluate.job import Work
+from alitok.apps.evaluate.references import open_reference
+from alitok.apps.sample.job import SampleOptions, run_sample
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.generator import Generator, GeneratorConfig
+from alitok.metrics.features import Features
+from alitok.metrics.frechet import frechet_distance
+from alitok.metrics.inception import OFFICIAL
+from alitok.metrics.moments import Moments
+from alitok.metrics.reference import Provenance, save_statistics
+from alitok.sampling import SamplingConfig
+from alitok.sampling.pipeline import Pipeline
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+TOKENIZER = TokenizerConfig(
+    image_size=16,
+    patch_size=4,
+    codebook_size=40,
+    code_width=4,
+    encoder=EncoderConfig(**SMALL),
+    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=None,
+)
+GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
+COUNT = 60
+
+
+class Projections:
+    """Some sums of pixels, in place of Inception; counts the pictures it was shown."""
+
+    name, weights, distance = "projections", "abc", "distance of sums"
+
+    def __init__(self):
+        random = torch.Generator().manual_seed(0)
+        self.pool = torch.randn(3 * 16 * 16, 6, generator=random)
+        self.shown = 0
+
+    def to(self, device):
+        return self
+
+    def __call__(self, images):
+        self.shown += len(images)
+        pool = (images.flatten(1).float() / 255 @ self.pool).square() / 100
+        return Features(pool, pool[:, :2] ** 0.5, pool[:, :3].softmax(1))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    generator, tokenizer = Generator(GENERATOR, ("ant", "bee", "cow")).eval(), Tokenizer(TOKENIZER).eval()
+    for part in (generator, tokenizer):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("pair") / "model"
+    Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A folder of 60 real pictures in two of the three classes, and one that the model does not know."""
+    root, random = tmp_path_factory.mktemp("real") / "pictures", np.random.default_rng(0)
+    for number in range(60):
+        folder = root / ("ant", "cow", "dog")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def extractor(monkeypatch):
+    found = Projections()
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
+    return found
+
+
+@pytest.fixture
+def ask(tmp_path, model, real, extractor):
+    """Runs an evaluation with these options; returns the numbers and what stands in the file."""
+
+    def run(**changes):
+        options = GenerationOptions(
+            str(model), tmp_path / "out", reference=str(real), num=COUNT, seed=5, batch_size=16, device="cpu"
+        )
+        options = replace(options, **changes)
+        found = run_eval_generation(options)
+        return found, json.loads((options.out / "evaluation.json").read_text())
+
+    return run
+
+
+def samples(model, count=COUNT, **settings):
+    pipeline = Pipeline.from_pretrained(model, device="cpu")
+    labels = [number % 3 for number in range(count)]
+    drawn = pipeline(labels, seed=5, sampling=pipeline.sampling_with(**settings))
+    return np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in drawn])
+
+
+def gaussian(images, layer="pool"):
+    features = getattr(Projections()(torch.from_numpy(images)), layer)
+    moments = Moments(features.shape[1])
+    moments.update(features)
+    return moments.gaussian()
+
+
+def real_pictures(root):
+    found = [np.asarray(Image.open(path))[2:18].transpose(2, 0, 1) for path in sorted(root.rglob("*.png"))]
+    return np.stack(found)
+
+
+def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, model, real, tmp_path, extractor, capsys):
+    found, written = ask()
+    wanted = frechet_distance(gaussian(real_pictures(real)), gaussian(samples(model)))
+    assert found["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
+    assert written["metrics"] == found
+    spatial = frechet_distance(gaussian(real_pictures(real), "spatial"), gaussian(samples(model), "spatial"))
+    assert found["spatial_frechet_distance"] == pytest.approx(spatial, rel=1e-6)
+    assert {"precision", "recall", "density", "coverage", "kernel_distance"} < set(found)
+    assert not {"gfid", "sfid", "kid", "inception_score", "accuracy"} & set(found)
+    low, high = written["interval"]
+    assert low < found["frechet_distance"] < high
+    protocol = written["protocol"]
+    assert protocol["guidance_scale"] == 2.0
+    assert (protocol["seed"], protocol["count"], protocol["per class"]) == (5, COUNT, COUNT / 3)
+    assert {"alitok", "torch", "command", "model", "feature weights"} < set(protocol)
+    assert written["reference"]["pictures"] == 60
+    assert any("no FID" in warning for warning in written["warnings"])
+    said = capsys.readouterr().out
+    assert "distance of sums" in said
+    assert "report.html" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "distance of sums" in page
+    assert "ant" in page
+
+    shown = extractor.shown
+    again, _ = ask()
+    assert again == found
+    assert extractor.shown == shown, "nothing is computed twice"
+
+
+def test_two_processes_find_what_one_finds(ask, tmp_path, together):
+    alone, _ = ask(out=tmp_path / "alone")
+
+    def work(world):
+        workflow.join = lambda device: contextlib.nullcontext(world)  # this process is a fork and ends
+        return ask(out=tmp_path / "two")[0]
+
+    first, second = together(work)
+    assert first == second == pytest.approx(alone, rel=1e-9)
+    written = json.loads((tmp_path / "two" / "evaluation.json").read_text())
+    assert written["protocol"]["processes"] == 2
+
+
+def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path, real):
+    found, _ = ask()
+    nothing = {"num": None, "batch_size": None}
+    for name in ("folder", "samples.npz"):
+        run_sample(SampleOptions(str(model), tmp_path / name, num=COUNT, seed=5, batch_size=16, device="cpu"))
+        same, written = ask(judged=str(tmp_path / name), out=tmp_path / f"of {name}", **nothing)
+        assert same == pytest.approx(found, rel=1e-5)
+        assert written["protocol"]["count"] == COUNT
+    # In folders the samples stand class by class; every part of the job should hold all classes.
+    labels = np.concatenate([np.load(path)["labels"] for path in sorted((tmp_path / "of folder/features").iterdir())])
+    assert len(np.unique(labels[:16])) == 3
+    # ... and the reference may be an npz file of pictures as well.
+    archive = tmp_path / "real.npz"
+    np.savez(archive, arr_0=real_pictures(real).transpose(0, 2, 3, 1))
+    same, _ = ask(reference=str(archive), out=tmp_path / "of archive")
+    del same["kernel_distance"], found["kernel_distance"]  # of random subsets, and the order is another
+    assert same == pytest.approx(found, rel=1e-5)
+
+
+def test_what_was_interrupted_is_continued_without_drawing_again(ask, extractor, tmp_path, monkeypatch):
+    whole, _ = ask(out=tmp_path / "whole")
+    drawn = []
+
+    class Stops(Projections):
+        def __call__(self, images):
+            if drawn:
+                raise KeyboardInterrupt
+            drawn.append(len(images))
+            return super().__call__(images)
+
+    ask(out=tmp_path / "out", num=3)  # the reference is there
+    (tmp_path / "out" / "evaluation.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "open_extractor", lambda *words: Stops())
+        with pytest.raises(KeyboardInterrupt):
+            ask(fresh=False, out=tmp_path / "broken", reference=str(_statistics(tmp_path)))
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "broken" / "features").iterdir()}
+    assert sorted(before) == ["block-00000.npz"]
+    found, _ = ask(out=tmp_path / "broken", reference=str(_statistics(tmp_path)))
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "broken" / "features").iterdir()}
+    assert len(after) == 4
+    assert after["block-00000.npz"] == before["block-00000.npz"]
+    other, _ = ask(out=tmp_path / "other", reference=str(_statistics(tmp_path)))
+    assert found == other
+    assert found["frechet_distance"] != whole["frechet_distance"]
+
+
+def _statistics(root, kind="generation", network="projections", resolution=16):
+    path = root / f"{kind}-{network}-{resolution}.npz"
+    moments = Moments(6)
+    moments.update(torch.randn(50, 6, generator=torch.Generator().manual_seed(1)))
+    save_statistics(path, {"pool": moments}, Provenance(kind=kind, network=network, resolution=resolution))
+    return path
+
+
+def test_statistics_in_a_file_are_used_as_they_are(ask, model, tmp_path):
+    path = _statistics(tmp_path)
+    moments = Moments(6)
+    moments.update(torch.randn(50, 6, generator=torch.Generator().manual_seed(1)))
+    found, written = ask(reference=str(path))
+    assert found["frechet_distance"] == pytest.approx(frechet_distance(moments.gaussian(), gaussian(samples(model))))
+    assert "precision" not in found, "there are no features to compare with"
+    assert len(written["reference"]["sha256"]) == 64
+
+
+def test_another_reference_needs_no_new_samples(ask, extractor, real, tmp_path):
+    first, _ = ask()
+    shown = extractor.shown
+    archive = tmp_path / "some.npz"
+    np.savez(archive, arr_0=real_pictures(real)[:30].transpose(0, 2, 3, 1))
+    second, written = ask(reference=str(archive))
+    assert extractor.shown == shown + 30
+    assert second["frechet_distance"] != first["frechet_distance"]
+    assert written["reference"]["pictures"] == 30
+    assert ask()[0] == first
+    assert extractor.shown == shown + 30
+
+
+def test_adms_statistics_are_used_as_they_are(tmp_path, real):
+    class Official(Projections):
+        name, distance = OFFICIAL, "FID"
+
+    random = np.random.default_rng(0)
+    mu, sigma = random.random(2048), np.diag(random.random(2048))
+    mu_s, sigma_s = random.random(2023), np.diag(random.random(2023))
+    images = real_pictures(real).transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "adm.npz", arr_0=images, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
+    work = Work(Official(), World(torch.device("cpu")), Console(quiet=True), tmp_path / "out", False)
+    found = open_reference(str(tmp_path / "adm.npz"), "generation", work, 16)
+    assert np.array_equal(found.target.pool.mean.numpy(), mu)
+    assert np.array_equal(found.target.pool.covariance.numpy(), sigma)
+    assert np.array_equal(found.target.spatial.mean.numpy(), mu_s)
+    wanted = Projections()(torch.from_numpy(real_pictures(real))).pool
+    torch.testing.assert_close(found.target.features, wanted, rtol=1e-5, atol=1e-6)
+    assert found.about["adm"] is True
+
+
+def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tmp_path, real):
+    found, written = ask(sweep={"scale": (1.0, 3.0), "power": (0.5, 2.0)}, sweep_num=12)
+    tried = {(p["settings"]["guidance_scale"], p["settings"]["guidance_power"]): p for p in written["sweep"]}
+    assert set(tried) == {(1.0, 0.5), (1.0, 2.0), (3.0, 0.5), (3.0, 2.0)}
+    target = gaussian(real_pictures(real))
+    for (scale, power), point in tried.items():
+        drawn = samples(model, 12, guidance_scale=scale, guidance_power=power)
+        assert point["distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
+        assert point["count"] == 12
+    best = min(tried, key=lambda key: tried[key]["distance"])
+    assert (written["protocol"]["guidance_scale"], written["protocol"]["guidance_power"]) == best
+    drawn = samples(model, guidance_scale=best[0], guidance_power=best[1])
+    assert found["frechet_distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
+    # Without values, five around the model's own.
+    _, written = ask(sweep={"scale": ()}, sweep_num=6, out=tmp_path / "five")
+    assert [point["settings"]["guidance_scale"] for point in written["sweep"]] == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_path, monkeypatch, model, real):
+    class Judge(Projections):
+        classes, heldout_accuracy = ("cow", "dog", "ant"), 0.75
+
+    monkeypatch.setattr(workflow, "Judge", Judge)
+    monkeypatch.setattr("alitok.apps.evaluate.generation_report.Judge", Judge)
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
+    found, written = ask(reference=None, data=str(real), features="classifier")
+    read = Projections()(torch.from_numpy(samples(model))).probabilities.argmax(1).numpy()
+    names = np.array(Judge.classes)[read]
+    asked = np.array(["ant", "bee", "cow"])[np.arange(COUNT) % 3]
+    assert found["accuracy"] == pytest.approx((names == asked).mean())
+    assert written["protocol"]["classifier's accuracy on held-out pictures"] == 0.75
+    assert written["reference"]["split"] == "train"
+    assert "Are the samples copies?" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": None}, "nothing to compare with; give --reference, or --data"),
+        ({"reference": "none.npz"}, r"none\.npz does not exist"),
+        ({"reference": "reconstruction"}, "is a reference for reconstruction .* but this is about generation"),
+        ({"reference": "network"}, "features of the network 'other', not 'projections'"),
+        ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
+        ({"reference": "large"}, "of pictures of 32 pixels a side, not 16"),
+        ({"reference": "adm"}, "statistics of the official Inception's features, not of 'projections'"),
+        ({"reference": "texts"}, "texts"),
+        ({"judged": "grey.npz", "num": None, "batch_size": None}, "grey pictures must be saved as RGB"),
+        ({"judged": "sizes", "num": None, "batch_size": None}, "has 16 x 16 pixels, not 20 x 20"),
+        ({"judged": "texts", "num": None, "batch_size": None}, "texts"),
+        ({"judged": "large.npz", "batch_size": None}, "no saved model, and finished pictures are judged as they are"),
+        ({"judged": "large.npz", "num": None, "batch_size": None, "sweep": {"scale": ()}}, "so it needs a model"),
+        ({"judged": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
+        ({"judged": "digits", "num": None, "batch_size": None}, "real pictures, not samples"),
+        ({"sampling": {"top_p": 2.0}}, "top_p must be within"),
+        ({"num": 0}, "--num must be at least 1"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_before_anything_is_drawn(ask, tmp_path, extractor, changes, said):
+    np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
+    np.savez(tmp_path / "grey.npz", arr_0=np.zeros((9, 16, 16), np.uint8))
+    np.savez(
+        tmp_path / "adm.npz",
+        arr_0=np.zeros((9, 16, 16, 3), np.uint8),
+        mu=np.zeros(2048),
+        sigma=np.eye(2048),
+    )
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    (tmp_path / "sizes").mkdir()
+    for number, side in enumerate((20, 16)):
+        Image.new("RGB", (side, side)).save(tmp_path / "sizes" / f"{number}.png")
+    made = {
+        "reconstruction": str(_statistics(tmp_path, kind="reconstruction")),
+        "network": str(_statistics(tmp_path, network="other")),
+        "resolution": str(_statistics(tmp_path, resolution=32)),
+        "large": str(tmp_path / "large.npz"),
+        "adm": str(tmp_path / "adm.npz"),
+    }
+    for name in ("reference", "judged"):
+        value = changes.get(name)
+        if value in made:
+            changes = {**changes, name: made[value]}
+        elif value and value != "digits":
+            changes = {**changes, name: str(tmp_path / value)}
+    with pytest.raises(AlitokError, match=said):
+        ask(**changes)
+    assert extractor.shown == 0
+
+
+def test_another_job_or_foreign_files_are_refused(ask, tmp_path):
+    ask(reference=str(_statistics(tmp_path)))
+    with pytest.raises(AlitokError, match=r"\(seed 5, not 6\); start over with --fresh"):
+        ask(reference=str(_statistics(tmp_path)), seed=6)
+    _, written = ask(reference=str(_statistics(tmp_path)), seed=6, fresh=True)
+    assert written["protocol"]["seed"] == 6
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(AlitokError, match="holds something that `alitok eval` did not write"):
+        ask(reference=str(_statistics(tmp_path)), out=tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

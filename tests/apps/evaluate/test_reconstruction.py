@@ -1,0 +1,474 @@
+"""A tokenizer judged by pictures that it never saw, against formulas on all of them at once; and what is refused."""
+
+import contextlib
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import alitok.apps.evaluate.reconstruction as workflow
+from alitok.apps.evaluate.reconstruction import ReconstructionOptions, run_eval_reconstruction
+from alitok.core.checkpoint import save_tensors
+from alitok.core.errors import AlitokError
+from alitok.generator import Generator, GeneratorConfig
+from alitok.losses.perceptual import LpipsVgg, NetworkMissingError, PerceptualWeights
+from alitok.metrics.features import Features
+from alitok.metrics.moments import Moments
+from alitok.metrics.reconstruction import ssim
+from alitok.metrics.reference import Provenance, save_statistics
+from alitok.sampling.pipeline import Pipeline
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+COUNT, BLOCK, CLASSES = 60, 16, ("ant", "bee", "cow")
+
+
+class Projections:
+    """Some sums of pixels, in place of Inception; counts the pictures it was shown."""
+
+    name, weights, distance = "projections", "abc", "distance of sums"
+
+    def __init__(self):
+        random = torch.Generator().manual_seed(0)
+        self.pool = torch.randn(3 * 8 * 8, 6, generator=random)
+        self.shown = 0
+
+    def to(self, device):
+        return self
+
+    def __call__(self, images):
+        self.shown += len(images)
+        pool = (F.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1) @ self.pool).square() / 10
+        return Features(pool, pool[:, :2] ** 0.5, pool[:, :3].softmax(1))
+
+
+def tokenizer(stage2=True, size=16):
+    torch.manual_seed(0)
+    found = Tokenizer(
+        TokenizerConfig(
+            image_size=size,
+            patch_size=size // 4,
+            codebook_size=40,
+            code_width=4,
+            encoder=EncoderConfig(**SMALL),
+            stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
+            stage2=DecoderConfig(**SMALL, extra_tokens=3) if stage2 else None,
+        )
+    ).eval()
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A folder of 60 pictures for training and 45 held-out ones, of three classes."""
+    root, random = tmp_path_factory.mktemp("real") / "pictures", np.random.default_rng(0)
+    for split, count in (("train", 60), ("val", COUNT)):
+        for number in range(count):
+            path = root / split / CLASSES[number % 3] / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = random.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((16, 20)).save(path)
+    return root
+
+
+@pytest.fixture
+def extractor(monkeypatch):
+    found = Projections()
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
+    monkeypatch.setattr(workflow, "load_network", _no_network)
+    monkeypatch.setattr(workflow, "_BLOCK", BLOCK)
+    return found
+
+
+def _no_network(name, weights):
+    raise NetworkMissingError("a text for trainings", "no network here")
+
+
+@pytest.fixture
+def ask(tmp_path, model, real, extractor):
+    """Runs an evaluation with these options; returns the numbers and what stands in the file."""
+
+    def run(**changes):
+        options = ReconstructionOptions(model, str(real), tmp_path / "out", seed=5, batch_size=8, device="cpu")
+        options = replace(options, **changes)
+        found = run_eval_reconstruction(options)
+        return found, json.loads((options.out / "evaluation.json").read_text())
+
+    return run
+
+
+def originals(root, split="val"):
+    """Keys, class numbers and pictures, in the order of their files."""
+    paths = sorted((root / split).rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(path))[2:18].transpose(2, 0, 1) for path in paths])
+    return (
+        [str(path.relative_to(root)) for path in paths],
+        np.array([CLASSES.index(path.parent.name) for path in paths]),
+        pixels,
+    )
+
+
+def rebuilt(model, images, stage):
+    """Straight through the tokenizer, in the batches of `ask`: blocks of 16 in batches of 8."""
+    with torch.no_grad():
+        parts = [model.reconstruct(some.float() / 255, stage) for some in torch.from_numpy(images).split(8)]
+    return np.rint(torch.cat(parts).numpy() * 255).astype(np.uint8)
+
+
+def features(images, layer="pool"):
+    return getattr(Projections()(torch.from_numpy(images)), layer).double().numpy()
+
+
+def whole_frechet(a, b):
+    mean = a.mean(0) - b.mean(0)
+    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return mean @ mean + np.trace(one + two) - 2 * np.sqrt(np.linalg.eigvals(one @ two).real.clip(0)).sum()
+
+
+def decibels(images, made):
+    error = ((images.astype(np.float64) - made) / 255) ** 2
+    return -10 * np.log10(error.reshape(len(images), -1).mean(1))
+
+
+def test_the_numbers_are_those_of_all_pictures_at_once(ask, real, extractor, capsys, tmp_path):
+    found, written = ask()
+    images, saved = originals(real)[2], tokenizer()
+    assert list(found) == ["stage1", "stage2"]
+    for stage, numbers in found.items():
+        made = rebuilt(saved, images, stage)
+        assert numbers["frechet_distance"] == pytest.approx(whole_frechet(features(images), features(made)), rel=1e-6)
+        spatial = whole_frechet(features(images, "spatial"), features(made, "spatial"))
+        assert numbers["spatial_frechet_distance"] == pytest.approx(spatial, rel=1e-6)
+        assert numbers["psnr"] == pytest.approx(decibels(images, made).mean(), rel=1e-5)
+        pair = (torch.from_numpy(each).float() / 255 for each in (images, made))
+        assert numbers["ssim"] == pytest.approx(ssim(*pair).mean().item(), rel=1e-4)
+        assert not {"rfid", "sfid", "kid", "accuracy", "lpips", "kernel_distance", "coverage"} & set(numbers)
+        low, high = written["interval"][stage]
+        assert low < numbers["frechet_distance"] < high
+        assert written["bias"][stage] < numbers["frechet_distance"]
+    assert found["stage1"]["frechet_distance"] != found["stage2"]["frechet_distance"]
+    with torch.no_grad():
+        codes = saved.encode(torch.from_numpy(images).float() / 255).numpy()
+    shares = np.bincount(codes.ravel(), minlength=40) / codes.size
+    used = shares[shares > 0]
+    for numbers in found.values():
+        assert numbers["codebook_use"] == len(used) / 40
+        assert numbers["codebook_perplexity"] == pytest.approx(np.exp(-(used @ np.log(used))))
+        assert numbers["count"] == COUNT
+    assert (written["kind"], written["metrics"]) == ("reconstruction", found)
+    protocol = written["protocol"]
+    assert (protocol["split"], protocol["seed"], protocol["count"]) == ("heldout", 5, COUNT)
+    assert protocol["crop"] == "centre, 16 x 16"
+    assert {"tokenizer weights", "data contents", "feature weights", "alitok", "torch", "device"} < set(protocol)
+    assert written["reference"]["pictures"] == COUNT
+    said = " ".join(written["warnings"])
+    assert "no FID" in said
+    assert "There is no LPIPS: its weights cannot be had (no network here); --lpips-vgg and --lpips-heads" in said
+    told = capsys.readouterr().out
+    assert "stage 1" in told
+    assert "distance of sums" in told
+
+    shown = extractor.shown
+    assert shown == 3 * COUNT
+    again, _ = ask()
+    assert again == found
+    assert extractor.shown == shown, "nothing is computed twice"
+
+
+def test_the_report_shows_the_worst_and_the_best_with_their_errors(ask, real, read, tmp_path):
+    ask()
+    page = read((tmp_path / "out" / "report.html").read_text())
+    page.check_alone()
+    keys, _, images = originals(real)
+    made = {stage: rebuilt(tokenizer(), images, stage) for stage in ("stage1", "stage2")}
+    last = decibels(images, made["stage2"])
+    sheets = [sheet for sheet in page.pixels() if sheet.shape == (3, 16, 16)]
+    assert len(sheets) == (12 + 8 + 8) * 5
+    for first, row in ((12 * 5, last.argmin()), (20 * 5, last.argmax())):
+        assert np.array_equal(sheets[first], images[row])
+        assert np.abs(sheets[first + 1].astype(int) - made["stage1"][row]).max() <= 1
+        assert np.abs(sheets[first + 3].astype(int) - made["stage2"][row]).max() <= 1
+        first_stage = decibels(images, made["stage1"])[row]
+        assert f"{keys[row]}: {first_stage:.1f} dB, {last[row]:.1f} dB" in page.text
+    chosen = {picture.tobytes() for picture in sheets[: 12 * 5 : 5]}
+    assert len(chosen) == 12
+    assert chosen < {picture.tobytes() for picture in images}
+    order = ["Reconstructions", "Worst reconstructions", "Best reconstructions", "Protocol"]
+    assert sorted(order, key=page.source.index) == order
+    assert "Published" not in page.text
+
+
+def test_what_was_interrupted_is_continued(ask, monkeypatch, tmp_path):
+    class Stops(Projections):
+        def __call__(self, images):
+            if self.shown >= 4 * BLOCK:  # in the second block: three calls for each
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "open_extractor", lambda *words: Stops())
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    folder = tmp_path / "out" / "features"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert list(before) == ["block-00000.npz"]
+    rest = Projections()
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: rest)
+    found, _ = ask()
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(after) == 4
+    assert after["block-00000.npz"] == before["block-00000.npz"]
+    assert rest.shown == 3 * (COUNT - BLOCK)
+    assert ask(out=tmp_path / "at once")[0] == found
+
+
+def test_two_processes_find_what_one_finds(ask, tmp_path, together):
+    alone, _ = ask(out=tmp_path / "alone")
+
+    def work(world):
+        workflow.join = lambda device: contextlib.nullcontext(world)  # this process is a fork and ends
+        found, _ = ask(out=tmp_path / "two")
+        return found
+
+    first, second = together(work)
+    assert first == second
+    for stage, numbers in alone.items():
+        assert first[stage] == pytest.approx(numbers, rel=1e-9)
+    written = json.loads((tmp_path / "two" / "evaluation.json").read_text())
+    assert written["protocol"]["processes"] == 2
+    assert len(list((tmp_path / "two" / "features").iterdir())) == 4
+
+
+def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, model):
+    tokenizer(stage2=False).save_pretrained(tmp_path / "first")
+    found, written = ask(tokenizer=tmp_path / "first", out=tmp_path / "of first")
+    assert list(found) == list(written["metrics"]) == ["stage1"]
+    assert "stage 2" not in (tmp_path / "of first" / "report.html").read_text()
+    config = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
+    Pipeline(tokenizer(), Generator(config, CLASSES)).save_pretrained(tmp_path / "pair")
+    assert ask(tokenizer=tmp_path / "pair", out=tmp_path / "of pair")[0] == ask()[0]
+    with pytest.raises(AlitokError, match="of kind 'generator', not 'tokenizer'"):
+        ask(tokenizer=tmp_path / "pair" / "generator")
+
+
+def test_a_classifier_reads_pictures_and_reconstructions(ask, monkeypatch, real, tmp_path):
+    class Judge(Projections):
+        classes, heldout_accuracy = CLASSES, 0.75
+
+    monkeypatch.setattr(workflow, "Judge", Judge)
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
+    found, written = ask(features="classifier")
+    _, labels, images = originals(real)
+
+    def accuracy(pictures):
+        return (features(pictures, "probabilities").argmax(1) == labels).mean()
+
+    for stage, numbers in found.items():
+        assert numbers["original_accuracy"] == pytest.approx(accuracy(images))
+        assert numbers["accuracy"] == pytest.approx(accuracy(rebuilt(tokenizer(), images, stage)))
+    assert written["protocol"]["classifier's accuracy on held-out pictures"] == 0.75
+    assert "accuracy, pictures" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("where", ["nowhere", "cache", "named"])
+def test_for_a_classifier_nothing_is_downloaded(ask, monkeypatch, tmp_path, where):
+    pytest.importorskip("torchvision")
+    asked = []
+    monkeypatch.setattr(workflow, "load_network", lambda name, weights: asked.append(name) or LpipsVgg())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    if where == "cache":
+        (tmp_path / "cache" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "cache" / "checkpoints" / "vgg16-397923af.pth").touch()
+    _, written = ask(num=4, features="classifier", lpips=PerceptualWeights(vgg="x.pth" if where == "named" else None))
+    said = "There is no LPIPS: its VGG16 is not in the cache, and nothing is downloaded for --features classifier"
+    assert (said in " ".join(written["warnings"])) == (where == "nowhere") == (not asked)
+
+
+def test_lpips_stands_beside_the_others(ask, monkeypatch, real, tmp_path):
+    pytest.importorskip("torchvision")
+    network = LpipsVgg()
+    monkeypatch.setattr(workflow, "load_network", lambda name, weights: network)
+    found, written = ask(num=10)
+    files = np.load(tmp_path / "out" / "features" / "block-00000.npz")
+    assert found["stage2"]["lpips"] == pytest.approx(files["stage2/lpips"].mean(dtype=np.float64))
+    assert found["stage2"]["lpips"] > 0
+    assert len(written["protocol"]["LPIPS weights"]) == 16
+    assert not any("LPIPS" in warning for warning in written["warnings"])
+    # Other weights are another evaluation.
+    with torch.no_grad():
+        network.heads[0].mul_(2)
+    with pytest.raises(AlitokError, match=r"\(LPIPS "):
+        ask(num=10)
+
+
+def test_some_of_a_split_and_other_splits(ask, real, tmp_path):
+    images = originals(real, "train")[2]
+    found, _ = ask(split="train")
+    assert found["stage1"]["count"] == 60
+    wanted = decibels(images, rebuilt(tokenizer(), images, "stage1")).mean()
+    assert found["stage1"]["psnr"] == pytest.approx(wanted, rel=1e-5)
+    for split, num, count in (("all", None, 120), ("heldout", 2, 2), ("all", 30, 30)):
+        found, written = ask(split=split, num=num, out=tmp_path / f"{split} {num}")
+        assert found["stage1"]["count"] == written["protocol"]["count"] == count
+        assert any("are for training" in warning for warning in written["warnings"]) == (split != "heldout")
+    found, written = ask(num=2, out=tmp_path / "heldout 2")
+    assert written["interval"] == written["bias"] == {"stage1": None, "stage2": None}
+    assert any("2 pictures are too few to say" in warning for warning in written["warnings"])
+
+
+def test_pictures_too_small_for_a_measure_go_without_it(ask, tmp_path):
+    tokenizer(size=8).save_pretrained(tmp_path / "small")
+    found, written = ask(tokenizer=tmp_path / "small")
+    assert "psnr" in found["stage1"]
+    assert not {"ssim", "lpips"} & set(found["stage1"])
+    said = " ".join(written["warnings"])
+    assert "There is no SSIM: it needs pictures of at least 11 pixels a side, not 8." in said
+    assert "There is no LPIPS: it needs pictures of at least 16 pixels a side, not 8." in said
+    with pytest.raises(AlitokError, match=r"at least 16 pixels a side, not 8; leave out --lpips-vgg"):
+        ask(tokenizer=tmp_path / "small", lpips=PerceptualWeights(vgg="vgg.pth"))
+
+
+def test_pictures_smaller_than_the_tokenizers_are_told_or_refused(ask, tmp_path, real):
+    tokenizer(size=32).save_pretrained(tmp_path / "large")
+    _, written = ask(tokenizer=tmp_path / "large")
+    assert any("smaller than 32 pixels and were enlarged" in warning for warning in written["warnings"])
+    tokenizer(size=128).save_pretrained(tmp_path / "larger")
+    with pytest.raises(AlitokError, match="cannot be used"):
+        ask(tokenizer=tmp_path / "larger", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_picture_is_left_out_and_many_are_refused(ask, tmp_path, real, capsys):
+    copy = shutil.copytree(real, tmp_path / "copy")
+    broken = copy / "val" / "bee" / "001.png"
+    broken.write_bytes(b"no picture")
+    found, written = ask(data=str(copy))
+    assert found["stage1"]["count"] == COUNT - 1
+    assert written["protocol"]["left out"] == ["val/bee/001.png"]
+    assert "1 broken picture is left out" in capsys.readouterr().out
+    (copy / "val" / "bee" / "004.png").write_bytes(b"nor this")
+    with pytest.raises(AlitokError, match="2 of 120 pictures"):
+        ask(data=str(copy), fresh=True)
+
+
+def _statistics(root, images, kind="reconstruction", network="projections", resolution=16, pictures=""):
+    path = root / f"{kind}-{network}-{resolution}-{len(images)}.npz"
+    moments = Moments(6)
+    moments.update(torch.from_numpy(features(images)).float())
+    about = Provenance(kind=kind, network=network, resolution=resolution, pictures=pictures)
+    save_statistics(path, {"pool": moments}, about, torch.from_numpy(features(images)))
+    return str(path)
+
+
+def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
+    images = originals(real)[2]
+    found, written = ask()
+    same, of_file = ask(reference=_statistics(tmp_path, images))
+    for stage in found:
+        assert same[stage]["frechet_distance"] == pytest.approx(found[stage]["frechet_distance"], rel=1e-6)
+        assert of_file["bias"][stage] == pytest.approx(written["bias"][stage], rel=1e-6)
+    assert len(of_file["reference"]["sha256"]) == 64
+    assert not any("other pictures" in warning for warning in of_file["warnings"])
+    # Of other pictures they are another target, which is told.
+    others = originals(real, "train")[2]
+    found, written = ask(reference=_statistics(tmp_path, others, pictures="others"))
+    wanted = whole_frechet(features(others), features(rebuilt(tokenizer(), images, "stage1")))
+    assert found["stage1"]["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
+    assert any("is of 60 other pictures than the 60 that were" in warning for warning in written["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": "adm.npz"}, r"is a reference for generation .* Leave --reference out: the held-out pictures"),
+        ({"reference": "generation"}, "is a reference for generation .* but this is about reconstruction"),
+        ({"reference": "network"}, "features of the network 'other', not 'projections'"),
+        ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
+        ({"reference": "none.npz"}, r"none\.npz does not exist"),
+        ({"reference": "texts"}, "is no saved statistics; name the pictures that are reconstructed with --data"),
+        ({"tokenizer": "texts"}, r"config\.json does not exist"),
+        ({"tokenizer": "nowhere"}, "is no directory with a saved model"),
+        ({"tokenizer": "nan"}, "holds values that are not finite numbers"),
+        ({"data": "texts"}, "texts"),
+        ({"num": 1}, "needs at least two pictures, not 1 "),
+        ({"num": 61}, r"--num 61 is more than the 60 pictures \(heldout\)"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
+        ({"lpips": PerceptualWeights(lpips_heads="none.pth")}, r"LPIPS's weights cannot be used \(no network here\)"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_before_anything_is_measured(ask, tmp_path, real, extractor, changes, said):
+    images = originals(real)[2]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    np.savez(tmp_path / "adm.npz", arr_0=images.transpose(0, 2, 3, 1), mu=np.zeros(2048), sigma=np.eye(2048))
+    broken = tokenizer()
+    broken.save_pretrained(tmp_path / "nan")
+    tensors = {name: tensor.clone() for name, tensor in broken.stage2.state_dict().items()}
+    tensors["norm_out.bias"][3] = torch.nan
+    save_tensors(tmp_path / "nan" / "stage2.safetensors", tensors)
+    made = {
+        "generation": _statistics(tmp_path, images, kind="generation"),
+        "network": _statistics(tmp_path, images, network="other"),
+        "resolution": _statistics(tmp_path, images, resolution=32),
+    }
+    for name, value in changes.items():
+        if name == "reference":
+            changes = {name: made.get(value, str(tmp_path / value))}
+        elif name in ("tokenizer", "data"):
+            changes = {name: tmp_path / value if name == "tokenizer" else str(tmp_path / value)}
+    extractor.shown = 0
+    with pytest.raises(AlitokError, match=said):
+        ask(**changes)
+    assert extractor.shown == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_could_not_be_reported_is_not_begun(ask, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    with pytest.raises(AlitokError, match=r"An evaluation needs matplotlib; .*pip install 'alitok\[eval\]'"):
+        ask()
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_no_numbers_are_told(ask, monkeypatch):
+    class Broken(Projections):
+        def __call__(self, images):
+            found = super().__call__(images)
+            return found._replace(pool=found.pool * torch.nan)
+
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Broken())
+    with pytest.raises(AlitokError, match="features of 16 of 16 pictures are not finite"):
+        ask()
+
+
+def test_another_evaluation_or_foreign_files_are_refused(ask, tmp_path):
+    ask()
+    with pytest.raises(AlitokError, match=r"\(split heldout, not train\); start over with --fresh"):
+        ask(split="train")
+    _, written = ask(split="train", fresh=True)
+    assert written["protocol"]["split"] == "train"
+    tokenizer(stage2=False).save_pretrained(tmp_path / "first")
+    with pytest.raises(AlitokError, match=r"holds an evaluation of something else \(tokenizer "):
+        ask(split="train", tokenizer=tmp_path / "first")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    for fresh in (False, True):
+        with pytest.raises(AlitokError, match="holds something that `alitok eval` did not write"):
+            ask(out=tmp_path / "mine", fresh=fresh)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -1,0 +1,106 @@
+"""Statistics of real pictures in a file: what is in it, and that later evaluations take it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import alitok.apps.evaluate.reference as workflow
+from alitok.apps.evaluate.reference import ReferenceOptions, run_eval_reference
+from alitok.core.errors import AlitokError
+from alitok.metrics.features import Features
+from alitok.metrics.reference import load_statistics
+
+
+class Sums:
+    """Sums of the channels, in place of Inception."""
+
+    name, weights, distance = "sums", "abc", "distance of sums"
+
+    def __init__(self):
+        self.shown = 0
+
+    def __call__(self, images):
+        self.shown += len(images)
+        sums = images.float().mean((2, 3))
+        return Features(sums, sums[:, :2], sums.softmax(1))
+
+
+@pytest.fixture
+def extractor(monkeypatch):
+    found = Sums()
+    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
+    return found
+
+
+@pytest.fixture
+def real(tmp_path):
+    """40 pictures of 16 pixels in two classes."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        folder = tmp_path / "real" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "real"
+
+
+def options(real, tmp_path, **changes):
+    return ReferenceOptions(**{"data": str(real), "out": tmp_path / "r.npz", "size": 16, "device": "cpu", **changes})
+
+
+def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_path, extractor):
+    run_eval_reference(options(real, tmp_path, split="all", kind="generation"))
+    found = load_statistics(tmp_path / "r.npz")
+    pixels = np.stack([np.asarray(Image.open(path)) for path in real.rglob("*.png")])
+    sums = torch.from_numpy(pixels).double().mean((1, 2))
+    assert found.moments["pool"].count == len(found.features) == 40
+    torch.testing.assert_close(found.moments["pool"].mean, sums.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.moments["pool"].covariance(), sums.T.cov(), rtol=1e-5, atol=1e-9)
+    assert set(found.moments) == {"pool", "spatial"}
+    about = found.provenance
+    assert (about.kind, about.network, about.resolution) == ("generation", "sums", 16)
+    assert len(about.dataset) == len(about.pictures) == 16
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "r.npz"}
+
+    kinds = {"train": "generation", "heldout": "reconstruction"}
+    counts, keys = [], set()
+    for split, kind in kinds.items():
+        for seed in (0, 1):
+            run_eval_reference(options(real, tmp_path, split=split, seed=seed))
+            found = load_statistics(tmp_path / "r.npz")
+            assert found.provenance.kind == kind
+            counts.append(found.moments["pool"].count)
+            keys.add(found.provenance.pictures)
+    assert counts == [36, 36, 4, 4]
+    assert len(keys) == 4, "another seed holds out other pictures"
+
+
+def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(real, tmp_path, extractor, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "save_statistics", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_eval_reference(options(real, tmp_path))
+    assert (tmp_path / "r.parts").is_dir()
+    shown = extractor.shown
+    run_eval_reference(options(real, tmp_path))
+    assert extractor.shown == shown == 36
+    assert not (tmp_path / "r.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"out": "r.json"}, r"must end in \.npz"),
+        ({"split": "all"}, "say with --kind what the reference is for"),
+        ({"size": 0}, "--size must be at least 1, not 0"),
+        ({"size": -8}, "--size must be at least 1, not -8"),
+        ({"size": 64}, "have about 16 pixels, fewer than the 64"),
+        ({"data": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_a_reference_is_said(real, tmp_path, extractor, changes, said):
+    if "out" in changes:
+        changes = {"out": tmp_path / changes["out"]}
+    with pytest.raises(AlitokError, match=said):
+        run_eval_reference(options(real, tmp_path, **changes))
+    assert {path.name for path in tmp_path.iterdir()} == {"real"}

@@ -1,0 +1,129 @@
+"""A picture continued from its first rows, on a sheet."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alitok.apps.sample.complete import CompleteOptions, run_complete
+from alitok.core.errors import AlitokError
+from alitok.data.crops import centre_crop
+from alitok.generator import Generator, GeneratorConfig
+from alitok.sampling.pipeline import Pipeline
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+TOKENIZER = TokenizerConfig(
+    image_size=16,
+    patch_size=4,
+    codebook_size=40,
+    code_width=4,
+    encoder=EncoderConfig(**SMALL),
+    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=None,
+)
+GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
+
+
+def pair(names=("ant", "bee", "cow"), classes=3):
+    torch.manual_seed(0)
+    config = GeneratorConfig(**{**vars(GENERATOR), "classes": classes})
+    generator, tokenizer = Generator(config, names).eval(), Tokenizer(TOKENIZER).eval()
+    for model in (generator, tokenizer):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return Pipeline(tokenizer, generator)
+
+
+@pytest.fixture
+def ask(tmp_path):
+    pair().save_pretrained(tmp_path / "model")
+    (tmp_path / "bee").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 34, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "bee" / "x.png")
+
+    def run(**changes):
+        options = CompleteOptions(
+            str(tmp_path / "model"), tmp_path / "bee" / "x.png", 2, tmp_path / "sheets" / "s.png", device="cpu"
+        )
+        options = replace(options, **changes)
+        run_complete(options)
+        return options.out
+
+    return run
+
+
+def tiles(path, count):
+    """The pictures of a sheet, shrunk to what they were, and the captions below them."""
+    with Image.open(path) as image:
+        sheet = np.asarray(image)
+    found = []
+    for number in range(count):
+        top, left = 4 + number // 8 * (96 + 14 + 4), 4 + number % 8 * 100
+        found.append(sheet[top : top + 96 : 6, left : left + 96 : 6])
+        assert sheet[top + 96 : top + 110, left : left + 96].min() < 100, "no caption"
+    return np.stack(found)
+
+
+def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, capsys, tmp_path):
+    shown = tiles(ask(count=9, seed=3, sampling={"top_k": 5}), 11)
+    pipeline = pair()
+    with Image.open(tmp_path / "bee" / "x.png") as image:
+        picture = image.convert("RGB")
+    crop = centre_crop(picture, 16)
+    assert np.array_equal(shown[0], np.asarray(crop))
+    image = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1)[None] / 255
+    rebuilt = pipeline.tokenizer.reconstruct(image)[0].permute(1, 2, 0).clamp(0, 1) * 255
+    assert np.abs(shown[1] - rebuilt.detach().numpy()).max() <= 1
+    drawn = pipeline.complete(picture, 2, [1] * 9, seed=3, sampling=pipeline.sampling_with(top_k=5))
+    assert np.array_equal(shown[2:], np.stack([np.asarray(each) for each in drawn]))
+    # One decoder, and a causal one: the rows that were kept are those of the reconstruction, the others are not.
+    assert np.array_equal(shown[2:, :8], np.broadcast_to(shown[1, :8], (9, 8, 16, 3)))
+    assert len({each.tobytes() for each in shown[2:, 8:]}) > 5
+    assert "2 of 4 rows of" in capsys.readouterr().out
+
+
+def test_all_rows_give_the_reconstruction_and_none_a_sample(ask):
+    shown = tiles(ask(rows=4, count=2), 4)
+    assert np.array_equal(shown[2], shown[1])
+    assert np.array_equal(shown[3], shown[1])
+    free = tiles(ask(rows=0, count=2, class_name="cow"), 4)
+    drawn = pair()([2, 2])
+    assert np.array_equal(free[2:], np.stack([np.asarray(each) for each in drawn]))
+
+
+def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
+    for changes, said in (({}, "bee (1)"), ({"class_name": "ANT"}, "ant (0)"), ({"class_name": "2"}, "cow (2)")):
+        ask(**changes, count=1)
+        assert f"1 completion as {said}" in capsys.readouterr().out
+    (tmp_path / "y.png").write_bytes((tmp_path / "bee" / "x.png").read_bytes())
+    with pytest.raises(AlitokError, match=r"y\.png lies in no folder that is named after a class .* give --class"):
+        ask(picture=tmp_path / "y.png")
+    pair((), 1).save_pretrained(tmp_path / "alone")
+    ask(model=str(tmp_path / "alone"), picture=tmp_path / "y.png", out=tmp_path / "one.png")
+    assert "as 0: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": 5}, "rows must be within 0 to 4"),
+        ({"rows": -1}, "rows must be within 0 to 4"),
+        ({"count": 0}, "--count must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"out": "sheet.jpg"}, r"must end in \.png"),
+        ({"out": "bee/x.png"}, "is the picture itself, which the sheet would replace"),
+        ({"class_name": "be"}, r"near: bee \(1\)"),
+        ({"picture": "none.png"}, r"none\.png does not exist; give another picture"),
+        ({"picture": "model/pipeline.json"}, "is not a picture that Pillow can read; give another"),
+        ({"sampling": {"temperature": -1.0}}, "temperature must be at least 0"),
+        ({"model": "nowhere"}, "no directory with a saved model"),
+    ],
+)
+def test_what_cannot_be_completed_is_said_and_nothing_is_written(ask, tmp_path, changes, said):
+    changes = {name: tmp_path / value if name in ("out", "picture") else value for name, value in changes.items()}
+    with pytest.raises(AlitokError, match=said):
+        ask(**changes)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "bee"}

@@ -1,0 +1,159 @@
+"""A tiny pair of random weights, and services of it on free ports of this machine, each in a thread of its own."""
+
+import contextlib
+import io
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+httpx = pytest.importorskip("httpx")
+uvicorn = pytest.importorskip("uvicorn")
+
+from alitok.apps.serve.app import create_app  # noqa: E402
+from alitok.apps.serve.connection import connections  # noqa: E402
+from alitok.apps.serve.limits import ServiceLimits  # noqa: E402
+from alitok.apps.serve.model import ServedModel  # noqa: E402
+from alitok.apps.serve.service import ServiceSettings  # noqa: E402
+from alitok.generator import Generator, GeneratorConfig  # noqa: E402
+from alitok.sampling import Engine, SamplingConfig  # noqa: E402
+from alitok.sampling.pipeline import Pipeline  # noqa: E402
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig  # noqa: E402
+
+TOKENIZER = TokenizerConfig(
+    image_size=12,
+    patch_size=4,
+    codebook_size=32,
+    code_width=4,
+    encoder=EncoderConfig(width=16, layers=1, heads=2),
+    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
+)
+GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=32, classes=4, layers=1, width=16, heads=2)
+NAMES = ["tench", "golden retriever", "7", "cup"]
+
+
+def make_pipeline():
+    torch.manual_seed(0)
+    tokenizer, generator = Tokenizer(TOKENIZER).eval(), Generator(GENERATOR, NAMES).eval()
+    for model in (tokenizer, generator):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return with_plain_engine(Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0)))
+
+
+def with_plain_engine(pipeline):
+    """Kernels that are chosen by their time may round differently from start to start."""
+    pipeline.__dict__["engine"] = Engine(pipeline.generator, kernel="plain")
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    return make_pipeline()
+
+
+@pytest.fixture(scope="session")
+def model_directory(pipeline, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline.save_pretrained(directory)
+    return directory
+
+
+class Running:
+    """A service that answers."""
+
+    def __init__(self, app, address):
+        self.app, self.address = app, address
+        self.service = app.state.service
+
+    def client(self, **options):
+        return httpx.Client(base_url=self.address, timeout=30, **options)
+
+
+@contextlib.contextmanager
+def serving(pipeline, **settings):
+    """A service in a thread; `gate`, an event, holds up each step of its engine until it is set."""
+    gate = settings.pop("gate", None)
+    limits = ServiceLimits(**settings.pop("limits", {}))
+    served = with_plain_engine(Pipeline(pipeline.tokenizer, pipeline.generator, pipeline.sampling))
+    if gate is not None:
+        hold_up(served.engine, gate)
+    app = create_app(ServedModel("tiny", served), ServiceSettings(limits=limits, **settings))
+    http = connections(limits.unread_seconds)
+    config = uvicorn.Config(app, http=http, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        wait_for(lambda: server.started)
+        running = Running(app, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        running.server = server
+        try:
+            yield running
+        finally:
+            if gate is not None:
+                gate.set()
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def hold_up(engine, gate):
+    """Let the engine hand on a row of codes only while the gate is open."""
+    stream = engine.stream
+
+    def slow(requests):
+        for codes in stream(requests):
+            assert gate.wait(20)
+            yield codes
+
+    engine.stream = slow
+
+
+def wait_for(condition, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def running(pipeline):
+    """One service for all tests that do not change it."""
+    with serving(pipeline) as service:
+        yield service
+
+
+@pytest.fixture
+def http(running):
+    with running.client() as client:
+        yield client
+
+
+def picture_bytes(width=20, height=16, kind="PNG", mode="RGB", seed=0, **options):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_service():
+    return serving
+
+
+@pytest.fixture(scope="session")
+def make_picture():
+    return picture_bytes
+
+
+@pytest.fixture(scope="session")
+def until():
+    return wait_for

@@ -1,0 +1,119 @@
+"""The client against a service on a port."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi")
+
+from alitok.apps.serve.client import AnswerError, Client, Drawn, DrawnRow
+from alitok.core.errors import AlitokError
+
+
+@pytest.fixture
+def client(running):
+    return Client(running.address)
+
+
+def same(picture, other):
+    return np.array_equal(np.asarray(picture), np.asarray(other))
+
+
+def test_draw(client, pipeline):
+    drawn = client.draw(["cup", 0], count=2, seed=3, settings={"guidance_scale": 4.0})
+    wanted = pipeline([3, 3, 0, 0], seed=3, guidance_scale=4.0)
+    assert [(each.class_name, each.label, each.seed, each.index) for each in drawn] == [
+        ("cup", 3, 3, 0),
+        ("cup", 3, 3, 1),
+        ("tench", 0, 3, 2),
+        ("tench", 0, 3, 3),
+    ]
+    assert all(same(each.picture, want) for each, want in zip(drawn, wanted, strict=True))
+
+
+def test_stream(client, pipeline):
+    told = list(client.stream([1, 2], seed=5))
+    rows = [each for each in told if isinstance(each, DrawnRow)]
+    assert sorted((each.picture, each.row) for each in rows) == [(p, r) for p in range(2) for r in range(3)]
+    assert {each.strip.size for each in rows} == {(12, 4)}
+    finished = sorted((each for each in told if isinstance(each, Drawn)), key=lambda each: each.index)
+    assert all(same(each.picture, want) for each, want in zip(finished, pipeline([1, 2], seed=5), strict=True))
+
+
+def test_a_stream_that_is_left_frees_its_places(pipeline, make_service, until):
+    gate = threading.Event()
+    with make_service(pipeline, gate=gate, batch_size=1) as running:
+        stream = Client(running.address).stream([0], count=5)
+        gate.set()
+        assert isinstance(next(stream), DrawnRow)
+        gate.clear()
+        stream.close()
+        until(lambda: running.service.batcher.waiting == 0)
+
+
+def test_pictures_continued_coded_and_back(client, pipeline, make_picture):
+    data = make_picture()
+    (drawn,) = client.draw([1], seed=2, keep=(data, 1))
+    assert same(drawn.picture, pipeline.complete(Image.open(io.BytesIO(data)), 1, 1, seed=2)[0])
+    codes = client.encode([data, make_picture(seed=4)])
+    found = client.reconstruct(data)
+    assert found.codes == codes[0]
+    assert found.original.size == found.stage1.size == (12, 12)
+    assert set(found.psnr) == {"stage1", "stage2"}
+    last, first = client.decode(codes)[0], client.decode(codes, "stage1")[0]
+    assert same(last, found.stage2)
+    assert same(first, found.stage1)
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "http://host:80a", "http://[", "http://host:99999"])
+def test_addresses_that_are_none(address):
+    with pytest.raises(AlitokError, match="no address"):
+        Client(address)
+
+
+def test_refusals(client, pipeline, make_service):
+    with pytest.raises(AnswerError, match="There is no class 'dog'") as told:
+        client.draw(["dog"])
+    assert (told.value.status, told.value.code, told.value.retry_after) == (422, "invalid", None)
+    with pytest.raises(AnswerError, match="known kind"):
+        client.encode([b"text"])
+    for address, shown in (
+        ("http://127.0.0.1:9", r"127\.0\.0\.1:9"),
+        ("http://me@[::1]:9/below", r"\[::1\]:9"),
+        ("http://127.0.0.1", r"127\.0\.0\.1:80"),
+        ("https://127.0.0.1:", r"127\.0\.0\.1:443"),
+    ):
+        with pytest.raises(AnswerError, match=rf"The service at {shown} does not answer"):
+            Client(address).models()
+    with make_service(pipeline, key="correct-horse") as running:
+        with pytest.raises(AnswerError, match="A valid key is needed"):
+            Client(running.address).models()
+        assert Client(running.address, key="correct-horse").models()[0]["name"] == "tiny"
+
+
+def test_a_stream_that_fails_after_its_start(pipeline, make_service):
+    gate = threading.Event()
+    with make_service(pipeline, gate=gate, limits={"deadline_seconds": 0.2}) as running:
+        with pytest.raises(AnswerError, match=r"within 0\.2 s"):
+            list(Client(running.address).stream([0]))
+        gate.set()
+        running.service.batcher.close(5)
+
+
+def test_a_busy_service_says_when_to_come_back(pipeline, make_service, until):
+    gate, limits = threading.Event(), {"most_waiting": 2, "most_pictures": 2, "most_uploads": 2}
+    with make_service(pipeline, gate=gate, batch_size=1, limits=limits) as running:
+        client = Client(running.address)
+        waiting = client.stream([0], count=2)
+        begun = threading.Thread(target=lambda: list(waiting))
+        begun.start()
+        until(lambda: running.service.batcher.running and running.service.batcher.waiting == 1)
+        with pytest.raises(AnswerError) as told:
+            client.draw([0], count=2)
+        assert (told.value.status, told.value.retry_after) == (429, 1.0)
+        gate.set()
+        begun.join(20)
+        assert len(client.draw([0], count=2)) == 2

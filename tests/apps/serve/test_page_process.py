@@ -1,0 +1,97 @@
+"""The page against `alitok serve` as a user starts it, with the demo's model.
+
+ALITOK_DEMO_RUN names the directory of a finished `alitok demo`; without it the model has the demo's sizes and random
+weights.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("fastapi")
+
+from alitok.apps.bench.bench import named_configs
+from alitok.generator import Generator
+from alitok.sampling.pipeline import Pipeline
+from alitok.tokenizer import Tokenizer
+
+from .page_browser import a_picture, choose, draw, drawn, find_browser, open_browser, open_page, overflows
+from .page_service import write_run
+
+pytestmark = pytest.mark.slow
+if importlib.util.find_spec("playwright"):
+    from playwright.sync_api import expect
+
+
+def demo_run(folder):
+    """The directory of a run with a model."""
+    if "ALITOK_DEMO_RUN" in os.environ:
+        return Path(os.environ["ALITOK_DEMO_RUN"])
+    tokenizer, generator, sampling = named_configs("digits-generator")
+    names = [str(digit) for digit in range(10)]
+    drawing = Generator(generator, names).eval()
+    torch.nn.init.normal_(drawing.output.weight, std=0.02)
+    Pipeline(Tokenizer(tokenizer).eval(), drawing, sampling).save_pretrained(folder / "model")
+    return write_run(folder)
+
+
+@pytest.fixture
+def address(tmp_path):
+    find_browser()
+    run = demo_run(tmp_path)
+    command = [sys.executable, "-m", "alitok", "serve", run / "model", "--port", "0", "--run", run]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Serving model at"), line
+            yield line.split()[3]
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_a_visit(address):
+    phone = {"viewport": {"width": 360, "height": 640}}
+    with open_browser() as browser:
+        with open_page(browser, address) as (page, watch):
+            page.goto(address)
+            page.evaluate(
+                """() => {
+                  window.told = [];
+                  const tell = () => told.push(document.querySelector("#draw-progress .status p").textContent);
+                  new MutationObserver(tell).observe(document.body,
+                                                     { subtree: true, childList: true, characterData: true });
+                }"""
+            )
+            choose(page, "3", "7")
+            draw(page)
+            expect(drawn(page)).to_have_count(2)
+            rows = page.evaluate("told.filter((words) => words.includes('of 8 rows')).map((words) => parseInt(words))")
+            assert sorted(set(rows)) == list(range(1, 9))
+            page.get_by_role("button", name="Complete 3").click()
+            draw(page, "complete")
+            expect(drawn(page, "complete")).to_have_count(1)
+
+            page.get_by_role("tab", name="Reconstruct").click()
+            page.locator("#reconstruct-pick input").set_input_files([a_picture()])
+            expect(page.locator("#reconstruct-result .version")).to_have_count(4)
+            expect(page.locator("[role=gridcell]")).to_have_count(20)
+            watch.expected = ("415", "422")
+            broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no png at all"}
+            page.locator("#reconstruct-pick input").set_input_files([broken])
+            expect(page.locator("#reconstruct-notice [role=alert]")).to_be_visible()
+
+            page.get_by_role("tab", name="Run").click()
+            expect(page.locator(".curves .card").first).to_be_visible()
+        with open_page(browser, address, **phone) as (page, _):
+            page.goto(address)
+            choose(page, "3")
+            draw(page)
+            expect(drawn(page)).to_have_count(1)
+            assert not overflows(page)

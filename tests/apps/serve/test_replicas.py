@@ -1,0 +1,126 @@
+"""Several replicas behind one address: answers, numbers, health and a stop as of the single service."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'alitok[serve,ray]'")
+
+from alitok.apps.serve.client import Client, Drawn
+from alitok.apps.serve.replicas import Replica, run_replicas, share
+from alitok.apps.serve.run import ServeOptions, run_serve
+from alitok.apps.serve.service import ServiceSettings
+from alitok.core.errors import AlitokError
+
+
+def pictures_by_replica(address):
+    with urlopen(f"{address}/metrics") as answer:
+        text = answer.read().decode()
+    return {name: float(count) for name, count in re.findall(r'alitok_pictures_total{replica="(.+)"} (\S+)', text)}
+
+
+def total(address, name):
+    with urlopen(f"{address}/metrics") as answer:
+        found = re.findall(rf"^{name}{{.*}} (\S+)", answer.read().decode(), re.MULTILINE)
+    return sum(map(float, found))
+
+
+@pytest.mark.slow
+def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(model_directory, pipeline, until):
+    command = [sys.executable, "-c", "from alitok.cli import main; main()", "serve", str(model_directory)]
+    command += ["--port", "0", "--replicas", "2", "--device", "cpu", "--batch-size", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("Serving tiny at http://127.0.0.1:"), line + process.stderr.read()
+        assert "with 2 replicas" in line
+        address = line.split()[3]
+        client = Client(address)
+        with urlopen(f"{address}/healthz") as answer:
+            assert answer.status == 200
+
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(lambda seed: client.draw([seed % 4], seed=seed)[0], range(24)))
+        for seed, each in enumerate(told):
+            wanted = pipeline([seed % 4], seed=seed)[0]
+            assert np.array_equal(np.asarray(each.picture), np.asarray(wanted)), seed
+        streamed = list(client.stream([1], seed=1))
+        assert len(streamed) == 4
+        assert isinstance(streamed[-1], Drawn)
+        assert np.array_equal(np.asarray(streamed[-1].picture), np.asarray(told[1].picture))
+        counted = pictures_by_replica(address)
+        assert len(counted) == 2
+        assert all(counted.values())
+        assert sum(counted.values()) == 25
+
+        left = client.stream([0], count=64)
+        next(left)
+        left.close()  # frees its places
+        until(lambda: not total(address, "alitok_waiting") + total(address, "alitok_running_pictures"), 60)
+
+        drawn = []
+        asking = threading.Thread(target=lambda: drawn.extend(client.draw([0], count=64)))
+        asking.start()
+        until(lambda: total(address, "alitok_running_pictures"), 60)
+        process.send_signal(signal.SIGTERM)
+        asking.join(60)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, said) == (0, "Stopped.\n")
+    assert len(drawn) == 64
+
+
+def test_what_each_replica_gets():
+    laptop, server = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
+    assert share([laptop], 2, None) == (4.0, 0.0)
+    assert share([laptop], 3, None) == (2.0, 0.0)
+    assert share([{"CPU": 2.0}], 4, 0.0) == (0.5, 0.0)
+    assert share([server], 8, None) == (8.0, 1.0)
+    assert share([server, server], 16, 1.0) == (8.0, 1.0)
+    assert share([server], 16, 0.5) == (4.0, 0.5)
+    assert share([laptop, server], 4, None) == (8.0, 1.0)  # all of them on the machine with GPUs
+    assert share([{}, laptop], 2, 0.0) == (4.0, 0.0)
+    with pytest.raises(AlitokError, match="no room for 9 replicas with GPUs of 1 each, as Ray has 8"):
+        share([laptop, server], 9, None)
+    with pytest.raises(AlitokError, match="no room for 1 replica with"):
+        share([laptop], 1, 1.0)
+    with pytest.raises(AlitokError, match="no processor"):
+        share([{"GPU": 1.0}], 1, None)
+
+
+@pytest.mark.parametrize(
+    ("accepting", "alive", "healthy"), [(True, True, True), (True, False, False), (False, False, True)]
+)
+def test_a_replica_whose_worker_has_ended_is_ill(accepting, alive, healthy):
+    replica = Replica()
+    batcher = SimpleNamespace(accepting=accepting, alive=alive)
+    replica.app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(batcher=batcher)))
+    if healthy:
+        replica.check_health()
+    else:
+        with pytest.raises(RuntimeError):
+            replica.check_health()
+    assert replica.finished() is not alive
+
+
+def test_mistakes_are_told_before_ray_starts(model_directory, tmp_path):
+    with pytest.raises(AlitokError, match="must be at least 1, not 0"):
+        run_replicas(ServeOptions(str(model_directory), port=0, replicas=0), ServiceSettings())
+    with pytest.raises(AlitokError, match="is no directory with a saved model"):
+        run_serve(ServeOptions(str(tmp_path / "none"), port=0, replicas=2))
+    with pytest.raises(AlitokError, match="give their number as --replicas"):
+        run_serve(ServeOptions(str(model_directory), port=0, cluster="auto"))

@@ -1,0 +1,308 @@
+"""Influence of patches on codes: known dependencies come out as they are, and ours against loops over single pairs."""
+
+import numpy as np
+import pytest
+import torch
+
+from alitok.core.errors import AlitokError
+from alitok.metrics.dependency import FUTURE, OWN, PAST, Raster, Tally, choose_pairs
+from alitok.metrics.influence import influence_of
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer.codec import TokenizerCodec
+
+GRID, SIDE, V, V_SMALL = 3, 6, 65521, 36
+PATCHES = GRID**2
+
+
+def pictures(count=20, seed=0, side=SIDE):
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(seed)) / 255
+
+
+def patches(images, grid=GRID):
+    """(B, 3, h, h) -> whole numbers (B, P, values)."""
+    side = images.shape[-1] // grid
+    cut = images.reshape(len(images), 3, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)
+    return (cut.reshape(len(images), grid**2, -1) * 255).round().long()
+
+
+class Masked:
+    """Code i is a hash of the patches that row i of a mask (T, P) names, so a changed one among them changes it."""
+
+    def __init__(self, mask):
+        self.mask = torch.as_tensor(np.asarray(mask)).long()
+
+    def encode(self, images):
+        values = patches(images)
+        places = 1 + torch.arange(values.shape[2])
+        hashes = (values * places * places).sum(2) * (7 + 2 * torch.arange(values.shape[1]))
+        return hashes @ self.mask.T % V
+
+    def decode(self, codes):
+        return torch.zeros(len(codes), 3, SIDE, SIDE)
+
+
+def shares(found, group="grid", kind="codes"):
+    return tuple(share.value for share in getattr(found, kind).shares[group])
+
+
+def ask(codec, images=None, **changes):
+    settings = {"grid": GRID, "prefix": 0, "seed": 1, **changes}
+    codec = TokenizerCodec(codec) if isinstance(codec, Tokenizer) else codec
+    return influence_of(codec, pictures() if images is None else images, **settings)
+
+
+EARLIER = np.tril(np.ones((PATCHES, PATCHES), int))
+CASES = {
+    "its own patch": (np.eye(PATCHES), (1, 0, 0)),
+    "all up to it": (EARLIER, (9 / 45, 36 / 45, 0)),
+    "all behind it": (1 - EARLIER, (0, 0, 1)),
+    "its own and all behind it": (EARLIER.T, (9 / 45, 0, 36 / 45)),
+    "all": (np.ones((PATCHES, PATCHES)), (1 / 9, 4 / 9, 4 / 9)),
+    "shuffled": (np.eye(PATCHES)[[0, 2, 1, 3, 4, 8, 5, 7, 6]], (4 / 9, 3 / 9, 2 / 9)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_known_dependency_is_the_map_and_its_shares(case):
+    mask, expected = CASES[case]
+    found = ask(Masked(mask))
+    assert np.array_equal(found.codes.mean, mask)
+    assert not found.codes.error.any()
+    assert shares(found) == pytest.approx(expected)
+    assert shares(found, "all") == shares(found)
+    assert sum(shares(found)) == pytest.approx(1)
+    assert found.future_share == found.grid_future_share == shares(found)[2]
+    assert (found.exact, found.pairs, found.pictures) == (True, 20 * PATCHES, 20)
+    assert (found.disturbed == 1).all()
+    assert (found.features, found.probabilities) == (None, None)
+    for share, even in zip(found.codes.shares["grid"], (1 / 9, 4 / 9, 4 / 9), strict=True):
+        assert share.even == pytest.approx(even)
+        assert share.low <= share.value + 1e-12
+        assert share.high >= share.value - 1e-12
+
+
+def test_codes_that_see_their_neighbours_only():
+    row, column = np.divmod(np.arange(PATCHES), GRID)
+    near = (abs(row[:, None] - row) <= 1) & (abs(column[:, None] - column) <= 1)
+    found = ask(Masked(near))
+    assert np.array_equal(found.codes.mean, near)
+    assert shares(found) == pytest.approx((9 / 49, 20 / 49, 20 / 49))
+
+
+@pytest.mark.parametrize(("prefix", "cells"), [(2, [0, 1]), (3, [0, 1, 2]), (5, [0, 0, 0, 1, 2])])
+def test_prefix_codes_stand_for_the_first_row_and_have_shares_of_their_own(prefix, cells):
+    raster = Raster(GRID, prefix)
+    assert raster.cells().tolist() == cells + list(range(PATCHES))
+    mask = np.concatenate([np.ones((prefix, PATCHES)), np.eye(PATCHES)])
+    found = ask(Masked(mask), prefix=prefix)
+    assert found.codes.mean.shape == (raster.length, PATCHES)
+    assert shares(found, "grid") == (1, 0, 0)
+    total, before = prefix * PATCHES, sum(cells)
+    assert shares(found, "prefix") == pytest.approx((1 / 9, before / total, 1 - 1 / 9 - before / total))
+    behind = total - prefix - before
+    assert found.future_share == pytest.approx(behind / (total + PATCHES))
+    even = found.codes.shares["prefix"].future.even
+    assert even == pytest.approx(behind / total)
+
+
+def test_directions_in_raster_order_and_in_that_of_the_sequence():
+    raster = Raster(2, 2)
+    own, past, future = OWN, PAST, FUTURE
+    grid = [[own, future, future, future], [past, own, future, future], [past, past, own, future], [past] * 3 + [own]]
+    assert raster.directions().tolist() == grid[:2] + grid
+    assert raster.directions_in_sequence().tolist() == [grid[0], [future, own, future, future], *grid]
+
+
+def model(causal=False, prefix=3):
+    torch.manual_seed(3)
+    small = {"width": 16, "layers": 2, "heads": 2}
+    config = TokenizerConfig(
+        image_size=12,
+        patch_size=4,
+        prefix=prefix,
+        codebook_size=V_SMALL,
+        code_width=4,
+        encoder=EncoderConfig(**small, causal=causal),
+        stage1=DecoderConfig(**small, causal=True, extra_tokens=1),
+        stage2=None,
+    )
+    found = Tokenizer(config).eval()
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    with torch.no_grad():  # a codebook of features, so that codes depend on the picture
+        features = found.encoder(pictures(V_SMALL, seed=9, side=12))
+        found.quantizer.codebook.copy_(features[torch.arange(V_SMALL), torch.arange(V_SMALL) % features.shape[1]])
+    return found
+
+
+@pytest.mark.parametrize("per_patch", [None, 4])
+@torch.no_grad()
+def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
+    tokenizer, images = model(), pictures(7, side=12)
+    found = ask(tokenizer, images, prefix=3, per_patch=per_patch, batch_size=5)
+    pairs = choose_pairs(7, PATCHES, per_patch, 1)
+    codebook = tokenizer.quantizer.codebook
+    plain = torch.stack([tokenizer.encoder(image[None])[0] for image in images])  # (N, T, D)
+    squared = torch.stack([tokenizer.quantizer.lookup(tokenizer.encode(image[None]))[0] for image in images]) - plain
+    temperature = 2 * squared.square().sum(-1).mean() / 4
+    apart = torch.stack([(plain[a] - plain[b]).norm(dim=-1) for a in range(7) for b in range(a)]).mean(0)
+    changes = {"codes": [], "features": [], "probabilities": []}
+    for picture, place, donor in zip(pairs.pictures, pairs.places, pairs.donors, strict=True):
+        assert picture != donor
+        rows, columns = (slice(4 * each, 4 * each + 4) for each in divmod(int(place), GRID))
+        image = images[picture].clone()
+        image[:, rows, columns] = images[donor][:, rows, columns]
+        after, before = tokenizer.encoder(image[None])[0], plain[picture]
+        near, far = (torch.cdist(each, codebook).square() for each in (before, after))
+        changes["codes"].append(near.argmin(1) != far.argmin(1))
+        changes["features"].append((after - before).norm(dim=-1) / apart)
+        likely = [(-each / temperature).softmax(1) for each in (near, far)]
+        changes["probabilities"].append((likely[0] - likely[1]).abs().sum(1) / 2)
+    cells = np.array([0, 1, 2, *range(PATCHES)])
+    for kind, each in changes.items():
+        values = torch.stack(each).double().numpy()  # (M, T)
+        some = [values[pairs.places == place] for place in range(PATCHES)]
+        mean, map_ = np.stack([part.mean(0) for part in some], 1), getattr(found, kind)
+        assert map_.mean == pytest.approx(mean, rel=1e-3, abs=1e-5)
+        error = np.stack([part.std(0, ddof=1) / len(part) ** 0.5 for part in some], 1)
+        assert map_.error == pytest.approx(error, rel=1e-3, abs=1e-4)
+        behind = np.arange(PATCHES) > cells[:, None]
+        assert shares(found, "all", kind)[2] == pytest.approx(mean[behind].sum() / mean.sum(), rel=1e-3)
+        assert shares(found, "grid", kind)[2] == pytest.approx(mean[3:][behind[3:]].sum() / mean[3:].sum(), rel=1e-3)
+        assert 0 < mean.mean() < 1
+    assert found.probabilities.mean.max() <= 1
+    assert found.exact is (per_patch is None)
+
+
+def test_a_causal_encoder_hears_nothing_of_the_future_and_a_bidirectional_one_does():
+    images = pictures(12, side=12)
+    causal, both = (ask(model(causal), images, prefix=3) for causal in (True, False))
+    behind = Raster(GRID, 3).directions() == FUTURE
+    for kind in ("codes", "features", "probabilities"):
+        assert not getattr(causal, kind).mean[behind].any()
+        for group in ("all", "grid", "prefix"):
+            assert shares(causal, group, kind)[2] == 0
+            assert shares(causal, group, kind)[0] > 0
+            assert shares(both, group, kind)[2] > 0.1
+        assert shares(causal, "grid", kind)[1] > 0.1
+
+
+def test_a_sample_agrees_with_all_pairs_within_its_error():
+    tokenizer, images = model(), pictures(60, side=12)
+    exact, sampled = (ask(tokenizer, images, prefix=3, per_patch=each) for each in (None, 20))
+    assert (exact.pairs, sampled.pairs) == (60 * PATCHES, 20 * PATCHES)
+    assert (exact.exact, sampled.exact) == (True, False)
+    for kind in ("codes", "features", "probabilities"):
+        whole, part = getattr(exact, kind), getattr(sampled, kind)
+        # a third of the pairs are the sample's own: what is left of its error is sqrt(2/3) of that of an endless one
+        ratio = np.sqrt(np.square(part.mean - whole.mean).sum() / np.square(part.error).sum())
+        assert 0.6 < ratio < 1.05
+        for one, other in zip(part.shares["grid"], whole.shares["grid"], strict=True):
+            assert one.low <= other.value <= one.high
+
+
+def test_pairs_of_a_sample_are_some_of_all_and_cover_each_place_equally():
+    whole, part = choose_pairs(30, 150, 30, 5), choose_pairs(30, 150, None, 5)
+    assert (len(whole), whole.exact) == (30 * 150, True)
+    assert (len(part), part.exact) == (16 * 150, False)
+    assert (part.per_place() == 16).all()
+    triples = [set(zip(each.pictures, each.places, each.donors, strict=True)) for each in (whole, part)]
+    assert triples[1] < triples[0]
+    assert len(triples[1]) == len(part)
+    assert (part.pictures != part.donors).all()
+    assert (np.diff(part.pictures) >= 0).all()
+    assert np.bincount(whole.donors).min() > 100
+    assert choose_pairs(10, 150, None, 5).exact, "all of few pictures"
+    assert choose_pairs(200, 100, None, 5).exact
+    assert not np.array_equal(choose_pairs(30, 150, None, 6).donors, part.donors)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 64, 1000])
+def test_the_size_of_a_call_changes_nothing(batch_size):
+    sizes = []
+
+    class Counting(TokenizerCodec):
+        def features(self, images):
+            sizes.append(len(images))
+            return super().features(images)
+
+    images, codec = pictures(6, side=12), Counting(model())
+    expected = ask(model(), images, prefix=3, batch_size=11)
+    found = ask(codec, images, prefix=3, batch_size=batch_size)
+    assert max(sizes) <= batch_size
+    for kind in ("codes", "features", "probabilities"):
+        assert getattr(found, kind).mean == pytest.approx(getattr(expected, kind).mean, rel=1e-4, abs=1e-6)
+        assert shares(found, "all", kind) == pytest.approx(shares(expected, "all", kind), rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_map_and_global_randomness_plays_no_part():
+    images, tokenizer, state = pictures(6, side=12), model(), torch.get_rng_state()
+    first = ask(tokenizer, images, prefix=3)
+    torch.manual_seed(9)
+    again, other = (ask(tokenizer, images, prefix=3, seed=seed) for seed in (1, 2))
+    assert np.array_equal(again.features.mean, first.features.mean)
+    assert again.codes.shares == first.codes.shares
+    assert not np.array_equal(other.features.mean, first.features.mean)
+    torch.set_rng_state(state)
+    assert torch.equal(images, pictures(6, side=12)), "pictures stay as they were"
+
+
+def test_features_of_another_tokenizer_are_used_and_a_position_that_never_moves_is_not_moved():
+    class WithFeatures(Masked):
+        def features(self, images):
+            means = patches(images).float().mean(2, keepdim=True)
+            means[:, 4] = 3.0
+            return means
+
+    found = ask(WithFeatures(np.eye(PATCHES)))
+    moving = np.eye(PATCHES, dtype=bool)
+    moving[4, 4] = False
+    assert (found.features.mean > 0).tolist() == moving.tolist()
+    assert np.diag(found.features.mean)[moving.diagonal()] == pytest.approx(1, abs=0.4)  # as far as two pictures are
+    assert found.probabilities is None
+
+
+def test_patches_that_are_the_same_everywhere_move_nothing_and_are_told():
+    images = pictures()
+    images[:, :, :2, :2] = 0
+    found = ask(Masked(np.ones((PATCHES, PATCHES))), images)
+    assert found.disturbed.tolist() == [0] + [1] * 8
+    assert not found.codes.mean[:, 0].any()
+    same = ask(Masked(np.eye(PATCHES)), images[:1].expand(5, -1, -1, -1))
+    assert np.isnan(same.future_share)
+    assert all(np.isnan(share[:3]).all() and share.even > 0 for share in same.codes.shares["grid"])
+
+
+def test_the_interval_is_that_of_a_ratio_over_pictures():
+    random = np.random.default_rng(0)
+    pairs = choose_pairs(400, 2, None, 0)
+    tally = Tally(pairs, np.array([[OWN, FUTURE], [PAST, OWN]]), np.zeros((2, 2), bool))
+    strength = random.gamma(2.0, 1.0, 400)
+    changes = strength[pairs.pictures, None] * random.random((len(pairs), 2))
+    tally.add(np.arange(len(pairs)), torch.from_numpy(changes))
+    found = tally.dependency(transposed=False, seed=0)
+    first = pairs.places == 0
+    own = changes[first, 0] + changes[~first, 1]
+    total = changes[first].sum(1) + changes[~first].sum(1)
+    ratio = own.sum() / total.sum()
+    error = np.std(own - ratio * total, ddof=1) / np.mean(total) / 400**0.5  # the delta method
+    share = found.shares["all"].own
+    assert share.value == pytest.approx(ratio)
+    assert share.low == pytest.approx(ratio - 1.96 * error, abs=0.25 * error)
+    assert share.high == pytest.approx(ratio + 1.96 * error, abs=0.25 * error)
+
+
+def test_progress_is_told_to_the_end():
+    told = []
+    ask(Masked(np.eye(PATCHES)), batch_size=8, progress=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1] == (180, 180)
+
+
+@pytest.mark.parametrize(
+    ("count", "per_patch", "said"),
+    [(1, None, "at least two pictures are needed, not 1"), (5, 1, "at least 2 pictures")],
+)
+def test_too_few_are_refused(count, per_patch, said):
+    with pytest.raises(AlitokError, match=said):
+        ask(Masked(np.eye(PATCHES)), pictures(count), per_patch=per_patch)

@@ -1,0 +1,240 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alitok.core.card import ModelCard
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_json
+from alitok.core.images import to_float, to_uint8
+from alitok.data.crops import centre_crop
+from alitok.generator import Generator, GeneratorConfig
+from alitok.sampling import SampleRequest, SamplingConfig
+from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.streaming import draw_by_rows, first_rows
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+
+TOKENIZER = TokenizerConfig(
+    image_size=6,
+    patch_size=2,
+    codebook_size=20,
+    code_width=4,
+    encoder=EncoderConfig(width=16, layers=1, heads=2),
+    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
+)
+GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2)
+
+
+@pytest.fixture
+def pipeline():
+    torch.manual_seed(0)
+    generator = Generator(GENERATOR, ["golden retriever", "tench", "7"]).eval()
+    tokenizer = Tokenizer(TOKENIZER).eval()
+    for model in (generator, tokenizer):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0))
+
+
+def array(pictures):
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def test_classes_by_name_and_number_give_pictures(pipeline):
+    pictures = pipeline(["golden retriever", 1, "TENCH"], seed=3)
+    assert [picture.size for picture in pictures] == [(6, 6)] * 3
+    assert np.array_equal(array(pictures), array(pipeline([np.int64(0), "1", 1], seed=3)))
+    assert not np.array_equal(array(pictures), array(pipeline([0, 1, 1], seed=4)))
+
+
+def test_a_picture_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
+    together = array(pipeline([0, 1, 2, 0], seed=1))
+    assert np.array_equal(together, array(pipeline([0, 1, 2, 0], seed=1, batch_size=3)))
+    assert np.array_equal(together[:2], array(pipeline([0, 1], seed=1)))
+
+
+def test_options_replace_the_default(pipeline):
+    default = array(pipeline([0] * 8, seed=1))
+    assert np.array_equal(default, array(pipeline([0] * 8, seed=1, guidance_scale=2.0)))
+    assert not np.array_equal(default, array(pipeline([0] * 8, seed=1, guidance_scale=8.0)))
+    greedy = array(pipeline([0] * 8, seed=1, temperature=0.0))
+    assert (greedy == greedy[0]).all()
+
+
+def test_a_picture_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
+    several = array(pipeline([0, 1, 2], seed=[5, 6, 7]))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=[6])))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=6)))
+    assert np.array_equal(several[1:2], array(pipeline(1, seed=np.int64(6))))
+    with pytest.raises(AlitokError, match="2 seeds for 3 pictures"):
+        pipeline([0, 1, 2], seed=[5, 6])
+
+
+def test_pictures_of_one_call_may_have_settings_of_their_own(pipeline):
+    strong, weak = pipeline.sampling_with(guidance_scale=9.0), pipeline.sampling_with(temperature=0.0, min_p=0.1)
+    mixed = array(pipeline([0, 0], seed=[1, 1], sampling=[strong, weak]))
+    assert np.array_equal(mixed[:1], array(pipeline(0, seed=1, guidance_scale=9.0)))
+    assert np.array_equal(mixed[1:], array(pipeline(0, seed=1, sampling=weak)))
+    with pytest.raises(AlitokError, match="there is none"):
+        pipeline.sampling_with(guidance_scale=1.0, soft_guidance=True)
+    with pytest.raises(AlitokError, match="not both"):
+        pipeline(0, sampling=weak, top_k=3)
+
+
+def test_streamed_strips_are_the_causal_decoders_picture_and_the_end_is_the_call(pipeline):
+    drawn = list(pipeline.stream([0, 2], seed=4))
+    *strips, last = drawn
+    assert [(strip.top, strip.finished) for strip in strips] == [(0, False), (2, False), (4, False)]
+    assert last.finished
+    codes = torch.from_numpy(last.codes)
+    first = to_uint8(pipeline.tokenizer.decode(codes, "stage1")).numpy()
+    assert np.array_equal(np.concatenate([strip.images for strip in strips], axis=2), first)
+    finished = np.stack([np.asarray(picture) for picture in pipeline([0, 2], seed=4)])
+    assert np.array_equal(last.images.transpose(0, 2, 3, 1), finished)
+
+
+def test_a_picture_is_continued_from_its_first_rows_in_any_class(pipeline):
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
+    cropped = torch.from_numpy(np.asarray(centre_crop(picture, 6)).copy()).permute(2, 0, 1)
+    codes = pipeline.tokenizer.encode(to_float(cropped)[None])[0]
+    drawn = list(draw_by_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, picture, 2)))
+    kept = pipeline.tokenizer.config.prefix_length + 2 * 3
+    assert (torch.from_numpy(drawn[-1].codes)[:, :kept] == codes[:kept]).all()
+    both = array(pipeline.complete(picture, 2, [0, "tench"], seed=1))
+    assert np.array_equal(both, drawn[-1].images.transpose(0, 2, 3, 1))
+    assert np.array_equal(array(pipeline.complete(picture, 0, [0, 1], seed=1)), array(pipeline([0, 1], seed=1)))
+    whole = array(pipeline.complete(picture, 3, [0, 1], seed=1))
+    assert np.array_equal(whole[0], whole[1])
+    with pytest.raises(AlitokError, match="within 0 to 3"):
+        pipeline.complete(picture, 4, 0)
+
+
+def asked(pipeline, picture, rows):
+    given = first_rows(pipeline.tokenizer, picture, rows)
+    return [SampleRequest(label, 1, label, pipeline.sampling, given) for label in (0, 1)]
+
+
+def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "m")
+    loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+    assert loaded.sampling == pipeline.sampling
+    assert np.array_equal(array(loaded(["tench"])), array(pipeline(["tench"])))
+
+
+def test_each_model_can_be_loaded_out_of_a_saved_pair(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "m")
+    assert Tokenizer.from_pretrained(tmp_path / "m").config == TOKENIZER
+    assert Generator.from_pretrained(str(tmp_path / "m")).class_names == pipeline.generator.class_names
+
+
+def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, tmp_path):
+    card = ModelCard("A\ntitle", "Text.", "my pictures", {"stage1": 1500}, {"psnr": 21.987}, licence="cc0: 'x'")
+    pipeline.save_pretrained(tmp_path / "m", card)
+    text = (tmp_path / "m" / "README.md").read_text()
+    head = text.split("---")[1]
+    assert "license: \"cc0: 'x'\"" in head
+    for part in ("# A title", "my pictures", "stage1: 1,500 steps", "| psnr | 21.99 |", '"codebook_size": 20'):
+        assert part in text
+    for name, loader in (("tokenizer", "alitok.Tokenizer"), ("generator", "alitok.Generator")):
+        text = (tmp_path / "m" / name / "README.md").read_text()
+        assert "my pictures" in text
+        assert f"{loader}.from_pretrained" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("golden retreiver", r"near: golden retriever \(0\)"),
+        (3, "classes are 0 to 2"),
+        (-1, "0 to 2"),
+        ("xyz", r"no class 'xyz'; the classes are golden retriever \(0\), "),
+        (1.5, "whole number"),
+        (None, "whole number"),
+    ],
+)
+def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
+    with pytest.raises(AlitokError, match=words):
+        pipeline([name])
+
+
+def test_many_classes_are_not_all_named(pipeline):
+    config = replace(GENERATOR, classes=13)
+    tokenizer, names = pipeline.tokenizer, [f"class number {number}" for number in range(13)]
+    for generator in (Generator(config, names), Generator(config)):
+        with pytest.raises(AlitokError, match="no class 'xyz'; its classes have the numbers 0 to 12"):
+            Pipeline(tokenizer, generator.eval()).class_number("xyz")
+
+
+def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
+    assert pipeline.class_number("7") == 2
+    assert pipeline.class_number("1") == 1
+
+
+def test_exact_names_come_before_folded_ones_and_doubtful_ones_are_refused(pipeline):
+    generator = Generator(GENERATOR, ["Cardigan", "cardigan", "golden retriever"]).eval()
+    pipeline = Pipeline(pipeline.tokenizer, generator)
+    assert [pipeline.class_number(name) for name in ("Cardigan", "cardigan", "Golden_Retriever")] == [0, 1, 2]
+    with pytest.raises(AlitokError, match=r"more than one class 'CARDIGAN'; near: Cardigan \(0\), cardigan \(1\)"):
+        pipeline.class_number("CARDIGAN")
+    assert len(pipeline("cardigan")) == len(pipeline(1)) == 1
+    with pytest.raises(AlitokError, match="2 class names for 3 classes"):
+        Generator(GENERATOR, ["a", "b"])
+
+
+def test_saving_takes_a_string_and_touches_nothing_that_is_not_a_models(pipeline, tmp_path):
+    pipeline.save_pretrained(str(tmp_path / "m"))
+    pipeline.save_pretrained(str(tmp_path / "m"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    for model in (pipeline.tokenizer, pipeline.generator):
+        for taken in (tmp_path / "mine", tmp_path / "m"):
+            with pytest.raises(AlitokError, match="holds other files than a saved"):
+                model.save_pretrained(str(taken))
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(pipeline, tmp_path):
+    pipeline.generator.norm.weight.data[0] = float("nan")
+    pipeline.save_pretrained(tmp_path / "m")
+    with pytest.raises(AlitokError, match=r"generator\.safetensors.*norm\.weight holds values that are not finite"):
+        Pipeline.from_pretrained(tmp_path / "m", device="cpu")
+
+
+def test_a_pair_that_lacks_a_part_never_asks_the_hub(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AlitokError, match="no whole pair: it has no tokenizer/"):
+        Pipeline.from_pretrained("m", device="cpu")
+
+
+def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
+    with pytest.raises(AlitokError, match="temperature"):
+        pipeline([0], temperature=-1.0)
+    with pytest.raises(AlitokError, match="finite"):
+        pipeline([0], guidance_scale=float("inf"))
+    with pytest.raises(AlitokError, match="batch_size must be at least 1"):
+        pipeline([0], batch_size=0)
+    other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
+    with pytest.raises(AlitokError, match="use the pair trained together"):
+        Pipeline(pipeline.tokenizer, other)
+    with pytest.raises(AlitokError, match="no directory"):
+        Pipeline.from_pretrained(tmp_path / "none")
+    write_json(tmp_path / "pipeline.json", {"kind": "tokenizer"})
+    with pytest.raises(AlitokError, match="kind 'tokenizer', not 'pipeline'"):
+        Pipeline.from_pretrained(tmp_path)
+    write_json(tmp_path / "pipeline.json", {"kind": "pipeline"})
+    with pytest.raises(AlitokError, match="it lacks sampling"):
+        Pipeline.from_pretrained(tmp_path)
+
+
+def test_the_hub_is_not_asked_for_what_cannot_be_a_name(tmp_path):
+    with pytest.raises(AlitokError, match="no directory with a saved model"):
+        Pipeline.from_pretrained(str(tmp_path / "a" / "b" / "c"))
+    with pytest.raises(AlitokError, match="hub"):
+        Pipeline.from_pretrained("nobody/nothing-at-all", offline=True)
