@@ -1,14 +1,14 @@
-"""How fast training is fed on this machine: stored codes on one thread, and pictures per core against plain Pillow.
+"""How fast training is fed on this machine: stored codes on one thread, and images per core against plain Pillow.
 
 Codes: a store of 2,000,000 sequences of 272 codes (1.1 GB) is written to a temporary folder by the writer that
 `alitok encode` uses, and random batches of 256 are taken from `CodeBatches`, as training takes them, from memory that
-holds the whole store. Pictures: JPEGs of 500 x 375 pixels cut from scikit-image's photographs, read at 256 pixels
+holds the whole store. Images: JPEGs of 500 x 375 pixels cut from scikit-image's photographs, read at 256 pixels
 by a source and by the plain calls of Pillow (open, convert, resize, crop, to numpy), in turns.
 
 Prints what it measures, and one JSON object on the last line.
 
     python benchmarks/data.py                                      # as in the README
-    python benchmarks/data.py --sequences 20000 --pictures 40      # the same code, small
+    python benchmarks/data.py --sequences 20000 --images 40      # the same code, small
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from PIL import Image
 from alitok.core.machine import cores
 from alitok.data.builtin import PHOTOS
 from alitok.data.codes import CodeStore
-from alitok.data.loader import Batches, CodeBatches, picture_rng
-from alitok.data.shards import StoreHead, StoreWriter, crop_names, shard_pictures
+from alitok.data.loader import Batches, CodeBatches, image_rng
+from alitok.data.shards import StoreHead, StoreWriter, crop_names, shard_images
 from alitok.data.source import open_splits
 
 if TYPE_CHECKING:
@@ -48,22 +48,22 @@ SIZE, PHOTO = 256, (500, 375)
 
 def write_store(path: Path, sequences: int, crops: int) -> None:
     """Random codes, under keys like ImageNet's."""
-    pictures = sequences // crops
+    images = sequences // crops
     classes = tuple(f"n{1440764 + 13 * number:08d}" for number in range(CLASSES))
     head = StoreHead(
-        pictures=pictures,
+        images=images,
         length=LENGTH,
         codebook_size=CODEBOOK,
         recipe="ten" if crops == 10 else "centre",
         crops=crop_names("ten" if crops == 10 else "centre", crops),
         classes=classes,
         tokenizer="none",
-        shard_pictures=shard_pictures(pictures, crops),
+        shard_images=shard_images(images, crops),
     )
     writer, rng = StoreWriter(path, head), np.random.default_rng(0)
     for number in writer.prepare():
         rows = np.array(head.shard(number))
-        labels = rows * CLASSES // pictures
+        labels = rows * CLASSES // images
         keys = [f"{classes[label]}/{classes[label]}_{row}.JPEG" for row, label in zip(rows, labels, strict=True)]
         writer.write(number, rng.integers(0, CODEBOOK, (len(rows) * crops, LENGTH), np.uint16), labels, keys)
     assert writer.finish()
@@ -95,7 +95,7 @@ def measure_codes(folder: Path, sequences: int, crops: int, batches: int) -> dic
         "batch_milliseconds": round(batch * 1e3, 3),
         "megabytes_per_second": round(each * LENGTH * 2 / 1e6),
         "sequences_per_second": round(each),
-        "sequences_per_second_whole_epoch": round(store.pictures / (store.pictures / each + first)),
+        "sequences_per_second_whole_epoch": round(store.images / (store.images / each + first)),
     }
 
 
@@ -130,14 +130,14 @@ def write_photos(root: Path, count: int) -> None:
 
 def plain(path: Path, short: int, corner: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
     """What anybody would write with Pillow: the reference."""
-    picture = Image.open(path).convert("RGB")
-    scale = short / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = corner(picture.width - SIZE, picture.height - SIZE)
-    return np.asarray(picture.crop((left, top, left + SIZE, top + SIZE)))
+    image = Image.open(path).convert("RGB")
+    scale = short / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = corner(image.width - SIZE, image.height - SIZE)
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
 
 
-def measure_pictures(folder: Path, count: int) -> dict:
+def measure_images(folder: Path, count: int) -> dict:
     """Centre and random crops per core, and batches from worker processes."""
     root = folder / "photos"
     write_photos(root, count)
@@ -156,7 +156,7 @@ def measure_pictures(folder: Path, count: int) -> dict:
             source,
             root,
             lambda path: plain(path, round(1.1 * SIZE), anywhere),
-            lambda index: source.read(index, picture_rng(0, 0, index)),
+            lambda index: source.read(index, image_rng(0, 0, index)),
         ),
     }
     size, batches = min(64, count), max(2, count // 16)
@@ -165,7 +165,7 @@ def measure_pictures(folder: Path, count: int) -> dict:
     taken = seconds(lambda: consume(stream, batches))
     stream.close()
     return {
-        "pictures": len(source),
+        "images": len(source),
         "size": SIZE,
         **found,
         "workers": cores(),
@@ -176,7 +176,7 @@ def measure_pictures(folder: Path, count: int) -> dict:
 def compare(
     source: ImageSource, root: Path, reference: Callable[[Path], object], ours: Callable[[int], object]
 ) -> dict[str, float]:
-    """Images a second of both, picture by picture in turns; the median over rounds of all pictures."""
+    """Images a second of both, image by image in turns; the median over rounds of all images."""
     paths = [root / source.key(index) for index in range(len(source))]
     times: dict[str, list[float]] = {"plain": [], "source": []}
     for number in range(ROUNDS + 1):
@@ -197,12 +197,12 @@ def compare(
 
 
 def main() -> None:
-    """Measure codes, then pictures."""
+    """Measure codes, then images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=2_000_000, help="rows of the store; 0 leaves it out")
-    parser.add_argument("--crops", type=int, choices=(1, 10), default=1, help="rows per picture")
+    parser.add_argument("--crops", type=int, choices=(1, 10), default=1, help="rows per image")
     parser.add_argument("--batches", type=int, default=400, help="batches of a round, of which there are five")
-    parser.add_argument("--pictures", type=int, default=400, help="JPEGs; 0 leaves them out")
+    parser.add_argument("--images", type=int, default=400, help="JPEGs; 0 leaves them out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     result: dict = {"benchmark": "data"}
@@ -213,8 +213,8 @@ def main() -> None:
                 f"codes     {result['sequences_per_second']:,} sequences/s, {result['megabytes_per_second']:,} MB/s; "
                 f"opened in {result['open_seconds']} s, an epoch begins in {result['epoch_start_seconds']} s"
             )
-        if options.pictures:
-            result["images"] = images = measure_pictures(Path(temporary), options.pictures)
+        if options.images:
+            result["images"] = images = measure_images(Path(temporary), options.images)
             for kind in ("centre", "random"):
                 print(f"{kind:9} {images[kind]}")
             print(f"workers   {images['workers_images_per_second']:,} images/s from {images['workers']} processes")

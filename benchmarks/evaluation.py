@@ -1,12 +1,12 @@
 """What an evaluation costs beside its feature network, and how much memory it takes.
 
-    python benchmarks/evaluation.py                      # 50,000 samples against 10,000 pictures of a reference
-    python benchmarks/evaluation.py --count 2000 --reference 1000 --pictures 64
+    python benchmarks/evaluation.py                      # 50,000 samples against 10,000 images of a reference
+    python benchmarks/evaluation.py --count 2000 --reference 1000 --images 64
 
-Times Inception (random weights, which are as fast) on random pictures of 256 pixels. Then, in a process of its own, all
+Times Inception (random weights, which are as fast) on random images of 256 pixels. Then, in a process of its own, all
 the rest at full size: features of the same shapes as Inception's are written block by block, read again, and compared,
-with everything an evaluation reports. `network_share` is the network's time for `count` pictures over the sum of both;
-drawing or reading the pictures is not part of it. The last line is one JSON object.
+with everything an evaluation reports. `network_share` is the network's time for `count` images over the sum of both;
+drawing or reading the images is not part of it. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.device import choose_device
 from alitok.core.distributed import World
 from alitok.core.machine import peak_memory
@@ -50,7 +50,7 @@ class StandIn:
         self._mix = torch.randn(64, POOL, generator=self._random, device=device)
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """Of as many pictures."""
+        """Of as many images."""
         count = len(images)
 
         def draw(width: int) -> torch.Tensor:
@@ -60,13 +60,13 @@ class StandIn:
         return Features(pool.abs(), draw(SPATIAL), draw(CLASSES).mul(8).softmax(1))
 
 
-def pictures(count: int) -> Iterator[PictureBlock]:
-    """Blocks of pictures, the same ones again and again: what they show does not matter."""
+def images(count: int) -> Iterator[ImageBlock]:
+    """Blocks of images, the same ones again and again: what they show does not matter."""
     some = np.random.default_rng(0).integers(0, 256, (_BLOCK, 3, _SIDE, _SIDE), np.uint8)
     blocks = Blocks(count, _BLOCK)
     for number in range(len(blocks)):
         rows = blocks[number]
-        yield PictureBlock(number, rows, np.zeros(len(rows), np.int64), some[: len(rows)])
+        yield ImageBlock(number, rows, np.zeros(len(rows), np.int64), some[: len(rows)])
 
 
 def random_inception() -> InceptionFeatures:
@@ -83,9 +83,9 @@ def random_inception() -> InceptionFeatures:
 
 
 def network_seconds(count: int, device: torch.device) -> float:
-    """Of Inception for one picture, as `extract` calls it; the first batch is not counted."""
+    """Of Inception for one image, as `extract` calls it; the first batch is not counted."""
     network = random_inception().to(device)
-    some = next(iter(pictures(count))).images
+    some = next(iter(images(count))).images
     features_of(network, some[:32], device)
     began = time.perf_counter()
     for start in range(0, count, len(some)):
@@ -105,7 +105,7 @@ def rest(options: argparse.Namespace, folder: Path, device: torch.device) -> dic
 
     def written(name: str, count: int, seed: int) -> FeatureFiles:
         files = FeatureFiles(folder / name, Blocks(count, _BLOCK))
-        extract(StandIn(seed, device), pictures(count), files, device)
+        extract(StandIn(seed, device), images(count), files, device)
         return files
 
     reference = gather(written("reference", options.reference, 1), world)
@@ -129,8 +129,8 @@ def arguments() -> argparse.Namespace:
     """What is wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50_000, help="samples")
-    parser.add_argument("--reference", type=int, default=10_000, help="pictures of the reference")
-    parser.add_argument("--pictures", type=int, default=256, help="that the network is timed on")
+    parser.add_argument("--reference", type=int, default=10_000, help="images of the reference")
+    parser.add_argument("--images", type=int, default=256, help="that the network is timed on")
     parser.add_argument("--folder", type=Path, help="where features are written; a temporary one unless given")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     parser.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
@@ -144,8 +144,8 @@ def main() -> None:
     if options.rest:
         print(json.dumps(rest(options, options.folder, device)))
         return
-    each = network_seconds(options.pictures, device)
-    print(f"Inception: {1000 * each:.1f} ms a picture", flush=True)
+    each = network_seconds(options.images, device)
+    print(f"Inception: {1000 * each:.1f} ms an image", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         command = [sys.executable, __file__, *sys.argv[1:], "--rest", "--folder", folder]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -153,13 +153,13 @@ def main() -> None:
     network = each * options.count
     for name, seconds in found["seconds"].items():
         print(f"{name}: {seconds:.1f} s")
-    print(f"{options.count:,} pictures: network {network:,.0f} s, the rest {total:,.0f} s", flush=True)
+    print(f"{options.count:,} images: network {network:,.0f} s, the rest {total:,.0f} s", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
         "benchmark": "evaluation",
         "count": options.count,
         "reference": options.reference,
-        "network_ms_per_picture": 1000 * each,
+        "network_ms_per_image": 1000 * each,
         "network_seconds": network,
         "rest_seconds": total,
         "network_share": network / (network + total),

@@ -50,7 +50,7 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
     from alitok.tokenizer import Tokenizer
     from alitok.train.generator import GeneratorTask, GeneratorTraining
     from alitok.train.schedule import Phase
-    from alitok.train.task import LoopConfig, Moment
+    from alitok.train.task import LoopConfig, StepInfo
     from alitok.train.tokenizer import freeze_codes
 
     trained = not case.endswith("-forward")
@@ -85,7 +85,7 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
     task = GeneratorTask(model, training, lambda start: iter(()), batch)
 
     def guess() -> torch.Tensor:
-        return next(task.losses({"model": model}, batch, Moment(0, 0, 0))).minimise
+        return next(task.losses({"model": model}, batch, StepInfo(0, 0, 0))).minimise
 
     return model, guess, generator_flops(model.config), trained
 

@@ -1,4 +1,4 @@
-"""Drawing pictures: time by model, batch, precision, and length, beside the limits of the machine; errors of precision.
+"""Drawing images: time by model, batch, precision, and length, beside the limits of the machine; errors of precision.
 
 Each case is a process of its own, so that its memory is given back. Cases are run in turns, round after round, and the
 median counts, so that their ratios are taken within one run. A batch that does not fit is told with the largest that
@@ -15,9 +15,9 @@ On a machine with a GPU where the project is not installed, beside the slow samp
     PYTHONPATH=src python benchmarks/generation.py --parts matrix exactness --presets L --batches 64 \
         --precisions bf16 fp32 --rounds 1 --repeats 3 --oracle
 
-Parts: `matrix` draws with guidance, by each model, batch and precision. `growth` draws single pictures by the first
+Parts: `matrix` draws with guidance, by each model, batch and precision. `growth` draws single images by the first
 model's generator and decoder on grids of 4, 8, 16 and 32 cells a side without a prefix, which are exactly 16, 64, 256
-and 1024 codes. `batches` draws with the first model. `soft` draws the codes of one picture of it in turns with plain
+and 1024 codes. `batches` draws with the first model. `soft` draws the codes of one image of it in turns with plain
 guidance and with SoftCFG. `exactness` reads the same codes in each precision, each behind those that are given, and
 compares logits and likeliest codes with those of the plain forward pass in float32: with random weights, whose
 likeliest codes are nearly tied, and with saved models.
@@ -76,7 +76,7 @@ class Case:
         part: one of `PARTS`.
         preset: the name of a model with random weights, or a saved one in `exactness`.
         precision: of the engine; `exactness` measures all there are.
-        batch: pictures drawn at a time.
+        batch: images drawn at a time.
         grid: cells a side in `growth`.
         oracle: whether the slow sampler is timed as well.
     """
@@ -122,14 +122,14 @@ def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
 
     precision: Any = case.precision or "fp32"
     if case.part == "exactness" and case.preset in options.model:
-        return exactness(Pipeline.from_pretrained(case.preset), options.pictures)
+        return exactness(Pipeline.from_pretrained(case.preset), options.images)
     tokenizer, generator, sampling = named_configs(full_name(case.preset))
     if case.part == "growth":
         tokenizer = dataclasses.replace(tokenizer, image_size=case.grid * tokenizer.patch_size, prefix=0)
         generator = dataclasses.replace(generator, grid=case.grid, prefix=0)
     pipeline = random_pipeline(tokenizer, generator, sampling, precision=precision)
     if case.part == "exactness":
-        return exactness(pipeline, options.pictures)
+        return exactness(pipeline, options.images)
     if case.part == "soft":
         return soft(pipeline)
     wanted = BenchOptions(
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
 
 
 def soft(pipeline: Pipeline) -> dict[str, Any]:
-    """Seconds of the codes of one picture with plain guidance and with SoftCFG, in turns."""
+    """Seconds of the codes of one image with plain guidance and with SoftCFG, in turns."""
     from alitok.sampling import SampleRequest
 
     engine, seconds = pipeline.engine, {"plain": [], "soft": []}
@@ -162,7 +162,7 @@ def soft(pipeline: Pipeline) -> dict[str, Any]:
     return {"dtype": pipeline.precision, "seconds": seconds, "plain": plain, "soft": softly, "ratio": softly / plain}
 
 
-def exactness(pipeline: Pipeline, pictures: int) -> dict[str, Any]:
+def exactness(pipeline: Pipeline, images: int) -> dict[str, Any]:
     """Logits and likeliest codes of each precision against those of the plain forward pass, behind the same codes."""
     import torch
 
@@ -171,7 +171,7 @@ def exactness(pipeline: Pipeline, pictures: int) -> dict[str, Any]:
 
     generator, sampling = pipeline.generator, pipeline.sampling
     classes = generator.config.classes
-    drawn = Engine(generator).sample([SampleRequest(i % classes, 0, i, sampling) for i in range(pictures)])
+    drawn = Engine(generator).sample([SampleRequest(i % classes, 0, i, sampling) for i in range(images)])
     likeliest = dataclasses.replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, soft_guidance=False)
     given = [
         SampleRequest(row % classes, sampling=likeliest, given=tuple(codes)) for row, codes in enumerate(drawn.tolist())
@@ -190,7 +190,7 @@ def exactness(pipeline: Pipeline, pictures: int) -> dict[str, Any]:
             "same_codes": (read.argmax(-1) == logits.argmax(-1)).double().mean().item(),
             "same_guided_codes": (chosen == guided).double().mean().item(),
         }
-    return {"pictures": pictures, "codes": drawn.shape[1], "precisions": found, "torch": torch.__version__}
+    return {"images": images, "codes": drawn.shape[1], "precisions": found, "torch": torch.__version__}
 
 
 def plain_pass(pipeline: Pipeline, codes: torch.Tensor, sampling: SamplingConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,7 +228,7 @@ def steps_of(engine: Engine, given: Sequence[SampleRequest]) -> tuple[torch.Tens
         chosen.append(codes[:-1].cpu())
         return codes
 
-    # The codes that all pictures of a batch are given would be read at once; one that is given none prevents it.
+    # The codes that all images of a batch are given would be read at once; one that is given none prevents it.
     with patch.object(session, "next_codes", watch):
         engine.sample([*given, SampleRequest(0, sampling=given[0].sampling)])
     return torch.stack(logits, dim=1), torch.stack(chosen, dim=1)
@@ -272,7 +272,7 @@ def _line(result: dict[str, Any]) -> str:
         return f"{result['ratio']:.3f} times plain guidance"
     if "precisions" in result:
         return ", ".join(f"{name} {found['same_codes']:.2%} same codes" for name, found in result["precisions"].items())
-    return f"{result['seconds_per_image']:.3f} s per picture, {result['share_of_roofline']:.0%} of the limit"
+    return f"{result['seconds_per_image']:.3f} s per image, {result['share_of_roofline']:.0%} of the limit"
 
 
 def _merged(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--grids", nargs="+", type=int, help="cells a side, of the part growth")
     parser.add_argument("--growing-batches", nargs="+", type=int, help="of the part batches")
     parser.add_argument("--model", nargs="+", default=[], help="saved pairs for the part exactness")
-    parser.add_argument("--pictures", type=int, default=4, help="of the part exactness")
+    parser.add_argument("--images", type=int, default=4, help="of the part exactness")
     parser.add_argument("--oracle", action="store_true", help="the matrix beside the slow sampler, once for each case")
     parser.add_argument("--rounds", type=int, default=3, help="turns of all cases")
     parser.add_argument("--repeats", type=int, default=1, help="batches that a case draws in each turn")

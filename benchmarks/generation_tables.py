@@ -1,6 +1,6 @@
 """The results of `generation.py` as tables in Markdown and as a plot.
 
-Enters: its cases. Leaves: text, and a picture file.
+Enters: its cases. Leaves: text, and an image file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PRECISIONS = ("fp32", "bf16", "int8")
-_TIMES = ("batch", "weights", "s per picture", "ms per step", "limit", "of bandwidth", "of roofline", "GB")
+_TIMES = ("batch", "weights", "s per image", "ms per step", "limit", "of bandwidth", "of roofline", "GB")
 COLUMNS = {
     "matrix": ("model", *_TIMES, "x slow sampler"),
     "growth": ("codes", "weights", "codes, s", "pixels, s", "ms per step", "limit", "of roofline"),
@@ -52,7 +52,7 @@ def _rows(case: dict[str, Any]) -> list[list[str]]:
 
 
 def plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Time per picture against the number of codes, and against the batch."""
+    """Time per image against the number of codes, and against the batch."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = "alitok"  # the same numbers give the same file
@@ -66,7 +66,7 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
         panels,
         ("growth", "batches"),
         ("codes", "batch"),
-        ("codes of a picture", "pictures drawn at a time"),
+        ("codes of an image", "images drawn at a time"),
         strict=True,
     ):
         for precision in PRECISIONS:
@@ -77,7 +77,7 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
                 whole = [case["seconds_per_image"] for case in points]
                 (line,) = axes.plot(along, whole, marker="o", linewidth=1.3, label=f"{precision}, codes and pixels")
                 axes.plot(along, codes, linestyle=":", color=line.get_color(), label=f"{precision}, codes alone")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds per picture")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds per image")
         axes.set_xticks(sorted({case[x] for case in timed if case["part"] == part}))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FormatStrFormatter("%g"))

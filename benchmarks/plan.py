@@ -25,7 +25,7 @@ from alitok.apps.plan.step_trace import Rehearsal
 from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 from alitok.recipes.presets import RECIPES, Recipe, StageName, with_generator
 
-_FOLLOWED = ("plain", "bf16", "recompute", "accumulate", "discriminator")
+_FOLLOWED = ("plain", "bf16", "activation_checkpointing", "accumulate", "discriminator")
 
 
 def recipe_of(preset: str, generator: str | None, option: str) -> Recipe:
@@ -43,18 +43,18 @@ def recipe_of(preset: str, generator: str | None, option: str) -> Recipe:
 
 
 def planned(recipe: Recipe, stage: StageName, case: dict[str, Any], option: str, classes: int) -> tuple[int, int]:
-    """Bytes, and operations of a picture."""
+    """Bytes, and operations of an image."""
     rehearsal = Rehearsal(recipe, stage, classes)
     microbatches = 2 if option == "accumulate" else 1
     trace = rehearsal.step(
         case["batch_size"] // microbatches,
         half=case["precision"] == "bf16",
-        recompute=option == "recompute",
+        activation_checkpointing=option == "activation_checkpointing",
         accumulating=microbatches > 1,
         fused_attention="NVIDIA" in case["device"],
     )
     average = bool(recipe.training(stage).loop.optimizer.ema_decay)
-    static = sum(static_bytes(rehearsal.weights, Layout("ddp", recompute=False), 1, average=average))
+    static = sum(static_bytes(rehearsal.weights, Layout("ddp", activation_checkpointing=False), 1, average=average))
     if stage == "generator":
         return static + trace.held_bytes, generator_step_flops(recipe.generator_size.config(recipe.tokenizer, classes))
     return static + trace.held_bytes, tokenizer_step_flops(recipe.tokenizer, stage)

@@ -9,13 +9,13 @@ Without `--model` and `--preset` the pair has the full geometry (256 pixels, 17 
 entries) with networks of width 256 and 6 layers, which a processor draws in seconds; its weights are random.
 
 The engine alone draws full batches in this process, codes and pixels, before the service starts: for each number of
-clients, batches of as many pictures as can be in one. Then `alitok serve` runs in a process of its own, and each
-client, a thread here, asks for one picture after the other, of another class and seed each time. The clock starts when
+clients, batches of as many images as can be in one. Then `alitok serve` runs in a process of its own, and each
+client, a thread here, asks for one image after the other, of another class and seed each time. The clock starts when
 there are as many good answers as clients and stops at the last of them; `failed` counts the others, which are in no
-rate, and `ratio` is the service's pictures a second over the engine's. `first_row` is the time to the first row of a
-watched picture over the time to its end, the median of twenty.
+rate, and `ratio` is the service's images a second over the engine's. `first_row` is the time to the first row of a
+watched image over the time to its end, the median of twenty.
 
-The soak sends a seeded mixture: pictures, streams read to the end and streams that are left, codes both ways, and
+The soak sends a seeded mixture: images, streams read to the end and streams that are left, codes both ways, and
 requests that must be refused. Each has the statuses that are right for it; `lost` counts requests that got no answer,
 `wrong` those with another status. Memory is the service's own, as /metrics tells it: the largest of the second quarter
 of the time, when all buffers are there, beside the largest of the last. The last line is one JSON object; the status
@@ -91,7 +91,7 @@ def random_pair(preset: str, directory: Path) -> Path:
 
 
 def engine_alone(model: Path, batches: list[int], seconds: float, device: DeviceName) -> dict[int, float]:
-    """Pictures a second by the size of a batch, codes and pixels, without a service."""
+    """Images a second by the size of a batch, codes and pixels, without a service."""
     from alitok.apps.serve.model import ServedModel
     from alitok.sampling import SampleRequest
     from alitok.sampling.pipeline import Pipeline
@@ -131,7 +131,7 @@ def serving(model: Path, options: argparse.Namespace) -> Iterator[str]:
 
 
 class Load:
-    """Clients that each ask for one picture after the other, over a connection that is kept.
+    """Clients that each ask for one image after the other, over a connection that is kept.
 
     Args:
         address: of the service.
@@ -146,7 +146,7 @@ class Load:
         self._began: float | None = None  # when there were as many answers as clients
 
     def run(self, clients: int, seconds: float) -> dict[str, Any]:
-        """Ask for so long; pictures a second, the times of an answer, and the size of the service's batches."""
+        """Ask for so long; images a second, the times of an answer, and the size of the service's batches."""
         before = batches(self.address)
         in_threads(lambda: self._ask(clients, seconds), clients)
         drawn, count = (now - then for now, then in zip(batches(self.address), before, strict=True))
@@ -156,7 +156,7 @@ class Load:
         ordered = sorted(took for _, took in timed)
         return {
             "clients": clients,
-            "pictures": len(timed),
+            "images": len(timed),
             "failed": self.failed,
             "images_per_second": len(timed) / (max(came for came, _ in timed) - self._began),
             "p50_seconds": statistics.median(ordered),
@@ -184,7 +184,7 @@ class Load:
                         self._began = now
 
     def _one(self, connection: http.client.HTTPConnection, seed: int) -> bool:
-        """Ask for a picture; whether it came."""
+        """Ask for an image; whether it came."""
         body = json.dumps({"classes": [seed % self.classes], "seed": seed})
         try:
             connection.request("POST", "/v1/images", body, {"Content-Type": "application/json"})
@@ -197,12 +197,12 @@ class Load:
 
 
 def batches(address: str) -> tuple[float, float]:
-    """Pictures of all batches so far, and how many batches there were."""
-    return metrics(address, "alitok_batch_pictures_sum", "alitok_batch_pictures_count")
+    """Images of all batches so far, and how many batches there were."""
+    return metrics(address, "alitok_batch_images_sum", "alitok_batch_images_count")
 
 
 def first_row(address: str) -> tuple[float, float]:
-    """Time to the first row over time to the finished picture, and the former in seconds, of one client."""
+    """Time to the first row over time to the finished image, and the former in seconds, of one client."""
     shares, times = [], []
     for seed in range(-1, _WATCHED):
         began, first = time.perf_counter(), None
@@ -247,8 +247,8 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             result["soak"] = Soak(address, facts).run(options.soak, options.clients[-1])
             return result
         result["first_row"], result["first_row_seconds"] = first_row(address)
-        print(f"first row after {result['first_row']:.3f} of a picture's time", flush=True)
-        print("clients  pictures/s   p50 s   p95 s   ratio   batch", flush=True)
+        print(f"first row after {result['first_row']:.3f} of an image's time", flush=True)
+        print("clients  images/s   p50 s   p95 s   ratio   batch", flush=True)
         result["loads"] = []
         for clients in options.clients:
             found = Load(address, len(facts["classes"])).run(clients, options.seconds)

@@ -49,16 +49,16 @@ class Soak:
         buffer = io.BytesIO()
         noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
         Image.fromarray(noise).save(buffer, "PNG")
-        self.picture = buffer.getvalue()
+        self.image = buffer.getvalue()
         self.kinds: dict[str, tuple[Callable[[random.Random, Client], None], set[int]]] = {
             "draw": (self._draw, {200, 429}),
             "stream": (self._stream, {200, 429}),
             "stream left": (self._leave, {200, 429}),
             "encode and decode": (self._codes, {200, 429}),
-            "reconstruct": (lambda rng, client: client.reconstruct(self.picture), {200, 429}),
+            "reconstruct": (lambda rng, client: client.reconstruct(self.image), {200, 429}),
             "complete": (self._complete, {200, 429}),
-            "broken picture": (lambda rng, client: client.encode([self.picture[: rng.randrange(1, 9000)]]), {415, 422}),
-            "no picture": (lambda rng, client: client.encode([rng.randbytes(500)]), {415, 422}),
+            "broken image": (lambda rng, client: client.encode([self.image[: rng.randrange(1, 9000)]]), {415, 422}),
+            "no image": (lambda rng, client: client.encode([rng.randbytes(500)]), {415, 422}),
             "unknown class": (lambda rng, client: client.draw(["no such class"]), {422}),
             "too many": (lambda rng, client: client.draw([0], count=1000), {422}),
             "wrong codes": (lambda rng, client: client.decode([[0]]), {422}),
@@ -129,11 +129,11 @@ class Soak:
         settings = {"guidance_scale": rng.choice([1.0, 3.0]), "top_k": rng.choice([0, 10])}
         drawn = client.draw([self._class(rng)], count=count, seed=rng.randrange(1000), settings=settings)
         if len(drawn) != count:
-            raise AnswerError(f"{len(drawn)} pictures for {count}")
+            raise AnswerError(f"{len(drawn)} images for {count}")
 
     def _stream(self, rng: random.Random, client: Client) -> None:
         if not isinstance(list(client.stream([self._class(rng)], seed=rng.randrange(1000)))[-1], Drawn):
-            raise AnswerError("a stream without its picture")
+            raise AnswerError("a stream without its image")
 
     def _leave(self, rng: random.Random, client: Client) -> None:
         stream = client.stream([self._class(rng)], count=4)
@@ -142,10 +142,10 @@ class Soak:
         stream.close()
 
     def _codes(self, rng: random.Random, client: Client) -> None:
-        client.decode(client.encode([self.picture]), rng.choice(self.facts["stages"]))
+        client.decode(client.encode([self.image]), rng.choice(self.facts["stages"]))
 
     def _complete(self, rng: random.Random, client: Client) -> None:
-        client.draw([self._class(rng)], seed=1, keep=(self.picture, rng.randint(0, self.facts["grid"])))
+        client.draw([self._class(rng)], seed=1, keep=(self.image, rng.randint(0, self.facts["grid"])))
 
     def _no_json(self, rng: random.Random, client: Client) -> None:
         host = self.address.removeprefix("http://")

@@ -1,4 +1,4 @@
-"""What a training step costs: pictures per second, FLOPs, their share of the machine's peak, and peak memory.
+"""What a training step costs: images per second, FLOPs, their share of the machine's peak, and peak memory.
 
 Each case is a process of its own (two for `ddp` and `fsdp`) that takes real optimizer steps on noise, through the same
 code as `alitok train`. Cases are run in turns, round after round, and the median counts, so that their ratios to the
@@ -10,8 +10,8 @@ plain case of the same training are taken within one run. Prints a line per case
     python benchmarks/train_step.py --cases stage1.plain stage1.fsdp          # these alone
 
 FLOPs are those of the model, by formula and (for the plain cases) by torch's counter: three times the forward pass for
-what is trained, once for what is frozen; feature networks, the discriminator and what `recompute` does twice are not
-counted. The peak is that of the GPU's data sheet
+what is trained, once for what is frozen; feature networks, the discriminator and what activation checkpointing
+does twice are not counted. The peak is that of the GPU's data sheet
 without sparsity; on a CPU it is the rate of a large matrix product, measured by the case itself in float32.
 """
 
@@ -39,7 +39,17 @@ if TYPE_CHECKING:
     from alitok.run.tasks import Training, Trainings
 
 STAGES = ("stage1", "stage2", "generator")
-OPTIONS = ("plain", "bf16", "compile", "recompute", "accumulate", "local", "discriminator", "ddp", "fsdp")
+OPTIONS = (
+    "plain",
+    "bf16",
+    "compile",
+    "activation_checkpointing",
+    "accumulate",
+    "local",
+    "discriminator",
+    "ddp",
+    "fsdp",
+)
 ONLY_TOKENIZER = ("local", "discriminator")
 CASES = [
     f"{stage}.{option}"
@@ -66,7 +76,7 @@ def recipe_for(options: argparse.Namespace, option: str) -> Recipe:
     engine = EngineConfig(precision="bf16" if option == "bf16" else options.precision)
     changes = {
         "compile": {"compile": True},
-        "recompute": {"recompute": True},
+        "activation_checkpointing": {"activation_checkpointing": True},
         "accumulate": {"accumulate": 2},
         "fsdp": {"parallel": "fsdp"},
     }
@@ -102,23 +112,23 @@ def training_of(trainings: Trainings, stage: str) -> Training:
 
 
 def step_flops_of(recipe: Recipe, stage: str, model: Any) -> int:
-    """Of one picture in a training step, by formula."""
+    """Of one image in a training step, by formula."""
     from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 
     return generator_step_flops(model.config) if stage == "generator" else tokenizer_step_flops(recipe.tokenizer, stage)
 
 
 def counted_flops(training: Training, batch: tuple[torch.Tensor, ...], device: torch.device) -> int:
-    """Of one picture in a training step, by torch's counter."""
+    """Of one image in a training step, by torch's counter."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from alitok.train.task import Moment
+    from alitok.train.task import StepInfo
 
     task, counter = training.task, FlopCounterMode(display=False)
     one = tuple(part[:1].to(device) for part in batch)
     with sdpa_kernel(SDPBackend.MATH), counter:  # there attention is two plain products, which the counter knows
-        for terms in task.losses(task.modules, one, Moment(0, 0, 0)):
+        for terms in task.losses(task.modules, one, StepInfo(0, 0, 0)):
             terms.minimise.backward()
     return counter.get_total_flops()
 

@@ -1,7 +1,7 @@
-"""The two pictures of the documentation, drawn from the code: the house and the way of the data.
+"""The two images of the documentation, drawn from the code: the house and the way of the data.
 
 Enters: the floors that `pyproject.toml` names, the imports of `src/alitok`, and `alitok.run.steps.STEPS`. Leaves:
-two SVG pictures, made anew with every build of the pages, so that they cannot be out of date.
+two SVG images, made anew with every build of the pages, so that they cannot be out of date.
 
     python docs/draw.py FOLDER      # writes house.svg and steps.svg there, to look at
 """
@@ -25,7 +25,7 @@ from alitok.run.steps import STEPS, Step
 ROOT = Path(__file__).resolve().parents[1]
 
 _HUES = (210, 175, 140, 95, 45, 25, 0, 330, 285, 250)  # from the ground up
-# Alone a picture follows the system's colours, on a page those of the page.
+# Alone an image follows the system's colours, on a page those of the page.
 _STYLE = """
 .drawn { color: #1c2430; font-family: system-ui, sans-serif; max-width: 100%; height: auto; }
 @media (prefers-color-scheme: dark) { .drawn { color: #e3e8ee; } }
@@ -284,7 +284,7 @@ def _svg(width: float, height: float, parts: Iterable[str], title: str) -> str:
 
 
 def drawn() -> dict[str, str]:
-    """All pictures by name."""
+    """All images by name."""
     return {"house": house_svg(read_house()), "steps": steps_svg()}
 
 
@@ -292,8 +292,8 @@ def main() -> None:
     """Write them to the folder that the command line names."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in drawn().items():
-        (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+    for name, image in drawn().items():
+        (folder / f"{name}.svg").write_text(image, encoding="utf-8")
 
 
 if __name__ == "__main__":

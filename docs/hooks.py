@@ -1,9 +1,9 @@
 """What the build of the pages adds to the files in this folder.
 
-Enters: the pages as MkDocs reads them. Leaves: pages with the pictures drawn from the code, with parts of the README,
+Enters: the pages as MkDocs reads them. Leaves: pages with the images drawn from the code, with parts of the README,
 with the reference of the command line, and with links that lead to the same places as on disk:
 
-    <!-- drawn: house -->          a picture of `draw.py`
+    <!-- drawn: house -->          an image of `draw.py`
     <!-- readme: Try it -->        the section of the README under that heading, without the heading, in the place of
                                    this line and the next, which says on disk where that section is
     `docs/serve.md`                a link to that page
@@ -29,13 +29,13 @@ _OUTSIDE = re.compile(r"\]\((\.\./(?:benchmarks|examples)/[\w./-]+)\)")
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 
 _ADDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-_pictures: dict[str, str] = {}
+_images: dict[str, str] = {}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Draw the pictures anew at each build."""
-    _pictures.clear()
-    _pictures.update(drawn())
+    """Draw the images anew at each build."""
+    _images.clear()
+    _images.update(drawn())
     return config
 
 
@@ -61,14 +61,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in the pictures, as parts of the page, so that they follow its colours."""
+    """Put in the images, as parts of the page, so that they follow its colours."""
 
-    def picture(match: re.Match[str]) -> str:
-        if match[1] not in _pictures:
-            raise PluginError(f"{page.file.src_uri}: there is no drawn picture {match[1]}.")
-        return f"<figure>{_pictures[match[1]]}</figure>"
+    def image(match: re.Match[str]) -> str:
+        if match[1] not in _images:
+            raise PluginError(f"{page.file.src_uri}: there is no drawn image {match[1]}.")
+        return f"<figure>{_images[match[1]]}</figure>"
 
-    return _DRAWN.sub(picture, html)
+    return _DRAWN.sub(image, html)
 
 
 def _linked(text: str, page: str) -> str:
@@ -97,7 +97,7 @@ def with_readme(markdown: str) -> str:
 
 
 def readme_section(heading: str, readme: Path = ROOT / "README.md") -> str:
-    """The text of the README under a heading of the second level, with its pictures where the pages have them."""
+    """The text of the README under a heading of the second level, with its images where the pages have them."""
     text = readme.read_text(encoding="utf-8")
     pieces = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     sections = {"": pieces[0], **dict(zip(pieces[1::2], pieces[2::2], strict=True))}

@@ -1,9 +1,9 @@
-"""Ask a running service for pictures, from any program that has Python and Pillow.
+"""Ask a running service for images, from any program that has Python and Pillow.
 
     alitok serve runs/demo/model &                                       # in another terminal
     python examples/call_service.py http://127.0.0.1:8000 --out served   # a second for small models
 
-The service draws one batch for all who ask; the pictures are the same as those drawn alone.
+The service draws one batch for all who ask; the images are the same as those drawn alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from alitok.core.errors import AlitokError
 
 
 def main() -> None:
-    """Draw, watch, and code pictures over HTTP."""
+    """Draw, watch, and code images over HTTP."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
     parser.add_argument("--key", help="where the service asks for one")
@@ -30,13 +30,13 @@ def main() -> None:
         print(f"serving {model['name']}, classes: {len(model['classes'])}")
 
     for drawn in client.draw([0, 1], count=2, seed=5, settings={"guidance_scale": 3.0}):
-        drawn.picture.save(options.out / f"{drawn.label}-{drawn.index}.png")
+        drawn.image.save(options.out / f"{drawn.label}-{drawn.index}.png")
     for event in client.stream([0], seed=5):
         if isinstance(event, DrawnRow):
             print(f"row {event.row}: {event.strip.size[0]} x {event.strip.size[1]} pixels")
         else:
             print(f"finished: class {event.class_name}, seed {event.seed}")
-            last = event.picture
+            last = event.image
 
     file = io.BytesIO()
     last.save(file, "png")

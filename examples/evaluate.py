@@ -3,7 +3,7 @@
     python examples/evaluate.py runs/demo/model --data digits --out evaluated           # a minute
     python examples/evaluate.py runs/demo/model --data digits --out evaluated --samples 2000
 
-The features are those of a classifier that is trained on the pictures at hand (`--features classifier`), so nothing is
+The features are those of a classifier that is trained on the images at hand (`--features classifier`), so nothing is
 downloaded; what is measured in them is never called FID. Both reports open without a network.
 """
 

@@ -1,6 +1,6 @@
 """Probe a tokenizer of your own: two methods are all it needs.
 
-The one below cuts a picture into patches and keeps the mean colour of each, with three bits for a channel. Every code
+The one below cuts an image into patches and keeps the mean colour of each, with three bits for a channel. Every code
 is of its own patch alone, so the map of influence is its diagonal, and the future has no share in it.
 
     python examples/probe_other_tokenizer.py
@@ -27,20 +27,20 @@ LEVELS = 8  # of a channel: three bits
 
 
 class MeanColour:
-    """Pictures of 16 x 16 pixels as 4 x 4 mean colours, and back."""
+    """Images of 16 x 16 pixels as 4 x 4 mean colours, and back."""
 
     image_size = 16  # the three are optional; the command line can be told instead
     grid = 4
     codebook_size = LEVELS**3
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, 16, 16) in [0, 1] -> codes (B, 16), row by row."""
+        """Images (B, 3, 16, 16) in [0, 1] -> codes (B, 16), row by row."""
         means = F.avg_pool2d(images, self.image_size // self.grid).flatten(2)  # (B, 3, 16)
         red, green, blue = (means * LEVELS).long().clamp(max=LEVELS - 1).unbind(1)
         return (red * LEVELS + green) * LEVELS + blue
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 16) -> pictures (B, 3, 16, 16) in [0, 1], each patch of one colour."""
+        """Codes (B, 16) -> images (B, 3, 16, 16) in [0, 1], each patch of one colour."""
         levels = torch.stack([codes // LEVELS**2, codes // LEVELS % LEVELS, codes % LEVELS], dim=1)
         colours = (levels.float() + 0.5) / LEVELS
         return F.interpolate(colours.unflatten(2, (self.grid, self.grid)), scale_factor=4)
@@ -49,7 +49,7 @@ class MeanColour:
 def main() -> None:
     """Print how influence and reach are divided."""
     codec = MeanColour()
-    source = open_splits("digits", codec.image_size).heldout
+    source = open_splits("digits", codec.image_size).val
     images = to_float(torch.from_numpy(np.stack([source.read(number, None) for number in range(100)])))
     influence = influence_of(codec, images, grid=codec.grid, prefix=0)
     reach = reach_of(codec, codec.encode(images), image_size=codec.image_size, grid=codec.grid, prefix=0)

@@ -1,8 +1,8 @@
-"""Pictures to codes and back: what is kept, what it costs, and what each decoder makes of the same codes.
+"""Images to codes and back: what is kept, what it costs, and what each decoder makes of the same codes.
 
     python examples/reconstruct.py runs/demo/model/tokenizer --data digits --out rebuilt.png    # seconds
 
-The sheet has the pictures in its first row, and below them what each decoder draws from their codes.
+The sheet has the images in its first row, and below them what each decoder draws from their codes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from alitok.metrics.reconstruction import psnr
 
 
 def main() -> None:
-    """Encode held-out pictures, decode them, and draw both beside one another."""
+    """Encode validation images, decode them, and draw both beside one another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", help="a directory, or owner/name on the hub")
-    parser.add_argument("--data", default="digits", help="a folder, or any other source of pictures")
+    parser.add_argument("--data", default="digits", help="a folder, or any other source of images")
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("rebuilt.png"))
     options = parser.parse_args()
 
     tokenizer = alitok.Tokenizer.from_pretrained(options.tokenizer)
     size, entries = tokenizer.config.image_size, tokenizer.config.codebook_size
-    source = open_splits(options.data, size).heldout  # pictures that a training with this data has not seen
+    source = open_splits(options.data, size).val  # images that a training with this data has not seen
     pixels = np.stack([source.read(number, None) for number in range(min(options.count, len(source)))])
     images = to_float(torch.from_numpy(pixels))  # (B, 3, h, h) in [0, 1]
 
@@ -47,8 +47,8 @@ def main() -> None:
         best = tokenizer.reconstruct(images)  # both steps at once, by the last decoder
     assert torch.equal(best, rows[-1])
     bits = codes.shape[1] * math.log2(entries)
-    print(f"{codes.shape[1]} codes a picture, {bits:.0f} bits, where its pixels take {images[0].numel() * 8}")
-    print(f"{len(codes.unique())} of {entries} codes were used; the first picture is {codes[0, :8].tolist()} ...")
+    print(f"{codes.shape[1]} codes an image, {bits:.0f} bits, where its pixels take {images[0].numel() * 8}")
+    print(f"{len(codes.unique())} of {entries} codes were used; the first image is {codes[0, :8].tolist()} ...")
     to_pil(grid(to_uint8(torch.cat(rows)).numpy(), columns=len(images))).save(options.out)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     run_training("generator", Request(out=options.out, overrides=("generator.loop.batch_size=48",)))
     run_training("stage2", Request(out=options.out))
 
-    for stage, number in (("stage1", "heldout_psnr"), ("generator", "heldout_accuracy"), ("stage2", "heldout_psnr")):
+    for stage, number in (("stage1", "val_psnr"), ("generator", "val_accuracy"), ("stage2", "val_psnr")):
         print(f"{stage}: {number} {read_metrics(options.out / stage / 'metrics.jsonl')[-1][number]:.3f}")
     pipeline = alitok.Pipeline.from_pretrained(options.out / "model")
     print(f"Classes: {', '.join(pipeline.generator.class_names)}")

@@ -34,20 +34,20 @@ def stored():
 
 def _stored(path, codes, labels, *, codebook_size, classes, tokenizer="t", crops=1, shard_rows=1 << 15):
     head = StoreHead(
-        pictures=len(codes) // crops,
+        images=len(codes) // crops,
         length=codes.shape[1],
         codebook_size=codebook_size,
         recipe="",
         crops=tuple(f"crop {number}" for number in range(crops)),
         classes=tuple(classes),
         tokenizer=tokenizer,
-        shard_pictures=max(1, shard_rows // crops),
+        shard_images=max(1, shard_rows // crops),
     )
     writer = StoreWriter(path, head)
     for number in writer.prepare():
-        pictures = head.shard(number)
-        rows = slice(pictures.start * crops, pictures.stop * crops)
-        writer.write(number, codes[rows], labels[rows][::crops], [str(picture) for picture in pictures])
+        images = head.shard(number)
+        rows = slice(images.start * crops, images.stop * crops)
+        writer.write(number, codes[rows], labels[rows][::crops], [str(image) for image in images])
     assert writer.finish()
     return path
 
@@ -127,8 +127,8 @@ class Page(HTMLParser):
         """Of every sheet, (3, h, w) uint8."""
         heads, data = zip(*(sheet["src"].split(",") for sheet in self.sheets()), strict=True)
         assert set(heads) == {"data:image/png;base64"}
-        pictures = [Image.open(io.BytesIO(base64.b64decode(encoded))) for encoded in data]
-        return [np.asarray(picture).transpose(2, 0, 1) for picture in pictures]
+        images = [Image.open(io.BytesIO(base64.b64decode(encoded))) for encoded in data]
+        return [np.asarray(image).transpose(2, 0, 1) for image in images]
 
     def check_alone(self):
         """Nothing is fetched or run."""

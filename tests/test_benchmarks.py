@@ -25,9 +25,9 @@ def test_full_size_on_small_models():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crops", [1, 10])
-def test_data_on_a_small_store_and_few_pictures(crops):
+def test_data_on_a_small_store_and_few_images(crops):
     pytest.importorskip("skimage")
-    small = ["--sequences", "5000", "--batches", "5", "--pictures", "30", "--crops", str(crops)]
+    small = ["--sequences", "5000", "--batches", "5", "--images", "30", "--crops", str(crops)]
     command = [sys.executable, BENCHMARKS / "data.py", *small]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(output.splitlines()[-1])
@@ -76,7 +76,7 @@ def test_train_step_on_small_recipes():
 @pytest.mark.slow
 def test_generation_on_a_small_generator(tmp_path):
     pytest.importorskip("matplotlib")
-    tiny = ["--buffer-mib", "4", "--side", "32", "--pictures", "2", "--rounds", "1", "--repeats", "2"]
+    tiny = ["--buffer-mib", "4", "--side", "32", "--images", "2", "--rounds", "1", "--repeats", "2"]
     cases = ["--batches", "2", "10000000", "--grids", "2", "--growing-batches", "3", "--precisions", "fp32", "--oracle"]
     command = [sys.executable, BENCHMARKS / "generation.py"]
     made = subprocess.run(
@@ -101,13 +101,13 @@ def test_generation_on_a_small_generator(tmp_path):
     assert tables.splitlines()[-1] == made.splitlines()[-1]
     assert tables[tables.index("\nmatrix\n") :] == made[made.index("\nmatrix\n") :]
     assert [line.count("|") for line in tables.splitlines() if line.startswith("| digits-generator | 2 |")] == [11]
-    assert "pictures drawn at a time" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")
+    assert "images drawn at a time" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")
 
 
 @pytest.mark.slow
-def test_evaluation_of_few_pictures():
+def test_evaluation_of_few_images():
     pytest.importorskip("torch_fidelity")
-    small = ["--count", "600", "--reference", "300", "--pictures", "2"]
+    small = ["--count", "600", "--reference", "300", "--images", "2"]
     command = [sys.executable, BENCHMARKS / "evaluation.py", *small]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(output.splitlines()[-1])
@@ -136,7 +136,13 @@ def test_ablation_of_two_small_arms(tmp_path):
 
 
 def test_a_plan_beside_what_was_measured(tmp_path):
-    case = {"case": "stage2.recompute", "batch_size": 4, "processes": 1, "precision": "fp32", "device": "x86_64"}
+    case = {
+        "case": "stage2.activation_checkpointing",
+        "batch_size": 4,
+        "processes": 1,
+        "precision": "fp32",
+        "device": "x86_64",
+    }
     measured = {"preset": "digits", "cases": [case | {"peak_memory_gb": 1.0}, case | {"processes": 2}]}
     results = tmp_path / "results.json"
     results.write_text(json.dumps(measured))

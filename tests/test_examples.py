@@ -47,7 +47,7 @@ def run(tmp_path_factory):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("examples") / "run"
-    script = EXAMPLES / "train_on_pictures.py"
+    script = EXAMPLES / "train_on_images.py"
     command = [sys.executable, script, "--out", out, "--steps", "6", "--set", *SMALL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def test_the_example_of_another_tokenizer_finds_no_future():
 @pytest.mark.slow
 def test_a_whole_run_in_one_call(run):
     out, said = run
-    assert re.search(r"Pictures keep \d+\.\d dB; the report is .*report\.html", said)
+    assert re.search(r"Images keep \d+\.\d dB; the report is .*report\.html", said)
     assert (out / "report.html").stat().st_size > 10_000
     assert json.loads((out / "metrics.json").read_text())["samples"] == 20
 
@@ -95,9 +95,9 @@ def test_a_whole_run_in_one_call(run):
         ("evaluate.py", ["nowhere", "--out", "out"], "nowhere"),
         ("reconstruct.py", ["nowhere"], "nowhere is no directory with a saved model"),
         ("call_service.py", ["http://127.0.0.1:9"], "The service at 127.0.0.1:9 does not answer"),
-        ("train_on_pictures.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
+        ("train_on_images.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
         ("train_stage_by_stage.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
-        ("own_pictures.py", ["--out", "out", "--set", "no.such=1"], "no"),
+        ("own_images.py", ["--out", "out", "--set", "no.such=1"], "no"),
     ],
 )
 def test_a_wrong_path_ends_in_a_sentence(name, words, said, example, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_wrong_path_ends_in_a_sentence(name, words, said, example, tmp_path, m
 def test_stage_by_stage(tmp_path, example):
     pytest.importorskip("sklearn")
     said = example("train_stage_by_stage.py", "--out", tmp_path / "run", "--steps", 4, "--set", *SMALL)
-    assert re.findall(r"^(stage1|generator|stage2): heldout_\w+ [\d.]+$", said, re.MULTILINE) == [
+    assert re.findall(r"^(stage1|generator|stage2): val_\w+ [\d.]+$", said, re.MULTILINE) == [
         "stage1",
         "generator",
         "stage2",
@@ -122,7 +122,7 @@ def test_stage_by_stage(tmp_path, example):
 @pytest.mark.slow
 def test_drawing(run, tmp_path, example):
     said = example("draw.py", run[0] / "model", "--out", tmp_path / "drawn")
-    assert "23 pictures in" in said
+    assert "23 images in" in said
     strips = re.findall(r"rows of pixels from (\d+) \(1, 3, 4, 16\)", said)
     assert strips == ["0", "4", "8", "12"]
     assert "finished (1, 3, 16, 16)" in said
@@ -131,7 +131,7 @@ def test_drawing(run, tmp_path, example):
 @pytest.mark.slow
 def test_reconstruction(run, tmp_path, example):
     said = example("reconstruct.py", run[0] / "model" / "tokenizer", "--out", tmp_path / "rebuilt.png", "--count", 5)
-    assert re.search(r"stage1: [\d.]+ dB\nstage2: [\d.]+ dB\n20 codes a picture", said)
+    assert re.search(r"stage1: [\d.]+ dB\nstage2: [\d.]+ dB\n20 codes an image", said)
     sheet = np.asarray(Image.open(tmp_path / "rebuilt.png"))
     assert sheet.shape[0] // 16 == 3
     assert sheet.shape[1] // 16 == 5
@@ -169,14 +169,14 @@ def test_a_service_is_called(run, tmp_path, example):
 
 
 @pytest.mark.slow
-def test_pictures_of_ones_own(tmp_path, example):
+def test_images_of_ones_own(tmp_path, example):
     words = ["--out", tmp_path / "run", "--count", 60, "--steps", 4, "--set", *SMALL]
-    said = example("own_pictures.py", *words)
+    said = example("own_images.py", *words)
     assert "draws circle and square" in said
     assert Image.open(tmp_path / "run" / "circle.png").size == (16, 16)
-    shapes = runpy.run_path(str(EXAMPLES / "own_pictures.py"))["Shapes"](10)
+    shapes = runpy.run_path(str(EXAMPLES / "own_images.py"))["Shapes"](10)
     assert shapes.encoded(3) == shapes.encoded(3) != shapes.encoded(5)
-    example("own_pictures.py", *words)  # nothing is left to do
+    example("own_images.py", *words)  # nothing is left to do
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_what_the_readme_shows_of_python(run, tmp_path, monkeypatch, capsys):
     names = {}
     for block in [block for section in blocks.values() for block in section]:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(names["other"]) == len(names["pictures"]) == 2
-    assert names["pictures"][0].size == (16, 16)
+    assert len(names["other"]) == len(names["images"]) == 2
+    assert names["images"][0].size == (16, 16)
     assert Image.open("three.png").size == (128, 128)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "4", "8", "12", "0"]

@@ -42,17 +42,17 @@ tokenizer = alitok.Tokenizer(
 generator = alitok.Generator(alitok.GeneratorConfig(grid=2, prefix=2, codebook_size=16, classes=2, **small), ("a", "b"))
 alitok.Pipeline(tokenizer, generator).save_pretrained("model")
 pipeline = alitok.Pipeline.from_pretrained("model", device="cpu")
-pictures = pipeline(["a", 1], seed=[3, 4], guidance_scale=2.0)
-for number, picture in enumerate(pictures * 8):
-    place = Path("pictures", "ab"[number % 2], f"{number}.png")
+images = pipeline(["a", 1], seed=[3, 4], guidance_scale=2.0)
+for number, image in enumerate(images * 8):
+    place = Path("images", "ab"[number % 2], f"{number}.png")
     place.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(place)
+    image.save(place)
 data = ("py.typed", "imagenet_classes.txt", "apps/serve/page/index.html", "report/templates/report.html")
 told = {
     "names": names,
     "from": alitok.__file__,
-    "sizes": [picture.size for picture in pictures],
-    "again": pipeline("a", seed=3, guidance_scale=2.0)[0].tobytes() == pictures[0].tobytes(),
+    "sizes": [image.size for image in images],
+    "again": pipeline("a", seed=3, guidance_scale=2.0)[0].tobytes() == images[0].tobytes(),
     "data": [files("alitok").joinpath(name).is_file() for name in data],
     "imagenet": len(files("alitok").joinpath("imagenet_classes.txt").read_text().splitlines()),
 }
@@ -63,16 +63,16 @@ print(json.dumps(told))
 WITHOUT = [
     ("demo", "demo --out demo"),
     ("demo", "demo --data photos --out demo"),
-    ("demo", "fit pictures --out fit"),
-    ("eval", "ablate --data pictures --out ablation --device cpu"),
-    ("demo", "probe --tokenizer model --data pictures --out probe"),
+    ("demo", "fit images --out fit"),
+    ("eval", "ablate --data images --out ablation --device cpu"),
+    ("demo", "probe --tokenizer model --data images --out probe"),
     ("serve", "serve model"),
-    ("eval", "eval generation model --data pictures --out generation"),
-    ("eval", "eval reconstruction model --data pictures --out reconstruction"),
+    ("eval", "eval generation model --data images --out generation"),
+    ("eval", "eval reconstruction model --data images --out reconstruction"),
     ("datasets", "data inspect hf:some/thing"),
     ("stream", "data inspect https://127.0.0.1:9/x.tar"),
     ("hub", "sample some/thing --out samples"),
-    ("perceptual", "train stage1 --data pictures --out run --perceptual lpips --device cpu"),
+    ("perceptual", "train stage1 --data images --out run --perceptual lpips --device cpu"),
 ]
 REFUSALS = """
 import contextlib, io, json, sys

@@ -12,10 +12,10 @@ import alitok.cli.demo as command
     [
         ("digits", "demo"),
         ("photos", "demo-photos"),
-        ("pictures/", "demo-pictures"),
+        ("images/", "demo-images"),
         ("pics/x.parquet?label=k", "demo-x.parquet"),
         ("shards/*.tar", "demo-tar"),
-        ("hub:somebody/some pictures", "demo-some_pictures"),
+        ("hub:somebody/some images", "demo-some_images"),
     ],
 )
 def test_the_folders_name_is_safe(monkeypatch, data, wanted):

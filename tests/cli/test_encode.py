@@ -20,7 +20,7 @@ def alitok(*arguments, at):
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder with pictures and a tokenizer."""
+    """A folder with images and a tokenizer."""
     config = TokenizerConfig(
         image_size=16,
         patch_size=8,
@@ -32,7 +32,7 @@ def place(tmp_path):
     )
     Tokenizer(config).eval().save_pretrained(tmp_path / "tokenizer")
     for number in range(8):
-        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (18, 20, 3), dtype=np.uint8)).save(path)
     return tmp_path
@@ -40,10 +40,10 @@ def place(tmp_path):
 
 @pytest.mark.slow
 def test_encode_and_show(place):
-    words = ("encode", "--tokenizer", "tokenizer", "--data", "pictures", "--out", "codes", "--device", "cpu")
+    words = ("encode", "--tokenizer", "tokenizer", "--data", "images", "--out", "codes", "--device", "cpu")
     done = alitok(*words, "--crops", "flip", "--workers", 1, "--batch-size", 4, at=place)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "8 pictures x 2 crops = 16 sequences of 6 codes" in done.stdout
+    assert "8 images x 2 crops = 16 sequences of 6 codes" in done.stdout
     assert CodeStore(place / "codes").crops == 2
     shown = alitok("data", "show", "codes", "--count", 4, "--device", "cpu", at=place)
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -59,6 +59,6 @@ def test_encode_and_show(place):
 
 
 def test_a_store_that_is_none_is_told_in_one_sentence(place):
-    shown = alitok("data", "show", "pictures", at=place)
+    shown = alitok("data", "show", "images", at=place)
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr == "alitok: pictures is no code store: it has no manifest.json; encode the pictures again.\n"
+    assert shown.stderr == "alitok: images is no code store: it has no manifest.json; encode the images again.\n"

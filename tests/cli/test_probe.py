@@ -22,11 +22,11 @@ def start(*words):
 
 
 def test_all_options(asked):
-    words = "--tokenizer a.b:c --data d --generator g --pictures 7 --out o --image-size 64 --grid 8 --per-place 5"
+    words = "--tokenizer a.b:c --data d --generator g --images 7 --out o --image-size 64 --grid 8 --per-place 5"
     assert start(*words.split(), "--seed", "3", "--batch-size", "9", "--device", "cpu") in (None, 0)
     (options,) = asked
     assert (options.tokenizer, options.data, options.generator, options.out) == ("a.b:c", "d", "g", Path("o"))
-    assert (options.pictures, options.image_size, options.grid, options.per_place) == (7, 64, 8, 5)
+    assert (options.images, options.image_size, options.grid, options.per_place) == (7, 64, 8, 5)
     assert (options.seed, options.batch_size, options.device) == (3, 9, "cpu")
     assert options.command.split()[0] == "alitok"
 
@@ -34,7 +34,7 @@ def test_all_options(asked):
 def test_what_is_left_out(asked):
     assert start("--tokenizer", "t", "--data", "digits") in (None, 0)
     (options,) = asked
-    assert (options.generator, options.pictures, options.out, options.seed) == (None, None, None, 0)
+    assert (options.generator, options.images, options.out, options.seed) == (None, None, None, 0)
     assert options.place == Path("runs/probe-t-digits")
 
 

@@ -74,11 +74,11 @@ def test_sample_and_complete(place):
     )
     done = alitok(*words, "--top-k", 4, "--soft-guidance", "--guidance-schedule", "linear", at=place)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "6 pictures in" in done.stdout
+    assert "6 images in" in done.stdout
     assert len(list((place / "s").glob("*/*.png"))) == 6
     refused = alitok(*words, at=place)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("alitok: s holds pictures of another job (guidance_schedule linear, not cosine);")
+    assert refused.stderr.startswith("alitok: s holds images of another job (guidance_schedule linear, not cosine);")
 
     Image.new("RGB", (20, 30), "red").save(place / "red.png")
     words = ("complete", "model", "red.png", "--rows", 1, "--count", 3, "--out", "sheet.png", "--device", "cpu")
@@ -95,7 +95,7 @@ def test_sample_and_complete(place):
         (("sample", "model"), "--out"),
         (("sample", "model", "--out", "s", "--guidence-scale", "3"), "--guidence-scale"),
         (("sample", "model", "--out", "s", "--format", "jpg"), "jpg"),
-        (("complete", "model", "--rows", "1", "--out", "s.png"), "PICTURE"),
+        (("complete", "model", "--rows", "1", "--out", "s.png"), "IMAGE"),
         (("complete", "model", "x.png", "--rows", "half", "--out", "s.png"), "half"),
     ],
 )

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from alitok.core.columns import print_columns
 
-HEADS = ("what", "pictures\na second", "arith-\nmetic")
+HEADS = ("what", "images\na second", "arith-\nmetic")
 ROWS = [("one [x]", "1,234,567", "12%"), ("two", "8")]
 
 
@@ -19,7 +19,7 @@ def printed(width):
 
 def test_a_wide_table_has_its_heads_on_one_line():
     assert printed(38) == [
-        "what     pictures a second  arithmetic",
+        "what     images a second  arithmetic",
         "one [x]          1,234,567         12%",
         "two                      8",
     ]
@@ -30,7 +30,7 @@ def test_a_narrower_one_breaks_its_heads_and_then_moves_together():
         printed(37)
         == printed(26)
         == [
-            "          pictures  arith-",
+            "          images  arith-",
             "what      a second   metic",
             "one [x]  1,234,567     12%",
             "two              8",

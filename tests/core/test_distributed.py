@@ -13,7 +13,7 @@ def test_one_process_needs_no_launcher_and_changes_nothing():
             assert operation(values) is values
         assert values.tolist() == [1.0, 2.0]
         assert world.gather("x") == ["x"]
-        assert world.together(lambda: 3) == 3
+        assert world.on_rank0(lambda: 3) == 3
         assert world.same([values])
 
 
@@ -35,7 +35,7 @@ def test_work_together_is_done_once_and_told_to_all(together, tmp_path):
                 file.write("x")
             return {"answer": 42}
 
-        return world.together(write)
+        return world.on_rank0(write)
 
     assert together(work) == [{"answer": 42}] * 2
     assert (tmp_path / "log").read_text() == "x"
@@ -47,7 +47,7 @@ def test_an_error_of_the_first_process_ends_all_and_is_told_once(together):
             raise AlitokError("the disk is on fire")
 
         try:
-            world.together(fail)
+            world.on_rank0(fail)
         except ToldElsewhereError:
             return "silent"
         except AlitokError as error:

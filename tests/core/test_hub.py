@@ -67,11 +67,11 @@ def test_without_the_hub_package_the_extra_is_named(monkeypatch):
         ("shards/*.tar", False),
         ("shards/train-{000..012}.tar", False),
         ("pics/x.parquet?label=k", False),
-        ("hub:somebody/pictures", False),
+        ("hub:somebody/images", False),
         ("./somebody", False),
         ("../somebody", False),
         ("a/b/c", False),
-        ("pictures", False),
+        ("images", False),
     ],
 )
 def test_a_hub_name_is_told_from_patterns_options_and_paths(name, is_one):

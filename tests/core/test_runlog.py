@@ -39,10 +39,10 @@ def refused(name):
     raise ValueError(f"{name} is no JSON")
 
 
-def test_pictures_are_numbered_by_step(tmp_path):
+def test_images_are_numbered_by_step(tmp_path):
     with RunLog(tmp_path) as log:
-        log.picture(7, "samples", np.zeros((3, 4, 5), np.uint8), scale=2)
-    assert Image.open(tmp_path / "pictures" / "samples-000007.png").size == (10, 8)
+        log.image(7, "samples", np.zeros((3, 4, 5), np.uint8), scale=2)
+    assert Image.open(tmp_path / "images" / "samples-000007.png").size == (10, 8)
 
 
 def test_without_a_terminal_a_bar_prints_a_few_plain_lines():

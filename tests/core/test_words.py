@@ -6,8 +6,8 @@ from alitok.core.words import are, counted, listed
 @pytest.mark.parametrize(
     ("number", "words", "said"),
     [
-        (0, ("picture",), "0 pictures"),
-        (1, ("picture",), "1 picture"),
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
         (1, ("class", "classes"), "1 class"),
         (1000, ("class", "classes"), "1,000 classes"),
     ],

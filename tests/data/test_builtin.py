@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import HELDOUT_CROPS, PHOTOS, TRAINING_CROPS, open_digits, open_photos, photo_sources
+from alitok.data.builtin import PHOTOS, TRAINING_CROPS, VAL_CROPS, open_digits, open_photos, photo_sources
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
@@ -21,31 +21,31 @@ def test_digits_at_their_own_size_are_the_scans_each_in_one_split():
     )
     found = []
     for source in open_digits(8, seed=3):
-        pictures = stack(source)
-        assert (pictures == pictures[:, :1]).all()
-        found += [(t, p[0].astype(int).tobytes()) for p, t in zip(pictures, source.labels, strict=True)]
+        images = stack(source)
+        assert (images == images[:, :1]).all()
+        found += [(t, p[0].astype(int).tobytes()) for p, t in zip(images, source.labels, strict=True)]
     assert sorted(found) == expected
 
 
-def test_a_fifth_of_each_digit_is_held_out_by_the_seed():
-    train, heldout = open_digits(8, seed=0)
+def test_a_fifth_of_each_digit_is_val_by_the_seed():
+    train, val = open_digits(8, seed=0)
     for digit in range(10):
-        inside, outside = (train.labels == digit).sum(), (heldout.labels == digit).sum()
+        inside, outside = (train.labels == digit).sum(), (val.labels == digit).sum()
         assert outside == round((inside + outside) / 5)
-    assert (open_digits(8, seed=0)[1].pictures == heldout.pictures).all()
-    assert (open_digits(8, seed=1)[1].pictures != heldout.pictures).any()
+    assert (open_digits(8, seed=0)[1].images == val.images).all()
+    assert (open_digits(8, seed=1)[1].images != val.images).any()
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_enlarged_digits_keep_the_ink_and_use_the_whole_range(size):
     small, large = open_digits(8, 0)[1], open_digits(size, 0)[1]
-    pictures = stack(large)
-    assert pictures.shape == (len(small), 3, size, size)
-    assert pictures.dtype == np.uint8
-    assert (pictures.min(), pictures.max()) == (0, 255)
+    images = stack(large)
+    assert images.shape == (len(small), 3, size, size)
+    assert images.dtype == np.uint8
+    assert (images.min(), images.max()) == (0, 255)
     step = size // 8
-    shrunk = pictures[:, 0].reshape(-1, 8, step, 8, step).mean(axis=(2, 4))
-    assert np.abs(shrunk - small.pictures).mean() < 12
+    shrunk = images[:, 0].reshape(-1, 8, step, 8, step).mean(axis=(2, 4))
+    assert np.abs(shrunk - small.images).mean() < 12
 
 
 def test_digits_are_never_augmented():
@@ -62,12 +62,12 @@ def coordinates(width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 64), (64, 100), (64, 64), (131, 64)])
-def test_no_heldout_crop_shares_a_pixel_with_training(width, height):
+def test_no_val_crop_shares_a_pixel_with_training(width, height):
     # at 16 pixels and a short side of 64 nothing is resampled, so a crop tells where it was cut
-    train, heldout = photo_sources({"place": coordinates(width, height)}, 16)
+    train, val = photo_sources({"place": coordinates(width, height)}, 16)
     rng = np.random.default_rng(0)
     inside, outside = np.zeros((height, width), bool), np.zeros((height, width), bool)
-    for source, seen in ((train, inside), (heldout, outside)):
+    for source, seen in ((train, inside), (val, outside)):
         for crop in np.concatenate([stack(source), stack(source, rng)]):
             seen[crop[1], crop[0]] = True
     assert not (inside & outside).any()
@@ -80,9 +80,9 @@ def test_no_heldout_crop_shares_a_pixel_with_training(width, height):
 def test_resampling_carries_nothing_over_the_border():
     photo = np.zeros((300, 400, 3), np.uint8)
     photo[:, :300, 0] = photo[:, 300:, 2] = 255
-    train, heldout = photo_sources({"flag": Image.fromarray(photo)}, 16)
+    train, val = photo_sources({"flag": Image.fromarray(photo)}, 16)
     assert (stack(train) == np.array([255, 0, 0])[:, None, None]).all()
-    assert (stack(heldout) == np.array([0, 0, 255])[:, None, None]).all()
+    assert (stack(val) == np.array([0, 0, 255])[:, None, None]).all()
 
 
 def test_both_regions_are_shrunk_alike():
@@ -107,7 +107,7 @@ def test_training_crops_and_flips():
     assert 0.35 < mirrored < 0.65
 
 
-def test_five_places_of_a_photograph_are_drawn_for_each_picture_and_mirrored():
+def test_five_places_of_a_photograph_are_drawn_for_each_image_and_mirrored():
     train, _ = photo_sources({"a": coordinates(100, 64), "b": coordinates(64, 100)}, 16)
     places = set()
     for index in range(0, len(train), 8):
@@ -129,20 +129,20 @@ def test_sources_without_random_crops_have_one_stored_view():
             assert (views[0] == source.read(3, None)).all()
 
 
-def test_heldout_crops_are_fixed_distinct_and_reach_both_ends():
-    _, heldout = photo_sources({"a": coordinates(100, 64)}, 16)
-    assert heldout.labels.tolist() == [0] * HELDOUT_CROPS
-    pictures = stack(heldout)
-    assert (pictures == stack(heldout, np.random.default_rng(0))).all()
-    assert len({picture.tobytes() for picture in pictures}) == HELDOUT_CROPS
-    assert (pictures[:, 1].min(), pictures[:, 1].max()) == (0, 63)
-    assert (pictures[:, 0].min(), pictures[:, 0].max()) == (75, 99)
+def test_val_crops_are_fixed_distinct_and_reach_both_ends():
+    _, val = photo_sources({"a": coordinates(100, 64)}, 16)
+    assert val.labels.tolist() == [0] * VAL_CROPS
+    images = stack(val)
+    assert (images == stack(val, np.random.default_rng(0))).all()
+    assert len({image.tobytes() for image in images}) == VAL_CROPS
+    assert (images[:, 1].min(), images[:, 1].max()) == (0, 63)
+    assert (images[:, 0].min(), images[:, 0].max()) == (75, 99)
 
 
 def test_the_photographs_are_there_and_differ():
     pytest.importorskip("skimage")
-    train, heldout = open_photos(16, seed=0)
-    assert train.classes == heldout.classes == tuple(name.split(".")[0] for name in PHOTOS)
+    train, val = open_photos(16, seed=0)
+    assert train.classes == val.classes == tuple(name.split(".")[0] for name in PHOTOS)
     firsts = [train.read(label * TRAINING_CROPS, None) for label in range(len(PHOTOS))]
     assert all(first.shape == (3, 16, 16) and first.std() > 1 for first in firsts)
     assert len({first.tobytes() for first in firsts}) == len(PHOTOS)

@@ -21,7 +21,7 @@ from PIL import Image
 from alitok.core.errors import AlitokError
 from alitok.data.cache import Cache, open_cache
 from alitok.data.loader import Batches
-from alitok.data.source import Look, look_at, open_pictures, open_splits
+from alitok.data.source import Look, look_at, open_images, open_splits
 
 pytest.importorskip("aiohttp")
 
@@ -333,15 +333,15 @@ def test_the_environment_names_the_cache(monkeypatch, tmp_path):
 def test_fetched_archives_hold_what_local_ones_do(server, cache, tmp_path):
     source = shards(server, 3)
     said = []
-    fetched = open_pictures(source, said.append)
+    fetched = open_images(source, said.append)
     urls = [f"{server.url}/{shard:03d}.tar" for shard in range(3)]
     assert sorted(said) == [*(f"{n} of 3 archives listed" for n in (1, 2, 3)), *(f"Fetching {url}" for url in urls)]
-    open_pictures(source, said.append)  # all is known by now
+    open_images(source, said.append)  # all is known by now
     assert len(said) == 6
     for shard in range(3):
         (tmp_path / "local" / f"{shard:03d}.tar").parent.mkdir(exist_ok=True)
         (tmp_path / "local" / f"{shard:03d}.tar").write_bytes(server.files[f"/{shard:03d}.tar"])
-    local = open_pictures(str(tmp_path / "local"))
+    local = open_images(str(tmp_path / "local"))
     assert [fetched.key(row) for row in range(12)] == [local.key(row) for row in range(12)]
     assert [fetched.encoded(row) for row in range(12)] == [local.encoded(row) for row in range(12)]
     assert (fetched.contents, fetched.classes) == (local.contents, local.classes)
@@ -352,11 +352,11 @@ def test_fetched_archives_hold_what_local_ones_do(server, cache, tmp_path):
 
 def test_a_second_start_fetches_nothing_even_when_archives_are_gone(server, cache, tmp_path):
     source = shards(server, 3)
-    first = open_pictures(source)
+    first = open_images(source)
     for name in names(cache):
         (cache.root / "shards" / name).unlink()
     server.gets.clear()
-    second = open_pictures(source)
+    second = open_images(source)
     assert second.contents == first.contents
     assert server.gets == []
     assert second.encoded(5) == png(5)
@@ -365,14 +365,14 @@ def test_a_second_start_fetches_nothing_even_when_archives_are_gone(server, cach
 
 def test_a_first_look_opens_few_archives(server, cache, tmp_path):
     source = shards(server, 20)
-    open_pictures(source)
+    open_images(source)
     for name in names(cache):
         (cache.root / "shards" / name).unlink()
     server.gets.clear()
     said = []
     assert look_at(source, say=said.append) == Look(16, 72)
     assert 0 < len({path for path, _ in server.gets}) <= 4
-    assert said == [f"Looking at 16 pictures from 4 archives of {source}"]
+    assert said == [f"Looking at 16 images from 4 archives of {source}"]
 
 
 def test_many_archives_are_told_of_a_hundred_times_at_most(cache, tmp_path):
@@ -381,16 +381,16 @@ def test_many_archives_are_told_of_a_hundred_times_at_most(cache, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(archive([number]))
     said = []
-    open_pictures(str(tmp_path / "tars"), said.append)
+    open_images(str(tmp_path / "tars"), said.append)
     assert 50 < len(said) <= 100
     assert said[-1] == "250 of 250 archives listed"
 
 
-def test_held_out_archives_at_another_address(server, cache, tmp_path):
+def test_val_archives_at_another_address(server, cache, tmp_path):
     shards(server, 3)
-    splits = open_splits(f"{server.url}/{{000..001}}.tar?heldout={server.url}/002.tar", 16)
-    assert (len(splits.train), len(splits.heldout)) == (8, 4)
-    assert splits.heldout.key(0) == "002.tar/0008.png"
+    splits = open_splits(f"{server.url}/{{000..001}}.tar?val={server.url}/002.tar", 16)
+    assert (len(splits.train), len(splits.val)) == (8, 4)
+    assert splits.val.key(0) == "002.tar/0008.png"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -412,7 +412,7 @@ def test_batches_are_the_same_when_the_cache_holds_one_archive_only(server, cach
     assert left <= 2 * max(workers, 1) + 1  # a process holds the old one until it has the new one
 
 
-def test_a_network_that_is_gone_is_no_broken_picture(server, cache, tmp_path):
+def test_a_network_that_is_gone_is_no_broken_image(server, cache, tmp_path):
     train = open_splits(shards(server, 3), 16).train
     for name in names(cache):
         (cache.root / "shards" / name).unlink()
@@ -424,11 +424,11 @@ def test_a_network_that_is_gone_is_no_broken_picture(server, cache, tmp_path):
         train.read(0, None)
 
 
-def test_a_broken_picture_in_a_fetched_archive_is_named(server, cache, tmp_path):
-    server.files["/x.tar"] = archive(range(40), [("bad.png", b"no picture"), ("bad.cls", b"a")])
+def test_a_broken_image_in_a_fetched_archive_is_named(server, cache, tmp_path):
+    server.files["/x.tar"] = archive(range(40), [("bad.png", b"no image"), ("bad.cls", b"a")])
     splits = open_splits(f"{server.url}/x.tar", 16)
-    broken = [*splits.train.verify(), *splits.heldout.verify()]
-    assert [tuple(each) for each in broken] == [("x.tar/bad.png", "is not a picture that Pillow can read")]
+    broken = [*splits.train.verify(), *splits.val.verify()]
+    assert [tuple(each) for each in broken] == [("x.tar/bad.png", "is not an image that Pillow can read")]
 
 
 def test_any_file_system_that_fsspec_knows(cache, tmp_path):
@@ -437,8 +437,8 @@ def test_any_file_system_that_fsspec_knows(cache, tmp_path):
     whole = archive(range(5))
     with fsspec.open("memory://bucket/0.tar", "wb") as file:
         file.write(whole)
-    pictures = open_pictures("memory://bucket/{0..0}.tar")
-    assert [pictures.encoded(row) for row in range(5)] == [png(number) for number in range(5)]
-    assert Image.open(io.BytesIO(pictures.encoded(0))).size == (20, 20)
+    images = open_images("memory://bucket/{0..0}.tar")
+    assert [images.encoded(row) for row in range(5)] == [png(number) for number in range(5)]
+    assert Image.open(io.BytesIO(images.encoded(0))).size == (20, 20)
     with pytest.raises(AlitokError, match=r"memory://bucket/1\.tar cannot be fetched"):
-        open_pictures("memory://bucket/{0..1}.tar")
+        open_images("memory://bucket/{0..1}.tar")

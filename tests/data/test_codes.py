@@ -28,7 +28,7 @@ def write(stored):
 @pytest.mark.parametrize("shard_rows", [1 << 20, 50, 13, 8, 1])
 def test_round_trip_over_any_number_of_shards(tmp_path, write, shard_rows):
     store = CodeStore(write(tmp_path / "codes", shard_rows=shard_rows), "hash")
-    assert len(store) == store.pictures == ROWS
+    assert len(store) == store.images == ROWS
     assert (store.length, store.codebook_size, store.crops, store.classes) == (LENGTH, CODES, 1, CLASSES)
     assert (store.labels == LABELS).all()
     assert store.labels.dtype == np.int64
@@ -126,12 +126,12 @@ def test_too_many_open_files_are_told(tmp_path, write):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.parametrize("change", [{"format": 1}, {"length": 8}, {"pictures": 49}, {"shards": []}, {"crops": 3}])
+@pytest.mark.parametrize("change", [{"format": 1}, {"length": 8}, {"images": 49}, {"shards": []}, {"crops": 3}])
 def test_a_manifest_that_does_not_fit(tmp_path, write, change):
     path = write(tmp_path / "codes")
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | change))
-    with pytest.raises(AlitokError, match="encode the pictures again"):
+    with pytest.raises(AlitokError, match="encode the images again"):
         CodeStore(path)
 
 
@@ -173,28 +173,28 @@ def test_batches_agree_with_a_plain_reader(tmp_path, write, crops, shard_rows):
     assert len(files) > 2
     rows = np.concatenate([np.load(file) for file in files])
     labels = np.concatenate([np.load(file) for file in sorted(path.glob("labels-*.npy"))])
-    pictures = ROWS // crops
+    images = ROWS // crops
     got = list(islice(iter(CodeBatches(CodeStore(path), size, seed, start)), 12))
     for step, (codes, classes) in enumerate(got, start):
         assert (codes.dtype, classes.dtype) == (torch.int64, torch.int64)
         for place in range(size):
-            epoch, position = divmod(step * size + place, pictures)
-            picture = philox(seed, epoch, 1).permutation(pictures)[position]
-            crop = philox(seed, epoch, 2).integers(crops, size=pictures)[picture]
-            assert codes[place].tolist() == rows[picture * crops + crop].tolist()
-            assert classes[place] == labels[picture]
+            epoch, position = divmod(step * size + place, images)
+            image = philox(seed, epoch, 1).permutation(images)[position]
+            crop = philox(seed, epoch, 2).integers(crops, size=images)[image]
+            assert codes[place].tolist() == rows[image * crops + crop].tolist()
+            assert classes[place] == labels[image]
 
 
-def test_over_many_epochs_all_crops_of_all_pictures_are_drawn_alike(tmp_path, stored):
-    pictures, crops, epochs = 20, 10, 500
-    codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
+def test_over_many_epochs_all_crops_of_all_images_are_drawn_alike(tmp_path, stored):
+    images, crops, epochs = 20, 10, 500
+    codes = np.stack([np.repeat(np.arange(images), crops), np.tile(np.arange(crops), images)], axis=1)
     path = tmp_path / "codes"
     stored(path, codes, codes[:, 0], codebook_size=20, classes="abcdefghijklmnopqrst", crops=10)
     drawn = torch.cat([batch for batch, _ in islice(iter(CodeBatches(CodeStore(path), 20, 0)), epochs)])
-    counts = np.zeros((pictures, crops))
+    counts = np.zeros((images, crops))
     np.add.at(counts, tuple(drawn.numpy().T), 1)
-    assert (counts.sum(1) == epochs).all()  # each picture once an epoch
+    assert (counts.sum(1) == epochs).all()  # each image once an epoch
     expected = epochs / crops
-    assert abs(counts.sum(0) / pictures - expected).max() < 5 * (expected / pictures) ** 0.5
+    assert abs(counts.sum(0) / images - expected).max() < 5 * (expected / images) ** 0.5
     chi_square = ((counts - expected) ** 2 / expected).sum()  # 180 degrees of freedom: 180, give or take 19
     assert 180 - 4 * 19 < chi_square < 180 + 4 * 19

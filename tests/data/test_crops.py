@@ -55,7 +55,7 @@ def test_centre_crop_equals_halving_by_mean_then_bicubic(width, height, halvings
     assert np.abs(actual - expected).max() <= 1
 
 
-def test_random_crop_is_a_window_of_the_resized_picture_and_reaches_every_position():
+def test_random_crop_is_a_window_of_the_resized_image_and_reaches_every_position():
     size, pixels = 10, noise(13, 11)  # round(1.1 * 10) = 11: no resizing, positions 4 x 2
     windows = {}
     for top in range(2):
@@ -89,7 +89,7 @@ def test_five_crops_are_those_of_torchvision(width, height):
     image = Image.fromarray(noise(width, height))  # the short side is round(1.1 * 20) already
     pairs = list(zip(five_crops(image, 20), functional.five_crop(image, [20, 20]), strict=True))
     assert all((np.asarray(mine) == np.asarray(theirs)).all() for mine, theirs in pairs)
-    mirrored = functional.ten_crop(image, [20, 20])[5:]  # of the mirrored picture, so left and right change places
+    mirrored = functional.ten_crop(image, [20, 20])[5:]  # of the mirrored image, so left and right change places
     for mine, place in zip(five_crops(image, 20)[:4], (1, 0, 3, 2), strict=True):
         assert (np.asarray(mine)[:, ::-1] == np.asarray(mirrored[place])).all()
 

@@ -7,7 +7,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import to_rgb
-from alitok.data.decode import BrokenPictureError, decode, examine, in_threads, reason, too_small
+from alitok.data.decode import BrokenImageError, decode, examine, in_threads, reason, too_small
 
 
 def encoded(image, form="PNG", **options):
@@ -53,16 +53,16 @@ GREY_16 = Image.fromarray(noise(9, 14).astype(np.uint16) * 257)
         (encoded(RGB, "PNG", save_all=True, append_images=[RGB.rotate(180)]), ("animated",)),
     ],
 )
-def test_what_a_picture_is_besides_plain_rgb(data, kinds):
+def test_what_a_image_is_besides_plain_rgb(data, kinds):
     facts = examine(lambda: data)
     assert facts.problem is None
     assert facts.kinds == kinds
     assert (facts.width, facts.height) == ((9, 14) if "turned by EXIF" in kinds else (14, 9))
-    picture = decode(data)
-    assert (picture.mode, picture.size) == ("RGB", (facts.width, facts.height))
+    image = decode(data)
+    assert (image.mode, image.size) == ("RGB", (facts.width, facts.height))
 
 
-def test_a_picture_of_16_bits_a_colour():
+def test_a_image_of_16_bits_a_colour():
     """Written by hand, as Pillow writes none."""
     import struct
     import zlib
@@ -79,7 +79,7 @@ def test_a_picture_of_16_bits_a_colour():
 
 
 @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG", "WEBP"])
-def test_pictures_are_turned_upright_once_in_all_formats(form):
+def test_images_are_turned_upright_once_in_all_formats(form):
     quarter = np.zeros((40, 60, 3), np.uint8)
     quarter[:20, :30] = 255  # top left
     for value, corner in ((1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))):
@@ -94,7 +94,7 @@ def test_pictures_are_turned_upright_once_in_all_formats(form):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
-def test_damaged_exif_does_not_make_a_picture_unusable(exif):
+def test_damaged_exif_does_not_make_a_image_unusable(exif):
     data = encoded(RGB, "JPEG", exif=exif)
     assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
@@ -108,12 +108,12 @@ def test_orientations_that_do_not_exist_are_passed_over():
 @pytest.mark.filterwarnings("ignore:Truncated File")
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("exif", [False, True])
-def test_wherever_a_picture_is_cut_it_is_not_taken_for_whole(form, exif):
+def test_wherever_a_image_is_cut_it_is_not_taken_for_whole(form, exif):
     """A cut is allowed to go unseen only where no pixel is lost."""
     if exif and form in ("GIF", "BMP"):
         pytest.skip("has no EXIF")
-    picture = Image.fromarray(noise(30, 40, 3))
-    data = encoded(picture, form, **({"exif": TURNED} if exif else {}))
+    image = Image.fromarray(noise(30, 40, 3))
+    data = encoded(image, form, **({"exif": TURNED} if exif else {}))
     whole = np.asarray(decode(data))
     for keep in range(0, len(data), max(1, len(data) // 60)):
         facts = examine(lambda keep=keep: data[:keep])
@@ -129,7 +129,7 @@ def test_no_reader_starts_another_program(monkeypatch):
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **names: started.append(words))
     eps = encoded(RGB, "EPS")
-    assert examine(lambda: eps).problem == "is not a picture that Pillow can read"
+    assert examine(lambda: eps).problem == "is not an image that Pillow can read"
     with pytest.raises(UnidentifiedImageError):
         decode(eps)
     assert started == []
@@ -159,15 +159,15 @@ def test_of_an_animation_the_first_frame_is_taken():
         (OSError("image file is truncated"), "cannot be decoded (image file is truncated)"),
         (SyntaxError("broken\n  PNG"), "cannot be decoded (broken PNG)"),
         (ZeroDivisionError(), "cannot be decoded (ZeroDivisionError)"),
-        (Image.UnidentifiedImageError("x"), "is not a picture that Pillow can read"),
-        (BrokenPictureError("x", "is odd"), "is odd"),
+        (Image.UnidentifiedImageError("x"), "is not an image that Pillow can read"),
+        (BrokenImageError("x", "is odd"), "is odd"),
     ],
 )
 def test_every_failure_in_words(error, said):
     assert reason(error) == said
 
 
-def test_what_is_no_fault_of_the_picture_goes_on():
+def test_what_is_no_fault_of_the_image_goes_on():
     with pytest.raises(AlitokError, match="the network is gone"):
         reason(AlitokError("the network is gone"))
 
@@ -179,7 +179,7 @@ def test_what_is_no_fault_of_the_picture_goes_on():
 
 
 @pytest.mark.parametrize("size", [16, 32, 33, 256])
-def test_a_picture_is_too_small_when_it_would_be_enlarged_more_than_four_times(size):
+def test_a_image_is_too_small_when_it_would_be_enlarged_more_than_four_times(size):
     for side in range(1, 80):
         small = side < 8 or side * 4 < size - size % 4
         assert (too_small(side, 500, size) is not None) == (too_small(500, side, size) is not None) == small
@@ -224,7 +224,7 @@ def test_a_closed_iteration_ends_the_work():
     assert len(started) < 100
 
 
-def test_float_and_integer_pictures_from_files():
+def test_float_and_integer_images_from_files():
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     for scale in (1, 255):
         pixels = np.asarray(decode(encoded(Image.fromarray(values * scale), "TIFF")))

@@ -9,11 +9,11 @@ from PIL import Image
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop, five_crops
 from alitok.data.folder import open_folder
-from alitok.data.reading import PictureSource
+from alitok.data.reading import DecodedSource
 from alitok.data.source import open_splits
 
 
-def picture(path, width=24, height=20, mode="RGB", **options):
+def save_image(path, width=24, height=20, mode="RGB", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(sum(map(ord, path.name)))
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
@@ -24,7 +24,7 @@ def picture(path, width=24, height=20, mode="RGB", **options):
 def two_classes(root, each=2):
     for name in ("ants", "bees"):
         for number in range(each):
-            picture(root / name / f"{number}.png")
+            save_image(root / name / f"{number}.png")
     return root
 
 
@@ -34,36 +34,36 @@ def keys(source):
 
 def opened(root, size=16, seed=0):
     splits = open_splits(str(root), size, seed)
-    return splits.train, splits.heldout
+    return splits.train, splits.val
 
 
 def single(path, flip=True):
-    """The pictures of a flat folder, in order, as one source."""
-    pictures = open_folder(path)
-    return PictureSource("x", pictures, np.arange(len(pictures)), 16, flip)
+    """The images of a flat folder, in order, as one source."""
+    images = open_folder(path)
+    return DecodedSource("x", images, np.arange(len(images)), 16, flip)
 
 
 def test_nested_folders_and_all_endings_are_found_hidden_ones_are_not(tmp_path):
     wanted = ["a/1.JPG", "a/2.jpeg", "a/deep/er/3.png", "a/4.webp", "b/5.bmp", "b/6.GIF", "b/7.tif", "b/x/8.TIFF"]
     others = ["a/.hidden.png", "a/.thumbs/9.png", ".cache/10.png", "11.png"]
     for name in wanted + others:
-        picture(tmp_path / name)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
-    (tmp_path / "a" / "png").write_text("no picture")
-    train, heldout = opened(tmp_path)
-    assert sorted(keys(train) + keys(heldout)) == sorted(wanted)
-    assert train.classes == heldout.classes == ("a", "b")
-    for source in (train, heldout):
+        save_image(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "png").write_text("no image")
+    train, val = opened(tmp_path)
+    assert sorted(keys(train) + keys(val)) == sorted(wanted)
+    assert train.classes == val.classes == ("a", "b")
+    for source in (train, val):
         for key, label in zip(keys(source), source.labels, strict=True):
             assert key.split("/")[0] == source.classes[label]
-    assert open_folder(tmp_path).notes == (f"1 picture beside the class folders of {tmp_path} is not used.",)
+    assert open_folder(tmp_path).notes == (f"1 image beside the class folders of {tmp_path} is not used.",)
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     two_classes(tmp_path, 12)
-    picture(tmp_path / "ants" / "B" / "z.png")
-    picture(tmp_path / "Zebras" / "1.png")
-    picture(tmp_path / "Zebras" / "0.png")
+    save_image(tmp_path / "ants" / "B" / "z.png")
+    save_image(tmp_path / "Zebras" / "1.png")
+    save_image(tmp_path / "Zebras" / "0.png")
     expected = [keys(source) for source in opened(tmp_path)]
     scandir = os.scandir
     seen = []
@@ -88,19 +88,19 @@ def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
 
 def test_keys_come_sorted_by_code_point_class_by_class(tmp_path):
     for name in ("b/2.png", "b/10.png", "b/A/1.png", "a/z.png", "a/É.png", "a/e.png"):
-        picture(tmp_path / name)
-    pictures = open_folder(tmp_path)
-    assert keys(pictures) == ["a/e.png", "a/z.png", "a/É.png", "b/10.png", "b/2.png", "b/A/1.png"]
-    assert pictures.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        save_image(tmp_path / name)
+    images = open_folder(tmp_path)
+    assert keys(images) == ["a/e.png", "a/z.png", "a/É.png", "b/10.png", "b/2.png", "b/A/1.png"]
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_folders_that_are_all_numbers_are_ordered_as_numbers(tmp_path):
     for name in ("10", "2", "1"):
-        picture(tmp_path / name / "1.png")
-    pictures = open_folder(tmp_path)
-    assert pictures.classes == ("1", "2", "10")
-    assert [pictures.classes[label] for label in pictures.labels] == [key.split("/")[0] for key in keys(pictures)]
-    picture(tmp_path / "3b" / "1.png")
+        save_image(tmp_path / name / "1.png")
+    images = open_folder(tmp_path)
+    assert images.classes == ("1", "2", "10")
+    assert [images.classes[label] for label in images.labels] == [key.split("/")[0] for key in keys(images)]
+    save_image(tmp_path / "3b" / "1.png")
     assert open_folder(tmp_path).classes == ("1", "10", "2", "3b")
 
 
@@ -111,19 +111,19 @@ def test_names_that_are_no_text_are_names_all_the_same(tmp_path):
         os.rename(tmp_path / "bees" / "1.png", odd)  # noqa: PTH104 (bytes)
     except OSError:
         pytest.skip("this file system has names of text only")
-    train, heldout = opened(tmp_path)
-    assert train.verify() == heldout.verify() == []
-    assert "bees/\\udcff\\udcfe.png" in keys(train) + keys(heldout)
+    train, val = opened(tmp_path)
+    assert train.verify() == val.verify() == []
+    assert "bees/\\udcff\\udcfe.png" in keys(train) + keys(val)
 
 
 def test_the_split_is_seeded_per_class_and_loses_nothing(tmp_path):
     two_classes(tmp_path, 30)
-    train, heldout = opened(tmp_path, seed=7)
-    assert np.bincount(heldout.labels).tolist() == [3, 3]
-    assert not set(keys(train)) & set(keys(heldout))
-    assert len(set(keys(train)) | set(keys(heldout))) == 60
-    assert keys(opened(tmp_path, seed=7)[1]) == keys(heldout)
-    assert keys(opened(tmp_path, seed=8)[1]) != keys(heldout)
+    train, val = opened(tmp_path, seed=7)
+    assert np.bincount(val.labels).tolist() == [3, 3]
+    assert not set(keys(train)) & set(keys(val))
+    assert len(set(keys(train)) | set(keys(val))) == 60
+    assert keys(opened(tmp_path, seed=7)[1]) == keys(val)
+    assert keys(opened(tmp_path, seed=8)[1]) != keys(val)
 
 
 @pytest.mark.parametrize("part", ["val", "valid", "validation", "test"])
@@ -131,82 +131,82 @@ def test_a_given_split_is_kept(tmp_path, part):
     two_classes(tmp_path / "train", 3)
     two_classes(tmp_path / part, 2)
     for seed in (0, 1):
-        train, heldout = opened(tmp_path, seed=seed)
+        train, val = opened(tmp_path, seed=seed)
         assert keys(train) == [f"train/{name}/{number}.png" for name in ("ants", "bees") for number in range(3)]
-        assert keys(heldout) == [f"{part}/{name}/{number}.png" for name in ("ants", "bees") for number in range(2)]
+        assert keys(val) == [f"{part}/{name}/{number}.png" for name in ("ants", "bees") for number in range(2)]
         assert train.classes == ("ants", "bees")
-        assert heldout.labels.tolist() == [0, 0, 1, 1]
-        assert heldout.verify() == []
+        assert val.labels.tolist() == [0, 0, 1, 1]
+        assert val.verify() == []
 
 
-def test_of_several_held_out_folders_one_is_used_and_the_others_are_told(tmp_path):
+def test_of_several_val_folders_one_is_used_and_the_others_are_told(tmp_path):
     for part in ("train", "test", "val", "extra"):
         two_classes(tmp_path / part, 2)
-    pictures = open_folder(tmp_path)
-    assert {key.split("/")[0] for key in keys(pictures)} == {"train", "val"}
-    (note,) = pictures.notes
+    images = open_folder(tmp_path)
+    assert {key.split("/")[0] for key in keys(images)} == {"train", "val"}
+    (note,) = images.notes
     assert "test" in note
     assert "extra" in note
 
 
-def test_a_folder_of_unlabelled_test_pictures_is_no_held_out_part(tmp_path):
+def test_a_folder_of_unlabelled_test_images_is_no_val_part(tmp_path):
     two_classes(tmp_path / "train", 3)
-    picture(tmp_path / "test" / "1.png")
-    pictures = open_folder(tmp_path)
-    assert pictures.heldout is None
-    assert pictures.classes == ("ants", "bees")
-    assert "test" in pictures.notes[0]
+    save_image(tmp_path / "test" / "1.png")
+    images = open_folder(tmp_path)
+    assert images.val is None
+    assert images.classes == ("ants", "bees")
+    assert "test" in images.notes[0]
 
 
 def test_train_alone_is_looked_into(tmp_path):
     two_classes(tmp_path / "train", 3)
     assert open_folder(tmp_path).classes == ("ants", "bees")
-    assert open_folder(tmp_path).heldout is None
+    assert open_folder(tmp_path).val is None
 
 
 def test_train_may_be_a_class(tmp_path):
     for name in ("bus", "train", "tram"):
-        picture(tmp_path / name / "1.png")
+        save_image(tmp_path / name / "1.png")
     assert open_folder(tmp_path).classes == ("bus", "train", "tram")
 
 
-def test_a_class_that_is_held_out_only(tmp_path):
+def test_a_class_that_is_val_only(tmp_path):
     two_classes(tmp_path / "train")
     two_classes(tmp_path / "val")
-    picture(tmp_path / "val" / "wasps" / "1.png")
+    save_image(tmp_path / "val" / "wasps" / "1.png")
     assert_refused(tmp_path, "'wasps'", "none for training")
 
 
 def test_a_flat_folder_is_one_class_named_after_it(tmp_path):
     for number in range(12):
-        picture(tmp_path / "beetles" / f"{number}.png")
-    train, heldout = opened(tmp_path / "beetles")
+        save_image(tmp_path / "beetles" / f"{number}.png")
+    train, val = opened(tmp_path / "beetles")
     assert train.classes == ("beetles",)
-    assert (len(train), len(heldout)) == (11, 1)
+    assert (len(train), len(val)) == (11, 1)
 
 
 def test_flat_parts_are_one_class_too(tmp_path):
-    picture(tmp_path / "train" / "1.png")
-    picture(tmp_path / "val" / "2.png")
-    train, heldout = opened(tmp_path)
+    save_image(tmp_path / "train" / "1.png")
+    save_image(tmp_path / "val" / "2.png")
+    train, val = opened(tmp_path)
     assert train.classes == (tmp_path.name,)
-    assert (keys(train), keys(heldout)) == (["train/1.png"], ["val/2.png"])
+    assert (keys(train), keys(val)) == (["train/1.png"], ["val/2.png"])
 
 
-def test_a_class_of_one_picture_keeps_it_for_training(tmp_path):
+def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
     two_classes(tmp_path)
-    picture(tmp_path / "wasps" / "1.png")
-    train, heldout = opened(tmp_path)
+    save_image(tmp_path / "wasps" / "1.png")
+    train, val = opened(tmp_path)
     assert np.bincount(train.labels, minlength=3).tolist() == [1, 1, 1]
-    assert np.bincount(heldout.labels, minlength=3).tolist() == [1, 1, 0]
+    assert np.bincount(val.labels, minlength=3).tolist() == [1, 1, 0]
 
 
-def test_nothing_can_be_held_out_of_one_picture_a_class(tmp_path):
+def test_nothing_can_be_val_of_one_image_a_class(tmp_path):
     two_classes(tmp_path, 1)
-    assert_refused(tmp_path, "one picture per class only")
+    assert_refused(tmp_path, "one image per class only")
 
 
-def test_pictures_can_be_sent_to_workers(tmp_path):
+def test_images_can_be_sent_to_workers(tmp_path):
     train, _ = opened(two_classes(tmp_path, 5))
     again = pickle.loads(pickle.dumps(train))
     assert keys(again) == keys(train)
@@ -214,12 +214,12 @@ def test_pictures_can_be_sent_to_workers(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
-def test_pictures_of_any_mode_and_size_leave_as_squares(tmp_path, mode):
+def test_images_of_any_mode_and_size_leave_as_squares(tmp_path, mode):
     two_classes(tmp_path)
     if mode == "I;16":
         Image.fromarray(np.full((40, 30), 60_000, np.uint16)).save(tmp_path / "ants" / "odd.tif")
     else:
-        picture(tmp_path / "ants" / "odd.tif", 30, 40, mode)
+        save_image(tmp_path / "ants" / "odd.tif", 30, 40, mode)
     for source in opened(tmp_path):
         assert source.verify() == []
         for index in range(len(source)):
@@ -229,14 +229,14 @@ def test_pictures_of_any_mode_and_size_leave_as_squares(tmp_path, mode):
 
 
 def test_the_fixed_view_is_the_centre_crop(tmp_path):
-    image = picture(tmp_path / "x.png", 50, 37)
+    image = save_image(tmp_path / "x.png", 50, 37)
     source = single(tmp_path)
     assert (source.read(0, None) == np.asarray(centre_crop(image, 16)).transpose(2, 0, 1)).all()
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_stored_views_are_the_centre_or_five_crops_and_then_their_mirror_images(tmp_path, flip):
-    image = picture(tmp_path / "x.png", 50, 37)
+    image = save_image(tmp_path / "x.png", 50, 37)
     source = single(tmp_path, flip)
     assert (source.views(0, "centre") == source.read(0, None)).all()
     assert source.views(0, "centre").shape == (1, 3, 16, 16)
@@ -310,7 +310,7 @@ def assert_refused(root, *parts, size=16):
 
 
 def assert_broken(root, key, *parts, size=16):
-    """Opening says nothing; `verify` names exactly this picture, in silence, and so does reading it."""
+    """Opening says nothing; `verify` names exactly this image, in silence, and so does reading it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sources = opened(root, size)
@@ -328,23 +328,23 @@ def test_missing_path(tmp_path):
 
 def test_path_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert_refused(tmp_path / "file", tmp_path / "file", "no source of pictures")
+    assert_refused(tmp_path / "file", tmp_path / "file", "no source of images")
 
 
 def test_empty_folder(tmp_path):
-    assert_refused(tmp_path, tmp_path, "no pictures")
+    assert_refused(tmp_path, tmp_path, "no images")
 
 
-def test_class_folders_without_any_picture(tmp_path):
+def test_class_folders_without_any_image(tmp_path):
     (tmp_path / "ants").mkdir()
     (tmp_path / "bees").mkdir()
-    assert_refused(tmp_path, tmp_path, "no pictures")
+    assert_refused(tmp_path, tmp_path, "no images")
 
 
-def test_a_class_without_pictures(tmp_path):
+def test_a_class_without_images(tmp_path):
     two_classes(tmp_path)
     (tmp_path / "wasps").mkdir()
-    assert_refused(tmp_path, tmp_path / "wasps", "no pictures")
+    assert_refused(tmp_path, tmp_path / "wasps", "no images")
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -361,7 +361,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
-def test_what_is_no_picture(tmp_path, content):
+def test_what_is_no_image(tmp_path, content):
     two_classes(tmp_path)
     (tmp_path / "bees" / "bad.png").write_bytes(content)
     assert_broken(tmp_path, "bees/bad.png", "" if content else "empty")
@@ -376,24 +376,24 @@ def test_a_dangling_link(tmp_path):
 @pytest.mark.parametrize(
     ("width", "height", "size", "least"), [(1, 1, 16, 8), (7, 100, 16, 8), (100, 15, 64, 16), (63, 63, 256, 64)]
 )
-def test_too_small_a_picture(tmp_path, width, height, size, least):
+def test_too_small_a_image(tmp_path, width, height, size, least):
     for name in ("ants/1", "ants/2", "bees/1"):
-        picture(tmp_path / f"{name}.png", least, least)
-    picture(tmp_path / "bees" / "2.png", width, height)
+        save_image(tmp_path / f"{name}.png", least, least)
+    save_image(tmp_path / "bees" / "2.png", width, height)
     assert_broken(tmp_path, "bees/2.png", f"is {width} x {height} pixels", f"at least {least}", size=size)
 
 
-def test_a_picture_that_is_turned_is_judged_upright_and_by_both_sides(tmp_path):
+def test_a_image_that_is_turned_is_judged_upright_and_by_both_sides(tmp_path):
     two_classes(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(tmp_path / "bees" / "turned.png", 7, 30, exif=exif)
+    save_image(tmp_path / "bees" / "turned.png", 7, 30, exif=exif)
     assert_broken(tmp_path, "bees/turned.png", "is 30 x 7 pixels")
 
 
-def test_the_smallest_allowed_picture_is_enlarged(tmp_path):
+def test_the_smallest_allowed_image_is_enlarged(tmp_path):
     for name in ("ants/1", "ants/2", "bees/1", "bees/2"):
-        picture(tmp_path / f"{name}.png", 16, 16)
+        save_image(tmp_path / f"{name}.png", 16, 16)
     train, _ = opened(tmp_path, 64)
     assert train.verify() == []
     assert train.read(0, None).shape == (3, 64, 64)
@@ -401,12 +401,12 @@ def test_the_smallest_allowed_picture_is_enlarged(tmp_path):
 
 def test_a_decompression_bomb(tmp_path, monkeypatch):
     two_classes(tmp_path)
-    picture(tmp_path / "bees" / "big.png", 60, 60)
+    save_image(tmp_path / "bees" / "big.png", 60, 60)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert_broken(tmp_path, "bees/big.png", "more than 2,000 pixels")
 
 
-def test_a_picture_that_pillow_only_warns_of_is_used_in_silence(tmp_path, monkeypatch):
+def test_a_image_that_pillow_only_warns_of_is_used_in_silence(tmp_path, monkeypatch):
     two_classes(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 20 - 1)
     with warnings.catch_warnings():
@@ -417,16 +417,16 @@ def test_a_picture_that_pillow_only_warns_of_is_used_in_silence(tmp_path, monkey
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "gif", "tif"])
-def test_a_truncated_picture_is_named_by_read_and_verify(tmp_path, ending):
+def test_a_truncated_image_is_named_by_read_and_verify(tmp_path, ending):
     two_classes(tmp_path)
     bad = tmp_path / "bees" / f"bad.{ending}"
-    picture(bad, 100, 100)
+    save_image(bad, 100, 100)
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) * 6 // 10])
     source = assert_broken(tmp_path, f"bees/bad.{ending}")
     index = keys(source).index(f"bees/bad.{ending}")
     for read in (lambda: source.read(index, None), lambda: source.views(index, "ten")):
-        with pytest.raises(AlitokError, match=r"bees/bad\.\w+ (cannot be decoded|is not a picture)") as caught:
+        with pytest.raises(AlitokError, match=r"bees/bad\.\w+ (cannot be decoded|is not an image)") as caught:
             read()
         assert "\n" not in str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as from a worker

@@ -11,7 +11,7 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.loader import Batches
-from alitok.data.source import open_pictures, open_splits
+from alitok.data.source import open_images, open_splits
 from alitok.data.tables import find_columns
 
 datasets = pytest.importorskip("datasets")
@@ -32,7 +32,7 @@ def png(number, size=20):
 
 
 def data(numbers, label=None, names=("bee", "ant", "unused"), **more):
-    """Pictures with their class as a ClassLabel, or as `label` gives it."""
+    """Images with their class as a ClassLabel, or as `label` gives it."""
     numbers = list(numbers)
     labels = [number % 2 for number in numbers] if label is None else [label(number) for number in numbers]
     columns = {"image": [{"bytes": png(number), "path": None} for number in numbers], "label": labels}
@@ -46,12 +46,12 @@ def data(numbers, label=None, names=("bee", "ant", "unused"), **more):
     return built if label is None and not more else built.cast_column("image", datasets.Image())
 
 
-def classes(pictures):
-    return [pictures.classes[label] for label in pictures.labels]
+def classes(images):
+    return [images.classes[label] for label in images.labels]
 
 
-def reds(pictures):
-    return [np.asarray(Image.open(io.BytesIO(pictures.encoded(row))))[0, 0, 0].item() for row in range(len(pictures))]
+def reds(images):
+    return [np.asarray(Image.open(io.BytesIO(images.encoded(row))))[0, 0, 0].item() for row in range(len(images))]
 
 
 def forms(tmp_path, built):
@@ -65,16 +65,16 @@ def forms(tmp_path, built):
     return ["x.parquet", "x.arrow", "saved", "folder", "x.parquet?streaming=1", "x.arrow?streaming=1"]
 
 
-def test_all_forms_hold_the_same_pictures_and_classes(tmp_path):
+def test_all_forms_hold_the_same_images_and_classes(tmp_path):
     for form in forms(tmp_path, data(range(30))):
-        pictures = open_pictures(f"{tmp_path}/{form}")
-        assert reds(pictures) == list(range(30)), form
-        assert classes(pictures) == ["bee", "ant"] * 15
-        assert pictures.classes == ("bee", "ant")  # in the order of the data set, those without pictures left out
-        assert pictures.notes[-1].startswith("1 of the 3 classes of ")
-        assert len({pictures.key(row) for row in range(30)}) == 30
-        assert pictures.heldout is None
-        assert pictures.encoded(7) == png(7)
+        images = open_images(f"{tmp_path}/{form}")
+        assert reds(images) == list(range(30)), form
+        assert classes(images) == ["bee", "ant"] * 15
+        assert images.classes == ("bee", "ant")  # in the order of the data set, those without images left out
+        assert images.notes[-1].startswith("1 of the 3 classes of ")
+        assert len({images.key(row) for row in range(30)}) == 30
+        assert images.val is None
+        assert images.encoded(7) == png(7)
 
 
 def test_batches_are_the_same_in_all_forms_for_any_number_of_workers_and_from_any_step(tmp_path):
@@ -96,12 +96,12 @@ def test_labels_as_text_and_as_numbers(tmp_path):
         [(lambda n: "yx"[n % 2], ("x", "y")), (lambda n: 10 - n % 3, ("8", "9", "10"))]
     ):
         data(range(9), label).to_parquet(tmp_path / f"{number}.parquet")
-        pictures = open_pictures(f"{tmp_path}/{number}.parquet")
-        assert pictures.classes == expected
-        assert classes(pictures) == [str(label(n)) for n in range(9)]
+        images = open_images(f"{tmp_path}/{number}.parquet")
+        assert images.classes == expected
+        assert classes(images) == [str(label(n)) for n in range(9)]
 
 
-def test_rows_without_a_label_or_a_picture_are_named(tmp_path):
+def test_rows_without_a_label_or_a_image_are_named(tmp_path):
     table = pa.table(
         {
             "image": [{"bytes": png(n), "path": "x"} if n != 5 else None for n in range(8)],
@@ -114,47 +114,47 @@ def test_rows_without_a_label_or_a_picture_are_named(tmp_path):
         ("x.parquet?streaming=1", ["train-00000.tar/000000003.png", "train-00000.tar/000000005.jpg"]),
     ):
         splits = open_splits(f"{tmp_path}/{form}", 16)
-        broken = [*splits.train.verify(), *splits.heldout.verify()]
+        broken = [*splits.train.verify(), *splits.val.verify()]
         assert sorted(tuple(each) for each in broken) == [
             (keys[0], "has no label"),
             (keys[1], "cannot be decoded (the file is empty)"),
         ]
 
 
-def test_a_broken_picture_stops_neither_a_table_nor_a_stream(tmp_path):
-    images = [{"bytes": b"no picture" if n == 4 else png(n), "path": None} for n in range(12)]
+def test_a_broken_image_stops_neither_a_table_nor_a_stream(tmp_path):
+    images = [{"bytes": b"no image" if n == 4 else png(n), "path": None} for n in range(12)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     datasets.Dataset.from_dict({"image": images, "label": ["a"] * 12}, features=features).to_parquet(
         tmp_path / "x.parquet"
     )
     for form in ("x.parquet", "x.parquet?streaming=1"):
         splits = open_splits(f"{tmp_path}/{form}", 16)
-        (broken,) = [*splits.train.verify(), *splits.heldout.verify()]
-        assert broken.reason == "is not a picture that Pillow can read"
+        (broken,) = [*splits.train.verify(), *splits.val.verify()]
+        assert broken.reason == "is not an image that Pillow can read"
         assert len(splits) == 12
 
 
-def test_pictures_as_plain_bytes_and_as_paths(tmp_path):
+def test_images_as_plain_bytes_and_as_paths(tmp_path):
     (tmp_path / "1.png").write_bytes(png(1))
     pq.write_table(pa.table({"png": [png(0), png(1)], "class": ["a", "b"]}), tmp_path / "bytes.parquet")
     paths = {"image": [str(tmp_path / "1.png"), str(tmp_path / "gone.png")], "class": ["a", "a"]}
     pq.write_table(pa.table(paths), tmp_path / "paths.parquet")
-    assert reds(open_pictures(f"{tmp_path}/bytes.parquet")) == [0, 1]
+    assert reds(open_images(f"{tmp_path}/bytes.parquet")) == [0, 1]
     for form in ("paths.parquet", "paths.parquet?streaming=1"):
-        pictures = open_pictures(f"{tmp_path}/{form}")
-        assert pictures.encoded(0) == png(1)
+        images = open_images(f"{tmp_path}/{form}")
+        assert images.encoded(0) == png(1)
         splits = open_splits(f"{tmp_path}/{form}", 16)
-        (broken,) = [*splits.train.verify(), *splits.heldout.verify()]
+        (broken,) = [*splits.train.verify(), *splits.val.verify()]
         assert broken.reason in ("does not exist", "cannot be decoded (the file is empty)")
 
 
-def test_unlabelled_pictures_are_one_class(tmp_path):
+def test_unlabelled_images_are_one_class(tmp_path):
     pq.write_table(pa.table({"image": [png(0), png(1)], "text": ["a", "b"]}), tmp_path / "x.parquet")
     for form in ("x.parquet", "x.parquet?streaming=1"):
-        pictures = open_pictures(f"{tmp_path}/{form}")
-        assert pictures.classes == ("x",)
-        assert "no column that is plainly of labels" in pictures.notes[0]
-    assert open_pictures(f"{tmp_path}/x.parquet?label=text").classes == ("a", "b")
+        images = open_images(f"{tmp_path}/{form}")
+        assert images.classes == ("x",)
+        assert "no column that is plainly of labels" in images.notes[0]
+    assert open_images(f"{tmp_path}/x.parquet?label=text").classes == ("a", "b")
 
 
 IMAGE, CLASS = datasets.Image(), datasets.ClassLabel(names=["a", "b"])
@@ -182,9 +182,9 @@ def test_the_columns_that_are_plain_to_see(features, options, expected):
     ("features", "options", "message"),
     [
         ({"a": IMAGE, "b": IMAGE}, {}, r"several columns that may be the image: a, b; add \?image=COLUMN"),
-        ({"img": IMAGE, "fine": CLASS, "coarse": CLASS}, {}, r"may be the label: fine, coarse.*img \(picture\)"),
-        ({"text": TEXT, "label": CLASS}, {}, r"no column that is plainly of pictures.*text \(text\), label \(class\)"),
-        ({"image": IMAGE}, {"label": "kind"}, r"x has no column 'kind'; its columns are: image \(picture\)"),
+        ({"img": IMAGE, "fine": CLASS, "coarse": CLASS}, {}, r"may be the label: fine, coarse.*img \(image\)"),
+        ({"text": TEXT, "label": CLASS}, {}, r"no column that is plainly of images.*text \(text\), label \(class\)"),
+        ({"image": IMAGE}, {"label": "kind"}, r"x has no column 'kind'; its columns are: image \(image\)"),
         ({"image": IMAGE}, {"image": "kind"}, r"x has no column 'kind'"),
     ],
 )
@@ -197,11 +197,11 @@ def test_saved_splits(tmp_path):
     parts = {"train": data(range(6)), "test": data(range(6, 8)), "extra": data(range(8, 14))}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     splits = open_splits(f"{tmp_path}/saved", 16)
-    assert (len(splits.train), len(splits.heldout)) == (6, 2)
-    assert splits.heldout.key(1) == "test/1"
-    splits = open_splits(f"{tmp_path}/saved?split=extra&heldout=train", 16)
-    assert (splits.train.key(0), splits.heldout.key(0)) == ("extra/0", "train/0")
-    assert splits.name.endswith("/saved?split=extra&heldout=train")
+    assert (len(splits.train), len(splits.val)) == (6, 2)
+    assert splits.val.key(1) == "test/1"
+    splits = open_splits(f"{tmp_path}/saved?split=extra&val=train", 16)
+    assert (splits.train.key(0), splits.val.key(0)) == ("extra/0", "train/0")
+    assert splits.name.endswith("/saved?split=extra&val=train")
     assert open_splits(splits.name, 16).contents == splits.contents
     with pytest.raises(AlitokError, match=r"no split 'val'; add \?split=NAME, one of: train, test, extra"):
         open_splits(f"{tmp_path}/saved?split=val", 16)
@@ -215,10 +215,10 @@ def test_files_named_after_their_parts(tmp_path, place, streaming):
     data(range(6, 9)).to_parquet(tmp_path / place / "train-00001-of-00002.parquet")
     data(range(20, 24)).to_parquet(tmp_path / place / "validation-00000-of-00001.parquet")
     splits = open_splits(f"{tmp_path}/parts{streaming}", 16)
-    assert (len(splits.train), len(splits.heldout)) == (9, 4)
-    assert splits.heldout.read(0, None)[0, 0, 0] == 20
-    files = f"{tmp_path}/{place}/train-{{00000..00001}}-of-00002.parquet?heldout={tmp_path}/{place}/val*.parquet"
-    assert len(open_splits(files, 16).heldout) == 4
+    assert (len(splits.train), len(splits.val)) == (9, 4)
+    assert splits.val.read(0, None)[0, 0, 0] == 20
+    files = f"{tmp_path}/{place}/train-{{00000..00001}}-of-00002.parquet?val={tmp_path}/{place}/val*.parquet"
+    assert len(open_splits(files, 16).val) == 4
 
 
 @pytest.mark.parametrize("streaming", ["", "?streaming=1"])
@@ -227,7 +227,7 @@ def test_folders_whose_names_hold_signs_of_patterns(tmp_path, streaming):
         (tmp_path / name).mkdir()
         data(range(10 * number, 10 * number + 4)).to_parquet(tmp_path / name / "x.parquet")
     for source in ("a[1]*{b}", "a[1]*{b}/x.parquet", "a[1]*{b}/?.parquet"):
-        assert reds(open_pictures(f"{tmp_path}/{source}{streaming}")) == [0, 1, 2, 3]
+        assert reds(open_images(f"{tmp_path}/{source}{streaming}")) == [0, 1, 2, 3]
 
 
 def test_class_folders_are_used_and_not_a_table_beside_them(tmp_path):
@@ -235,28 +235,28 @@ def test_class_folders_are_used_and_not_a_table_beside_them(tmp_path):
     for number in range(3):
         (tmp_path / "cat" / f"{number}.png").write_bytes(png(number))
     pq.write_table(pa.table({"file_name": ["cat/0.png"]}), tmp_path / "metadata.parquet")
-    pictures = open_pictures(str(tmp_path))
-    assert pictures.classes == ("cat",)
-    assert "metadata.parquet" in pictures.notes[0]
+    images = open_images(str(tmp_path))
+    assert images.classes == ("cat",)
+    assert "metadata.parquet" in images.notes[0]
 
 
-def test_a_picture_in_a_repository_of_tables_is_no_class(tmp_path):
+def test_a_image_in_a_repository_of_tables_is_no_class(tmp_path):
     for folder in ("data", "assets"):
         (tmp_path / folder).mkdir()
     data(range(6)).to_parquet(tmp_path / "data" / "train-0.parquet")
     (tmp_path / "assets" / "banner.png").write_bytes(png(1))
-    pictures = open_pictures(str(tmp_path))
-    assert pictures.classes == ("bee", "ant")
-    assert "assets/banner.png" in pictures.notes[-1]
+    images = open_images(str(tmp_path))
+    assert images.classes == ("bee", "ant")
+    assert "assets/banner.png" in images.notes[-1]
 
 
 def test_the_hash_follows_rows_sizes_and_labels(tmp_path):
     hashes = []
     for number, built in enumerate([data(range(5)), data(range(6)), data(range(5), lambda n: "a"), data(range(5))]):
         built.to_parquet(tmp_path / f"{number}.parquet")
-        hashes.append(open_pictures(f"{tmp_path}/{number}.parquet").contents)
+        hashes.append(open_images(f"{tmp_path}/{number}.parquet").contents)
     pq.write_table(pa.table({"image": [png(n, 9) for n in range(5)], "label": ["a"] * 5}), tmp_path / "size.parquet")
-    hashes.append(open_pictures(f"{tmp_path}/size.parquet").contents)
+    hashes.append(open_images(f"{tmp_path}/size.parquet").contents)
     assert hashes[0] == hashes[3]
     assert len(set(hashes)) == 4
 
@@ -268,8 +268,8 @@ def test_the_hash_follows_rows_sizes_and_labels(tmp_path):
         ("x.arrow", "x cannot be loaded: "),
         ("x.parquet?streaming=1", "x"),
         ("x.parquet?streaming=yes", "streaming is 1 or 0, not 'yes'"),
-        ("x.parquet?split=a", "takes no option split; it takes heldout, image, label, streaming"),
-        ("x.parquet?heldout=x.arrow", "parquet and arrow files"),
+        ("x.parquet?split=a", "takes no option split; it takes val, image, label, streaming"),
+        ("x.parquet?val=x.arrow", "parquet and arrow files"),
     ],
 )
 def test_what_cannot_be_loaded(tmp_path, monkeypatch, form, message):
@@ -277,7 +277,7 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch, form, message):
     for ending in ("parquet", "arrow"):
         (tmp_path / f"x.{ending}").write_bytes(b"hello" * 100)
     with pytest.raises(AlitokError, match=message) as caught:
-        open_pictures(form)
+        open_images(form)
     assert "\n" not in str(caught.value)
 
 
@@ -293,7 +293,7 @@ def test_a_stream_that_breaks_off_is_gone_on_with(tmp_path, monkeypatch, stop_at
     data(range(22)).to_parquet(tmp_path / "x.parquet", batch_size=4)
     source = f"{tmp_path}/x.parquet?streaming=1"
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "unbroken"))
-    expected = open_pictures(source)
+    expected = open_images(source)
     assert [path.name for path in sorted((tmp_path / "unbroken").glob("streams/*/*.tar"))] == [
         f"{number:05d}.tar" for number in range(5)
     ]
@@ -310,24 +310,24 @@ def test_a_stream_that_breaks_off_is_gone_on_with(tmp_path, monkeypatch, stop_at
 
     monkeypatch.setattr(streams, "_encoded", fragile)
     with pytest.raises(AlitokError, match=rf"broke off: gone. Start again to go on from row {stop_at // 5 * 5}\."):
-        open_pictures(source)
+        open_images(source)
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("streams/*/*.tar")}
     assert len(whole) == stop_at // 5
     monkeypatch.setattr(streams, "_encoded", real)
-    pictures = open_pictures(source)
-    assert reds(pictures) == reds(expected) == list(range(22))
-    assert pictures.contents == expected.contents
-    assert [pictures.key(row) for row in range(22)] == [expected.key(row) for row in range(22)]
+    images = open_images(source)
+    assert reds(images) == reds(expected) == list(range(22))
+    assert images.contents == expected.contents
+    assert [images.key(row) for row in range(22)] == [expected.key(row) for row in range(22)]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in whole.items())
 
 
 def test_a_finished_stream_is_not_read_again(tmp_path, monkeypatch):
     data(range(10)).to_parquet(tmp_path / "x.parquet")
     said = []
-    first = open_pictures(f"{tmp_path}/x.parquet?streaming=1", said.append)
+    first = open_images(f"{tmp_path}/x.parquet?streaming=1", said.append)
     assert said == ["10 rows of Split train of x read"]
     monkeypatch.setattr(datasets, "load_dataset", None)
-    again = open_pictures(f"{tmp_path}/x.parquet?streaming=1")
+    again = open_images(f"{tmp_path}/x.parquet?streaming=1")
     assert (again.contents, again.classes, again.notes) == (first.contents, first.classes, first.notes)
 
 
@@ -336,7 +336,7 @@ def test_a_stream_that_does_not_fit_the_cache(tmp_path, monkeypatch):
     shard_rows(monkeypatch, 5)
     data(range(22)).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(AlitokError, match="ALITOK_CACHE_GB"):
-        open_pictures(f"{tmp_path}/x.parquet?streaming=1")
+        open_images(f"{tmp_path}/x.parquet?streaming=1")
 
 
 class Hub:
@@ -359,12 +359,12 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch, streaming):
         data(numbers).save_to_disk(tmp_path / name)
     hub = Hub(monkeypatch, {name: datasets.load_from_disk(tmp_path / name) for name in ("train", "test", "other")})
     splits = open_splits(f"hf:owner/name?{streaming}config=full", 16)
-    assert (len(splits.train), len(splits.heldout)) == (6, 3)
+    assert (len(splits.train), len(splits.val)) == (6, 3)
     assert splits.name == f"hf:owner/name?{streaming}config=full"
     assert hub.calls == [("owner/name", "full", split, bool(streaming)) for split in ("train", "test")]
-    assert splits.heldout.read(0, None)[0, 0, 0] == 6
+    assert splits.val.read(0, None)[0, 0, 0] == 6
     assert len(open_splits("hf:owner/name?split=other", 16)) == 3
-    assert len(open_splits("hf:owner/name?split=other&heldout=test", 16).heldout) == 3
+    assert len(open_splits("hf:owner/name?split=other&val=test", 16).val) == 3
 
 
 def test_the_only_split_of_a_data_set(monkeypatch):
@@ -398,31 +398,31 @@ def test_a_slice_of_a_split_and_a_shuffled_data_set(monkeypatch, tmp_path):
         "load_dataset",
         lambda name, config, split, streaming: load("parquet", data_files=files, split=split, cache_dir=str(tmp_path)),
     )
-    pictures = open_pictures("hf:owner/name?split=train[5:9]")
-    assert reds(pictures) == [5, 6, 7, 8]
-    assert pictures.key(2) == "train[5:9]/2"
+    images = open_images("hf:owner/name?split=train[5:9]")
+    assert reds(images) == [5, 6, 7, 8]
+    assert images.key(2) == "train[5:9]/2"
     chosen = data(range(20)).select([9, 3, 4])
     chosen.save_to_disk(tmp_path / "saved")
-    assert reds(open_pictures(str(tmp_path / "saved"))) == [9, 3, 4]
+    assert reds(open_images(str(tmp_path / "saved"))) == [9, 3, 4]
 
 
 @pytest.mark.parametrize("streaming", ["", "?streaming=1"])
 def test_class_names_that_are_written_oddly(tmp_path, streaming):
     data(range(6), names=(" be\u0301e ", "", "x")).to_parquet(tmp_path / "x.parquet")
-    pictures = open_pictures(f"{tmp_path}/x.parquet{streaming}")
-    assert pictures.classes == ("b\u00e9e", "class 1")
-    assert classes(pictures) == ["b\u00e9e", "class 1"] * 3
+    images = open_images(f"{tmp_path}/x.parquet{streaming}")
+    assert images.classes == ("b\u00e9e", "class 1")
+    assert classes(images) == ["b\u00e9e", "class 1"] * 3
 
 
 def test_a_saved_data_set_without_splits_takes_no_split(tmp_path):
     data(range(6)).save_to_disk(tmp_path / "saved")
     with pytest.raises(AlitokError, match="takes no option split; it takes image, label"):
-        open_pictures(f"{tmp_path}/saved?split=train")
+        open_images(f"{tmp_path}/saved?split=train")
 
 
 def test_options_of_the_hub(monkeypatch):
     with pytest.raises(AlitokError, match=r"takes no option spilt; did you mean split\?"):
-        open_pictures("hf:owner/name?spilt=x")
+        open_images("hf:owner/name?spilt=x")
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
@@ -432,4 +432,4 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").touch()
     for source in ("hf:owner/name", f"{tmp_path}/x.parquet"):
         with pytest.raises(AlitokError, match=r"pip install 'alitok\[datasets\]'"):
-            open_pictures(source)
+            open_images(source)

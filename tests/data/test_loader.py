@@ -12,13 +12,13 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
-from alitok.data.loader import Batches, CodeBatches, order, picture_rng
+from alitok.data.loader import Batches, CodeBatches, image_rng, order
 
 GOLDEN = [2, 9, 6, 0, 4, 5, 8, 1, 3, 7]  # order(10, 3, 2): stored codes and runs rely on it
 
 
 class Source:
-    """Each picture holds its index and, in training, two draws of its own randomness."""
+    """Each image holds its index and, in training, two draws of its own randomness."""
 
     def __init__(self, length, broken=None, groups=None):
         self.name, self.classes, self.size, self.flip = "test", ("a", "b", "c"), 4, True
@@ -31,11 +31,11 @@ class Source:
 
     def read(self, index, rng):
         if index == self.broken:
-            raise AlitokError("picture.png is broken.")
-        picture = np.zeros((3, 4, 4), np.uint8)
-        picture[0] = index
-        picture[1:] = rng.integers(0, 256, (2, 4, 4))
-        return picture
+            raise AlitokError("image.png is broken.")
+        image = np.zeros((3, 4, 4), np.uint8)
+        image[0] = index
+        image[1:] = rng.integers(0, 256, (2, 4, 4))
+        return image
 
 
 def first(batches, count):
@@ -49,7 +49,7 @@ def same(left, right):
 
 
 def indices(batches):
-    return torch.cat([pictures[:, 0, 0, 0] for pictures, _ in batches]).tolist()
+    return torch.cat([images[:, 0, 0, 0] for images, _ in batches]).tolist()
 
 
 def test_order_is_a_permutation_keyed_by_seed_and_epoch():
@@ -75,7 +75,7 @@ def shards_of(rng, shards, most=12):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 16, 17, 50])
-def test_an_epoch_in_groups_visits_each_picture_once_and_few_groups_at_a_time(shards):
+def test_an_epoch_in_groups_visits_each_image_once_and_few_groups_at_a_time(shards):
     groups = shards_of(np.random.default_rng(shards), shards)
     orders = [order(len(groups), 5, epoch, groups) for epoch in range(3)]
     windows = []
@@ -84,7 +84,7 @@ def test_an_epoch_in_groups_visits_each_picture_once_and_few_groups_at_a_time(sh
         visits = groups[taken]
         whole, rest = divmod(shards, 16)
         opened, start, window = [], 0, []
-        while start < len(visits):  # a window ends where all pictures of its 16 groups, or of the last ones, are taken
+        while start < len(visits):  # a window ends where all images of its 16 groups, or of the last ones, are taken
             members = set()
             end = start
             while end < len(visits) and (len(members) < 16 or visits[end] in members):
@@ -108,7 +108,7 @@ def test_within_a_window_all_places_are_alike():
     assert np.abs(np.corrcoef(places.T)[~np.eye(12, dtype=bool)] + 1 / 11).max() < 0.08
 
 
-def test_batches_of_grouped_pictures_follow_the_formula_and_resume(tmp_path):
+def test_batches_of_grouped_images_follow_the_formula_and_resume(tmp_path):
     source = Source(40, groups=np.repeat(np.arange(20), 2))
     batches = first(Batches(source, 7, 3), 12)
     expected = np.concatenate([order(40, 3, epoch, source.groups) for epoch in range(3)])[: 7 * 12]
@@ -118,15 +118,15 @@ def test_batches_of_grouped_pictures_follow_the_formula_and_resume(tmp_path):
     assert same([steps[8]], [batches[8]])
 
 
-def test_picture_rng_is_keyed_by_all_three():
+def test_image_rng_is_keyed_by_all_three():
     keys = [(s, e, i) for s in (-1, 0, 1, 2) for e in (0, 1, 2) for i in (0, 1, 2)]
-    draws = {picture_rng(*key).bytes(16) for key in keys}
+    draws = {image_rng(*key).bytes(16) for key in keys}
     assert len(draws) == len(keys)
-    assert picture_rng(1, 2, 0).bytes(16) == picture_rng(1, 2, 0).bytes(16)
+    assert image_rng(1, 2, 0).bytes(16) == image_rng(1, 2, 0).bytes(16)
 
 
-def test_neighbouring_pictures_draw_independently():
-    draws = np.stack([picture_rng(0, 0, index).random(400) for index in range(40)])
+def test_neighbouring_images_draw_independently():
+    draws = np.stack([image_rng(0, 0, index).random(400) for index in range(40)])
     off_diagonal = np.corrcoef(draws)[~np.eye(40, dtype=bool)]
     assert np.abs(off_diagonal).max() < 0.25
     assert abs(draws[:, 0].mean() - 0.5) < 0.15
@@ -136,14 +136,14 @@ def test_neighbouring_pictures_draw_independently():
 def test_batches_follow_the_formula_and_drop_nothing(length, batch_size):
     source, seed = Source(length), 5
     batches = first(Batches(source, batch_size, seed), 6)
-    for step, (pictures, labels) in enumerate(batches):
-        assert (pictures.shape, pictures.dtype) == ((batch_size, 3, 4, 4), torch.uint8)
+    for step, (images, labels) in enumerate(batches):
+        assert (images.shape, images.dtype) == ((batch_size, 3, 4, 4), torch.uint8)
         assert (labels.shape, labels.dtype) == ((batch_size,), torch.int64)
         for i in range(batch_size):
             epoch, offset = divmod(step * batch_size + i, length)
             index = int(order(length, seed, epoch)[offset])
-            expected = source.read(index, picture_rng(seed, epoch, index))
-            assert (pictures[i].numpy() == expected).all()
+            expected = source.read(index, image_rng(seed, epoch, index))
+            assert (images[i].numpy() == expected).all()
             assert labels[i] == source.labels[index]
     seen = indices(batches)
     for start in range(0, len(seen) - length + 1, length):
@@ -186,9 +186,9 @@ def test_without_workers_global_randomness_is_untouched():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_told_in_one_line(workers):
+def test_a_broken_image_is_told_in_one_line(workers):
     iterator = iter(Batches(Source(11, broken=4), 4, 0, workers=workers))
-    with pytest.raises(AlitokError, match=r"^picture\.png is broken\.$"):
+    with pytest.raises(AlitokError, match=r"^image\.png is broken\.$"):
         list(islice(iterator, 3))
 
 
@@ -230,10 +230,10 @@ def test_the_work_of_a_worker_can_be_pickled():
 
 @pytest.fixture
 def store_of(tmp_path, stored):
-    """A store of so many pictures and crops; each row holds its picture and its crop."""
+    """A store of so many images and crops; each row holds its image and its crop."""
 
-    def made(pictures, crops):
-        codes = np.stack([np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures)], axis=1)
+    def made(images, crops):
+        codes = np.stack([np.repeat(np.arange(images), crops), np.tile(np.arange(crops), images)], axis=1)
         return CodeStore(
             stored(tmp_path / "codes", codes, codes[:, 0] % 3, codebook_size=300, classes="abc", crops=crops)
         )
@@ -242,18 +242,18 @@ def store_of(tmp_path, stored):
 
 
 @pytest.mark.parametrize("batch_size", [4, 30])
-def test_codes_come_in_the_order_of_the_pictures(store_of, batch_size):
+def test_codes_come_in_the_order_of_the_images(store_of, batch_size):
     store = store_of(11, 1)
     codes = first(CodeBatches(store, batch_size, 9), 6)
-    pictures = first(Batches(Source(11), batch_size, 9), 6)
-    for (sequence, label), (picture, expected) in zip(codes, pictures, strict=True):
+    images = first(Batches(Source(11), batch_size, 9), 6)
+    for (sequence, label), (image, expected) in zip(codes, images, strict=True):
         assert (sequence.dtype, label.dtype) == (torch.int64, torch.int64)
         assert sequence.shape == (batch_size, 2)
-        assert torch.equal(sequence[:, 0], picture[:, 0, 0, 0].long())
+        assert torch.equal(sequence[:, 0], image[:, 0, 0, 0].long())
         assert torch.equal(label, expected)
 
 
-def test_one_crop_of_each_picture_is_drawn_per_epoch(store_of):
+def test_one_crop_of_each_image_is_drawn_per_epoch(store_of):
     store = store_of(40, 5)
     epochs = [codes for codes, _ in first(CodeBatches(store, 40, 0), 60)]  # a batch is an epoch
     for codes in epochs:
@@ -261,9 +261,9 @@ def test_one_crop_of_each_picture_is_drawn_per_epoch(store_of):
     drawn = torch.cat(epochs)
     shares = torch.bincount(drawn[:, 1], minlength=5) / len(drawn)
     assert (shares - 0.2).abs().max() < 0.05
-    of_one_picture = drawn[drawn[:, 0] == 7, 1]
-    assert set(of_one_picture.tolist()) == set(range(5))
-    # the crop belongs to picture and epoch, not to the batch
+    of_one_image = drawn[drawn[:, 0] == 7, 1]
+    assert set(of_one_image.tolist()) == set(range(5))
+    # the crop belongs to image and epoch, not to the batch
     small = torch.cat([codes for codes, _ in first(CodeBatches(store, 8, 0), 10)])
     assert torch.equal(small, torch.cat(epochs[:2]))
 
@@ -292,7 +292,7 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(length, batch_size, pro
         iterator = iter(Batches(source, batch_size, 3, start, workers, part=(rank, processes)))
         parts.append(list(islice(iterator, 6)))
         iterator.close()
-        assert all(len(pictures) == len(labels) == batch_size // processes for pictures, labels in parts[-1])
+        assert all(len(images) == len(labels) == batch_size // processes for images, labels in parts[-1])
     assert same(joined(parts), first(Batches(source, batch_size, 3, start), 6))
 
 

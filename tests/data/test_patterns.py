@@ -34,9 +34,9 @@ def test_braces_that_stand_for_too_much(pattern):
     [
         ("a.tar", "a.tar", {}),
         ("a?.tar", "a?.tar", {}),
-        ("a?.tar?heldout=b?.tar", "a?.tar", {"heldout": "b?.tar"}),
+        ("a?.tar?val=b?.tar", "a?.tar", {"val": "b?.tar"}),
         ("https://x/a.tar?sig=1&label=2", "https://x/a.tar?sig=1&label=2", {}),
-        ("https://x/a.tar?sig=1?heldout=b", "https://x/a.tar?sig=1", {"heldout": "b"}),
+        ("https://x/a.tar?sig=1?val=b", "https://x/a.tar?sig=1", {"val": "b"}),
         ("d.parquet?label=a&image=b", "d.parquet", {"label": "a", "image": "b"}),
         ("a?label=x=y", "a", {"label": "x=y"}),
     ],
@@ -88,7 +88,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, pattern):
 
 
 @pytest.mark.parametrize(
-    ("names", "train", "heldout"),
+    ("names", "train", "val"),
     [
         ("a-0 a-1", "a-0 a-1", None),
         ("train-0 train-1", "train-0 train-1", None),
@@ -100,10 +100,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path, pattern):
         ("x-0 val-0", "x-0 val-0", None),
     ],
 )
-def test_files_are_divided_by_how_their_names_begin(names, train, heldout):
-    found_train, found_heldout, notes = divide(map(Path, names.split()))
+def test_files_are_divided_by_how_their_names_begin(names, train, val):
+    found_train, found_val, notes = divide(map(Path, names.split()))
     assert found_train == [Path(name) for name in train.split()]
-    assert found_heldout == (None if heldout is None else [Path(name) for name in heldout.split()])
+    assert found_val == (None if val is None else [Path(name) for name in val.split()])
     assert bool(notes) == ("test_0" in names)
 
 
@@ -113,9 +113,9 @@ def test_the_full_name_of_data_opens_it_from_anywhere(tmp_path, monkeypatch):
     for data, full in [
         ("digits", "digits"),
         ("pets", f"{here}/pets"),
-        ("a-{0..3}.tar?heldout=b.tar", f"{here}/a-{{0..3}}.tar?heldout={here}/b.tar"),
+        ("a-{0..3}.tar?val=b.tar", f"{here}/a-{{0..3}}.tar?val={here}/b.tar"),
         ("x.parquet?label=kind&streaming=1", f"{here}/x.parquet?label=kind&streaming=1"),
-        ("saved?heldout=test", f"{here}/saved?heldout=test"),
+        ("saved?val=test", f"{here}/saved?val=test"),
         ("hf:a/b?split=x", "hf:a/b?split=x"),
         ("https://x/{0..1}.tar", "https://x/{0..1}.tar"),
     ]:

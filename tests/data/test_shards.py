@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from alitok.core.errors import AlitokError
 from alitok.data import shards
 from alitok.data.codes import CodeStore
-from alitok.data.shards import StoreHead, StoreWriter, crop_names, label_type, shard_pictures
+from alitok.data.shards import StoreHead, StoreWriter, crop_names, label_type, shard_images
 
 LENGTH = 6
 HEAD = StoreHead(
-    pictures=23,
+    images=23,
     length=LENGTH,
     codebook_size=500,
     recipe="flip",
     crops=("centre", "centre, mirrored"),
     classes=("a", "b", "c"),
     tokenizer="print",
-    shard_pictures=5,
+    shard_images=5,
 )
 CODES = np.random.default_rng(0).integers(0, 500, (46, LENGTH))
 LABELS = np.arange(23) % 3
@@ -40,9 +40,9 @@ KEYS[7] = 'a/"quoted"\n, new line, \udcff and é 図.png'  # names of files may 
 def write(path, numbers=None, head=HEAD, finish=True):
     writer = StoreWriter(path, head)
     for number in writer.prepare() if numbers is None else numbers:
-        pictures = head.shard(number)
-        rows = slice(2 * pictures.start, 2 * pictures.stop)
-        here = slice(pictures.start, pictures.stop)
+        images = head.shard(number)
+        rows = slice(2 * images.start, 2 * images.stop)
+        here = slice(images.start, images.stop)
         writer.write(number, CODES[rows], LABELS[here], KEYS[here])
     assert not finish or writer.finish()
     return path
@@ -68,21 +68,21 @@ def independent(path):
         keys = json.loads(gzip.decompress(content["keys"].read_bytes()))
         crops = manifest["crops"]
         assert codes.dtype == np.uint16
-        assert len(keys) == len(labels) == shard["pictures"] == len(codes) // len(crops)
+        assert len(keys) == len(labels) == shard["images"] == len(codes) // len(crops)
         for row, sequence in enumerate(codes):
-            picture = row // len(crops)
-            rows.append((keys[picture], crops[row % len(crops)], int(labels[picture]), sequence.tolist()))
+            image = row // len(crops)
+            rows.append((keys[image], crops[row % len(crops)], int(labels[image]), sequence.tolist()))
     assert {entry.name for entry in path.iterdir()} == {"manifest.json", *names}
     return manifest, rows
 
 
-def test_an_independent_reader_finds_every_crop_of_every_picture_in_order(tmp_path):
+def test_an_independent_reader_finds_every_crop_of_every_image_in_order(tmp_path):
     manifest, rows = independent(write(tmp_path / "codes"))
     assert [key for key, *_ in rows] == [key for key in KEYS for _ in range(2)]
     assert [crop for _, crop, *_ in rows] == ["centre", "centre, mirrored"] * 23
     assert [label for _, _, label, _ in rows] == np.repeat(LABELS, 2).tolist()
     assert [codes for *_, codes in rows] == CODES.tolist()
-    assert [shard["pictures"] for shard in manifest["shards"]] == [5, 5, 5, 5, 3]
+    assert [shard["images"] for shard in manifest["shards"]] == [5, 5, 5, 5, 3]
     assert (manifest["format"], manifest["tokenizer"], manifest["classes"]) == (2, "print", ["a", "b", "c"])
     store = CodeStore(tmp_path / "codes", "print")
     store.verify()
@@ -90,26 +90,26 @@ def test_an_independent_reader_finds_every_crop_of_every_picture_in_order(tmp_pa
     for row, (key, crop, label, codes) in enumerate(rows):
         assert (store.key(row // 2), store.crop_name(row), store.labels[row]) == (key, crop, label)
         assert store.codes([row])[0].tolist() == codes
-    assert store.picture_labels.dtype == np.uint16
+    assert store.image_labels.dtype == np.uint16
 
 
-@given(pictures=st.integers(1, 10**8), crops=st.sampled_from([1, 2, 5, 10]))
-def test_shards_are_large_and_not_too_many(pictures, crops):
-    each = shard_pictures(pictures, crops)
-    shards = -(-pictures // each)
-    assert 1 <= each <= pictures
-    assert shards <= 520  # files open at a time; whole pictures make it a few more than 512
-    assert each * crops <= max(1 << 15, pictures * crops / 512 + crops)
-    if pictures * crops >= 1 << 18:
+@given(images=st.integers(1, 10**8), crops=st.sampled_from([1, 2, 5, 10]))
+def test_shards_are_large_and_not_too_many(images, crops):
+    each = shard_images(images, crops)
+    shards = -(-images // each)
+    assert 1 <= each <= images
+    assert shards <= 520  # files open at a time; whole images make it a few more than 512
+    assert each * crops <= max(1 << 15, images * crops / 512 + crops)
+    if images * crops >= 1 << 18:
         assert each * crops > (1 << 15) - crops
-    elif pictures >= 512:
+    elif images >= 512:
         assert shards >= 8  # for several processes
 
 
-@given(pictures=st.integers(1, 300), each=st.integers(1, 50))
-def test_every_picture_is_in_one_shard(pictures, each):
-    head = replace(HEAD, pictures=pictures, shard_pictures=each)
-    assert [picture for number in range(head.shards) for picture in head.shard(number)] == list(range(pictures))
+@given(images=st.integers(1, 300), each=st.integers(1, 50))
+def test_every_image_is_in_one_shard(images, each):
+    head = replace(HEAD, images=images, shard_images=each)
+    assert [image for number in range(head.shards) for image in head.shard(number)] == list(range(images))
 
 
 def test_names_of_crops():
@@ -123,36 +123,36 @@ def test_names_of_crops():
         crop_names("ten", 7)
 
 
-@pytest.mark.parametrize(("crops", "pictures"), [(1, 40_000), (2, 20_000), (10, 5_000)])
-def test_a_store_is_at_most_a_twentieth_larger_than_its_codes(tmp_path, crops, pictures):
-    """Measured on disk, with keys like ImageNet's: a thousand classes, sorted, a number of its own per picture."""
+@pytest.mark.parametrize(("crops", "images"), [(1, 40_000), (2, 20_000), (10, 5_000)])
+def test_a_store_is_at_most_a_twentieth_larger_than_its_codes(tmp_path, crops, images):
+    """Measured on disk, with keys like ImageNet's: a thousand classes, sorted, a number of its own per image."""
     rng = np.random.default_rng(0)
     classes = tuple(f"n{number:08d}" for number in np.sort(rng.choice(10**7, 1000, replace=False)))
-    labels = np.arange(pictures) * len(classes) // pictures
+    labels = np.arange(images) * len(classes) // images
     keys = [f"{classes[label]}/{classes[label]}_{rng.integers(1, 30_000)}.JPEG" for label in labels]
     names = crop_names({1: "centre", 2: "flip", 10: "ten"}[crops], crops)
-    each = shard_pictures(pictures, crops)
-    head = replace(HEAD, pictures=pictures, crops=names, classes=classes, length=272, codebook_size=4096)
-    writer = StoreWriter(tmp_path / "codes", replace(head, shard_pictures=each))
+    each = shard_images(images, crops)
+    head = replace(HEAD, images=images, crops=names, classes=classes, length=272, codebook_size=4096)
+    writer = StoreWriter(tmp_path / "codes", replace(head, shard_images=each))
     for number in writer.prepare():
         here = writer.head.shard(number)
         codes = rng.integers(0, 4096, (len(here) * crops, 272))
         writer.write(number, codes, labels[here.start : here.stop], keys[here.start : here.stop])
     assert writer.finish()
     size = sum(file.stat().st_size for file in (tmp_path / "codes").iterdir())
-    assert 1 < size / pictures / (2 * 272 * crops) <= 1.05
+    assert 1 < size / images / (2 * 272 * crops) <= 1.05
 
 
 @pytest.mark.parametrize(("classes", "kind"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.int32)])
 def test_labels_are_as_small_as_the_classes_allow(tmp_path, classes, kind):
     assert label_type(classes) == kind
-    head = replace(HEAD, pictures=1, classes=tuple(map(str, range(classes))))
+    head = replace(HEAD, images=1, classes=tuple(map(str, range(classes))))
     writer = StoreWriter(tmp_path / "codes", head)
     assert writer.prepare() == [0]
     writer.write(0, CODES[:2], np.array([classes - 1]), ["a"])
     assert writer.finish()
     store = CodeStore(tmp_path / "codes")
-    assert store.picture_labels.dtype == kind
+    assert store.image_labels.dtype == kind
     assert store.labels.tolist() == [classes - 1] * 2
 
 
@@ -276,12 +276,12 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path):
         ({"recipe": "ten"}, "crops"),
         ({"source": "elsewhere"}, "data"),
         ({"contents": "changed"}, "contents of the data"),
-        ({"listing": "changed"}, "pictures"),
+        ({"listing": "changed"}, "images"),
         ({"split": "train"}, "split"),
         ({"image_size": 64}, "image size"),
         ({"batch_size": 3}, "batch size"),
         ({"classes": ("a", "b", "d")}, "classes"),
-        ({"shard_pictures": 6}, "pictures per shard"),
+        ({"shard_images": 6}, "images per shard"),
     ],
 )
 @pytest.mark.parametrize("finished", [False, True])
@@ -306,7 +306,7 @@ def test_fresh_keeps_what_is_not_the_stores(tmp_path):
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_directory_that_is_no_store_is_never_touched(tmp_path, fresh):
-    path = tmp_path / "pictures"
+    path = tmp_path / "images"
     path.mkdir()
     (path / "manifest.json").write_text('{"name": "a web page"}')
     (path / "codes-00000.npy").write_bytes(b"somebody's")
@@ -328,7 +328,7 @@ def test_a_store_of_the_format_before_is_refused_and_can_be_replaced(tmp_path):
     for name in ("codes-00000.npy", "labels-00000.npy"):
         (path / name).write_bytes(b"old")
     for attempt in (lambda: CodeStore(path), StoreWriter(path, HEAD).prepare):
-        with pytest.raises(AlitokError, match=r"not of format 2, but of another version.*encode the pictures again"):
+        with pytest.raises(AlitokError, match=r"not of format 2, but of another version.*encode the images again"):
             attempt()
     assert len(StoreWriter(path, HEAD).prepare(fresh=True)) == 5
     assert files(write(path)) == files(write(tmp_path / "whole"))

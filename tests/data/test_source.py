@@ -3,16 +3,16 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.opening import open_pictures
-from alitok.data.source import Look, check_broken, crops_per_picture, fixed_views, look_at, open_splits, suggest_size
+from alitok.data.opening import open_images
+from alitok.data.source import Look, check_broken, crops_per_image, fixed_views, look_at, open_splits, suggest_size
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
 def test_builtin_sets_fulfil_the_interface(data, library):
     pytest.importorskip(library)
     splits = open_splits(data, 16)
-    assert splits.train.classes == splits.heldout.classes
-    for source in (splits.train, splits.heldout):
+    assert splits.train.classes == splits.val.classes
+    for source in (splits.train, splits.val):
         assert source.name.startswith(data)
         assert source.size == 16
         assert source.groups is None
@@ -22,12 +22,12 @@ def test_builtin_sets_fulfil_the_interface(data, library):
         assert source.labels.dtype == np.int64
         assert set(source.labels) == set(range(len(source.classes)))
         for rng in (None, np.random.default_rng(0)):
-            picture = source.read(len(source) - 1, rng)
-            assert (picture.shape, picture.dtype) == ((3, 16, 16), np.uint8)
-            assert picture.flags.c_contiguous
+            image = source.read(len(source) - 1, rng)
+            assert (image.shape, image.dtype) == ((3, 16, 16), np.uint8)
+            assert image.flags.c_contiguous
         for recipe in ("centre", "flip", "ten"):
             views = source.views(len(source) - 1, recipe)
-            assert (views.shape, views.dtype) == ((crops_per_picture(source, recipe), 3, 16, 16), np.uint8)
+            assert (views.shape, views.dtype) == ((crops_per_image(source, recipe), 3, 16, 16), np.uint8)
             assert views.flags.c_contiguous
         assert (source.views(1, "centre")[0] == source.read(1, None)).all()
 
@@ -39,18 +39,18 @@ def test_a_folder_is_opened_by_its_path(tmp_path):
             Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
     splits = open_splits(str(tmp_path), 16, seed=4)
     assert splits.train.classes == ("cats", "dogs")
-    assert (len(splits.train), len(splits.heldout)) == (4, 2)
+    assert (len(splits.train), len(splits.val)) == (4, 2)
 
 
 @pytest.mark.parametrize("option", ["", "?mirror=1", "?mirror=0"])
-def test_pictures_are_mirrored_unless_they_must_not_be(tmp_path, option):
+def test_images_are_mirrored_unless_they_must_not_be(tmp_path, option):
     folder_of(tmp_path, 10, 0)
     ramp = np.tile(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (40, 1, 3))
     for path in tmp_path.rglob("*.png"):
         Image.fromarray(ramp).save(path)
     splits, mirrored = open_splits(f"{tmp_path}{option}", 16), option != "?mirror=0"
     assert splits.name == f"{tmp_path}{option}"
-    for source in (splits.train, splits.heldout):
+    for source in (splits.train, splits.val):
         assert source.views(0, "ten").shape[0] == (10 if mirrored else 5)
         assert source.views(0, "flip").shape[0] == (2 if mirrored else 1)
         rng = np.random.default_rng(0)
@@ -80,10 +80,10 @@ def test_the_query_of_an_address_is_left_alone(query, monkeypatch):
     seen = []
     monkeypatch.setattr("alitok.data.opening._open_archives", lambda name, options, say: seen.append((name, options)))
     for option in ("", "?mirror=0"):
-        open_pictures(f"https://h/y.tar{query}{option}")
+        open_images(f"https://h/y.tar{query}{option}")
     assert seen == [(f"https://h/y.tar{query}", {})] * 2
     with pytest.raises(AlitokError, match="The option mirror is 1 or 0, not 'maybe'"):
-        open_pictures(f"https://h/y.tar{query}?mirror=maybe")
+        open_images(f"https://h/y.tar{query}?mirror=maybe")
     assert len(seen) == 2
 
 
@@ -113,11 +113,11 @@ def test_an_unknown_name_is_told_what_there_is():
 def test_the_number_of_views_of_the_builtin_sets(data, library, expected):
     pytest.importorskip(library)
     train = open_splits(data, 16).train
-    assert [crops_per_picture(train, recipe) for recipe in ("centre", "flip", "ten")] == expected
+    assert [crops_per_image(train, recipe) for recipe in ("centre", "flip", "ten")] == expected
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
-def test_a_builtin_set_without_some_pictures_keeps_the_others_as_they_were(data, library):
+def test_a_builtin_set_without_some_images_keeps_the_others_as_they_were(data, library):
     pytest.importorskip(library)
     train = open_splits(data, 16).train
     rest = train.without({train.key(0), train.key(5)})
@@ -139,15 +139,15 @@ def folder_of(root, good, bad, classes=("cats", "dogs")):
         (root / name).mkdir()
     for number in range(good + bad):
         path = root / classes[number % len(classes)] / f"{number:04d}.png"
-        path.write_bytes(b"no picture") if number < bad else Image.new("RGB", (9, 9)).save(path)
+        path.write_bytes(b"no image") if number < bad else Image.new("RGB", (9, 9)).save(path)
     return open_splits(str(root), 16)
 
 
 def checked(splits):
     """As a run does it."""
-    broken = [*splits.train.verify(), *splits.heldout.verify()]
+    broken = [*splits.train.verify(), *splits.val.verify()]
     check_broken(broken, splits)
-    return splits.without({picture.key for picture in broken})
+    return splits.without({image.key for image in broken})
 
 
 @pytest.mark.parametrize(("good", "bad"), [(200, 0), (198, 2), (99, 1)])
@@ -156,7 +156,7 @@ def test_a_hundredth_may_be_broken_and_is_left_out(tmp_path, good, bad):
     rest = checked(splits)
     assert len(splits) == good + bad
     assert len(rest) == good
-    for source in (rest.train, rest.heldout):
+    for source in (rest.train, rest.val):
         assert all(source.read(index, None).shape == (3, 16, 16) for index in range(len(source)))
         assert source.verify() == []
     assert (rest.contents, rest.name) == (splits.contents, splits.name)
@@ -168,30 +168,30 @@ def test_more_than_a_hundredth_stops_with_the_list(tmp_path, good, bad):
     with pytest.raises(AlitokError) as caught:
         checked(splits)
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith(f"{bad} of {good + bad} pictures of {splits.name} cannot be used, {bad / (good + bad):.1%}")
+    assert first.startswith(f"{bad} of {good + bad} images of {splits.name} cannot be used, {bad / (good + bad):.1%}")
     assert "replace or remove" in first
     assert len(lines) == min(bad, 11)
-    assert all("is not a picture that Pillow can read" in line for line in lines[:10])
+    assert all("is not an image that Pillow can read" in line for line in lines[:10])
     assert lines[10:] == (["... and 2 more"] if bad == 12 else [])
 
 
-def test_a_class_must_keep_a_picture_for_training(tmp_path):
+def test_a_class_must_keep_a_image_for_training(tmp_path):
     folder_of(tmp_path, 300, 0)
     (tmp_path / "rare").mkdir()
-    (tmp_path / "rare" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(AlitokError, match=r"Class 'rare' .* no usable picture for training") as caught:
+    (tmp_path / "rare" / "1.png").write_bytes(b"no image")
+    with pytest.raises(AlitokError, match=r"Class 'rare' .* no usable image for training") as caught:
         checked(open_splits(str(tmp_path), 16))
-    assert "rare/1.png is not a picture" in str(caught.value)
+    assert "rare/1.png is not an image" in str(caught.value)
 
 
-def test_something_must_stay_held_out(tmp_path):
+def test_something_must_stay_val(tmp_path):
     for part, number in (("train", 200), ("val", 1)):
         (tmp_path / part).mkdir()
         for index in range(number):
             Image.new("RGB", (9, 9)).save(tmp_path / part / f"{index}.png")
     checked(open_splits(str(tmp_path), 16))
-    (tmp_path / "val" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(AlitokError, match="All held-out pictures"):
+    (tmp_path / "val" / "0.png").write_bytes(b"no image")
+    with pytest.raises(AlitokError, match="All validation images"):
         checked(open_splits(str(tmp_path), 16))
 
 
@@ -199,7 +199,7 @@ def test_something_must_stay_held_out(tmp_path):
     ("sides", "size"),
     [([1], 16), ([16], 16), ([31, 31, 500], 16), ([32], 32), ([100, 130, 200], 128), ([255.5], 128), ([4000], 256)],
 )
-def test_the_size_that_at_least_half_of_the_pictures_fill(sides, size):
+def test_the_size_that_at_least_half_of_the_images_fill(sides, size):
     assert suggest_size(sides) == size
     assert size == 16 or 2 * sum(side >= size for side in sides) >= len(sides)
 
@@ -212,7 +212,7 @@ def test_a_first_look_reads_headers_and_passes_over_what_is_broken(tmp_path):
         Image.new("RGB", (70, 64)).save(path)
     assert look_at(str(tmp_path)) == Look(64, 40)
     for path in tmp_path.rglob("*.png"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     with pytest.raises(AlitokError, match="can be read"):
         look_at(str(tmp_path))
 

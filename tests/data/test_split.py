@@ -3,23 +3,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alitok.data.split import heldout_mask
+from alitok.data.split import val_mask
 
 
 @settings(max_examples=50, deadline=None)
 @given(counts=st.lists(st.integers(2, 40), min_size=1, max_size=5), share=st.floats(0.0, 1.0), seed=st.integers())
 def test_every_class_keeps_and_holds_out_its_share(counts, share, seed):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    mask = heldout_mask(labels, share, seed)
+    mask = val_mask(labels, share, seed)
     for label, count in enumerate(counts):
         held = int(mask[labels == label].sum())
         assert 1 <= held <= count - 1
         assert abs(held - share * count) <= 1
 
 
-def test_a_class_of_one_picture_is_never_held_out():
-    assert heldout_mask(np.array([4, 2, 2]), 0.5, 0).tolist().count(True) == 1
-    assert not heldout_mask(np.array([0, 1, 2]), 0.9, 0).any()
+def test_a_class_of_one_image_is_never_val():
+    assert val_mask(np.array([4, 2, 2]), 0.5, 0).tolist().count(True) == 1
+    assert not val_mask(np.array([0, 1, 2]), 0.9, 0).any()
 
 
 def test_what_is_drawn_of_a_class():
@@ -29,23 +29,23 @@ def test_what_is_drawn_of_a_class():
     for label in range(7):
         rows = [row for row in range(300) if labels[row] == label]
         expected[np.random.default_rng([5, label]).choice(rows, round(0.1 * len(rows)), replace=False)] = True
-    assert (heldout_mask(labels, 0.1, 5) == expected).all()
+    assert (val_mask(labels, 0.1, 5) == expected).all()
 
 
 def test_the_seed_decides_and_repeats():
     labels = np.repeat(np.arange(3), 50)
-    first = heldout_mask(labels, 0.2, 1)
-    assert (first == heldout_mask(labels, 0.2, 1)).all()
-    assert (first != heldout_mask(labels, 0.2, 2)).any()
+    first = val_mask(labels, 0.2, 1)
+    assert (first == val_mask(labels, 0.2, 1)).all()
+    assert (first != val_mask(labels, 0.2, 2)).any()
 
 
 def test_a_class_is_split_alike_whatever_the_other_classes_hold():
     alone, beside = np.zeros(30, int), np.repeat([0, 1], [30, 12])
-    assert (heldout_mask(alone, 0.3, 5) == heldout_mask(beside, 0.3, 5)[:30]).all()
+    assert (val_mask(alone, 0.3, 5) == val_mask(beside, 0.3, 5)[:30]).all()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_draws_are_spread_over_the_class(share):
     labels = np.zeros(20, int)
-    drawn = np.mean([heldout_mask(labels, share, seed) for seed in range(400)], axis=0)
+    drawn = np.mean([val_mask(labels, share, seed) for seed in range(400)], axis=0)
     assert np.abs(drawn - share).max() < 0.12

@@ -16,7 +16,7 @@ from alitok.run.resolve import with_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 _SHELLS = ("", "bash", "console")
-_RECIPES = [*RECIPES.values(), *(fitted(name, image_size=32, pictures=1000) for name in FITTED)]
+_RECIPES = [*RECIPES.values(), *(fitted(name, image_size=32, images=1000) for name in FITTED)]
 _ASK_NOTHING = {"print_error": False, "exit_on_error": False, "help_on_error": False}
 # Of programs that the pages use besides ours and torchrun.
 _OTHERS = {"--kill-on-bad-exit", "--requeue", "--dependency", "--signal", "--array", "--logdir"}

@@ -1,4 +1,4 @@
-"""The two drawn pictures say what the code says."""
+"""The two drawn images say what the code says."""
 
 import xml.etree.ElementTree as ET
 
@@ -14,12 +14,12 @@ def house():
     return read_house()
 
 
-def words(picture):
-    """All texts of a picture, which is well-formed."""
-    return [element.text for element in ET.fromstring(picture).iter() if element.text and element.text.strip()]
+def words(image):
+    """All texts of an image, which is well-formed."""
+    return [element.text for element in ET.fromstring(image).iter() if element.text and element.text.strip()]
 
 
-def test_every_package_stands_on_a_floor_and_in_the_picture(house, root):
+def test_every_package_stands_on_a_floor_and_in_the_image(house, root):
     source = root / "src" / "alitok"
     found = {path.stem for path in source.glob("*.py")} | {path.parent.name for path in source.glob("*/__init__.py")}
     assert set(house.packages) == found - {"__init__"}
@@ -38,12 +38,12 @@ def test_imports_are_those_that_import_linter_sees(house):
                 assert house.imports.get((high, low), 0) == count, (high, low)
 
 
-def test_every_import_goes_down_and_its_number_is_in_the_picture(house):
+def test_every_import_goes_down_and_its_number_is_in_the_image(house):
     floor = {name: place for place, names in enumerate(house.floors) for name in names}
-    picture = house_svg(house)
+    image = house_svg(house)
     for (high, low), count in house.imports.items():
         assert floor[high] < floor[low]
-        assert f"{high} imports {low} in {count} of its modules" in picture
+        assert f"{high} imports {low} in {count} of its modules" in image
 
 
 def test_lines_are_the_fewest_from_which_all_imports_follow(house):
@@ -63,7 +63,7 @@ def reaches(lines, high, low):
     return high == low or any(first == high and reaches(lines, second, low) for first, second in lines)
 
 
-def test_every_step_and_what_it_leaves_is_in_the_picture():
+def test_every_step_and_what_it_leaves_is_in_the_image():
     said = " ".join(" ".join(words(steps_svg())).split())
     for step in STEPS.values():
         assert step.title in said

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alitok.data.shards import shard_pictures
+from alitok.data.shards import shard_images
 from alitok.data.source import open_splits
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.recipes.flops import encoder_flops, generator_step_flops, tokenizer_step_flops
@@ -21,7 +21,7 @@ from alitok.recipes.presets import GENERATORS, RECIPES, with_generator
 PAGE = "docs/imagenet.md"
 WNIDS = "n01440764", "n01443537", "n02099601"
 TIMES = "\N{MULTIPLICATION SIGN}"
-TRAIN, HELDOUT = 1_281_167, 50_000
+TRAIN, VAL = 1_281_167, 50_000
 
 
 def jpeg(draw):
@@ -74,10 +74,10 @@ def test_the_commands_of_the_page_make_a_source_with_its_split_as_folder_and_as_
         splits = open_splits(str(archives / source), 16)
         assert splits.train.classes == WNIDS
         assert splits.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-        keys = {splits.heldout.key(k).rpartition("/")[2]: splits.heldout.labels[k] for k in range(len(splits.heldout))}
+        keys = {splits.val.key(k).rpartition("/")[2]: splits.val.labels[k] for k in range(len(splits.val))}
         wanted = [1, 2, 0, 1, 2, 0]  # of the numbers 3, 1, 2, 3, 1, 2
         assert keys == {f"ILSVRC2012_val_{place:08d}.JPEG": label for place, label in enumerate(wanted, start=1)}
-        assert splits.train.verify() == splits.heldout.verify() == []
+        assert splits.train.verify() == splits.val.verify() == []
 
 
 def row(pages, begins):
@@ -101,7 +101,7 @@ def test_disk_is_what_the_formulas_say(pages, parameters):
     recipe = RECIPES["alitok-256"]
     codes = recipe.tokenizer.sequence_length * 2
     assert near(row(pages, "codes, ten crops"), TRAIN * 10 * codes * 1.008 / 1e9)
-    assert row(pages, "codes, held out") == pytest.approx([HELDOUT * codes / 1e9], abs=0.005)
+    assert row(pages, "codes, held out") == pytest.approx([VAL * codes / 1e9], abs=0.005)
     judge = sum(weight.numel() for weight in Discriminator(DiscriminatorConfig()).parameters())
     assert f"discriminator's {judge / 1e6:.1f} million" in pages[PAGE].text
     assert near(row(pages, "a checkpoint of stage 1"), (16 * parameters["stage1"] + 12 * judge) / 1e9)
@@ -109,8 +109,8 @@ def test_disk_is_what_the_formulas_say(pages, parameters):
     assert near(row(pages, "a checkpoint of stage 2"), second / 1e9)
     sizes = 177_048_064, 317_851_648, 662_141_696
     assert near(row(pages, "a checkpoint of the generator"), *(16 * size / 1e9 for size in sizes))
-    assert near(row(pages, "50,000 samples"), HELDOUT * 3 * 256**2 / 1e9)
-    assert -(-TRAIN // shard_pictures(TRAIN, 10)) < 1024 - 64  # a store's files are all open at once
+    assert near(row(pages, "50,000 samples"), VAL * 3 * 256**2 / 1e9)
+    assert -(-TRAIN // shard_images(TRAIN, 10)) < 1024 - 64  # a store's files are all open at once
 
 
 def test_work_is_what_the_formulas_say(pages):
@@ -148,7 +148,8 @@ def test_hours_and_memory_are_what_the_plan_printed(pages):
         part = part[: part.index("Fastest that fits")]
         hours = [float(line.split()[-2]) for line in re.findall(r"^(?:start|main|gan) .*$", part, re.MULTILINE)]
         memory = [
-            re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0] for layout in ("DDP  ", "DDP + recompute")
+            re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0]
+            for layout in ("DDP  ", "DDP + activation_checkpointing")
         ]
         told = [next(each for each in line.split("  ")[::-1] if each.strip().endswith("GB")).strip() for line in memory]
         together = f"{' + '.join(map(str, hours))} = {sum(hours):.1f}" if len(hours) > 1 else str(hours[0])

@@ -129,7 +129,7 @@ def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site, pages):
 
 
 @pytest.mark.slow
-def test_the_site_has_the_pictures_the_parts_of_the_readme_and_the_public_names(site):
+def test_the_site_has_the_images_the_parts_of_the_readme_and_the_public_names(site):
     house = (site / "architecture.html").read_text("utf-8")
     assert house.count('<svg xmlns="http://www.w3.org/2000/svg" class="drawn"') == 2
     for path in site.rglob("*.html"):

@@ -11,7 +11,7 @@ REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
 
 
 class Painter(nn.Module):
-    """Numbers -> pictures, behind a last layer whose gradients are measured."""
+    """Numbers -> images, behind a last layer whose gradients are measured."""
 
     def __init__(self):
         super().__init__()
@@ -59,8 +59,8 @@ def test_lecam_pulls_on_the_logits_and_keeps_its_means_in_the_state():
 
 
 def losses(painter, judge, x, images):
-    pictures = painter(x)
-    return F.mse_loss(pictures, images), hinge_generator(judge(pictures))
+    painted = painter(x)
+    return F.mse_loss(painted, images), hinge_generator(judge(painted))
 
 
 def vqgan_weight(painter, judge, x, images):

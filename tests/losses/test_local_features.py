@@ -17,8 +17,8 @@ def distance_by_hand(first, second):
     for a, b in zip(first, second, strict=True):
         a, b = a.double().numpy(), b.double().numpy()
         positions = []
-        for picture, row, column in np.ndindex(a.shape[0], *a.shape[2:]):
-            u, v = a[picture, :, row, column], b[picture, :, row, column]
+        for image, row, column in np.ndindex(a.shape[0], *a.shape[2:]):
+            u, v = a[image, :, row, column], b[image, :, row, column]
             positions.append(np.sum((u / np.linalg.norm(u) - v / np.linalg.norm(v)) ** 2))
         stages.append(np.mean(positions))
     return np.mean(stages)
@@ -44,7 +44,7 @@ def test_mid_grey_is_the_networks_zero():
     assert not torch.equal(first, network(zeros)[0])
 
 
-def test_many_stages_take_the_smallest_pictures():
+def test_many_stages_take_the_smallest_images():
     assert LocalFeatures(LocalFeaturesConfig(width=8, stages=6), 2)(torch.rand(1, 3, 8, 8))[-1].shape == (1, 256, 1, 1)
 
 
@@ -55,7 +55,7 @@ def test_distance_is_that_of_unit_features_by_hand():
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, None])
-def test_distance_is_zero_for_equal_pictures_and_positive_otherwise(level):
+def test_distance_is_zero_for_equal_images_and_positive_otherwise(level):
     network = LocalFeatures(SMALL, 2).freeze()
     images = torch.rand(2, 3, 16, 16) if level is None else torch.full((2, 3, 16, 16), level)
     other = images.clone()
@@ -79,7 +79,7 @@ def test_it_learns_as_a_classifier_and_is_frozen_afterwards():
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_gradient_reaches_the_picture_and_no_parameter():
+def test_gradient_reaches_the_image_and_no_parameter():
     network = LocalFeatures(SMALL, 2).freeze()
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     network.distance(network(images), network(torch.rand(2, 3, 8, 8))).backward()

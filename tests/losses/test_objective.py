@@ -31,7 +31,7 @@ def networks(*names):
     return {name: Counted() for name in names}
 
 
-def pictures(cells=4):
+def some_images(cells=4):
     """Images, a reconstruction of them, and a strip of `cells` patches; 4 x 4 patches of 2 x 2 pixels."""
     images, rebuilt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8, requires_grad=True)
     return images, rebuilt, torch.rand(2, 3, 2, 2 * cells, requires_grad=True)
@@ -66,7 +66,7 @@ def test_all_terms_and_their_sums_equal_those_by_hand(seed, perceptual_row):
         auxiliary_perceptual=perceptual_row,
     )
     judges = networks(*NAMES)
-    images, rebuilt, strip = pictures()
+    images, rebuilt, strip = some_images()
     result = Objective(judges, patch_size=2)(
         images, rebuilt, weights, prefix_strip=strip, quantizer_loss=torch.tensor(0.7)
     )
@@ -76,7 +76,7 @@ def test_all_terms_and_their_sums_equal_those_by_hand(seed, perceptual_row):
 
 
 def test_stage2_has_the_reconstruction_terms_alone():
-    images, rebuilt, _ = pictures()
+    images, rebuilt, _ = some_images()
     result = Objective(networks("local"), 2)(images, rebuilt, LossWeights(local=1.0))
     assert set(result) == {"loss", "reconstruction", "mse", "local"}
     assert result["loss"] == result["reconstruction"]
@@ -84,7 +84,7 @@ def test_stage2_has_the_reconstruction_terms_alone():
 
 def test_networks_of_weight_zero_are_not_run_and_the_target_is_seen_once():
     judges = networks("lpips", "local")
-    images, rebuilt, strip = pictures()
+    images, rebuilt, strip = some_images()
     objective = Objective(judges, 2)
     result = objective(images, rebuilt, LossWeights(local=1.0), prefix_strip=strip)
     assert "lpips" not in result
@@ -95,7 +95,7 @@ def test_networks_of_weight_zero_are_not_run_and_the_target_is_seen_once():
 
 
 def test_cheap_terms_of_weight_zero_are_reported_and_take_part_with_zero_gradient():
-    images, rebuilt, strip = pictures()
+    images, rebuilt, strip = some_images()
     quantizer = torch.tensor(0.7, requires_grad=True)
     weights = LossWeights(mse=0.0, quantizer=0.0, auxiliary=0.0)
     result = Objective({}, 2)(images, rebuilt, weights, prefix_strip=strip, quantizer_loss=quantizer)
@@ -109,7 +109,7 @@ def test_cheap_terms_of_weight_zero_are_reported_and_take_part_with_zero_gradien
 
 def test_gradient_reaches_the_reconstruction_and_no_network():
     judges = networks(*NAMES)
-    images, rebuilt, strip = pictures()
+    images, rebuilt, strip = some_images()
     objective = Objective(judges, 2)
     weights = LossWeights(mse=0.0, convnext=1.0, lpips=1.0, local=1.0)
     objective(images, rebuilt, weights, prefix_strip=strip)["loss"].backward()
@@ -122,7 +122,7 @@ def test_gradient_reaches_the_reconstruction_and_no_network():
 @pytest.mark.parametrize("perceptual_row", [True, False])
 @pytest.mark.parametrize("cells", [2, 4, 5])
 def test_the_auxiliary_loss_pulls_on_the_strip_alone(cells, perceptual_row):
-    images, rebuilt, strip = pictures(cells)
+    images, rebuilt, strip = some_images(cells)
     weights = LossWeights(local=1.0, auxiliary_perceptual=perceptual_row)
     result = Objective(networks("local"), 2)(images, rebuilt, weights, prefix_strip=strip)
     result["auxiliary"].backward()
@@ -132,7 +132,7 @@ def test_the_auxiliary_loss_pulls_on_the_strip_alone(cells, perceptual_row):
 
 @pytest.mark.parametrize(("cells", "from_strip"), [(2, 2), (4, 4), (5, 4)])
 def test_the_first_row_is_the_strips_as_far_as_it_goes(cells, from_strip):
-    _, rebuilt, strip = pictures(cells)
+    _, rebuilt, strip = some_images(cells)
     composed = compose_first_row(rebuilt, strip, 2)
     for row, column in itertools.product(range(8), range(8)):
         drawn = row < 2 and column < 2 * from_strip
@@ -168,7 +168,7 @@ def test_the_auxiliary_loss_trains_the_prefix_path_of_a_tokenizer_alone():
 
 def test_under_bf16_autocast_all_terms_are_float32_and_near_the_exact_ones():
     objective = Objective(networks("local"), 2)
-    images, rebuilt, strip = pictures()
+    images, rebuilt, strip = some_images()
     weights = LossWeights(local=1.0)
     exact = objective(images, rebuilt, weights, prefix_strip=strip)
     with torch.autocast("cpu", torch.bfloat16):

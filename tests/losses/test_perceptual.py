@@ -83,10 +83,10 @@ def test_lpips_distance_by_hand(vgg):
     expected = np.zeros(2)
     for head, a, b in zip(vgg.heads, first, second, strict=True):
         weights, a, b = head.flatten().double().numpy(), a.double().numpy(), b.double().numpy()
-        for picture, row, column in np.ndindex(2, 3, 2):
-            u, v = a[picture, :, row, column], b[picture, :, row, column]
+        for image, row, column in np.ndindex(2, 3, 2):
+            u, v = a[image, :, row, column], b[image, :, row, column]
             difference = u / np.sqrt(np.sum(u**2)) - v / np.sqrt(np.sum(v**2))
-            expected[picture] += np.sum(weights * difference**2) / 6
+            expected[image] += np.sum(weights * difference**2) / 6
     assert vgg.distances(first, second).numpy() == pytest.approx(expected, rel=1e-5)
     assert vgg.distance(first, second).item() == pytest.approx(expected.mean(), rel=1e-5)
 
@@ -128,7 +128,7 @@ def test_networks_stay_frozen_and_in_evaluation_mode(request, which):
 
 
 @pytest.mark.parametrize("which", ["convnext", "vgg"])
-def test_gradient_reaches_the_picture_and_equal_pictures_are_at_zero(request, which):
+def test_gradient_reaches_the_image_and_equal_images_are_at_zero(request, which):
     network = request.getfixturevalue(which)
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_features_that_are_zero_have_a_finite_gradient():
     assert dark.grad.isfinite().all()
 
 
-def test_lpips_refuses_pictures_that_vgg_cannot_halve(vgg):
+def test_lpips_refuses_images_that_vgg_cannot_halve(vgg):
     with pytest.raises(AlitokError, match="at least 16 pixels"):
         vgg(torch.rand(1, 3, 15, 64))
 

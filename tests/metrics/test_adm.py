@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.adm import NpzPictures, is_statistics, load_adm
+from alitok.metrics.adm import NpzImages, is_statistics, load_adm
 
 SAVERS = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 
@@ -27,9 +27,9 @@ def _channels_first(pixels):
 
 
 @SAVERS
-def test_blocks_are_the_pictures(save, path, pixels):
+def test_blocks_are_the_images(save, path, pixels):
     save(path, pixels)
-    found = NpzPictures(path)
+    found = NpzImages(path)
     assert (found.count, len(found), found.side, found.labels) == (23, 23, 8, None)
     blocks = list(found.blocks(10))
     assert [block.shape for block in blocks] == [(10, 3, 8, 8), (10, 3, 8, 8), (3, 3, 8, 8)]
@@ -41,7 +41,7 @@ def test_blocks_are_the_pictures(save, path, pixels):
 @SAVERS
 def test_any_range_may_be_read_in_any_order(save, path, pixels):
     save(path, pixels, np.arange(23))
-    found = NpzPictures(path)
+    found = NpzImages(path)
     for rows in (range(20, 23), range(3, 9), range(4, 5), range(0, 23), range(7, 7), range(22, 23)):
         np.testing.assert_array_equal(found.read(rows), _channels_first(pixels)[rows.start : rows.stop])
 
@@ -52,7 +52,7 @@ def test_a_large_file_is_never_in_memory_as_a_whole(save, path):
     save(path, pixels)
     tracemalloc.start()
     try:
-        found = NpzPictures(path)
+        found = NpzImages(path)
         assert sum(len(block) for block in found.blocks(50)) == 10_000
         assert len(found.read(range(9990, 10_000))) == 10
         assert tracemalloc.get_traced_memory()[1] < pixels.nbytes / 10
@@ -62,7 +62,7 @@ def test_a_large_file_is_never_in_memory_as_a_whole(save, path):
 
 def test_of_an_uncompressed_file_nothing_but_the_block_is_read(path, monkeypatch):
     np.savez(path, np.zeros((1000, 32, 32, 3), np.uint8))
-    found = NpzPictures(path)
+    found = NpzImages(path)
     monkeypatch.setattr(zipfile, "ZipFile", None)  # unpacking would need it
     assert found.read(range(990, 1000)).shape == (10, 3, 32, 32)
 
@@ -71,7 +71,7 @@ def test_of_an_uncompressed_file_nothing_but_the_block_is_read(path, monkeypatch
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
 def test_classes_come_along(path, pixels, name, kind):
     np.savez(path, arr_0=pixels, **{name: np.arange(23, dtype=kind)})
-    found = NpzPictures(path)
+    found = NpzImages(path)
     assert found.labels.dtype == np.int64
     assert found.labels.tolist() == list(range(23))
 
@@ -80,7 +80,7 @@ def test_classes_come_along(path, pixels, name, kind):
 def test_classes_that_are_none_are_refused(path, pixels, labels):
     np.savez(path, pixels, labels)
     with pytest.raises(AlitokError, match=r"samples\.npz: arr_1 must be 23 whole numbers"):
-        NpzPictures(path)
+        NpzImages(path)
 
 
 def test_the_longer_header_is_read_too(path, pixels):
@@ -88,51 +88,51 @@ def test_the_longer_header_is_read_too(path, pixels):
     np.lib.format.write_array(buffer, pixels, version=(2, 0))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", buffer.getvalue())
-    np.testing.assert_array_equal(NpzPictures(path).read(range(5, 9)), _channels_first(pixels)[5:9])
+    np.testing.assert_array_equal(NpzImages(path).read(range(5, 9)), _channels_first(pixels)[5:9])
 
 
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((5, 8, 8), np.uint8), "grey pictures must be saved as RGB"),
-        (np.zeros((5, 8, 8, 1), np.uint8), "grey pictures must be saved as RGB"),
+        (np.zeros((5, 8, 8), np.uint8), "grey images must be saved as RGB"),
+        (np.zeros((5, 8, 8, 1), np.uint8), "grey images must be saved as RGB"),
         (np.zeros((5, 3, 8, 8), np.uint8), r"holds shape \(5, 3, 8, 8\)"),
         (np.zeros((5, 8, 8, 4), np.uint8), r"holds shape \(5, 8, 8, 4\)"),
         (np.zeros((5, 2048), np.uint8), r"holds shape \(5, 2048\)"),
         (np.zeros((5, 8, 8, 3), np.float32), "numbers of type float32"),
         (np.zeros((5, 8, 8, 3), np.int8), "numbers of type int8"),
-        (np.zeros((5, 8, 6, 3), np.uint8), "pictures of 8 x 6 pixels"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "holds no pictures"),
+        (np.zeros((5, 8, 6, 3), np.uint8), "images of 8 x 6 pixels"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "holds no images"),
         (np.zeros((3, 8, 8, 5), np.uint8).T, "Fortran order; save np.ascontiguousarray"),
         (np.array([None, 1], object), "Python objects, which are not read"),
     ],
 )
-def test_what_is_no_picture_in_colour_is_told(path, array, words):
+def test_what_is_no_image_in_colour_is_told(path, array, words):
     np.savez(path, array)
-    with pytest.raises(AlitokError, match=rf"samples\.npz: arr_0 must be pictures .N, h, h, 3. uint8 and .*{words}"):
-        NpzPictures(path)
+    with pytest.raises(AlitokError, match=rf"samples\.npz: arr_0 must be images .N, h, h, 3. uint8 and .*{words}"):
+        NpzImages(path)
 
 
-def test_a_file_without_pictures_says_what_it_holds(path):
+def test_a_file_without_images_says_what_it_holds(path):
     np.savez(path, mu=np.zeros(3), sigma=np.zeros(2))
     with pytest.raises(AlitokError, match=r"samples\.npz has no arr_0, .* it holds mu, sigma\."):
-        NpzPictures(path)
+        NpzImages(path)
 
 
 @SAVERS
 def test_damaged_files_are_told(save, path, pixels):
     with pytest.raises(AlitokError, match=r"samples\.npz does not exist"):
-        NpzPictures(path)
+        NpzImages(path)
     path.write_text("no zip at all")
     with pytest.raises(AlitokError, match=r"samples\.npz is damaged"):
-        NpzPictures(path)
+        NpzImages(path)
     save(path, pixels)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(AlitokError, match=r"samples\.npz is damaged"):
-        NpzPictures(path)
+        NpzImages(path)
     path.write_bytes(whole)
-    found = NpzPictures(path)
+    found = NpzImages(path)
     path.write_bytes(whole[:2000])  # the disk lost it while we were at work
     with pytest.raises(AlitokError, match=r"samples\.npz is damaged"):
         found.read(range(15, 20))
@@ -146,7 +146,7 @@ def test_damage_inside_a_compressed_file_is_told(path, pixels):
     data = bytearray(path.read_bytes())
     data[1000:1040] = bytes(40)
     path.write_bytes(data)
-    found = NpzPictures(path)
+    found = NpzImages(path)
     with pytest.raises(AlitokError, match=r"samples\.npz is damaged"):
         found.read(range(0, 23))
 
@@ -157,13 +157,13 @@ def test_a_header_that_promises_more_than_there_is_is_told(path, pixels):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", buffer.getvalue()[:-1])
     with pytest.raises(AlitokError, match=r"samples\.npz is damaged"):
-        NpzPictures(path)
+        NpzImages(path)
 
 
-def test_the_fingerprint_is_of_the_pictures_and_their_classes(tmp_path, pixels):
+def test_the_fingerprint_is_of_the_images_and_their_classes(tmp_path, pixels):
     def fingerprint(save, *arrays):
         save(tmp_path / "x.npz", *arrays)
-        return NpzPictures(tmp_path / "x.npz").fingerprint()
+        return NpzImages(tmp_path / "x.npz").fingerprint()
 
     first = fingerprint(np.savez, pixels)
     assert first == fingerprint(np.savez_compressed, pixels.copy())
@@ -192,20 +192,20 @@ def test_statistics_are_used_as_they_are(path, pixels, statistics):
         for part, name in zip(gaussian, names, strict=True):
             assert part.dtype == torch.float64
             np.testing.assert_array_equal(part.numpy(), statistics[name])
-    np.testing.assert_array_equal(found.pictures.read(range(23)), _channels_first(pixels))
+    np.testing.assert_array_equal(found.images.read(range(23)), _channels_first(pixels))
 
 
-def test_a_reference_may_lack_spatial_statistics_or_pictures_or_statistics(path, pixels, statistics):
+def test_a_reference_may_lack_spatial_statistics_or_images_or_statistics(path, pixels, statistics):
     np.savez(path, mu=statistics["mu"], sigma=statistics["sigma"])
     found = load_adm(path)
     assert found.pool is not None
-    assert found.spatial is found.pictures is None
+    assert found.spatial is found.images is None
     np.savez(path, pixels)
     found = load_adm(path)
     assert found.pool is found.spatial is None
-    assert found.pictures.count == 23
+    assert found.images.count == 23
     np.savez(path, something=pixels)
-    with pytest.raises(AlitokError, match=r"samples\.npz holds neither mu and sigma nor pictures"):
+    with pytest.raises(AlitokError, match=r"samples\.npz holds neither mu and sigma nor images"):
         load_adm(path)
 
 
@@ -221,7 +221,7 @@ def test_a_reference_may_lack_spatial_statistics_or_pictures_or_statistics(path,
         ({"sigma": None}, r"samples\.npz has only one of mu and sigma"),
         ({"mu_s": None}, r"samples\.npz has only one of mu_s and sigma_s"),
         ({"mu": np.array([None], object)}, r"samples\.npz is damaged or no npz file of numbers"),
-        ({"arr_0": np.zeros((2, 8, 8), np.uint8)}, "grey pictures must be saved as RGB"),
+        ({"arr_0": np.zeros((2, 8, 8), np.uint8)}, "grey images must be saved as RGB"),
     ],
 )
 def test_statistics_that_cannot_be_inceptions_are_refused(path, statistics, change, words):

@@ -6,7 +6,7 @@ from PIL import Image
 
 import alitok.metrics.classifier as module
 from alitok.core.errors import AlitokError
-from alitok.metrics.classifier import PictureClassifier
+from alitok.metrics.classifier import ImageClassifier
 
 
 def digits(side):
@@ -20,9 +20,9 @@ def digits(side):
 
 
 @pytest.mark.parametrize("side", [16, 32])
-def test_reads_held_out_digits(side):
+def test_reads_val_digits(side):
     images, labels = digits(side)
-    classifier = PictureClassifier.fit(images[:1437], labels[:1437])
+    classifier = ImageClassifier.fit(images[:1437], labels[:1437])
     predicted = classifier.predict(images[1437:])
     assert predicted.shape == (360,)
     share = np.mean(predicted == labels[1437:])
@@ -31,15 +31,15 @@ def test_reads_held_out_digits(side):
     assert classifier.accuracy(255 - images[1437:], labels[1437:]) < 0.5  # a negative is no digit it knows
 
 
-def test_same_pictures_same_classifier():
+def test_same_images_same_classifier():
     images, labels = digits(16)
-    first, second = (PictureClassifier.fit(images[:300], labels[:300]) for _ in range(2))
+    first, second = (ImageClassifier.fit(images[:300], labels[:300]) for _ in range(2))
     assert np.array_equal(first.predict(images), second.predict(images))
 
 
-def test_grey_pictures_make_a_classifier_that_sees_no_tint():
+def test_grey_images_make_a_classifier_that_sees_no_tint():
     images, labels = digits(16)
-    classifier = PictureClassifier.fit(images[:500], labels[:500])
+    classifier = ImageClassifier.fit(images[:500], labels[:500])
     tinted = images[500:800].astype(np.int64)
     tinted[:, 0] += 9
     tinted[:, 2] -= 9
@@ -62,13 +62,13 @@ def coloured(count, side, seed):
 def test_colour_is_seen_at_any_size(side):
     images, labels = coloured(80, side, 0)
     unseen, expected = coloured(40, side, 1)
-    classifier = PictureClassifier.fit(images, labels)
+    classifier = ImageClassifier.fit(images, labels)
     assert classifier.accuracy(unseen, expected) == 1
     grey = unseen.mean(axis=1, keepdims=True).repeat(3, axis=1).astype(np.uint8)
     assert classifier.accuracy(grey, expected) < 0.9
 
 
-def test_pictures_are_averaged_down_to_16_pixels_a_side_whatever_the_block(monkeypatch):
+def test_images_are_averaged_down_to_16_pixels_a_side_whatever_the_block(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 32), dtype=np.uint8)
     expected = images.reshape(5, 3, 16, 4, 16, 2).mean(axis=(3, 5)).reshape(5, -1) / 255
     assert np.allclose(module._features(images, colour=True), expected, atol=1e-6)
@@ -79,24 +79,24 @@ def test_pictures_are_averaged_down_to_16_pixels_a_side_whatever_the_block(monke
 def test_large_sets_are_represented_by_a_fixed_part(monkeypatch):
     images, labels = digits(16)
     monkeypatch.setattr(module, "_MOST", 400)
-    first, second = (PictureClassifier.fit(images, labels) for _ in range(2))
+    first, second = (ImageClassifier.fit(images, labels) for _ in range(2))
     assert first._pipeline[-1].shape_fit_[0] == 400
     assert np.array_equal(first.predict(images), second.predict(images))
     assert first.accuracy(images, labels) > 0.9
 
 
-def test_two_pictures_are_enough():
+def test_two_images_are_enough():
     images = np.stack([np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)])
-    assert PictureClassifier.fit(images, np.array([1, 0])).predict(images).tolist() == [1, 0]
+    assert ImageClassifier.fit(images, np.array([1, 0])).predict(images).tolist() == [1, 0]
 
 
 def test_one_class_is_told():
     with pytest.raises(AlitokError, match="two classes"):
-        PictureClassifier.fit(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64))
+        ImageClassifier.fit(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64))
 
 
 def test_missing_scikit_learn_is_told(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[demo\]'"):
-        PictureClassifier.fit(np.zeros((2, 3, 8, 8), np.uint8), np.arange(2))
+        ImageClassifier.fit(np.zeros((2, 3, 8, 8), np.uint8), np.arange(2))

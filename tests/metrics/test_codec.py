@@ -51,7 +51,7 @@ def fails(self, images):
         (changed(encode=lambda self, x: Good.encode(self, x) + 2**31), "less than 2,147,483,648"),
         (changed(codebook_size=3), "codes from 0 to 3; they must be at least 0 and less than 3"),
         (changed(encode=fails), r"encode of Changed fails on torch.float32 \(6, 3, 8, 8\) with RuntimeError: no such"),
-        (changed(encode=batch_norm), "other codes for the same pictures .* evaluation mode"),
+        (changed(encode=batch_norm), "other codes for the same images .* evaluation mode"),
         (changed(encode=lambda self, x: torch.randint(0, 4, (len(x), 16))), "evaluation mode"),
         (changed(encode=lambda self, x: Good.encode(self, x)[:, : 4 * len(x)]), "another number of codes"),
         (changed(encode=lambda self, x: Good.encode(self, x)[:, :15]), r"15 codes, which are no square grid.*--grid"),

@@ -48,15 +48,15 @@ def test_of_independent_features_it_is_the_difference_of_means_and_deviations():
 
 
 @pytest.mark.parametrize(("first", "second"), [(20, 25), (20, 300), (300, 20), (2, 2)])
-def test_fewer_pictures_than_features_are_measured_all_the_same(first, second):
+def test_fewer_images_than_features_are_measured_all_the_same(first, second):
     x, y = torch.randn(first, 80) + 0.3, torch.randn(second, 80) * 1.4
     found = frechet_distance(_gaussian(x), _gaussian(y))
     assert found == pytest.approx(_by_factors(x, y), rel=1e-7)
 
 
-@pytest.mark.parametrize("pictures", [10, 1000])
-def test_a_set_is_at_no_distance_from_itself(pictures):
-    a = _gaussian(torch.randn(pictures, 40) @ torch.randn(40, 40))
+@pytest.mark.parametrize("images", [10, 1000])
+def test_a_set_is_at_no_distance_from_itself(images):
+    a = _gaussian(torch.randn(images, 40) @ torch.randn(40, 40))
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6 * float(a.covariance.trace()))
 
 
@@ -91,7 +91,7 @@ def _blocks(features, count):
     return blocks
 
 
-def test_a_resample_is_the_distance_of_its_pictures(monkeypatch):
+def test_a_resample_is_the_distance_of_its_images(monkeypatch):
     reference = _gaussian(torch.randn(200, 6))
     samples = _blocks(torch.randn(90, 6) + 0.5, 3)
     draws = [[0, 0, 2], [1, 1, 1]]
@@ -130,18 +130,18 @@ def test_the_same_seed_gives_the_same_interval():
 def test_too_few_blocks_have_no_interval():
     blocks = BlockMoments(3, 4)
     blocks.update(torch.randn(1, 3), torch.tensor([0]))
-    with pytest.raises(AlitokError, match="at least two pictures in each block"):
+    with pytest.raises(AlitokError, match="at least two images in each block"):
         frechet_interval(blocks, _gaussian(torch.randn(20, 3)))
 
 
 @pytest.mark.parametrize(
-    ("shift", "scale", "pictures", "blocks"), [(0.0, 1.0, 200, 20), (0.3, 1.4, 300, 20), (0.3, 1.4, 300, 3)]
+    ("shift", "scale", "images", "blocks"), [(0.0, 1.0, 200, 20), (0.3, 1.4, 300, 20), (0.3, 1.4, 300, 3)]
 )
-def test_the_bias_is_what_few_samples_add_to_the_true_distance(shift, scale, pictures, blocks):
+def test_the_bias_is_what_few_samples_add_to_the_true_distance(shift, scale, images, blocks):
     width = 6
     reference = Gaussian(torch.zeros(width), torch.eye(width))
     true = width * (shift**2 + (scale - 1) ** 2)  # of the Gaussians that the samples are drawn from
-    new = [torch.randn(pictures, width) * scale + shift for _ in range(400)]
+    new = [torch.randn(images, width) * scale + shift for _ in range(400)]
     added = float(np.mean([frechet_distance(reference, _gaussian(samples)) for samples in new])) - true
     found = float(np.mean([frechet_bias(_blocks(samples, blocks), reference) for samples in new]))
     assert added > 0.05
@@ -170,11 +170,11 @@ def test_a_bias_needs_two_halves():
     blocks = BlockMoments(3, 2)
     blocks.blocks[0].update(torch.randn(20, 3))
     blocks.blocks[1].update(torch.randn(1, 3))
-    with pytest.raises(AlitokError, match="at least two pictures in each half"):
+    with pytest.raises(AlitokError, match="at least two images in each half"):
         frechet_bias(blocks, _gaussian(torch.randn(20, 3)))
 
 
-def test_features_of_a_constant_picture_do_not_stop_it():
+def test_features_of_a_constant_image_do_not_stop_it():
     samples, same = Moments(3), torch.ones(5, 3)
     samples.update(same)
     assert frechet_distance(samples.gaussian(), Gaussian(torch.ones(3), torch.eye(3))) == pytest.approx(3)

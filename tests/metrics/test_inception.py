@@ -94,18 +94,18 @@ def _inside(network, name, images):
     return seen[0]
 
 
-def _resized(picture, side):
+def _resized(image, side):
     """(h, w) -> (side, side) as TensorFlow 1 places pixels: the i-th at i * h / side, the last one repeated."""
-    places = [np.arange(side) * length / side for length in picture.shape]
+    places = [np.arange(side) * length / side for length in image.shape]
     low = [place.astype(int) for place in places]
-    high = [np.minimum(some + 1, length - 1) for some, length in zip(low, picture.shape, strict=True)]
+    high = [np.minimum(some + 1, length - 1) for some, length in zip(low, image.shape, strict=True)]
     y, x = (place - some for place, some in zip(places, low, strict=True))
-    top = picture[low[0]][:, low[1]] * (1 - x) + picture[low[0]][:, high[1]] * x
-    bottom = picture[high[0]][:, low[1]] * (1 - x) + picture[high[0]][:, high[1]] * x
+    top = image[low[0]][:, low[1]] * (1 - x) + image[low[0]][:, high[1]] * x
+    bottom = image[high[0]][:, low[1]] * (1 - x) + image[high[0]][:, high[1]] * x
     return top * (1 - y[:, None]) + bottom * y[:, None]
 
 
-def test_pictures_are_resized_as_tensorflow_did(network, images):
+def test_images_are_resized_as_tensorflow_did(network, images):
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resize
 
     seen, _ = _inside(network, "Conv2d_1a_3x3", images[:1])
@@ -123,7 +123,7 @@ def test_shapes_and_ranges(output):
     assert output.pool.min() >= 0
     assert output.spatial.min() == 0
     assert torch.allclose(output.probabilities.sum(1), torch.ones(5))
-    assert (output.pool.std(0) > 1e-3 * output.pool.mean(0)).float().mean() > 0.5  # pictures are told apart
+    assert (output.pool.std(0) > 1e-3 * output.pool.mean(0)).float().mean() > 0.5  # images are told apart
 
 
 def test_pool_and_probabilities_are_the_librarys(network, path, images, output):
@@ -148,7 +148,7 @@ def test_spatial_is_the_first_branch_of_the_seventh_block(network, images, outpu
         assert not torch.allclose(spatial[3, 4, 11], _inside(network, other, images)[1][3, :7, 4, 11], rtol=0.1)
 
 
-def test_a_picture_has_the_same_features_in_any_batch_and_every_time(network, images, output):
+def test_a_image_has_the_same_features_in_any_batch_and_every_time(network, images, output):
     for found, wanted in zip(network(images[2:3]), output, strict=True):
         torch.testing.assert_close(found[0], wanted[2], rtol=1e-5, atol=1e-5 * float(wanted.max()))
     assert all(torch.equal(found, wanted) for found, wanted in zip(network(images), output, strict=True))

@@ -14,7 +14,7 @@ GRID, SIDE, V, V_SMALL = 3, 6, 65521, 36
 PATCHES = GRID**2
 
 
-def pictures(count=20, seed=0, side=SIDE):
+def some_images(count=20, seed=0, side=SIDE):
     return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(seed)) / 255
 
 
@@ -48,7 +48,7 @@ def shares(found, group="grid", kind="codes"):
 def ask(codec, images=None, **changes):
     settings = {"grid": GRID, "prefix": 0, "seed": 1, **changes}
     codec = TokenizerCodec(codec) if isinstance(codec, Tokenizer) else codec
-    return influence_of(codec, pictures() if images is None else images, **settings)
+    return influence_of(codec, some_images() if images is None else images, **settings)
 
 
 EARLIER = np.tril(np.ones((PATCHES, PATCHES), int))
@@ -72,7 +72,7 @@ def test_a_known_dependency_is_the_map_and_its_shares(case):
     assert shares(found, "all") == shares(found)
     assert sum(shares(found)) == pytest.approx(1)
     assert found.future_share == found.grid_future_share == shares(found)[2]
-    assert (found.exact, found.pairs, found.pictures) == (True, 20 * PATCHES, 20)
+    assert (found.exact, found.pairs, found.images) == (True, 20 * PATCHES, 20)
     assert (found.disturbed == 1).all()
     assert (found.features, found.probabilities) == (None, None)
     for share, even in zip(found.codes.shares["grid"], (1 / 9, 4 / 9, 4 / 9), strict=True):
@@ -129,8 +129,8 @@ def model(causal=False, prefix=3):
     found = Tokenizer(config).eval()
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    with torch.no_grad():  # a codebook of features, so that codes depend on the picture
-        features = found.encoder(pictures(V_SMALL, seed=9, side=12))
+    with torch.no_grad():  # a codebook of features, so that codes depend on the image
+        features = found.encoder(some_images(V_SMALL, seed=9, side=12))
         found.quantizer.codebook.copy_(features[torch.arange(V_SMALL), torch.arange(V_SMALL) % features.shape[1]])
     return found
 
@@ -138,7 +138,7 @@ def model(causal=False, prefix=3):
 @pytest.mark.parametrize("per_patch", [None, 4])
 @torch.no_grad()
 def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
-    tokenizer, images = model(), pictures(7, side=12)
+    tokenizer, images = model(), some_images(7, side=12)
     found = ask(tokenizer, images, prefix=3, per_patch=per_patch, batch_size=5)
     pairs = choose_pairs(7, PATCHES, per_patch, 1)
     codebook = tokenizer.quantizer.codebook
@@ -147,12 +147,12 @@ def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
     temperature = 2 * squared.square().sum(-1).mean() / 4
     apart = torch.stack([(plain[a] - plain[b]).norm(dim=-1) for a in range(7) for b in range(a)]).mean(0)
     changes = {"codes": [], "features": [], "probabilities": []}
-    for picture, place, donor in zip(pairs.pictures, pairs.places, pairs.donors, strict=True):
-        assert picture != donor
+    for index, place, donor in zip(pairs.images, pairs.places, pairs.donors, strict=True):
+        assert index != donor
         rows, columns = (slice(4 * each, 4 * each + 4) for each in divmod(int(place), GRID))
-        image = images[picture].clone()
+        image = images[index].clone()
         image[:, rows, columns] = images[donor][:, rows, columns]
-        after, before = tokenizer.encoder(image[None])[0], plain[picture]
+        after, before = tokenizer.encoder(image[None])[0], plain[index]
         near, far = (torch.cdist(each, codebook).square() for each in (before, after))
         changes["codes"].append(near.argmin(1) != far.argmin(1))
         changes["features"].append((after - before).norm(dim=-1) / apart)
@@ -175,7 +175,7 @@ def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
 
 
 def test_a_causal_encoder_hears_nothing_of_the_future_and_a_bidirectional_one_does():
-    images = pictures(12, side=12)
+    images = some_images(12, side=12)
     causal, both = (ask(model(causal), images, prefix=3) for causal in (True, False))
     behind = Raster(GRID, 3).directions() == FUTURE
     for kind in ("codes", "features", "probabilities"):
@@ -188,7 +188,7 @@ def test_a_causal_encoder_hears_nothing_of_the_future_and_a_bidirectional_one_do
 
 
 def test_a_sample_agrees_with_all_pairs_within_its_error():
-    tokenizer, images = model(), pictures(60, side=12)
+    tokenizer, images = model(), some_images(60, side=12)
     exact, sampled = (ask(tokenizer, images, prefix=3, per_patch=each) for each in (None, 20))
     assert (exact.pairs, sampled.pairs) == (60 * PATCHES, 20 * PATCHES)
     assert (exact.exact, sampled.exact) == (True, False)
@@ -206,13 +206,13 @@ def test_pairs_of_a_sample_are_some_of_all_and_cover_each_place_equally():
     assert (len(whole), whole.exact) == (30 * 150, True)
     assert (len(part), part.exact) == (16 * 150, False)
     assert (part.per_place() == 16).all()
-    triples = [set(zip(each.pictures, each.places, each.donors, strict=True)) for each in (whole, part)]
+    triples = [set(zip(each.images, each.places, each.donors, strict=True)) for each in (whole, part)]
     assert triples[1] < triples[0]
     assert len(triples[1]) == len(part)
-    assert (part.pictures != part.donors).all()
-    assert (np.diff(part.pictures) >= 0).all()
+    assert (part.images != part.donors).all()
+    assert (np.diff(part.images) >= 0).all()
     assert np.bincount(whole.donors).min() > 100
-    assert choose_pairs(10, 150, None, 5).exact, "all of few pictures"
+    assert choose_pairs(10, 150, None, 5).exact, "all of few images"
     assert choose_pairs(200, 100, None, 5).exact
     assert not np.array_equal(choose_pairs(30, 150, None, 6).donors, part.donors)
 
@@ -226,7 +226,7 @@ def test_the_size_of_a_call_changes_nothing(batch_size):
             sizes.append(len(images))
             return super().features(images)
 
-    images, codec = pictures(6, side=12), Counting(model())
+    images, codec = some_images(6, side=12), Counting(model())
     expected = ask(model(), images, prefix=3, batch_size=11)
     found = ask(codec, images, prefix=3, batch_size=batch_size)
     assert max(sizes) <= batch_size
@@ -236,7 +236,7 @@ def test_the_size_of_a_call_changes_nothing(batch_size):
 
 
 def test_the_same_seed_gives_the_same_map_and_global_randomness_plays_no_part():
-    images, tokenizer, state = pictures(6, side=12), model(), torch.get_rng_state()
+    images, tokenizer, state = some_images(6, side=12), model(), torch.get_rng_state()
     first = ask(tokenizer, images, prefix=3)
     torch.manual_seed(9)
     again, other = (ask(tokenizer, images, prefix=3, seed=seed) for seed in (1, 2))
@@ -244,7 +244,7 @@ def test_the_same_seed_gives_the_same_map_and_global_randomness_plays_no_part():
     assert again.codes.shares == first.codes.shares
     assert not np.array_equal(other.features.mean, first.features.mean)
     torch.set_rng_state(state)
-    assert torch.equal(images, pictures(6, side=12)), "pictures stay as they were"
+    assert torch.equal(images, some_images(6, side=12)), "images stay as they were"
 
 
 def test_features_of_another_tokenizer_are_used_and_a_position_that_never_moves_is_not_moved():
@@ -258,12 +258,12 @@ def test_features_of_another_tokenizer_are_used_and_a_position_that_never_moves_
     moving = np.eye(PATCHES, dtype=bool)
     moving[4, 4] = False
     assert (found.features.mean > 0).tolist() == moving.tolist()
-    assert np.diag(found.features.mean)[moving.diagonal()] == pytest.approx(1, abs=0.4)  # as far as two pictures are
+    assert np.diag(found.features.mean)[moving.diagonal()] == pytest.approx(1, abs=0.4)  # as far as two images are
     assert found.probabilities is None
 
 
 def test_patches_that_are_the_same_everywhere_move_nothing_and_are_told():
-    images = pictures()
+    images = some_images()
     images[:, :, :2, :2] = 0
     found = ask(Masked(np.ones((PATCHES, PATCHES))), images)
     assert found.disturbed.tolist() == [0] + [1] * 8
@@ -273,12 +273,12 @@ def test_patches_that_are_the_same_everywhere_move_nothing_and_are_told():
     assert all(np.isnan(share[:3]).all() and share.even > 0 for share in same.codes.shares["grid"])
 
 
-def test_the_interval_is_that_of_a_ratio_over_pictures():
+def test_the_interval_is_that_of_a_ratio_over_images():
     random = np.random.default_rng(0)
     pairs = choose_pairs(400, 2, None, 0)
     tally = Tally(pairs, np.array([[OWN, FUTURE], [PAST, OWN]]), np.zeros((2, 2), bool))
     strength = random.gamma(2.0, 1.0, 400)
-    changes = strength[pairs.pictures, None] * random.random((len(pairs), 2))
+    changes = strength[pairs.images, None] * random.random((len(pairs), 2))
     tally.add(np.arange(len(pairs)), torch.from_numpy(changes))
     found = tally.dependency(transposed=False, seed=0)
     first = pairs.places == 0
@@ -301,8 +301,8 @@ def test_progress_is_told_to_the_end():
 
 @pytest.mark.parametrize(
     ("count", "per_patch", "said"),
-    [(1, None, "at least two pictures are needed, not 1"), (5, 1, "at least 2 pictures")],
+    [(1, None, "at least two images are needed, not 1"), (5, 1, "at least 2 images")],
 )
 def test_too_few_are_refused(count, per_patch, said):
     with pytest.raises(AlitokError, match=said):
-        ask(Masked(np.eye(PATCHES)), pictures(count), per_patch=per_patch)
+        ask(Masked(np.eye(PATCHES)), some_images(count), per_patch=per_patch)

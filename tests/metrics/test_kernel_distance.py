@@ -53,7 +53,7 @@ def test_deviation_is_over_the_subsets_of_the_seed():
     assert kernel_distance(samples, reference, subsets=4, size=10, seed=6) != found
 
 
-def test_it_is_unbiased_for_few_pictures():
+def test_it_is_unbiased_for_few_images():
     found = [kernel_distance(torch.randn(12, 6), torch.randn(12, 6), subsets=1, size=12).mean for _ in range(400)]
     error = np.std(found) / 20
     assert abs(np.mean(found)) < 4 * error
@@ -61,12 +61,12 @@ def test_it_is_unbiased_for_few_pictures():
 
 def test_too_few_and_broken_ones_are_refused():
     samples, reference = torch.randn(20, 4), torch.randn(30, 4)
-    with pytest.raises(AlitokError, match="Subsets of 1000 pictures cannot be drawn from 20 samples"):
+    with pytest.raises(AlitokError, match="Subsets of 1000 images cannot be drawn from 20 samples"):
         kernel_distance(samples, reference)
-    with pytest.raises(AlitokError, match=r"Subsets of 25 .* from 20 reference pictures"):
+    with pytest.raises(AlitokError, match=r"Subsets of 25 .* from 20 reference images"):
         kernel_distance(reference, samples, size=25)
     with pytest.raises(AlitokError, match="cannot be compared"):
         kernel_distance(samples, torch.randn(30, 5), size=5)
     reference[3, 2] = torch.inf
-    with pytest.raises(AlitokError, match="1 of 30 pictures are not finite"):
+    with pytest.raises(AlitokError, match="1 of 30 images are not finite"):
         kernel_distance(samples, reference, size=5)

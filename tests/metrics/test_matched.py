@@ -10,12 +10,12 @@ NONE = np.empty(0)
 
 
 def curve(*points):
-    """Of (PSNR, bits), smallest codebook first, without pictures."""
+    """Of (PSNR, bits), smallest codebook first, without images."""
     return Curve(tuple(Point(64 * 2**n, psnr, bits, NONE, NONE) for n, (psnr, bits) in enumerate(points)))
 
 
-def pictured(count, means, seed):
-    """Of (PSNR, bits) with pictures around them."""
+def imaged(count, means, seed):
+    """Of (PSNR, bits) with images around them."""
     random = np.random.default_rng(seed)
     points = []
     for number, (psnr, bits) in enumerate(means):
@@ -132,7 +132,7 @@ def test_points_that_are_not_finite_are_left_out():
 
 
 def test_identical_curves_differ_by_nothing_in_every_resample():
-    one = pictured(50, ((20, 50), (22, 60), (23, 90)), 0)
+    one = imaged(50, ((20, 50), (22, 60), (23, 90)), 0)
     found = compare_at_matched_psnr({0: one}, {0: one})
     assert found.difference == (0, None, (0, 0))
     assert found.relative == (0, None, (0, 0))
@@ -140,10 +140,10 @@ def test_identical_curves_differ_by_nothing_in_every_resample():
 
 
 def slow(first, second, rows):
-    """Difference, relative and middle of some pictures by a sum of small steps."""
+    """Difference, relative and middle of some images by a sum of small steps."""
     lines = []
     for each in (first, second):
-        means = sorted((point.picture_psnr[rows].mean(), point.picture_bits[rows].mean()) for point in each.points)
+        means = sorted((point.image_psnr[rows].mean(), point.image_bits[rows].mean()) for point in each.points)
         lines.append([m for m in means if not any(o != m and o[0] >= m[0] and o[1] <= m[1] for o in means)])
     low, high = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
     if low > high:
@@ -155,10 +155,10 @@ def slow(first, second, rows):
     return [apart, apart / bits[0].mean(), middle[1] - middle[0]]
 
 
-def test_intervals_over_pictures_equal_brute_force():
-    # Few pictures and close points, so that the points that count change from resample to resample.
-    firsts = {seed: pictured(12, ((20, 50), (20.5, 55), (23, 80)), seed) for seed in (0, 4)}
-    seconds = {seed: pictured(12, ((20.5, 48), (21, 50), (23.5, 70)), seed + 10) for seed in (0, 4)}
+def test_intervals_over_images_equal_brute_force():
+    # Few images and close points, so that the points that count change from resample to resample.
+    firsts = {seed: imaged(12, ((20, 50), (20.5, 55), (23, 80)), seed) for seed in (0, 4)}
+    seconds = {seed: imaged(12, ((20.5, 48), (21, 50), (23.5, 70)), seed + 10) for seed in (0, 4)}
     found = compare_at_matched_psnr(firsts, seconds, level=0.9, resamples=400, seed=7)
     random, drawn = np.random.default_rng(7), []
     for count in (256, 144):
@@ -171,11 +171,11 @@ def test_intervals_over_pictures_equal_brute_force():
     exact = np.mean([slow(firsts[seed], seconds[seed], np.arange(12)) for seed in (0, 4)], axis=0)
     for estimate, value, expected in zip((found.difference, found.relative, found.middle), exact, ends, strict=True):
         assert estimate.value == pytest.approx(value, abs=1e-4)
-        assert estimate.pictures == pytest.approx(expected, abs=1e-4)
+        assert estimate.images == pytest.approx(expected, abs=1e-4)
         assert estimate.trainings is not None
 
 
-def test_pictures_are_drawn_together_in_both():
+def test_images_are_drawn_together_in_both():
     """What all tokenizers find hard alike is no doubt about their difference."""
     random = np.random.default_rng(0)
     hard, count = 5 * random.normal(size=200), 200
@@ -193,7 +193,7 @@ def test_pictures_are_drawn_together_in_both():
 
 
 def test_the_same_seed_draws_the_same():
-    pair = {0: pictured(30, ((20, 50), (24, 90)), 1)}, {0: pictured(30, ((21, 50), (25, 90)), 2)}
+    pair = {0: imaged(30, ((20, 50), (24, 90)), 1)}, {0: imaged(30, ((21, 50), (25, 90)), 2)}
     found = [compare_at_matched_psnr(*pair, resamples=300, seed=seed).bounds for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
 
@@ -205,21 +205,19 @@ def test_seeds_that_both_have_decide_and_the_others_are_told():
     assert found.difference.value == pytest.approx(-11)
     # t = 12.706 for one degree of freedom; the standard error of -10 and -12 is 1
     assert found.bounds == found.difference.trainings == pytest.approx((-11 - 12.7062, -11 + 12.7062), abs=1e-4)
-    assert found.difference.pictures is None
+    assert found.difference.images is None
     assert set(found.by_seed) == {0, 1, 2}
     assert "no PSNR in common" in found.by_seed[2].reason
     assert len(found.used) == 2
     assert "The 95 % interval over trainings is Student's" in found.confidence()
-    assert "neither which pictures were held out" in found.confidence()
+    assert "neither which images were held out" in found.confidence()
     assert compare_at_matched_psnr({0: firsts[0]}, {1: firsts[1]}).reason == "no seed in common"
 
 
-def test_one_seed_has_the_interval_of_its_pictures():
-    found = compare_at_matched_psnr(
-        {5: pictured(30, ((20, 50), (24, 90)), 1)}, {5: pictured(30, ((21, 50), (25, 90)), 2)}
-    )
+def test_one_seed_has_the_interval_of_its_images():
+    found = compare_at_matched_psnr({5: imaged(30, ((20, 50), (24, 90)), 1)}, {5: imaged(30, ((21, 50), (25, 90)), 2)})
     assert found.difference.trainings is None
-    assert found.bounds == found.difference.pictures
+    assert found.bounds == found.difference.images
     assert found.bounds.low < found.difference.value < found.bounds.high
     assert "not that another training" in found.confidence()
     bare = compare_at_matched_psnr({0: curve((20, 50), (24, 90))}, {0: curve((21, 50))})
@@ -228,7 +226,7 @@ def test_one_seed_has_the_interval_of_its_pictures():
 
 
 def test_curves_that_part_in_many_resamples_have_no_interval():
-    first = pictured(20, ((20, 50), (22, 90)), 1)
+    first = imaged(20, ((20, 50), (22, 90)), 1)
     edge = first.frontier[-1].psnr
     psnrs = edge - 0.01 + 5 * (values := np.random.default_rng(0).normal(size=20)) - 5 * values.mean()
     second = Curve((Point(64, psnrs.mean(), 80.0, psnrs, np.full(20, 80.0)),))
@@ -253,9 +251,9 @@ def test_the_intervals_over_trainings_hold_the_truth_as_often_as_they_say():
     assert held / trials == pytest.approx(0.9, abs=4 * (0.9 * 0.1 / trials) ** 0.5)
 
 
-def test_other_pictures_are_refused():
-    with pytest.raises(AlitokError, match="20 and 30 held-out pictures"):
-        compare_at_matched_psnr({0: pictured(20, ((20, 50),) * 2, 1)}, {0: pictured(30, ((20, 50), (24, 90)), 2)})
+def test_other_images_are_refused():
+    with pytest.raises(AlitokError, match="20 and 30 validation images"):
+        compare_at_matched_psnr({0: imaged(20, ((20, 50),) * 2, 1)}, {0: imaged(30, ((20, 50), (24, 90)), 2)})
     with pytest.raises(AlitokError, match="mean PSNR of a codebook of 64 is 20"):
         Point(64, 20.0, 50.0, np.full(3, 21.0), np.full(3, 50.0))
     with pytest.raises(AlitokError, match="mean bits"):
@@ -263,8 +261,8 @@ def test_other_pictures_are_refused():
     Point(64, math.inf, 50.0, np.array([math.inf, 21.0]), np.full(2, 50.0))
 
 
-def test_a_picture_without_error_takes_its_point_out_and_no_other():
-    good = pictured(30, ((20, 50), (24, 90)), 1)
+def test_a_image_without_error_takes_its_point_out_and_no_other():
+    good = imaged(30, ((20, 50), (24, 90)), 1)
     psnrs = np.full(30, 25.0)
     psnrs[0] = math.inf
     bad = Point(999, math.inf, 95.0, psnrs, np.full(30, 95.0))

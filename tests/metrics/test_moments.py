@@ -76,7 +76,7 @@ def test_what_was_read_stays_when_more_is_shown(features):
     assert _close(again, _shown(features, [1300]))
 
 
-def test_processes_together_see_all_pictures(features, together):
+def test_processes_together_see_all_images(features, together):
     def work(world):
         moments = _shown(features[world.rank :: world.size], [10] * (len(features[world.rank :: world.size]) // 10))
         whole = moments.over_processes(world)
@@ -90,7 +90,7 @@ def test_processes_together_see_all_pictures(features, together):
         np.testing.assert_allclose(found[2], wanted.products, rtol=1e-9)
 
 
-def test_a_process_without_pictures_changes_nothing(features, together):
+def test_a_process_without_images_changes_nothing(features, together):
     def work(world):
         moments, blocks = Moments(5), BlockMoments(5, 2)
         if world.main:
@@ -106,15 +106,15 @@ def test_a_process_without_pictures_changes_nothing(features, together):
 def test_broken_features_are_counted_and_refused(features):
     features[3, 1], features[7], features[9, 0] = torch.nan, torch.inf, -torch.inf
     moments = Moments(5)
-    with pytest.raises(AlitokError, match="features of 3 of 1300 pictures are not finite"):
+    with pytest.raises(AlitokError, match="features of 3 of 1300 images are not finite"):
         moments.update(features)
     assert moments.count == 0
     with pytest.raises(AlitokError, match="3 of 1300"):
         BlockMoments(5).update(features, torch.arange(1300))
 
 
-def test_one_picture_has_no_covariance(features):
-    with pytest.raises(AlitokError, match="at least two pictures, not 1"):
+def test_one_image_has_no_covariance(features):
+    with pytest.raises(AlitokError, match="at least two images, not 1"):
         _shown(features[:1], [1]).covariance()
 
 

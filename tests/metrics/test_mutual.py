@@ -42,7 +42,7 @@ def test_equals_sums_over_tables_of_counts(size):
             assert found.bits[i, j] == pytest.approx(plug_in - chance)
             assert found.share[i, j] == pytest.approx((plug_in - chance) / found.entropy[i])
     assert np.array_equal(found.bits, found.bits.T, equal_nan=True)
-    assert (found.pictures, found.exact) == (40, True)
+    assert (found.images, found.exact) == (40, True)
 
 
 def test_independent_codes_tell_nothing_though_the_plug_in_estimate_says_so():

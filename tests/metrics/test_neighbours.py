@@ -6,7 +6,7 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.neighbours import nearest_distance
 
 
-def pictures(count, seed, side=5):
+def some_images(count, seed, side=5):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
 
 
@@ -21,15 +21,15 @@ def brute_force(queries, references):
 
 @pytest.mark.parametrize("block", [1, 3, 7, 1024])
 def test_equals_brute_force_for_any_block(block):
-    queries, references = pictures(11, 0), pictures(17, 1)
+    queries, references = some_images(11, 0), some_images(17, 1)
     distances, indices = nearest_distance(queries, references, block)
     expected, expected_indices = brute_force(queries, references)
     assert np.allclose(distances, expected, rtol=1e-12)
     assert np.array_equal(indices, expected_indices)
 
 
-def test_large_pictures_are_compared_in_smaller_blocks(monkeypatch):
-    queries, references = pictures(6, 0), pictures(9, 1)
+def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
+    queries, references = some_images(6, 0), some_images(9, 1)
     expected = nearest_distance(queries, references)
     monkeypatch.setattr(neighbours, "_MOST_VALUES", 2 * 75)
     seen = []
@@ -42,7 +42,7 @@ def test_large_pictures_are_compared_in_smaller_blocks(monkeypatch):
 
 
 def test_a_copy_is_at_exactly_zero_and_one_grey_level_is_not():
-    references = np.concatenate([pictures(30, 2, 32), np.full((1, 3, 32, 32), 255, np.uint8)])
+    references = np.concatenate([some_images(30, 2, 32), np.full((1, 3, 32, 32), 255, np.uint8)])
     order = np.random.default_rng(0).permutation(len(references))
     distances, indices = nearest_distance(references[order], references)
     assert (distances == 0).all()
@@ -61,12 +61,12 @@ def test_black_is_one_away_from_white_and_the_first_of_equals_counts():
 
 
 def test_no_queries_give_no_distances():
-    distances, indices = nearest_distance(pictures(0, 0), pictures(2, 0))
+    distances, indices = nearest_distance(some_images(0, 0), some_images(2, 0))
     assert distances.shape == indices.shape == (0,)
 
 
 def test_missing_or_different_references_are_told():
     with pytest.raises(AlitokError, match="at least one"):
-        nearest_distance(pictures(1, 0), pictures(0, 0))
+        nearest_distance(some_images(1, 0), some_images(0, 0))
     with pytest.raises(AlitokError, match="one size"):
-        nearest_distance(pictures(1, 0, 5), pictures(1, 0, 6))
+        nearest_distance(some_images(1, 0, 5), some_images(1, 0, 6))

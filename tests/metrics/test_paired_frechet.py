@@ -1,4 +1,4 @@
-"""The distance of pictures from what was made of each: chance that is in both sets does not count."""
+"""The distance of images from what was made of each: chance that is in both sets does not count."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from alitok.metrics.paired_frechet import paired_bias, paired_interval
 
 
 def drawn(count, seed, noise=0.5, width=6):
-    """Features (count, D) of pictures, and of what was made of them."""
+    """Features (count, D) of images, and of what was made of them."""
     random = np.random.default_rng(seed)
     originals = random.normal(size=(count, width)) * np.arange(1, width + 1)
     return torch.from_numpy(originals), torch.from_numpy(originals * 0.9 + noise * random.normal(size=(count, width)))
@@ -57,7 +57,7 @@ def test_the_value_is_the_distance_and_the_interval_covers_repetitions():
     assert np.mean(widths) == pytest.approx(np.std(values), rel=0.4)
 
 
-def test_the_bias_is_what_more_pictures_take_away():
+def test_the_bias_is_what_more_images_take_away():
     truth, few = distance(*drawn(200_000, 99, noise=2.0)), 60
     values, biases = [], []
     for seed in range(300):
@@ -69,7 +69,7 @@ def test_the_bias_is_what_more_pictures_take_away():
     assert np.mean(biases) == pytest.approx(excess, rel=0.35)
 
 
-def test_it_is_the_same_each_time_and_for_any_order_of_the_pictures():
+def test_it_is_the_same_each_time_and_for_any_order_of_the_images():
     originals, made = drawn(100, 0)
     found = paired_interval(blocks(made), blocks(originals))
     assert paired_interval(blocks(made), blocks(originals)) == found
@@ -79,9 +79,9 @@ def test_it_is_the_same_each_time_and_for_any_order_of_the_pictures():
     assert paired_interval(*turned) == pytest.approx(found, rel=1e-9)
 
 
-def test_too_few_pictures_are_told():
+def test_too_few_images_are_told():
     originals, made = drawn(3, 0)
-    with pytest.raises(AlitokError, match="at least two pictures in each block"):
+    with pytest.raises(AlitokError, match="at least two images in each block"):
         paired_interval(blocks(made), blocks(originals))
-    with pytest.raises(AlitokError, match="at least two pictures in each half"):
+    with pytest.raises(AlitokError, match="at least two images in each half"):
         paired_bias(blocks(made, 2), blocks(originals, 2))

@@ -15,7 +15,7 @@ def _slow(real, samples, neighbours=3, density_neighbours=5):
 
     def radii(a, k):
         table = distances(a, a)
-        np.fill_diagonal(table, np.inf)  # a picture is no neighbour of its own
+        np.fill_diagonal(table, np.inf)  # an image is no neighbour of its own
         return np.sort(table, axis=1)[:, k - 1]
 
     between = distances(real, samples)
@@ -60,7 +60,7 @@ def test_a_set_of_itself_is_all_there():
     found = manifold_scores(real, real.clone())
     assert found[:2] == (1, 1)
     assert found.coverage == 1
-    assert found.density == pytest.approx(6 / 5)  # each ball holds its own picture and five others
+    assert found.density == pytest.approx(6 / 5)  # each ball holds its own image and five others
 
 
 def test_far_away_is_nowhere_and_one_mode_is_precise_without_recall():
@@ -90,19 +90,19 @@ def test_equal_to_torch_fidelity():
     )  # a float32 mean
 
 
-def test_pictures_that_are_all_equal_are_measured():
+def test_images_that_are_all_equal_are_measured():
     same = torch.ones(8, 3)
     assert manifold_scores(same, same) == (1, 1, pytest.approx(8 / 5), 1)
 
 
 def test_too_few_and_broken_ones_are_refused():
     real, samples = torch.randn(20, 4), torch.randn(20, 4)
-    with pytest.raises(AlitokError, match="Each of 5 real pictures has no 5 nearest neighbours; give at least 6"):
+    with pytest.raises(AlitokError, match="Each of 5 real images has no 5 nearest neighbours; give at least 6"):
         manifold_scores(real[:5], samples)
     with pytest.raises(AlitokError, match="Each of 3 samples has no 3 nearest"):
         manifold_scores(real, samples[:3])
     with pytest.raises(AlitokError, match="cannot be compared"):
         manifold_scores(real, torch.randn(20, 5))
     samples[2] = torch.nan
-    with pytest.raises(AlitokError, match="1 of 20 pictures are not finite"):
+    with pytest.raises(AlitokError, match="1 of 20 images are not finite"):
         manifold_scores(real, samples)

@@ -1,4 +1,4 @@
-"""Reach of codes into the drawn picture: known decoders, ours against loops over single pairs, causality as a zero."""
+"""Reach of codes into the drawn image: known decoders, ours against loops over single pairs, causality as a zero."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_code_that_draws_its_own_patch():
     found = ask(Painted(np.eye(PATCHES)), codes, prefix=0)
     assert shares(found) == (pytest.approx(1), 0, 0)
     pairs = choose_pairs(12, PATCHES, None, 2)
-    moved = (codes[pairs.pictures, pairs.places] - codes[pairs.donors, pairs.places]).abs().numpy() / (V * PATCHES)
+    moved = (codes[pairs.images, pairs.places] - codes[pairs.donors, pairs.places]).abs().numpy() / (V * PATCHES)
     expected = [moved[pairs.places == place].mean() for place in range(PATCHES)]
     assert found.pixels.mean == pytest.approx(np.diag(expected), rel=1e-4)
     assert found.replaced == pytest.approx([(moved[pairs.places == place] > 0).mean() for place in range(PATCHES)])
@@ -106,17 +106,17 @@ def test_equals_a_loop_over_single_pairs(per_code, batch_size):
     found = ask(model, codes, per_code=per_code, batch_size=batch_size)
     pairs = choose_pairs(8, LENGTH, per_code, 2)
     changes = []
-    for picture, place, donor in zip(pairs.pictures, pairs.places, pairs.donors, strict=True):
-        changed = codes[picture].clone()
+    for image, place, donor in zip(pairs.images, pairs.places, pairs.donors, strict=True):
+        changed = codes[image].clone()
         changed[place] = codes[donor, place]
-        difference = (model.decode(changed[None]) - model.decode(codes[picture][None])).abs()[0]
+        difference = (model.decode(changed[None]) - model.decode(codes[image][None])).abs()[0]
         changes.append([difference[:, r : r + 4, c : c + 4].mean() for r in (0, 4, 8) for c in (0, 4, 8)])
     values = np.array(changes)
     some = [values[pairs.places == place] for place in range(LENGTH)]
     assert found.pixels.mean == pytest.approx(np.stack([part.mean(0) for part in some], 1), rel=1e-3, abs=1e-5)
     error = np.stack([part.std(0, ddof=1) / len(part) ** 0.5 for part in some], 1)
     assert found.pixels.error == pytest.approx(error, rel=1e-3, abs=1e-5)
-    assert (found.exact, found.pairs, found.pictures) == (per_code is None, (per_code or 8) * LENGTH, 8)
+    assert (found.exact, found.pairs, found.images) == (per_code is None, (per_code or 8) * LENGTH, 8)
 
 
 def test_the_same_seed_gives_the_same_map():

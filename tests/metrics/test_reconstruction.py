@@ -9,7 +9,7 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.reconstruction import psnr, ssim
 
 
-def test_psnr_is_decibels_per_picture():
+def test_psnr_is_decibels_per_image():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 5, 7, generator=generator)
     rebuilt = (
@@ -27,7 +27,7 @@ def test_a_constant_error_of_a_tenth_is_20_decibels_and_twice_the_error_6_less()
     assert torch.allclose(psnr(images, rebuilt), torch.tensor([20.0, 20 - 20 * math.log10(2)]), atol=1e-4)
 
 
-def test_only_the_identical_picture_is_infinite():
+def test_only_the_identical_image_is_infinite():
     images = torch.rand(2, 3, 4, 4)
     rebuilt = images.clone()
     rebuilt[1, 0, 0, 0] += 0.5
@@ -48,7 +48,7 @@ def test_bytes_and_other_shapes_are_refused():
 
 
 def _scikit_map(image, other):
-    """scikit-image's map of SSIM with a Gaussian window, of a picture that goes on mirrored beyond its edges."""
+    """scikit-image's map of SSIM with a Gaussian window, of an image that goes on mirrored beyond its edges."""
     from skimage.metrics import structural_similarity
 
     padded = [
@@ -67,7 +67,7 @@ def test_ssim_is_the_mean_of_scikits_map_with_a_gaussian_window():
     assert wanted[0] > 0.7 > 0.4 > wanted[2]
 
 
-def test_ssim_of_equal_pictures_is_one_and_each_picture_has_its_own():
+def test_ssim_of_equal_images_is_one_and_each_image_has_its_own():
     images = torch.rand(2, 3, 11, 12)
     rebuilt = images.clone()
     rebuilt[1] = 1 - rebuilt[1]
@@ -79,7 +79,7 @@ def test_ssim_of_equal_pictures_is_one_and_each_picture_has_its_own():
 
 
 def test_ssim_says_what_is_missing(monkeypatch):
-    with pytest.raises(AlitokError, match="window of 11 pixels; pictures of 10 x 32"):
+    with pytest.raises(AlitokError, match="window of 11 pixels; images of 10 x 32"):
         ssim(torch.rand(1, 3, 10, 32), torch.rand(1, 3, 10, 32))
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):

@@ -37,7 +37,7 @@ def test_statistics_come_back_to_the_last_bit_and_can_be_continued(tmp_path, mom
     assert torch.equal(found["pool"].products, moments["pool"].products)
 
 
-def test_layers_of_different_pictures_are_a_mistake_of_the_program(tmp_path, moments):
+def test_layers_of_different_images_are_a_mistake_of_the_program(tmp_path, moments):
     moments["pool"].update(torch.randn(1, 4))
     with pytest.raises(AssertionError):
         save_statistics(tmp_path / "reference.npz", moments, ABOUT)
@@ -100,7 +100,7 @@ def test_numbers_that_cannot_be_statistics_are_refused(tmp_path):
         load_statistics(path)
 
 
-def test_features_of_some_pictures_come_along(tmp_path, moments):
+def test_features_of_some_images_come_along(tmp_path, moments):
     path, kept = tmp_path / "reference.npz", torch.randn(12, 4)
     save_statistics(path, moments, ABOUT, kept.double())
     found = load_statistics(path)
@@ -113,7 +113,7 @@ def test_features_of_some_pictures_come_along(tmp_path, moments):
     "features",
     [torch.randn(21, 4), torch.randn(12, 7), torch.randn(0, 4), torch.randn(12), torch.full((12, 4), torch.nan)],
 )
-def test_features_of_other_pictures_are_refused_where_they_are_written_and_read(tmp_path, moments, features):
+def test_features_of_other_images_are_refused_where_they_are_written_and_read(tmp_path, moments, features):
     path = tmp_path / "reference.npz"
     with pytest.raises(AssertionError):
         save_statistics(path, moments, ABOUT, features)

@@ -7,13 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import Features
 from alitok.metrics.moments import Gaussian
-from alitok.metrics.set_distance import Target, compare, extract, features_of, gather, shown_pictures
+from alitok.metrics.set_distance import Target, compare, extract, features_of, gather, shown_images
 
 CPU = torch.device("cpu")
 ALONE = World(CPU)
@@ -39,7 +39,7 @@ class Projections:
         return Features(pool, spatial, pool[:, :CLASSES].softmax(1))
 
 
-def pictures(count, seed=0):
+def some_images(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
 
 
@@ -48,7 +48,7 @@ def blocks_of(images, size=32, labels=None, wanted=None):
     for number in range(len(blocks)) if wanted is None else wanted:
         rows = blocks[number]
         known = np.zeros(len(rows), np.int64) if labels is None else labels[rows.start : rows.stop]
-        yield PictureBlock(number, rows, known, images[rows.start : rows.stop])
+        yield ImageBlock(number, rows, known, images[rows.start : rows.stop])
 
 
 def written(root, images, size=32, labels=None, extractor=None, shown=0):
@@ -64,7 +64,7 @@ def scipy_frechet(a, b):
 
 
 def test_the_numbers_are_those_of_the_whole_set_at_once(tmp_path):
-    extractor, images, real = Projections(), pictures(300), pictures(280, seed=1) // 2
+    extractor, images, real = Projections(), some_images(300), some_images(280, seed=1) // 2
     labels = np.random.default_rng(3).integers(0, 3, 300)
     seen = gather(written(tmp_path / "a", images, labels=labels), ALONE, to_judge=np.array([4, 0, -1]))
     other = gather(written(tmp_path / "b", real), ALONE)
@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_whole_set_at_once(tmp_path):
 
 @pytest.mark.parametrize("size", [7, 300])
 def test_the_size_of_the_blocks_changes_nothing(tmp_path, size):
-    images = pictures(100)
+    images = some_images(100)
     target = Target(Gaussian(torch.zeros(6).double(), torch.eye(6).double()), None, None)
     first, second = (
         compare(gather(written(tmp_path / str(each), images, each), ALONE), target, device=CPU) for each in (32, size)
@@ -101,7 +101,7 @@ def test_the_size_of_the_blocks_changes_nothing(tmp_path, size):
 
 
 def test_two_processes_find_what_one_finds(tmp_path, together):
-    images, labels = pictures(90), np.arange(90) % 3
+    images, labels = some_images(90), np.arange(90) % 3
     files = written(tmp_path / "a", images, 16, labels)
     to_judge = np.array([0, 1, 2])
 
@@ -120,21 +120,21 @@ def test_two_processes_find_what_one_finds(tmp_path, together):
         assert found[5] == (rank == 0)
 
 
-def test_only_what_is_missing_is_written_and_shown_pictures_are_the_first(tmp_path):
-    images, labels = pictures(70), np.arange(70)
+def test_only_what_is_missing_is_written_and_shown_images_are_the_first(tmp_path):
+    images, labels = some_images(70), np.arange(70)
     files = FeatureFiles(tmp_path / "a", Blocks(70, 32))
     done = []
     extract(Projections(), blocks_of(images, labels=labels, wanted=[1]), files, CPU, shown=40, progress=done.append)
     assert done == [32]
     assert files.missing() == [0, 2]
     extract(Projections(), blocks_of(images, labels=labels, wanted=[0, 2]), files, CPU, shown=40)
-    shown, known = shown_pictures(files)
+    shown, known = shown_images(files)
     assert np.array_equal(shown, images[:40])
     assert np.array_equal(known, labels[:40])
 
 
-def test_a_network_without_places_and_few_pictures(tmp_path):
-    seen = gather(written(tmp_path / "a", pictures(5), extractor=Projections(spatial=False)), ALONE)
+def test_a_network_without_places_and_few_images(tmp_path):
+    seen = gather(written(tmp_path / "a", some_images(5), extractor=Projections(spatial=False)), ALONE)
     assert seen.count == 5
     assert seen.spatial is None
     target = Target(seen.pool.total().gaussian(), None, seen.features)
@@ -150,16 +150,16 @@ def test_features_that_are_no_numbers_are_told(tmp_path):
             found = super().__call__(images)
             return found._replace(pool=found.pool.log())
 
-    images = pictures(64)
+    images = some_images(64)
     images[40] = 0
     files = written(tmp_path / "a", images, extractor=Broken())
-    with pytest.raises(AlitokError, match="features of 1 of 32 pictures are not finite"):
+    with pytest.raises(AlitokError, match="features of 1 of 32 images are not finite"):
         gather(files, ALONE)
 
 
-def test_the_network_sees_few_pictures_at_a_time():
+def test_the_network_sees_few_images_at_a_time():
     extractor = Projections()
-    found = features_of(extractor, pictures(100), CPU)
+    found = features_of(extractor, some_images(100), CPU)
     assert extractor.most == 32
     assert {name: value.shape for name, value in found.items()} == {
         "pool": (100, 6),

@@ -203,7 +203,7 @@ CHANGES = [
             "test_causal_decoder_draws_a_patch_from_codes_up_to_its_own",
         ),
         (
-            "the picture is drawn from the first positions",
+            "the image is drawn from the first positions",
             "x[:, -self.grid * self.grid :]",
             "x[:, : self.grid * self.grid]",
             "test_causal_decoder_draws_a_patch_from_codes_up_to_its_own",
@@ -235,7 +235,7 @@ CHANGES = [
         "losses/objective.py",
         "tests/losses/test_objective.py",
         (
-            "the auxiliary loss pulls on the whole picture",
+            "the auxiliary loss pulls on the whole image",
             "rest = reconstruction.detach()",
             "rest = reconstruction",
             "test_the_auxiliary_loss_pulls_on_the_strip_alone",
@@ -322,7 +322,7 @@ CHANGES = [
             "the verdict trains the discriminator",
             "{name: value.detach() for name",
             "{name: value for name",
-            "test_the_verdict_reaches_the_picture_and_leaves_the_discriminator_alone",
+            "test_the_verdict_reaches_the_image_and_leaves_the_discriminator_alone",
         ),
         (
             "the adaptive weight is measured and not used",
@@ -530,7 +530,7 @@ CHANGES = [
             "noise does not know its position",
             "torch.arange(start, start + count, device=device)",
             "torch.arange(count, device=device)",
-            "test_noise_is_a_function_of_seed_picture_position_and_code",
+            "test_noise_is_a_function_of_seed_image_position_and_code",
         ),
         (
             "Philox with its rounds' keys exchanged",
@@ -598,7 +598,7 @@ CHANGES = [
             "a resample without the spread between its blocks",
             "spread += float(",
             "float(",
-            "test_a_resample_is_the_distance_of_its_pictures",
+            "test_a_resample_is_the_distance_of_its_images",
         ),
     ),
     *_of(
@@ -621,7 +621,7 @@ CHANGES = [
         "metrics/kernel_distance.py",
         "tests/metrics/test_kernel_distance.py",
         (
-            "pictures are compared with themselves",
+            "images are compared with themselves",
             "(within_x.sum() - within_x.trace())",
             "within_x.sum()",
             "test_equal_to_the_definition",
@@ -696,7 +696,7 @@ CHANGES = [
             "test_codes_and_samples_are_planned_in_float32_by_hand",
         ),
         (
-            "half of the cache of a drawn picture",
+            "half of the cache of a drawn image",
             "each = 2 * 2 * config.layers",
             "each = 2 * config.layers",
             "test_codes_and_samples_are_planned_in_float32_by_hand",
@@ -726,15 +726,15 @@ CHANGES = [
             "test_hours_by_hand",
         ),
         (
-            "pictures read where codes are",
-            "size = _CODE_BYTES * cost.sequence_length if codes else request.picture_bytes",
-            "size = request.picture_bytes",
+            "images read where codes are",
+            "size = _CODE_BYTES * cost.sequence_length if codes else request.image_bytes",
+            "size = request.image_bytes",
             "test_data_by_hand",
         ),
         (
-            "steps counted as pictures",
-            "pictures = sum(phase.steps for phase in phases) * batch",
-            "pictures = sum(phase.steps for phase in phases)",
+            "steps counted as images",
+            "images = sum(phase.steps for phase in phases) * batch",
+            "images = sum(phase.steps for phase in phases)",
             "test_data_by_hand",
         ),
     ),

@@ -76,7 +76,7 @@ def test_decoders_of_all_transformer_arms_have_about_as_many_weights():
     assert max(sizes.values()) < 1.06 * min(sizes.values()), sizes
 
 
-def test_pictures_are_taken_as_large_as_the_grid_and_the_preset_allow():
+def test_images_are_taken_as_large_as_the_grid_and_the_preset_allow():
     assert [TINY.image_size(side) for side in (256, 32, 31, 16, 8)] == [32, 32, 28, 16, 8]
     with pytest.raises(AlitokError, match="7 pixels a side are too small for 4 codes a side"):
         TINY.image_size(7)

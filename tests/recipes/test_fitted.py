@@ -1,4 +1,4 @@
-"""The recipes that are cut to the pictures at hand."""
+"""The recipes that are cut to the images at hand."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from alitok.tokenizer import Tokenizer
 
 @pytest.mark.parametrize("name", FITTED)
 @pytest.mark.parametrize("image_size", [16, 32, 64, 128, 256])
-@pytest.mark.parametrize("pictures", [10, 1_500, 1_000_000])
-def test_any_pictures_get_a_recipe_that_fits_together(name, image_size, pictures):
-    recipe = fitted(name, image_size=image_size, pictures=pictures)
+@pytest.mark.parametrize("images", [10, 1_500, 1_000_000])
+def test_any_images_get_a_recipe_that_fits_together(name, image_size, images):
+    recipe = fitted(name, image_size=image_size, images=images)
     tokenizer = recipe.tokenizer
     assert tokenizer.image_size == (image_size if name == "base" else min(image_size, 32))
     assert tokenizer.codebook_size.bit_count() == 1
     assert recipe.crops == "ten"
-    met = 10 * pictures * tokenizer.sequence_length / tokenizer.codebook_size
+    met = 10 * images * tokenizer.sequence_length / tokenizer.codebook_size
     assert met >= 64 or tokenizer.codebook_size == 64  # times that each entry is met among all crops
     with torch.device("meta"):
         Tokenizer(tokenizer)
@@ -24,8 +24,8 @@ def test_any_pictures_get_a_recipe_that_fits_together(name, image_size, pictures
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_more_pictures_get_more_steps_and_codes_up_to_a_bound(name):
-    few, some, many, most = (fitted(name, image_size=64, pictures=10**n) for n in (2, 4, 6, 9))
+def test_more_images_get_more_steps_and_codes_up_to_a_bound(name):
+    few, some, many, most = (fitted(name, image_size=64, images=10**n) for n in (2, 4, 6, 9))
     for less, more in ((few, some), (some, many)):
         assert less.tokenizer.codebook_size <= more.tokenizer.codebook_size
         assert less.stage1.phases[0].steps < more.stage1.phases[0].steps

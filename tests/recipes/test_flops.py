@@ -24,7 +24,7 @@ from alitok.tokenizer import (
 )
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.schedule import Phase
-from alitok.train.task import LoopConfig, Moment
+from alitok.train.task import LoopConfig, StepInfo
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
 
 
@@ -88,7 +88,7 @@ def test_generator():
 
 def step_of(task, batch):
     """Forward and backward passes of one microbatch, as the loop does them, and what follows them."""
-    for terms in task.losses(task.modules, batch, Moment(0, 0, 0)):
+    for terms in task.losses(task.modules, batch, StepInfo(0, 0, 0)):
         terms.minimise.backward()
 
 

@@ -1,4 +1,4 @@
-"""Maps of what depends on what, as files and as pictures."""
+"""Maps of what depends on what, as files and as images."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alitok.metrics.dependency import Raster
-from alitok.report.heat import HeatMap, draw_maps, figure_sheet, picture_of_code
+from alitok.report.heat import HeatMap, draw_maps, figure_sheet, image_of_code
 
 RASTER = Raster(3, 2)
 
@@ -56,14 +56,14 @@ def test_grids_of_all_sizes_are_drawn_and_what_is_not_known_does_no_harm(grid, p
     assert len(pixels(draw_maps([nothing]))) > 100
 
 
-def test_the_picture_of_a_code_shows_its_patches_where_they_lie():
+def test_the_image_of_a_code_shows_its_patches_where_they_lie():
     values = np.zeros(9)
     values[5], values[7] = 1.0, 0.25
-    picture = picture_of_code(values, 3, 3, top=1.0).astype(int)
-    assert picture.shape == (3, 36, 36)
-    cells = picture.reshape(3, 3, 12, 3, 12)[:, :, 5, :, 5].sum(0).ravel()  # the middle of each
+    image = image_of_code(values, 3, 3, top=1.0).astype(int)
+    assert image.shape == (3, 36, 36)
+    cells = image.reshape(3, 3, 12, 3, 12)[:, :, 5, :, 5].sum(0).ravel()  # the middle of each
     assert cells.argsort()[-2:].tolist() == [7, 5]
     assert (cells[[0, 1, 2, 3, 4, 6, 8]] == cells[0]).all()
-    corners = picture.reshape(3, 3, 12, 3, 12)[:, :, 0, :, 0].transpose(1, 2, 0).reshape(9, 3)
+    corners = image.reshape(3, 3, 12, 3, 12)[:, :, 0, :, 0].transpose(1, 2, 0).reshape(9, 3)
     assert corners[3].tolist() == [0x35, 0xD0, 0xE8], "the frame of its own patch"
-    assert (corners[0] == picture[:, 5, 5]).all()
+    assert (corners[0] == image[:, 5, 5]).all()

@@ -48,11 +48,11 @@ def _places(cache):
 
 
 def _same(first, second):
-    return first.name == second.name and first.heldout_accuracy == second.heldout_accuracy
+    return first.name == second.name and first.val_accuracy == second.val_accuracy
 
 
 class _Mirrored:
-    """The same pictures, which may be mirrored."""
+    """The same images, which may be mirrored."""
 
     flip = True
 
@@ -67,7 +67,7 @@ class _Mirrored:
 
 
 class _Spy:
-    """A source that tells of every picture that is read."""
+    """A source that tells of every image that is read."""
 
     def __init__(self, source, on_read):
         self._source, self._on_read = source, on_read
@@ -85,14 +85,14 @@ class _Spy:
 def test_it_learns_the_classes_and_knows_how_well(digits, cache):
     console = Console(file=io.StringIO(), width=1000)
     judge = _judge(digits, console=console)
-    images = np.stack([digits.heldout.read(row, None) for row in range(len(digits.heldout))])
+    images = np.stack([digits.val.read(row, None) for row in range(len(digits.val))])
     told = judge(torch.from_numpy(images)).probabilities.argmax(1).numpy()
-    assert judge.heldout_accuracy == (told == digits.heldout.labels).mean()
-    assert judge.heldout_accuracy > 0.6  # a guess is right in a tenth
+    assert judge.val_accuracy == (told == digits.val.labels).mean()
+    assert judge.val_accuracy > 0.6  # a guess is right in a tenth
     assert (judge.classes, judge.size) == (digits.train.classes, 8)
     said = console.file.getvalue()
     assert "Training the classifier that judges digits, once; it is kept in" in said
-    assert f"It tells the class of {judge.heldout_accuracy:.1%} of the held-out pictures" in said
+    assert f"It tells the class of {judge.val_accuracy:.1%} of the validation images" in said
     assert sorted(path.name for path in (cache / "judges" / _places(cache)[0]).iterdir()) == ["judge", "training"]
     assert not list(cache.rglob("checkpoints"))
 
@@ -103,7 +103,7 @@ def test_it_is_trained_once(digits, monkeypatch):
     assert _same(_judge(digits), first)
 
 
-def test_other_pictures_or_settings_have_another_judge(digits, cache):
+def test_other_images_or_settings_have_another_judge(digits, cache):
     short, longer = (dataclasses.replace(TRAINING, phases=(Phase(steps=steps),)) for steps in (1, 2))
     _judge(digits, training=short)
     _judge(digits, training=longer)
@@ -115,14 +115,14 @@ def test_other_pictures_or_settings_have_another_judge(digits, cache):
     assert len(_places(cache)) == 7
 
 
-def test_it_learns_nothing_of_held_out_pictures(digits, monkeypatch, tmp_path):
+def test_it_learns_nothing_of_val_images(digits, monkeypatch, tmp_path):
     judge = _judge(digits)
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "another"))
     random = np.random.default_rng(0)
-    noise = _Spy(digits.heldout, lambda index, rng, source: random.integers(256, size=(3, 8, 8), dtype=np.uint8))
-    other = _judge(dataclasses.replace(digits, heldout=noise))
+    noise = _Spy(digits.val, lambda index, rng, source: random.integers(256, size=(3, 8, 8), dtype=np.uint8))
+    other = _judge(dataclasses.replace(digits, val=noise))
     assert other.name == judge.name
-    assert other.heldout_accuracy < 0.3 < judge.heldout_accuracy
+    assert other.val_accuracy < 0.3 < judge.val_accuracy
 
 
 def test_an_interrupted_training_goes_on(digits, monkeypatch, tmp_path, cache):
@@ -144,7 +144,7 @@ def test_an_interrupted_training_goes_on(digits, monkeypatch, tmp_path, cache):
     assert len(read) == 32 * 40  # none twice
 
 
-def test_large_pictures_are_learnt_as_they_are_judged(monkeypatch):
+def test_large_images_are_learnt_as_they_are_judged(monkeypatch):
     splits = open_splits("digits", 128)
     shapes = []
     network = module.LocalFeatures
@@ -187,13 +187,13 @@ def test_a_cache_that_cannot_be_written_is_told(digits, tmp_path, monkeypatch):
 def test_several_processes_have_one_judge(digits, together, cache):
     def work(world):
         judge = _judge(digits, world=world)
-        return judge.name, judge.heldout_accuracy
+        return judge.name, judge.val_accuracy
 
     first, second = together(work)
     assert first == second
     assert _places(cache)
     alone = _judge(digits)
-    assert (alone.name, alone.heldout_accuracy) == first
+    assert (alone.name, alone.val_accuracy) == first
 
 
 def test_a_batch_is_shared_out_over_any_number_of_processes(digits, together):
@@ -210,7 +210,7 @@ def test_the_features_are_few_for_any_size(digits, size, wanted):
     assert network.width * 2 ** (network.stages - 1) == wanted
 
 
-def test_more_pictures_are_learnt_for_longer(digits):
+def test_more_images_are_learnt_for_longer(digits):
     steps = []
     for number in (10, 1000, 8000, 1_281_167, 10**9):
         source = _Spy(digits.train, None)
@@ -223,4 +223,4 @@ def test_more_pictures_are_learnt_for_longer(digits):
 @pytest.mark.slow
 def test_the_digits_are_read_almost_without_fault():
     splits = open_splits("digits", 16)
-    assert _judge(splits, training=judge_training(splits.train)).heldout_accuracy > 0.95
+    assert _judge(splits, training=judge_training(splits.train)).val_accuracy > 0.95

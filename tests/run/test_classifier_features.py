@@ -45,7 +45,7 @@ def test_nothing_around_it_reaches_it(judge, images):
     assert not any(parameter.requires_grad for parameter in judge.parameters())
 
 
-def test_large_pictures_are_averaged_down_to_64():
+def test_large_images_are_averaged_down_to_64():
     judge, images = (
         Judge(LocalFeatures(SMALL, 3), CLASSES, 128),
         torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8),
@@ -57,14 +57,14 @@ def test_large_pictures_are_averaged_down_to_64():
 
 
 @pytest.mark.parametrize("side", [8, 64])
-def test_small_pictures_are_seen_as_they_are(side):
+def test_small_images_are_seen_as_they_are(side):
     images = torch.randint(256, (2, 3, side, side), dtype=torch.uint8)
     assert torch.equal(seen(images), images)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 8), (32, 32)])
-def test_pictures_of_another_size_are_refused(judge, shape):
-    with pytest.raises(AlitokError, match=f"pictures of 16 pixels a side and cannot judge pictures of {shape[1]} x"):
+def test_images_of_another_size_are_refused(judge, shape):
+    with pytest.raises(AlitokError, match=f"images of 16 pixels a side and cannot judge images of {shape[1]} x"):
         judge(torch.zeros(1, 3, *shape, dtype=torch.uint8))
 
 
@@ -88,13 +88,13 @@ def test_it_comes_back_from_disk_as_it_was(judge, images, tmp_path):
     judge.save(tmp_path / "judge")
     loaded = Judge.load(tmp_path / "judge")
     assert torch.equal(loaded(images).probabilities, judge(images).probabilities)
-    for name in ("name", "weights", "classes", "size", "heldout_accuracy"):
+    for name in ("name", "weights", "classes", "size", "val_accuracy"):
         assert getattr(loaded, name) == getattr(judge, name)
     assert [path.name for path in tmp_path.iterdir()] == ["judge"]
 
 
 def test_one_that_was_never_measured_is_not_kept(judge, tmp_path):
-    with pytest.raises(AlitokError, match="heldout_accuracy must be at least 0"):
+    with pytest.raises(AlitokError, match="val_accuracy must be at least 0"):
         Judge(judge.network, CLASSES, 16).save(tmp_path / "judge")
     assert not list(tmp_path.iterdir())
 

@@ -31,18 +31,18 @@ CONFIG = TokenizerConfig(
 )
 
 
-def save_tokenizer(path, config, pictures, seed=0):
-    """Random weights and a codebook of features, so that codes tell pictures apart."""
+def save_tokenizer(path, config, images, seed=0):
+    """Random weights and a codebook of features, so that codes tell images apart."""
     torch.manual_seed(seed)
     tokenizer = Tokenizer(config).eval()
     with torch.no_grad():
-        features = tokenizer.encoder(torch.from_numpy(pictures).float() / 255).flatten(0, 1)
+        features = tokenizer.encoder(torch.from_numpy(images).float() / 255).flatten(0, 1)
         tokenizer.quantizer.codebook.copy_(features[torch.randperm(len(features))[: config.codebook_size]])
     tokenizer.save_pretrained(path)
     return path
 
 
-def write_pictures(root, count=40, broken=()):
+def write_images(root, count=40, broken=()):
     for number in range(count):
         path = root / "abc"[number % 3] / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,12 @@ def write_pictures(root, count=40, broken=()):
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    pictures = np.random.default_rng(0).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
-    return save_tokenizer(tmp_path / "tokenizer", CONFIG, pictures)
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
+    return save_tokenizer(tmp_path / "tokenizer", CONFIG, images)
 
 
 def options(tmp_path, **changes):
-    given = {"data": str(tmp_path / "pictures"), "out": tmp_path / "codes", "device": "cpu", **changes}
+    given = {"data": str(tmp_path / "images"), "out": tmp_path / "codes", "device": "cpu", **changes}
     return EncodeOptions(**{"tokenizer": tmp_path / "tokenizer", **given})
 
 
@@ -68,11 +68,11 @@ def files(path):
     return {entry.name: entry.read_bytes() for entry in path.iterdir()}
 
 
-def test_a_folder_to_a_store_and_back_to_pictures(tmp_path, tokenizer, capsys):
-    write_pictures(tmp_path / "pictures")
+def test_a_folder_to_a_store_and_back_to_images(tmp_path, tokenizer, capsys):
+    write_images(tmp_path / "images")
     run_encode(options(tmp_path, crops="ten"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "40 pictures x 10 crops = 400 sequences of 20 codes in 1 shard;" in said
+    assert "40 images x 10 crops = 400 sequences of 20 codes in 1 shard;" in said
     store = CodeStore(tmp_path / "codes")
     size = sum(len(content) for content in files(tmp_path / "codes").values())
     assert f"{size / 400:,.1f} bytes a sequence, {size / 400 / 40:.3f} x its codes" in said
@@ -85,15 +85,15 @@ def test_a_folder_to_a_store_and_back_to_pictures(tmp_path, tokenizer, capsys):
     shown = [int(words[0]) for words in lines if len(words) == 3 and words[0].isdecimal()]
     assert len(shown) == 3
     for words in lines[:3]:
-        assert words[1:] == [store.classes[store.picture_labels[int(words[0])]], store.key(int(words[0]))]
+        assert words[1:] == [store.classes[store.image_labels[int(words[0])]], store.key(int(words[0]))]
     assert "top left; top right; bottom left; bottom right; centre; top left, mirrored" in said
-    # On the sheet stand the decoded crops, enlarged, all of a picture in a row.
+    # On the sheet stand the decoded crops, enlarged, all of an image in a row.
     model = Tokenizer.from_pretrained(tokenizer)
     with Image.open(tmp_path / "codes.png") as image:
         sheet = np.asarray(image)
-    for row, picture in enumerate(shown):
+    for row, index in enumerate(shown):
         for crop in range(10):
-            codes = torch.from_numpy(store.codes([picture * 10 + crop]).astype(np.int64))
+            codes = torch.from_numpy(store.codes([index * 10 + crop]).astype(np.int64))
             with torch.no_grad():
                 decoded = (model.decode(codes)[0].clamp(0, 1) * 255).round().numpy()
             top, left = 4 + row * (96 + 14 + 4), 4 + crop * (96 + 4)
@@ -105,16 +105,16 @@ def test_a_folder_to_a_store_and_back_to_pictures(tmp_path, tokenizer, capsys):
 
 
 def test_one_crop_of_each_is_shown_in_a_grid(tmp_path, tokenizer, capsys):
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "images")
     run_encode(options(tmp_path, split="train"))
     store = CodeStore(tmp_path / "codes")
-    assert store.pictures == len(open_splits(str(tmp_path / "pictures"), 16).train)
+    assert store.images == len(open_splits(str(tmp_path / "images"), 16).train)
     run_show(tmp_path / "codes", tokenizer=tokenizer, out=tmp_path / "sheet.png", count=12, device="cpu")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (8 * 100 + 4, 2 * 114 + 4)
     capsys.readouterr()
     run_show(tmp_path / "codes", count=1000, device="cpu")
-    assert f"{store.pictures} decoded sequences of {store.pictures}" in capsys.readouterr().out
+    assert f"{store.images} decoded sequences of {store.images}" in capsys.readouterr().out
     rows = np.arange(len(store))
     assert decode_rows(store, rows, Tokenizer.from_pretrained(tokenizer)).shape == (len(rows), 3, 16, 16)
     with pytest.raises(AlitokError, match="--count must be at least 1"):
@@ -122,10 +122,10 @@ def test_one_crop_of_each_is_shown_in_a_grid(tmp_path, tokenizer, capsys):
 
 
 def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
-    write_pictures(tmp_path / "pictures")
+    write_images(tmp_path / "images")
     run_encode(options(tmp_path))
-    pictures = np.random.default_rng(1).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
-    other = save_tokenizer(tmp_path / "other", CONFIG, pictures, seed=1)
+    images = np.random.default_rng(1).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
+    other = save_tokenizer(tmp_path / "other", CONFIG, images, seed=1)
     with pytest.raises(AlitokError, match="is not the one that made the codes"):
         run_show(tmp_path / "codes", tokenizer=other, device="cpu")
     with pytest.raises(AlitokError, match="made with another tokenizer"):
@@ -141,34 +141,34 @@ def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
     run_show(tmp_path / "codes", tokenizer=tmp_path / "moved", device="cpu")
 
 
-def test_broken_pictures_are_left_out_and_remembered(tmp_path, tokenizer, capsys, monkeypatch):
-    write_pictures(tmp_path / "pictures", 120, broken={57})
+def test_broken_images_are_left_out_and_remembered(tmp_path, tokenizer, capsys, monkeypatch):
+    write_images(tmp_path / "images", 120, broken={57})
     run_encode(options(tmp_path, part="1/2"))
     said = capsys.readouterr().out
-    assert "1 broken picture is left out" in said
+    assert "1 broken image is left out" in said
     assert "a/057.png" in said
 
     def never(*arguments):
-        raise AssertionError("all pictures were read before")
+        raise AssertionError("all images were read before")
 
     monkeypatch.setattr("alitok.run.encode.verify", never)
     run_encode(options(tmp_path, part="2/2"))
     assert "a/057.png" in capsys.readouterr().out
     store = CodeStore(tmp_path / "codes")
-    assert store.pictures == 119
-    assert "a/057.png" not in [store.key(picture) for picture in range(119)]
+    assert store.images == 119
+    assert "a/057.png" not in [store.key(image) for image in range(119)]
     assert store.head.left_out[0][0] == "a/057.png"
 
 
-def test_too_many_broken_pictures_stop_it(tmp_path, tokenizer):
-    write_pictures(tmp_path / "pictures", 40, broken={5, 9})
-    with pytest.raises(AlitokError, match="2 of 40 pictures"):
+def test_too_many_broken_images_stop_it(tmp_path, tokenizer):
+    write_images(tmp_path / "images", 40, broken={5, 9})
+    with pytest.raises(AlitokError, match="2 of 40 images"):
         run_encode(options(tmp_path))
     assert not (tmp_path / "codes").exists()
 
 
 def test_independent_parts_in_any_order(tmp_path, tokenizer, capsys):
-    write_pictures(tmp_path / "pictures", 200)
+    write_images(tmp_path / "images", 200)
     run_encode(options(tmp_path))
     before = files(tmp_path / "codes")
     assert len([name for name in before if name.startswith("codes")]) == 4
@@ -197,17 +197,17 @@ def test_independent_parts_in_any_order(tmp_path, tokenizer, capsys):
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"workers": -1}, "--workers at least 0"),
         ({"tokenizer": "nothing"}, "no directory with a saved model"),
-        ({"out": "pictures"}, "holds other files and no codes"),
-        ({"out": "pictures", "fresh": True}, "holds other files and no codes"),
+        ({"out": "images"}, "holds other files and no codes"),
+        ({"out": "images", "fresh": True}, "holds other files and no codes"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, tokenizer, changes, said):
-    write_pictures(tmp_path / "pictures")
-    before = len(list((tmp_path / "pictures").rglob("*")))
+    write_images(tmp_path / "images")
+    before = len(list((tmp_path / "images").rglob("*")))
     changes = {key: tmp_path / value if key in ("tokenizer", "out") else value for key, value in changes.items()}
     with pytest.raises(AlitokError, match=said):
         run_encode(options(tmp_path, **changes))
-    assert len(list((tmp_path / "pictures").rglob("*"))) == before
+    assert len(list((tmp_path / "images").rglob("*"))) == before
 
 
 def command(*words, processes=1):
@@ -221,8 +221,8 @@ def unbroken(tmp_path_factory):
     pytest.importorskip("sklearn")
     root = tmp_path_factory.mktemp("digits")
     digits = open_splits("digits", 16).train
-    pictures = np.stack([digits.read(index, None) for index in range(50)])
-    save_tokenizer(root / "tokenizer", CONFIG, pictures)
+    images = np.stack([digits.read(index, None) for index in range(50)])
+    save_tokenizer(root / "tokenizer", CONFIG, images)
     words = ["--tokenizer", root / "tokenizer", "--data", "digits", "--batch-size", 1]  # slow enough to be caught
     subprocess.run(command(*words, "--out", root / "whole"), env=ENVIRONMENT, check=True, capture_output=True)
     codes = CodeStore(root / "whole").codes(range(1797))

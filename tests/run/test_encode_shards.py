@@ -20,11 +20,11 @@ from alitok.run.encode_shards import Origin, encode_store
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 WORLD = World(torch.device("cpu"))
-ORIGIN = Origin("pictures", "contents", "all", "a/tokenizer")
+ORIGIN = Origin("images", "contents", "all", "a/tokenizer")
 
 
 class Source:
-    """View c of picture i is filled with i, i and c; what was read is remembered."""
+    """View c of image i is filled with i, i and c; what was read is remembered."""
 
     def __init__(self, length, crops=1, broken=None):
         self.name, self.classes, self.size, self.flip, self.groups = "test", ("a", "b", "c"), 2, False, None
@@ -47,7 +47,7 @@ class Source:
 
 
 class Codes:
-    """Stands for a tokenizer: the codes of a view are its picture's number, its own number, and the same for all."""
+    """Stands for a tokenizer: the codes of a view are its image's number, its own number, and the same for all."""
 
     config = SimpleNamespace(sequence_length=3, codebook_size=60_000)
 
@@ -70,7 +70,7 @@ RECIPES = {1: "centre", 2: "flip", 5: "ten", 10: "ten"}
 
 
 def encode(source, out, tokenizer=None, **options):
-    settings = {"recipe": RECIPES[source.crops], "origin": ORIGIN, "world": WORLD, "pictures_per_shard": 5, **options}
+    settings = {"recipe": RECIPES[source.crops], "origin": ORIGIN, "world": WORLD, "images_per_shard": 5, **options}
     return encode_store(tokenizer or Codes(), source, out, **settings)
 
 
@@ -84,9 +84,9 @@ def plain(path):
 
 
 def expected(source):
-    pictures, crops = len(source), source.crops
+    images, crops = len(source), source.crops
     return np.stack(
-        [np.repeat(np.arange(pictures), crops), np.tile(np.arange(crops), pictures), np.full(pictures * crops, 59_999)],
+        [np.repeat(np.arange(images), crops), np.tile(np.arange(crops), images), np.full(images * crops, 59_999)],
         axis=1,
     )
 
@@ -99,16 +99,16 @@ def expected(source):
     batch_size=st.integers(1, 40),
     data=st.data(),
 )
-def test_every_crop_of_every_picture_once_and_in_order(tmp_path_factory, length, crops, shard, batch_size, data):
+def test_every_crop_of_every_image_once_and_in_order(tmp_path_factory, length, crops, shard, batch_size, data):
     """Whatever the sizes, and however many independent jobs come in whatever order, some broken off and come again."""
     root, source = tmp_path_factory.mktemp("encode"), Source(length, crops)
-    options = {"pictures_per_shard": min(shard, length), "batch_size": batch_size}
+    options = {"images_per_shard": min(shard, length), "batch_size": batch_size}
     done = encode(source, root / "one", **options)
     assert (done.whole, done.made) == (True, done.head.shards)
     assert np.array_equal(plain(root / "one"), expected(source))
     store = CodeStore(root / "one", "print")
-    assert [store.key(picture) for picture in range(length)] == [source.key(picture) for picture in range(length)]
-    assert np.array_equal(store.picture_labels, source.labels)
+    assert [store.key(image) for image in range(length)] == [source.key(image) for image in range(length)]
+    assert np.array_equal(store.image_labels, source.labels)
     assert store.crops == crops
 
     jobs = data.draw(st.integers(1, 4), "jobs")
@@ -132,7 +132,7 @@ def test_what_is_encoded_together_depends_on_nobody(tmp_path, crops, batch_size,
         batches[jobs] = sorted(batch for tokenizer in tokenizers for batch in tokenizer.batches)
     assert batches[1] == batches[3]
     assert {len(batch) for batch in batches[1]} == sizes
-    assert all(len({picture // 5 for picture, _ in batch}) == 1 for batch in batches[1])
+    assert all(len({image // 5 for image, _ in batch}) == 1 for batch in batches[1])
 
 
 def test_two_processes_of_one_run_make_the_store_of_one(tmp_path, together):
@@ -192,7 +192,7 @@ def test_finished_shards_are_neither_read_nor_written_again(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_named_and_finished_shards_stay(tmp_path, workers):
+def test_a_broken_image_is_named_and_finished_shards_stay(tmp_path, workers):
     with pytest.raises(AlitokError, match=r"^b/7\.png is broken; replace or remove it\.$"):
         encode(Source(23, broken=7), tmp_path / "codes", workers=workers)
     assert {name for name in files(tmp_path / "codes") if name.startswith("shard-")} == {"shard-00000.json"}
@@ -205,26 +205,26 @@ def test_an_empty_source_is_refused(tmp_path):
     assert not (tmp_path / "codes").exists()
 
 
-def test_other_pictures_or_another_batch_size_are_refused(tmp_path):
+def test_other_images_or_another_batch_size_are_refused(tmp_path):
     encode(Source(23), tmp_path / "codes")
     for source, options, words in (
-        (Source(24), {}, "pictures"),
+        (Source(24), {}, "images"),
         (Source(23, 2), {}, "crops"),
         (Source(23), {"batch_size": 8}, "batch size"),
         (Source(23), {"origin": Origin("others", "contents", "all")}, "data"),
-        (Source(23), {"origin": Origin("pictures", "changed", "all")}, "contents of the data"),
+        (Source(23), {"origin": Origin("images", "changed", "all")}, "contents of the data"),
     ):
         with pytest.raises(AlitokError, match=rf"other settings \({words}\)"):
             encode(source, tmp_path / "codes", **options)
     renamed = Source(23)
     renamed.key = lambda index: f"{index}.png"
-    with pytest.raises(AlitokError, match=r"other settings \(pictures\)"):
+    with pytest.raises(AlitokError, match=r"other settings \(images\)"):
         encode(renamed, tmp_path / "codes")
     assert encode(renamed, tmp_path / "codes", fresh=True).whole
     assert CodeStore(tmp_path / "codes").key(1) == "1.png"
 
 
-def test_progress_counts_the_pictures_of_this_process(tmp_path):
+def test_progress_counts_the_images_of_this_process(tmp_path):
     told = []
     encode(Source(23, 2), tmp_path / "codes", part=(0, 2), batch_size=8, progress=lambda *now: told.append(now))
     assert told == [(4, 13), (5, 13), (9, 13), (10, 13), (13, 13)]
@@ -253,39 +253,39 @@ def folder(root, count=24):
 
 @pytest.mark.parametrize(("recipe", "crops"), [("centre", 1), ("flip", 2), ("ten", 10)])
 def test_a_row_is_the_codes_of_its_own_view(tmp_path, recipe, crops):
-    splits, tokenizer = folder(tmp_path / "pictures"), Tokenizer(CONFIG).eval()
+    splits, tokenizer = folder(tmp_path / "images"), Tokenizer(CONFIG).eval()
     source = joined(splits, recipe)
     with torch.no_grad():  # codes of random weights are all alike: the codebook is made of features
-        pictures = np.stack([source.read(index, None) for index in range(24)])
-        features = tokenizer.encoder(torch.from_numpy(pictures).float() / 255)
+        images = np.stack([source.read(index, None) for index in range(24)])
+        features = tokenizer.encoder(torch.from_numpy(images).float() / 255)
         tokenizer.quantizer.codebook.copy_(features.flatten(0, 1)[::12][:40])
-    encode_store(tokenizer, source, tmp_path / "codes", recipe=recipe, origin=ORIGIN, world=WORLD, pictures_per_shard=7)
+    encode_store(tokenizer, source, tmp_path / "codes", recipe=recipe, origin=ORIGIN, world=WORLD, images_per_shard=7)
     store = CodeStore(tmp_path / "codes", tokenizer.codes_fingerprint())
     assert store.crops == crops
-    for picture in range(24):
-        behind = picture >= len(splits.train)
-        origin = splits.heldout if behind else splits.train
-        place = picture - len(splits.train) * behind
+    for image in range(24):
+        behind = image >= len(splits.train)
+        origin = splits.val if behind else splits.train
+        place = image - len(splits.train) * behind
         views = torch.from_numpy(origin.views(place, recipe)).float() / 255
         with torch.no_grad():
             codes = tokenizer.encode(views).numpy()
-        rows = range(picture * crops, (picture + 1) * crops)
+        rows = range(image * crops, (image + 1) * crops)
         assert (store.codes(rows) == codes).mean() > 0.99  # a batch of another size may round a feature differently
-        assert store.key(picture) == origin.key(place)
-        assert store.classes[store.picture_labels[picture]] == Path(store.key(picture)).parent.name
+        assert store.key(image) == origin.key(place)
+        assert store.classes[store.image_labels[image]] == Path(store.key(image)).parent.name
     assert len(np.unique(store.codes(range(len(store))), axis=0)) > len(store) // 2
 
 
 def test_a_joined_source_is_both_sources(tmp_path):
     splits = folder(tmp_path)
-    both = JoinedSource("both", splits.train, splits.heldout)
+    both = JoinedSource("both", splits.train, splits.val)
     assert len(both) == len(splits) == 24
-    keys = [source.key(index) for source in (splits.train, splits.heldout) for index in range(len(source))]
+    keys = [source.key(index) for source in (splits.train, splits.val) for index in range(len(source))]
     assert [both.key(index) for index in range(24)] == keys
-    last = len(splits.heldout) - 1
-    assert np.array_equal(both.views(23, "ten"), splits.heldout.views(last, "ten"))
+    last = len(splits.val) - 1
+    assert np.array_equal(both.views(23, "ten"), splits.val.views(last, "ten"))
     draw, again = (np.random.default_rng(0) for _ in range(2))
-    assert np.array_equal(both.read(23, draw), splits.heldout.read(last, again))
+    assert np.array_equal(both.read(23, draw), splits.val.read(last, again))
     told = []
     assert both.verify(told.append) == []
     assert told[-1] == 24
@@ -297,7 +297,7 @@ def test_photographs_have_their_own_recipe_for_each_split():
     pytest.importorskip("skimage")
     splits = open_splits("photos", 16)
     assert len(joined(splits, "centre")) == len(splits)
-    with pytest.raises(AlitokError, match="makes 10 views of a training picture and 1 of a held-out one"):
+    with pytest.raises(AlitokError, match="makes 10 views of a training image and 1 of a held-out one"):
         joined(splits, "ten")
 
 

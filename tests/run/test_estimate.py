@@ -30,9 +30,9 @@ def steps(monkeypatch):
     return taken, each
 
 
-def seconds_of(tmp_path, accumulate=1):
+def seconds_of(tmp_path, grad_accum_steps=1):
     recipe = RECIPES["digits"]
-    recipe = dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, accumulate=accumulate))
+    recipe = dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, grad_accum_steps=grad_accum_steps))
     splits = noise_splits(tuple("0123456789"), recipe)
     trainings = Trainings(recipe, splits, World(torch.device("cpu")), tmp_path, 0)
     return step_seconds(trainings.stage("stage1", rehearsal=True), trainings)
@@ -48,7 +48,7 @@ def test_long_steps_are_told_from_few_examples(steps, tmp_path):
 def test_few_examples_are_as_many_for_every_microbatch(steps, tmp_path):
     taken, each = steps
     each[0] = 10.0
-    assert seconds_of(tmp_path, accumulate=4) == [pytest.approx(2 + 10 * 64)]
+    assert seconds_of(tmp_path, grad_accum_steps=4) == [pytest.approx(2 + 10 * 64)]
     assert taken == [16, 16, 32]
 
 

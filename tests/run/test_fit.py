@@ -45,7 +45,7 @@ KEYS = {
     "sample_accuracy",
     "classifier_accuracy",
     "nn_distance_samples",
-    "nn_distance_heldout",
+    "nn_distance_val",
 }
 
 
@@ -80,17 +80,17 @@ def test_everything_promised_is_there(finished):
     assert Image.open(finished / "samples" / "samples.png").size[0] > 50
     for stage in ("stage1", "stage2", "generator"):
         assert (finished / stage / "metrics.jsonl").stat().st_size > 0
-        assert list((finished / stage / "pictures").iterdir())
+        assert list((finished / stage / "images").iterdir())
         assert list((finished / stage / "checkpoints").iterdir())
     assert not list(finished.rglob("*.part"))
 
 
 def test_the_finished_models_draw(finished):
-    pictures = Pipeline.from_pretrained(finished / "model", device="cpu")(["3", 7], seed=1)
-    assert [picture.size for picture in pictures] == [(16, 16)] * 2
+    images = Pipeline.from_pretrained(finished / "model", device="cpu")(["3", 7], seed=1)
+    assert [image.size for image in images] == [(16, 16)] * 2
 
 
-def test_the_same_seed_gives_the_same_pictures_and_numbers(finished, tmp_path):
+def test_the_same_seed_gives_the_same_images_and_numbers(finished, tmp_path):
     first = results(finished)
     fit(tmp_path / "again")
     again = results(tmp_path / "again")
@@ -180,7 +180,7 @@ def test_a_plan_is_shown_first_and_a_dry_run_changes_nothing(tmp_path, capsys):
     assert fit(tmp_path / "run", dry_run=True) == {}
     said = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-    for wanted in ("20 codes a picture", "Stage 1: causal decoder", "about", "still to do"):
+    for wanted in ("20 codes an image", "Stage 1: causal decoder", "about", "still to do"):
         assert wanted in said
 
 
@@ -228,7 +228,7 @@ def test_a_dry_run_refuses_what_the_run_would(copied, tmp_path, capsys):
     with pytest.raises(AlitokError, match=r"other settings \(data\)"):
         fit(copied, data="photos", dry_run=True)
     fit(tmp_path / "new", dry_run=True)
-    assert "No picture was read; whether all can be used tells: alitok data inspect digits" in " ".join(
+    assert "No image was read; whether all can be used tells: alitok data inspect digits" in " ".join(
         capsys.readouterr().out.split()
     )
 
@@ -272,7 +272,7 @@ def test_stopped_anywhere_and_run_again_it_ends_the_same(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_of_many_sizes(tmp_path):
+def test_a_folder_of_images_of_many_sizes(tmp_path):
     rng = np.random.default_rng(0)
     for name, base in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -286,7 +286,7 @@ def test_a_folder_of_pictures_of_many_sizes(tmp_path):
     assert pipeline.tokenizer.config.image_size == 16
 
 
-def test_a_broken_picture_stops_before_training_and_is_named(tmp_path):
+def test_a_broken_image_stops_before_training_and_is_named(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(3):

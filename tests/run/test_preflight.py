@@ -96,7 +96,7 @@ def test_good_later_stages_pass_and_nothing_else_in_the_run_is_touched(run, stag
     found = numbers(run, stage)
     assert len(found["losses"]) < 1000
     if stage == "generator":
-        assert found["train: codes found again"] == found["heldout: codes found again"] == 1
+        assert found["train: codes found again"] == found["val: codes found again"] == 1
     else:
         assert found["encoder and codebook after the rehearsal"]
 
@@ -104,13 +104,13 @@ def test_good_later_stages_pass_and_nothing_else_in_the_run_is_touched(run, stag
 def test_the_sheets_show_what_they_say(run):
     preflight("generator", run)
     with Image.open(run / "preflight" / "generator" / "codes-train.png") as image:
-        sheet = np.asarray(image)[:, 160:]  # beside the names: rows of 8 pictures of 64 pixels, 4 apart
+        sheet = np.asarray(image)[:, 160:]  # beside the names: rows of 8 images of 64 pixels, 4 apart
     rows = [sheet[68 * row + 4 : 68 * row + 68] for row in range(4)]
-    for pictures, decoded in (rows[:2], rows[2:]):
+    for images, decoded in (rows[:2], rows[2:]):
         cells = [
-            [row[:, 68 * place : 68 * place + 64].astype(float) for place in range(8)] for row in (pictures, decoded)
+            [row[:, 68 * place : 68 * place + 64].astype(float) for place in range(8)] for row in (images, decoded)
         ]
-        apart = np.array([[((picture - drawn) ** 2).mean() for drawn in cells[1]] for picture in cells[0]])
+        apart = np.array([[((original - drawn) ** 2).mean() for drawn in cells[1]] for original in cells[0]])
         assert apart.diagonal().mean() < apart.mean()  # nearer to their own drawing than to others
 
 
@@ -159,7 +159,7 @@ def swap_shards(run):
 
 
 def shift_rows(run):
-    for path in (run / "codes" / "heldout").glob("codes-*.npy"):
+    for path in (run / "codes" / "val").glob("codes-*.npy"):
         np.save(path, np.roll(np.load(path), 1, axis=0))
 
 
@@ -175,10 +175,10 @@ def change_tokenizer(run, part):
 @pytest.mark.parametrize(
     ("damage", "stage", "sentence"),
     [
-        (swap_labels, "generator", r"labels in .*codes/train are not those of their pictures; delete .*codes"),
-        (swap_shards, "generator", r"codes in .*codes/train are not those of the pictures they stand for"),
-        (shift_rows, "generator", r"codes in .*codes/heldout are not those of the pictures they stand for"),
-        (lambda run: change_tokenizer(run, "quantizer"), "generator", "another tokenizer; encode the pictures again"),
+        (swap_labels, "generator", r"labels in .*codes/train are not those of their images; delete .*codes"),
+        (swap_shards, "generator", r"codes in .*codes/train are not those of the images they stand for"),
+        (shift_rows, "generator", r"codes in .*codes/val are not those of the images they stand for"),
+        (lambda run: change_tokenizer(run, "quantizer"), "generator", "another tokenizer; encode the images again"),
         (lambda run: change_tokenizer(run, "stage1"), "generator", "does not draw its own codes: its error is"),
         (lambda run: change_tokenizer(run, "stage1"), "stage2", "stage 1 does not draw its own codes: its error is"),
     ],
@@ -254,17 +254,15 @@ def test_pixels_that_are_no_numbers_are_told(tmp_path, monkeypatch):
     read = DigitSource.read
 
     def broken(self, index, rng):
-        picture = read(self, index, rng)
-        return picture if rng is None else np.where(picture > 200, np.nan, picture.astype(np.float32))
+        image = read(self, index, rng)
+        return image if rng is None else np.where(image > 200, np.nan, image.astype(np.float32))
 
     monkeypatch.setattr(DigitSource, "read", broken)
-    with pytest.raises(
-        AlitokError, match=r"pixels of the pictures of the first batch are torch.float32 from nan to nan"
-    ):
+    with pytest.raises(AlitokError, match=r"pixels of the images of the first batch are torch.float32 from nan to nan"):
         preflight("stage1", tmp_path)
 
 
-def test_pictures_that_change_from_reading_to_reading_are_told(tmp_path, monkeypatch):
+def test_images_that_change_from_reading_to_reading_are_told(tmp_path, monkeypatch):
     read, draw = DigitSource.read, np.random.default_rng(0)
 
     def changing(self, index, rng):

@@ -16,7 +16,7 @@ from alitok.run.report import Report, Stage, write_report
 NASTY = "<script>alert('x')</script>\"'& ü"
 
 
-def pictures(count, seed, side=16):
+def images(count, seed, side=16):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
 
 
@@ -28,13 +28,13 @@ def example(**changes):
         configuration="[stage1]\nname = '</pre>" + NASTY + "'\n",
         numbers=[("psnr_stage2", "22.71", "dB"), ("codebook_use", "0.984", "share " + NASTY)],
         stages=[Stage("generator " + NASTY, 12345, 312.4, 0.0213, 3004.7, 1234567)],
-        reconstructions=Reconstructions(pictures(6, 0), pictures(6, 1), pictures(6, 2), "Held out " + NASTY),
+        reconstructions=Reconstructions(images(6, 0), images(6, 1), images(6, 2), "Held out " + NASTY),
         samples=[
-            ClassSamples("zero", pictures(7, 3)),
-            ClassSamples(NASTY, pictures(2, 4)),
-            ClassSamples("none", pictures(0, 5)),
+            ClassSamples("zero", images(7, 3)),
+            ClassSamples(NASTY, images(2, 4)),
+            ClassSamples("none", images(0, 5)),
         ],
-        neighbours=Neighbours(pictures(6, 6), pictures(6, 7), np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.0625])),
+        neighbours=Neighbours(images(6, 6), images(6, 7), np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.0625])),
         curves=[
             Curve(
                 "Loss " + NASTY, "step", "nats " + NASTY, {NASTY: ([0, 1], [3.0, 2.0]), "$b_$": ([0, 1], [4.0, 1.0])}
@@ -53,7 +53,7 @@ def written(tmp_path, **changes):
 
 def test_nothing_is_fetched_or_run(tmp_path, read):
     page = read(written(tmp_path))
-    assert page.sheets(), "pictures, which could be fetched, are there"
+    assert page.sheets(), "images, which could be fetched, are there"
     page.check_alone()
 
 
@@ -99,7 +99,7 @@ def test_every_number_is_shown(tmp_path, read):
         assert distance in seen
 
 
-def test_pictures_are_sheets_with_the_very_pixels(tmp_path, read):
+def test_images_are_sheets_with_the_very_pixels(tmp_path, read):
     report = example()
     page = read(written(tmp_path))
     shown = report.reconstructions
@@ -122,8 +122,8 @@ def test_pictures_are_sheets_with_the_very_pixels(tmp_path, read):
 
 
 @pytest.mark.parametrize(("side", "scale"), [(8, 8), (16, 4), (24, 3), (32, 2), (64, 1), (256, 1)])
-def test_small_pictures_are_enlarged_by_whole_numbers(tmp_path, side, scale, read):
-    samples = [ClassSamples("x", pictures(3, 0, side))]
+def test_small_images_are_enlarged_by_whole_numbers(tmp_path, side, scale, read):
+    samples = [ClassSamples("x", images(3, 0, side))]
     sheet = read(written(tmp_path, samples=samples)).sheets()[2]
     assert int(sheet["width"]) == (3 * (side + 1) + 1) * scale
 
@@ -178,7 +178,7 @@ def test_same_report_same_file(tmp_path):
 
 def test_names_that_are_no_text_do_not_stop_the_report(tmp_path):
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
-    assert "caf?" in written(tmp_path, samples=[ClassSamples(name, pictures(1, 0))])
+    assert "caf?" in written(tmp_path, samples=[ClassSamples(name, images(1, 0))])
 
 
 def test_page_declares_what_it_needs_to_be_read(tmp_path, read):
@@ -194,7 +194,7 @@ def test_page_declares_what_it_needs_to_be_read(tmp_path, read):
 
 
 def test_a_demo_stays_small(tmp_path):
-    ten = [ClassSamples(str(digit), pictures(10, digit, 32)) for digit in range(10)]
+    ten = [ClassSamples(str(digit), images(10, digit, 32)) for digit in range(10)]
     written(tmp_path, samples=ten)
     assert (tmp_path / "report.html").stat().st_size < 1_500_000
 

@@ -11,7 +11,7 @@ from alitok.run.resolve import Request, resolve
 
 @pytest.fixture
 def far(tmp_path, monkeypatch):
-    """Two archives elsewhere, 40 pictures of 70 x 64 pixels in two classes."""
+    """Two archives elsewhere, 40 images of 70 x 64 pixels in two classes."""
     fsspec = pytest.importorskip("fsspec")
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "cache"))
     for shard in range(2):
@@ -30,8 +30,8 @@ def test_what_is_fetched_to_choose_the_sizes_is_told(far, tmp_path):
     request = Request(out=tmp_path / "run", data=far, preset="small", device="cpu")
     assert resolve(request, said.append).recipe.tokenizer.image_size == 32
     assert {f"Fetching memory://looked-at/{shard}.tar" for shard in range(2)} < set(said)
-    assert said[-1] == f"Looking at 40 pictures from 2 archives of {far}"
+    assert said[-1] == f"Looking at 40 images from 2 archives of {far}"
     before = len(said)
-    named = Request(out=tmp_path / "run", data=far, preset="photos", device="cpu")  # sizes that no picture changes
+    named = Request(out=tmp_path / "run", data=far, preset="photos", device="cpu")  # sizes that no image changes
     resolve(named, said.append)
     assert len(said) == before

@@ -7,9 +7,9 @@ from alitok.train.schedule import Phase
 from alitok.train.task import LoopConfig
 
 
-def test_steps_pictures_and_epochs_by_hand():
+def test_steps_images_and_epochs_by_hand():
     phases = (Phase(name="a", steps=10, learning_rate=1e-3), Phase(name="b", steps=30, warmup_steps=5))
-    rows = plan(phases, LoopConfig(batch_size=64), pictures=160)
+    rows = plan(phases, LoopConfig(batch_size=64), images=160)
     assert [(row.name, row.first_step, row.steps, row.images) for row in rows] == [
         ("a", 0, 10, 640),
         ("b", 10, 30, 1920),
@@ -20,7 +20,7 @@ def test_steps_pictures_and_epochs_by_hand():
 
 def test_rates_are_those_after_the_rule_for_the_batch():
     loop = LoopConfig(batch_size=512, optimizer=OptimizerConfig(rate_rule="sqrt"))
-    (row,) = plan((Phase(steps=1, learning_rate=1e-3, final_learning_rate=1e-5),), loop, pictures=1)
+    (row,) = plan((Phase(steps=1, learning_rate=1e-3, final_learning_rate=1e-5),), loop, images=1)
     assert row.rates == pytest.approx((5e-4, 5e-6))
 
 

@@ -1,4 +1,4 @@
-"""A generator trained on stored codes, away from the pictures."""
+"""A generator trained on stored codes, away from the images."""
 
 import json
 import shutil
@@ -35,12 +35,12 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that had the pictures, and stores of its tokenizer's codes."""
+    """A run that had the images, and stores of its tokenizer's codes."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("whole")
     for stage in ("stage1", "stage2", "generator"):
         run_training(stage, Request(out=root / "run", data="digits", device="cpu", overrides=SMALL))
-    for split in ("train", "heldout"):
+    for split in ("train", "val"):
         run_encode(
             EncodeOptions(tokenizer=root / "run" / "model", data="digits", out=root / split, split=split, device="cpu")
         )
@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
 
 
 def request(root, out, **changes):
-    stores = {"codes": root / "train", "heldout_codes": root / "heldout"}
+    stores = {"codes": root / "train", "val_codes": root / "val"}
     return Request(**{"out": out, "device": "cpu", "preset": "digits", "overrides": GENERATOR, **stores, **changes})
 
 
@@ -56,12 +56,12 @@ def weights(path):
     return Generator.from_pretrained(path / "model").state_dict()
 
 
-def test_it_ends_with_the_generator_of_a_run_that_had_the_pictures(whole, tmp_path):
+def test_it_ends_with_the_generator_of_a_run_that_had_the_images(whole, tmp_path):
     run_training("generator", request(whole, tmp_path / "run"))
     mine, theirs = weights(tmp_path / "run"), weights(whole / "run")
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert len(Pipeline.from_pretrained(tmp_path / "run" / "model", device="cpu")(["3"])) == 1
-    assert list((tmp_path / "run" / "generator" / "pictures").iterdir())
+    assert list((tmp_path / "run" / "generator" / "images").iterdir())
     # The same command, or a shorter one, finds everything done.
     (tmp_path / "run" / "model" / "pipeline.json").unlink()
     run_training("generator", Request(out=tmp_path / "run", device="cpu"))
@@ -77,7 +77,7 @@ def test_a_tokenizer_of_stage_1_alone_makes_a_pair_too(whole, tmp_path):
 
 def test_a_store_that_has_moved_is_still_the_same_one(whole, tmp_path):
     run_training("generator", request(whole, tmp_path / "run"))
-    for name in ("train", "heldout"):
+    for name in ("train", "val"):
         shutil.copytree(whole / name, tmp_path / "moved" / name)
     run_training("generator", request(tmp_path / "moved", tmp_path / "run", preset=None))
     assert (tmp_path / "run" / "codes" / "train").resolve() == (tmp_path / "moved" / "train").resolve()
@@ -94,10 +94,10 @@ def test_the_recipe_takes_its_tokenizer_from_the_codes(whole, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"heldout_codes": None}, "--codes needs --heldout-codes"),
+        ({"val_codes": None}, "--codes needs --val-codes"),
         ({"codes": None}, "go with --codes"),
         ({"data": "digits"}, "takes the place of --data"),
-        ({"heldout_codes": "train"}, "hold pictures in common"),
+        ({"val_codes": "train"}, "hold images in common"),
         ({"codes": "nowhere"}, "There are no codes at"),
     ],
 )
@@ -109,11 +109,11 @@ def test_what_does_not_belong_together_is_refused(whole, tmp_path, changes, said
 
 
 def test_codes_of_another_tokenizer_and_other_trainings_are_refused(whole, tmp_path):
-    with pytest.raises(AlitokError, match="trained on pictures"):
+    with pytest.raises(AlitokError, match="trained on images"):
         run_training("stage1", request(whole, tmp_path / "run"))
-    for path in (whole / "heldout", whole / "train"):
+    for path in (whole / "val", whole / "train"):
         shutil.copytree(path, tmp_path / path.name)
-    manifest = tmp_path / "heldout" / "manifest.json"
+    manifest = tmp_path / "val" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text())).replace('"tokenizer": "', '"tokenizer": "f'))
     with pytest.raises(AlitokError, match="another tokenizer"):
         run_training("generator", request(tmp_path, tmp_path / "run"))

@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 
 def test_codes_and_reconstructions_agree_with_the_model_and_leave_no_mode_behind():
     tokenizer = Tokenizer(TOKENIZER).eval()
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 6), dtype=np.uint8)
-    images = torch.from_numpy(pictures).float() / 255
-    assert np.array_equal(codes_of(tokenizer, pictures, CPU), tokenizer.encode(images).numpy())
+    originals = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 6), dtype=np.uint8)
+    images = torch.from_numpy(originals).float() / 255
+    assert np.array_equal(codes_of(tokenizer, originals, CPU), tokenizer.encode(images).numpy())
     assert not torch.is_inference_mode_enabled()
     for stage in ("stage1", "stage2"):
         rebuilt = []
-        for block in reconstruct(tokenizer, [pictures[:3], pictures[3:]], stage, CPU):
+        for block in reconstruct(tokenizer, [originals[:3], originals[3:]], stage, CPU):
             assert not torch.is_inference_mode_enabled()
             rebuilt.append(block)
         expected = tokenizer.reconstruct(images, stage).detach().numpy()

@@ -56,7 +56,7 @@ def same(first, second):
 
 
 def test_later_stages_take_data_and_recipe_from_the_run(tmp_path):
-    with pytest.raises(AlitokError, match="name the pictures with --data"):
+    with pytest.raises(AlitokError, match="name the images with --data"):
         resolve(request(tmp_path, data=None))
     with pytest.raises(AlitokError, match=r"no finished stage1.*alitok train stage1"):
         run_training("stage2", request(tmp_path))
@@ -97,15 +97,15 @@ def test_the_perceptual_weight_moves_to_the_network_asked_for(tmp_path):
     assert recipe.stage2.networks() == ()
 
 
-def test_a_generator_on_ten_crops_is_given_one_of_each_picture_in_an_epoch(tmp_path, monkeypatch):
+def test_a_generator_on_ten_crops_is_given_one_of_each_image_in_an_epoch(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     for number in range(60):
-        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
     batches = "stage1.loop.batch_size=8", "generator.loop.batch_size=18"
     overrides = (*SMALL, *batches, "generator.phases.main.steps=12", "crops=ten")
-    asked = request(tmp_path / "run", data=str(tmp_path / "pictures"), preset="digits", overrides=overrides)
+    asked = request(tmp_path / "run", data=str(tmp_path / "images"), preset="digits", overrides=overrides)
     run_training("stage1", asked)
     rows, read = [], CodeStore.codes
 
@@ -116,10 +116,10 @@ def test_a_generator_on_ten_crops_is_given_one_of_each_picture_in_an_epoch(tmp_p
     monkeypatch.setattr(CodeStore, "codes", watched)
     run_training("generator", request(tmp_path / "run", data=None))
     store = CodeStore(tmp_path / "run" / "codes" / "train")
-    assert (store.pictures, store.crops, len(store)) == (54, 10, 540)
+    assert (store.images, store.crops, len(store)) == (54, 10, 540)
     drawn = np.concatenate([wanted for name, wanted in rows if name == "train"])
-    epochs = drawn.reshape(4, store.pictures)
-    assert all(sorted(epoch // store.crops) == list(range(store.pictures)) for epoch in epochs)
+    epochs = drawn.reshape(4, store.images)
+    assert all(sorted(epoch // store.crops) == list(range(store.images)) for epoch in epochs)
     assert {tuple(sorted(epoch)) for epoch in epochs.tolist()} != {tuple(sorted(epochs[0].tolist()))}
     assert set(drawn % store.crops) == set(range(store.crops))
     assert read_metrics(tmp_path / "run" / "generator" / "metrics.jsonl")[-1]["step"] == 12

@@ -26,13 +26,13 @@ def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
 
     def work():
         calls.append(1)
-        return {"pictures": 5}
+        return {"images": 5}
 
     first = workspace(tmp_path / "run").step("encode", "Encoding", work)
     again = workspace(tmp_path / "run").step("encode", "Encoding", work)
     assert len(calls) == 1
     assert first == again
-    assert (first["pictures"], first["seconds"] >= 0) == (5, True)
+    assert (first["images"], first["seconds"] >= 0) == (5, True)
 
 
 def test_a_step_that_fails_is_not_marked(tmp_path):
@@ -166,12 +166,12 @@ def test_a_step_that_another_run_has_just_finished_is_not_done_again(tmp_path):
         began.set()
         time.sleep(1.0)
         calls.append("first")
-        return {"pictures": 5}
+        return {"images": 5}
 
     thread = threading.Thread(target=lambda: first.step("encode", "Encoding", slow))
     thread.start()
     assert began.wait(60)
-    assert second.step("encode", "Encoding", lambda: calls.append("second") or {})["pictures"] == 5
+    assert second.step("encode", "Encoding", lambda: calls.append("second") or {})["images"] == 5
     thread.join(60)
     assert calls == ["first"]
 
@@ -200,9 +200,9 @@ def test_a_step_that_failed_can_be_taken_again(tmp_path, monkeypatch):
     assert workspace(tmp_path / "run").step("encode", "Encoding", lambda: {"a": 1})["a"] == 1
 
 
-def test_pictures_that_changed_are_told_in_words(tmp_path):
+def test_images_that_changed_are_told_in_words(tmp_path):
     workspace(tmp_path / "run", contents="a")
     with pytest.raises(
-        AlitokError, match=r"other settings \(pictures were added, removed, relabelled or changed since\)"
+        AlitokError, match=r"other settings \(images were added, removed, relabelled or changed since\)"
     ):
         workspace(tmp_path / "run", contents="b")

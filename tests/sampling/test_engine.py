@@ -111,7 +111,7 @@ def test_a_batch_may_mix_classes_scales_seeds_and_all_settings(generator):
     assert torch.equal(together, oracle.sample(generator, asked))
 
 
-def test_a_picture_does_not_depend_on_its_batch(generator):
+def test_a_image_does_not_depend_on_its_batch(generator):
     engine, config = Engine(generator), SamplingConfig(guidance_scale=3.0)
     asked = requests([config] * 64)
     together = engine.sample(asked)

@@ -1,4 +1,4 @@
-"""Many pictures: the same ones however they are shared out, batched, or begun again."""
+"""Many images: the same ones however they are shared out, batched, or begun again."""
 
 import numpy as np
 import pytest
@@ -64,27 +64,27 @@ def test_every_beginning_of_a_job_is_balanced(classes, count):
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 100])
 @pytest.mark.parametrize(("batch_size", "size"), [(1, 16), (16, 16), (31, 16), (64, 64), (100, 96)])
-def test_blocks_cover_every_picture_once(count, batch_size, size):
+def test_blocks_cover_every_image_once(count, batch_size, size):
     blocks = blocks_of(count, batch_size)
     assert blocks.size == size
-    assert [picture for number in range(len(blocks)) for picture in blocks[number]] == list(range(count))
+    assert [image for number in range(len(blocks)) for image in blocks[number]] == list(range(count))
     assert {len(blocks[number]) for number in range(len(blocks) - 1)} <= {size}
     with pytest.raises(IndexError):
         blocks[len(blocks)]
 
 
-def test_the_pictures_are_those_that_one_call_draws(pipeline):
+def test_the_images_are_those_that_one_call_draws(pipeline):
     blocks = drawn(pipeline)
-    assert [(block.number, block.pictures) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
+    assert [(block.number, block.images) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
     labels = np.concatenate([block.labels for block in blocks])
     assert labels.tolist() == ([2, 0] * 38)[:75]
     called = pipeline(labels.tolist(), seed=4, sampling=PLAN.sampling)
-    assert np.array_equal(images(blocks), np.stack([np.asarray(picture) for picture in called]).transpose(0, 3, 1, 2))
-    assert len({picture.tobytes() for picture in images(blocks)}) > 60
+    assert np.array_equal(images(blocks), np.stack([np.asarray(image) for image in called]).transpose(0, 3, 1, 2))
+    assert len({image.tobytes() for image in images(blocks)}) > 60
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 64, 500])
-def test_the_batch_size_changes_no_picture(pipeline, batch_size):
+def test_the_batch_size_changes_no_image(pipeline, batch_size):
     assert np.array_equal(images(drawn(pipeline, batch_size=batch_size)), images(drawn(pipeline)))
 
 
@@ -143,10 +143,10 @@ def test_exact_codes_get_exact_pixels_and_others_a_trial(pipeline, monkeypatch):
     assert 1 <= np.abs(difference).max() < 20
 
 
-def just_enough(pipeline, pictures):
-    """Free memory for so many pictures: beside them a reserve, weights in two forms, and pixels of a group."""
+def just_enough(pipeline, images):
+    """Free memory for so many images: beside them a reserve, weights in two forms, and pixels of a group."""
     weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
-    batch = pipeline.engine.batch_bytes(pictures) + pipeline.engine.batch_bytes(1) // 2
+    batch = pipeline.engine.batch_bytes(images) + pipeline.engine.batch_bytes(1) // 2
     return int((2 * weights + 16 * decoder_bytes(pipeline.tokenizer) + batch) / 0.95)
 
 
@@ -156,7 +156,7 @@ def test_the_batch_is_what_fits(pipeline, monkeypatch):
     assert fitting_batch(pipeline, PLAN, WORLD) == 10
     assert fitting_batch(pipeline, PLAN, WORLD, 10) == 10
     assert fitting_batch(pipeline, SamplingPlan((0,), 5), WORLD, 11) == 11  # one row each, without guidance
-    with pytest.raises(AlitokError, match=r"A batch of 11 pictures takes .* free on cpu; draw at most 10 at a time"):
+    with pytest.raises(AlitokError, match=r"A batch of 11 images takes .* free on cpu; draw at most 10 at a time"):
         fitting_batch(pipeline, PLAN, WORLD, 11)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert fitting_batch(pipeline, PLAN, WORLD) < 10
@@ -183,7 +183,7 @@ def test_what_cannot_be_drawn_is_said(pipeline):
     with pytest.raises(AlitokError, match="batch size must be at least 1, not 0"):
         fitting_batch(pipeline, PLAN, WORLD, 0)
     for classes, count in (((), 3), ((1,), 0)):
-        with pytest.raises(AlitokError, match=f"{count} pictures of {len(classes)} classes"):
+        with pytest.raises(AlitokError, match=f"{count} images of {len(classes)} classes"):
             SamplingPlan(classes, count)
     with pytest.raises(AlitokError, match="Class 9 does not exist"):
         list(draw_many(pipeline, SamplingPlan((9,), 1), WORLD, batch_size=1))

@@ -44,7 +44,7 @@ def test_a_call_draws_as_many_at_a_time_as_fit(pair, monkeypatch):
         assert sizes.pop() == wanted
     pair([0, 1], batch_size=3)
     assert sizes == [3]
-    # Without guidance a picture takes one row.
+    # Without guidance an image takes one row.
     monkeypatch.setattr(memory, "free_memory", lambda device: int((2 * weights + 7.5 * one) / 0.95))
     pair([0], guidance_scale=1.0)
     assert sizes.pop() > 7

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from alitok.sampling.noise import PictureNoise, philox
+from alitok.sampling.noise import ImageNoise, philox
 
 CPU = torch.device("cpu")
 
@@ -42,15 +42,15 @@ def plain_philox(counter, key):
     return c
 
 
-def test_noise_is_a_function_of_seed_picture_position_and_code():
+def test_noise_is_a_function_of_seed_image_position_and_code():
     keys = [(7, 0), (7, 3), (-1, 2**40 + 5)]
-    noise = PictureNoise(keys, CPU).gumbel(4, 3, 10)
+    noise = ImageNoise(keys, CPU).gumbel(4, 3, 10)
     assert noise.shape == (3, 3, 10)
-    for row, (seed, picture) in enumerate(keys):
+    for row, (seed, image) in enumerate(keys):
         seed %= 2**64
         for position in range(3):
             for code in range(10):
-                counter = (code // 4, 4 + position, picture & 0xFFFFFFFF, picture >> 32)
+                counter = (code // 4, 4 + position, image & 0xFFFFFFFF, image >> 32)
                 word = plain_philox(counter, (seed & 0xFFFFFFFF, seed >> 32))[code % 4]
                 uniform = (word + 0.5) / 2**32
                 expected = -math.log(-math.log1p(-uniform))
@@ -58,13 +58,13 @@ def test_noise_is_a_function_of_seed_picture_position_and_code():
 
 
 def test_noise_does_not_depend_on_what_is_drawn_with_it():
-    together = PictureNoise([(1, index) for index in range(5)], CPU).gumbel(0, 8, 20)
-    alone = PictureNoise([(1, 3)], CPU).gumbel(5, 1, 20)
+    together = ImageNoise([(1, index) for index in range(5)], CPU).gumbel(0, 8, 20)
+    alone = ImageNoise([(1, 3)], CPU).gumbel(5, 1, 20)
     assert torch.equal(together[3, 5], alone[0, 0])
 
 
 def test_noise_has_the_gumbel_distribution():
-    noise = PictureNoise([(0, 0)], CPU).gumbel(0, 25, 4096).flatten().sort().values
+    noise = ImageNoise([(0, 0)], CPU).gumbel(0, 25, 4096).flatten().sort().values
     assert torch.isfinite(noise).all()
     expected = torch.exp(-torch.exp(-noise))
     assert (expected - torch.linspace(0, 1, len(noise))).abs().max() < 0.01

@@ -40,18 +40,18 @@ def pipeline():
     return Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0))
 
 
-def array(pictures):
-    return np.stack([np.asarray(picture) for picture in pictures])
+def array(images):
+    return np.stack([np.asarray(image) for image in images])
 
 
-def test_classes_by_name_and_number_give_pictures(pipeline):
-    pictures = pipeline(["golden retriever", 1, "TENCH"], seed=3)
-    assert [picture.size for picture in pictures] == [(6, 6)] * 3
-    assert np.array_equal(array(pictures), array(pipeline([np.int64(0), "1", 1], seed=3)))
-    assert not np.array_equal(array(pictures), array(pipeline([0, 1, 1], seed=4)))
+def test_classes_by_name_and_number_give_images(pipeline):
+    images = pipeline(["golden retriever", 1, "TENCH"], seed=3)
+    assert [image.size for image in images] == [(6, 6)] * 3
+    assert np.array_equal(array(images), array(pipeline([np.int64(0), "1", 1], seed=3)))
+    assert not np.array_equal(array(images), array(pipeline([0, 1, 1], seed=4)))
 
 
-def test_a_picture_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
+def test_a_image_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
     together = array(pipeline([0, 1, 2, 0], seed=1))
     assert np.array_equal(together, array(pipeline([0, 1, 2, 0], seed=1, batch_size=3)))
     assert np.array_equal(together[:2], array(pipeline([0, 1], seed=1)))
@@ -65,16 +65,16 @@ def test_options_replace_the_default(pipeline):
     assert (greedy == greedy[0]).all()
 
 
-def test_a_picture_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
+def test_a_image_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
     several = array(pipeline([0, 1, 2], seed=[5, 6, 7]))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=[6])))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=6)))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=np.int64(6))))
-    with pytest.raises(AlitokError, match="2 seeds for 3 pictures"):
+    with pytest.raises(AlitokError, match="2 seeds for 3 images"):
         pipeline([0, 1, 2], seed=[5, 6])
 
 
-def test_pictures_of_one_call_may_have_settings_of_their_own(pipeline):
+def test_images_of_one_call_may_have_settings_of_their_own(pipeline):
     strong, weak = pipeline.sampling_with(guidance_scale=9.0), pipeline.sampling_with(temperature=0.0, min_p=0.1)
     mixed = array(pipeline([0, 0], seed=[1, 1], sampling=[strong, weak]))
     assert np.array_equal(mixed[:1], array(pipeline(0, seed=1, guidance_scale=9.0)))
@@ -85,7 +85,7 @@ def test_pictures_of_one_call_may_have_settings_of_their_own(pipeline):
         pipeline(0, sampling=weak, top_k=3)
 
 
-def test_streamed_strips_are_the_causal_decoders_picture_and_the_end_is_the_call(pipeline):
+def test_streamed_strips_are_the_causal_decoders_image_and_the_end_is_the_call(pipeline):
     drawn = list(pipeline.stream([0, 2], seed=4))
     *strips, last = drawn
     assert [(strip.top, strip.finished) for strip in strips] == [(0, False), (2, False), (4, False)]
@@ -93,28 +93,28 @@ def test_streamed_strips_are_the_causal_decoders_picture_and_the_end_is_the_call
     codes = torch.from_numpy(last.codes)
     first = to_uint8(pipeline.tokenizer.decode(codes, "stage1")).numpy()
     assert np.array_equal(np.concatenate([strip.images for strip in strips], axis=2), first)
-    finished = np.stack([np.asarray(picture) for picture in pipeline([0, 2], seed=4)])
+    finished = np.stack([np.asarray(image) for image in pipeline([0, 2], seed=4)])
     assert np.array_equal(last.images.transpose(0, 2, 3, 1), finished)
 
 
-def test_a_picture_is_continued_from_its_first_rows_in_any_class(pipeline):
-    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
-    cropped = torch.from_numpy(np.asarray(centre_crop(picture, 6)).copy()).permute(2, 0, 1)
+def test_a_image_is_continued_from_its_first_rows_in_any_class(pipeline):
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
+    cropped = torch.from_numpy(np.asarray(centre_crop(image, 6)).copy()).permute(2, 0, 1)
     codes = pipeline.tokenizer.encode(to_float(cropped)[None])[0]
-    drawn = list(draw_by_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, picture, 2)))
+    drawn = list(draw_by_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, image, 2)))
     kept = pipeline.tokenizer.config.prefix_length + 2 * 3
     assert (torch.from_numpy(drawn[-1].codes)[:, :kept] == codes[:kept]).all()
-    both = array(pipeline.complete(picture, 2, [0, "tench"], seed=1))
+    both = array(pipeline.complete(image, 2, [0, "tench"], seed=1))
     assert np.array_equal(both, drawn[-1].images.transpose(0, 2, 3, 1))
-    assert np.array_equal(array(pipeline.complete(picture, 0, [0, 1], seed=1)), array(pipeline([0, 1], seed=1)))
-    whole = array(pipeline.complete(picture, 3, [0, 1], seed=1))
+    assert np.array_equal(array(pipeline.complete(image, 0, [0, 1], seed=1)), array(pipeline([0, 1], seed=1)))
+    whole = array(pipeline.complete(image, 3, [0, 1], seed=1))
     assert np.array_equal(whole[0], whole[1])
     with pytest.raises(AlitokError, match="within 0 to 3"):
-        pipeline.complete(picture, 4, 0)
+        pipeline.complete(image, 4, 0)
 
 
-def asked(pipeline, picture, rows):
-    given = first_rows(pipeline.tokenizer, picture, rows)
+def asked(pipeline, image, rows):
+    given = first_rows(pipeline.tokenizer, image, rows)
     return [SampleRequest(label, 1, label, pipeline.sampling, given) for label in (0, 1)]
 
 
@@ -132,16 +132,16 @@ def test_each_model_can_be_loaded_out_of_a_saved_pair(pipeline, tmp_path):
 
 
 def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, tmp_path):
-    card = ModelCard("A\ntitle", "Text.", "my pictures", {"stage1": 1500}, {"psnr": 21.987}, licence="cc0: 'x'")
+    card = ModelCard("A\ntitle", "Text.", "my images", {"stage1": 1500}, {"psnr": 21.987}, licence="cc0: 'x'")
     pipeline.save_pretrained(tmp_path / "m", card)
     text = (tmp_path / "m" / "README.md").read_text()
     head = text.split("---")[1]
     assert "license: \"cc0: 'x'\"" in head
-    for part in ("# A title", "my pictures", "stage1: 1,500 steps", "| psnr | 21.99 |", '"codebook_size": 20'):
+    for part in ("# A title", "my images", "stage1: 1,500 steps", "| psnr | 21.99 |", '"codebook_size": 20'):
         assert part in text
     for name, loader in (("tokenizer", "alitok.Tokenizer"), ("generator", "alitok.Generator")):
         text = (tmp_path / "m" / name / "README.md").read_text()
-        assert "my pictures" in text
+        assert "my images" in text
         assert f"{loader}.from_pretrained" in text
 
 

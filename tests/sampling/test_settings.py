@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.sampling.noise import PictureNoise
+from alitok.sampling.noise import ImageNoise
 from alitok.sampling.settings import RowSettings, SampleRequest, SamplingConfig, keep_likely, next_codes
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_draws_follow_the_softmax_and_never_give_a_filtered_code():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     count = 20_000
     rows = settings(*[SamplingConfig(top_k=3, temperature=2.0)] * count, size=4)
-    noise = PictureNoise([(0, index) for index in range(count)], CPU).gumbel(0, 1, 4)[:, 0]
+    noise = ImageNoise([(0, index) for index in range(count)], CPU).gumbel(0, 1, 4)[:, 0]
     codes = next_codes(logits.expand(count, -1), None, rows.scales[:, :1], noise, rows)
     share = torch.bincount(codes, minlength=4) / count
     expected = torch.cat([(logits[0, :3] / 2).softmax(-1), torch.zeros(1)])
@@ -81,7 +81,7 @@ def test_given_codes_are_laid_out_and_checked():
     rows = RowSettings.of([SampleRequest(0, given=(3, 5)), SampleRequest(0, given=(1,))], 4, 9, CPU)
     assert rows.given.tolist() == [[3, 5, -1, -1], [1, -1, -1, -1]]
     assert rows.common == 1
-    with pytest.raises(AlitokError, match="5 codes are given, but a picture has 4"):
+    with pytest.raises(AlitokError, match="5 codes are given, but an image has 4"):
         RowSettings.of([SampleRequest(0, given=(0,) * 5)], 4, 9, CPU)
     with pytest.raises(AlitokError, match="within 0 to 8"):
         RowSettings.of([SampleRequest(0, given=(9,))], 4, 9, CPU)

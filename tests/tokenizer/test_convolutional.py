@@ -84,7 +84,7 @@ def tokenizer():
 
 
 @pytest.mark.parametrize(("size", "patch"), [(8, 1), (8, 2), (12, 4), (32, 8), (32, 32)])
-def test_one_code_for_each_patch_and_a_picture_from_them(size, patch):
+def test_one_code_for_each_patch_and_a_image_from_them(size, patch):
     model = Tokenizer(dataclasses.replace(SMALL, image_size=size, patch_size=patch))
     assert isinstance(model.encoder, ConvolutionalEncoder)
     assert isinstance(model.stage1, ConvolutionalDecoder)
@@ -150,7 +150,7 @@ def test_stage1_reaches_every_weight_of_the_encoder_and_stage2_only_its_decoder(
     assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
 
 
-def test_saved_and_loaded_it_gives_the_same_codes_and_pictures(tokenizer, tmp_path):
+def test_saved_and_loaded_it_gives_the_same_codes_and_images(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "t")
     loaded = Tokenizer.from_pretrained(tmp_path / "t")
     images = torch.rand(4, 3, 8, 8)
@@ -234,19 +234,19 @@ def test_pixels_are_computed_in_float32_under_autocast(tokenizer):
     assert torch.allclose(images, tokenizer.decode(codes), atol=0.02)
 
 
-def test_it_draws_whole_pictures_and_no_rows(tokenizer):
+def test_it_draws_whole_images_and_no_rows(tokenizer):
     generator = Generator(GeneratorConfig(grid=4, prefix=0, codebook_size=16, classes=2, layers=1, width=16, heads=2))
     pair = Pipeline(tokenizer, generator.eval(), SamplingConfig(guidance_scale=2.0))
-    pictures = pair([0, 1], seed=3)
-    assert [picture.size for picture in pictures] == [(8, 8), (8, 8)]
-    kept = pair.complete(pictures[0], 2, 1)
+    images = pair([0, 1], seed=3)
+    assert [image.size for image in images] == [(8, 8), (8, 8)]
+    kept = pair.complete(images[0], 2, 1)
     assert kept[0].size == (8, 8)
     for refused in (lambda: next(pair.stream(0)), lambda: RowDecoder(tokenizer, 1)):
         with pytest.raises(AlitokError, match="stage-1 decoder of this tokenizer is not causal"):
             refused()
 
 
-def test_memory_of_a_picture_grows_with_its_channels_and_pixels(tokenizer):
+def test_memory_of_a_image_grows_with_its_channels_and_pixels(tokenizer):
     wider = dataclasses.replace(SMALL, stage2=ConvolutionalDecoderConfig(channels=24, blocks=2))
     larger = dataclasses.replace(SMALL, image_size=16)
     assert decoder_bytes(tokenizer) > 4 * 12 * 8 * 8 * 2  # what comes into a block and what leaves it
@@ -254,8 +254,8 @@ def test_memory_of_a_picture_grows_with_its_channels_and_pixels(tokenizer):
     assert decoder_bytes(Tokenizer(larger)) == 4 * decoder_bytes(tokenizer)
 
 
-def pictures(number, batch=8):
-    """Flat pictures in random colours."""
+def images(number, batch=8):
+    """Flat images in random colours."""
     colours = np.random.default_rng(number).integers(0, 256, (batch, 3, 1, 1))
     return np.broadcast_to(colours, (batch, 3, 8, 8)).astype(np.uint8)
 
@@ -270,19 +270,17 @@ def trained(config, stage, directory, *, steps=100, adversarial=False, world=Non
         loop=LoopConfig(batch_size=8, optimizer=OptimizerConfig(ema_decay=0.9), log_every=1, evaluate_every=steps),
         phases=(phase,),
         adversary=AdversaryConfig(network=DiscriminatorConfig(width=32, stages=1, regions=4), weight="adaptive"),
-        predictability=PredictabilityConfig(
-            every=steps, pictures=16, heldout_pictures=8, steps=2, batch_size=8, width=16
-        ),
+        predictability=PredictabilityConfig(every=steps, images=16, val_images=8, steps=2, batch_size=8, width=16),
     )
     share = 8 // world.size
 
     def batches(start):
         for number in range(start, 10_000):
-            mine = pictures(number)[world.rank * share : (world.rank + 1) * share]
+            mine = images(number)[world.rank * share : (world.rank + 1) * share]
             yield torch.from_numpy(mine.copy()), torch.zeros(share, dtype=torch.int64)
 
     model = model or Tokenizer(config)
-    task = TokenizerTask(model, stage, training, batches, pictures(10_000, 20), probed=pictures(10_001, 16))
+    task = TokenizerTask(model, stage, training, batches, images(10_000, 20), probed=images(10_001, 16))
     console = Console(file=io.StringIO())
     result = train(task, training.loop, directory, world=world, seed=0, console=console, engine=EngineConfig(**engine))
     if result.weights:
@@ -294,9 +292,9 @@ def test_both_stages_lower_the_loss_and_the_second_leaves_the_codes(tmp_path):
     model, records = trained(SMALL, "stage1", tmp_path / "1")
     codes = model.codes_fingerprint()
     assert 0 < records[-1]["probe_accuracy"] <= 1
-    looked_at = pictures(10_000, 20) / 255
+    looked_at = images(10_000, 20) / 255
     grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
-    assert records[-1]["heldout_psnr"] > grey + 1  # better than one colour for all
+    assert records[-1]["val_psnr"] > grey + 1  # better than one colour for all
     first = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("stage1.")}
     model, second = trained(SMALL, "stage2", tmp_path / "2", model=model)
     assert model.codes_fingerprint() == codes
@@ -310,7 +308,7 @@ def test_a_second_decoder_may_be_a_transformer(tmp_path):
     mixed = dataclasses.replace(SMALL, stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2))
     model, _ = trained(mixed, "stage1", tmp_path / "1", steps=5)
     _, records = trained(mixed, "stage2", tmp_path / "2", steps=5, model=model)
-    assert records[-1]["heldout_psnr"] > 0
+    assert records[-1]["val_psnr"] > 0
 
 
 def test_the_adaptive_adversarial_weight_is_measured_at_the_last_convolution(tmp_path):
@@ -321,7 +319,7 @@ def test_the_adaptive_adversarial_weight_is_measured_at_the_last_convolution(tmp
     assert all(np.isfinite(weights))
 
 
-@pytest.mark.parametrize("engine", [{"parallel": "fsdp"}, {"recompute": True, "accumulate": 2}])
+@pytest.mark.parametrize("engine", [{"parallel": "fsdp"}, {"activation_checkpointing": True, "grad_accum_steps": 2}])
 def test_two_processes_train_as_one_does(tmp_path, together, engine):
     # Three steps: behind them a feature may have another nearest code by rounding.
     _, alone = trained(SMALL, "stage1", tmp_path / "one", steps=3)

@@ -20,7 +20,7 @@ def decoder(**options):
 
 
 def changed_cells(before, after):
-    """Grid cells (raster order) whose pixels differ between two pictures (1, 3, h, h)."""
+    """Grid cells (raster order) whose pixels differ between two images (1, 3, h, h)."""
     different = (before != after).any(1)[0].unfold(0, PATCH, PATCH).unfold(1, PATCH, PATCH)
     return set(different.flatten(2).any(-1).flatten().nonzero()[:, 0].tolist())
 
@@ -61,7 +61,7 @@ def test_bidirectional_decoder_reads_every_code_it_is_given():
 def test_pixel_head_orders_pixels_row_column_channel():
     head = PixelHead(width=5, patch_size=2)
     x = torch.randn(1, 6, 5)  # 2 rows of 3 patches
-    picture = head(x, rows=2)
+    image = head(x, rows=2)
     flat = x @ head.to_pixels.weight.T + head.to_pixels.bias
     raw = torch.empty(3, 4, 6)
     for row in range(2):
@@ -72,7 +72,7 @@ def test_pixel_head_orders_pixels_row_column_channel():
                         value = flat[0, row * 3 + column, (r * 2 + c) * 3 + channel]
                         raw[channel, row * 2 + r, column * 2 + c] = value
     mixed = torch.einsum("oc,chw->ohw", head.mix.weight[:, :, 0, 0], raw) + head.mix.bias[:, None, None]
-    assert torch.allclose(picture[0], mixed.sigmoid(), atol=1e-6)
+    assert torch.allclose(image[0], mixed.sigmoid(), atol=1e-6)
 
 
 @pytest.mark.parametrize("prefix", [0, 2, 4, 5])

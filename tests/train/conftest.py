@@ -63,7 +63,7 @@ def stream(world, make, stop_at, drawn):
     return batches
 
 
-def pictures(generator):
+def images(generator):
     return torch.randint(256, (BATCH, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.zeros(BATCH)
 
 
@@ -77,8 +77,8 @@ def task_of(stage, world, stop_at=None, poisoned=()):
     drawn = []
     if stage == "generator":
         training = GeneratorTraining(loop=LOOP, phases=(Phase(steps=STEPS, learning_rate=1e-2),), class_dropout=0.0)
-        heldout = codes(torch.Generator().manual_seed(0))
-        task = GeneratorTask(Generator(GENERATOR), training, stream(world, codes, stop_at, drawn), heldout)
+        val = codes(torch.Generator().manual_seed(0))
+        task = GeneratorTask(Generator(GENERATOR), training, stream(world, codes, stop_at, drawn), val)
     else:
         phases = (
             TokenizerPhase(name="start", steps=2, learning_rate=1e-3),
@@ -93,8 +93,8 @@ def task_of(stage, world, stop_at=None, poisoned=()):
         network = DiscriminatorConfig(width=32, stages=1, regions=4)
         adversary = AdversaryConfig(network=network, weight="adaptive" if stage == "stage1" else "fixed")
         training = TokenizerTraining(loop=LOOP, phases=phases, adversary=adversary)
-        look = pictures(torch.Generator().manual_seed(0))[0].numpy()
-        task = TokenizerTask(Tokenizer(TOKENIZER), stage, training, stream(world, pictures, stop_at, drawn), look)
+        look = images(torch.Generator().manual_seed(0))[0].numpy()
+        task = TokenizerTask(Tokenizer(TOKENIZER), stage, training, stream(world, images, stop_at, drawn), look)
     losses = task.losses
 
     def poison(*arguments):

@@ -8,19 +8,19 @@ from alitok.losses.discriminator import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.train.adversary import Adversary, AdversaryConfig
-from alitok.train.task import LoopConfig, Moment
+from alitok.train.task import LoopConfig, StepInfo
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
 
 SMALL = DiscriminatorConfig(width=32, stages=1, regions=4)
 
 
-def test_the_verdict_reaches_the_picture_and_leaves_the_discriminator_alone():
+def test_the_verdict_reaches_the_image_and_leaves_the_discriminator_alone():
     adversary = Adversary(AdversaryConfig(network=SMALL), torch.nn.Parameter(torch.ones(1)))
-    picture = torch.rand(2, 3, 16, 16, requires_grad=True)
-    verdict = adversary.judge(picture, torch.zeros(()), 0.5)
-    assert verdict.minimise.item() == pytest.approx(-0.5 * adversary.discriminator(picture).mean().item(), rel=1e-5)
+    image = torch.rand(2, 3, 16, 16, requires_grad=True)
+    verdict = adversary.judge(image, torch.zeros(()), 0.5)
+    assert verdict.minimise.item() == pytest.approx(-0.5 * adversary.discriminator(image).mean().item(), rel=1e-5)
     verdict.minimise.backward()
-    assert picture.grad.abs().sum() > 0
+    assert image.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
 
 
@@ -29,8 +29,8 @@ def test_the_adaptive_weight_of_the_step_before_is_used():
     adversary = Adversary(AdversaryConfig(network=SMALL, weight="adaptive"), layer)
 
     def judge():
-        picture = (layer[:, None, None] * torch.ones(1, 3, 16, 16)).requires_grad_()
-        return adversary.judge(picture, 2 * layer.sum(), 0.5)
+        image = (layer[:, None, None] * torch.ones(1, 3, 16, 16)).requires_grad_()
+        return adversary.judge(image, 2 * layer.sum(), 0.5)
 
     first = judge()
     assert first.minimise.item() == 0  # nothing was measured yet
@@ -69,14 +69,14 @@ def test_both_sides_learn_each_step_or_in_turns(turns):
         phases=(TokenizerPhase(steps=9, discriminator=True, losses=LossWeights(adversarial=0.1)),),
         adversary=AdversaryConfig(network=SMALL, turns=turns),
     )
-    pictures = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    task = TokenizerTask(Tokenizer(config), "stage1", training, lambda start: iter(()), pictures.numpy())
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    task = TokenizerTask(Tokenizer(config), "stage1", training, lambda start: iter(()), images.numpy())
     sides = []
     for step in range(4):
         for module in task.modules.values():
             module.zero_grad()
         task.begin()
-        for terms in task.losses(task.modules, (pictures, torch.zeros(2)), Moment(0, step, step)):
+        for terms in task.losses(task.modules, (images, torch.zeros(2)), StepInfo(0, step, step)):
             terms.minimise.backward()
         modules = task.modules["model"], task.modules["discriminator"]
         sides.append([any(p.grad is not None for p in module.parameters()) for module in modules])

@@ -40,9 +40,9 @@ def test_compiled_blocks_train_as_others_do(tmp_path, small, compiler, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_and_sharded_blocks_train_as_others_do(tmp_path, together, small, compiler, recompute):
-    engine = {"parallel": "fsdp", "compile": True, "recompute": recompute}
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_compiled_and_sharded_blocks_train_as_others_do(tmp_path, together, small, compiler, activation_checkpointing):
+    engine = {"parallel": "fsdp", "compile": True, "activation_checkpointing": activation_checkpointing}
     small.run("generator", tmp_path / "one")
     together(lambda world: small.run("generator", tmp_path / "two", world, **engine))
     assert small.same_course(tmp_path / "one", tmp_path / "two")
@@ -90,7 +90,7 @@ def test_in_bf16_the_generator_still_learns(tmp_path):
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
     train(task, loop, tmp_path, world=world, seed=0, console=console, engine=EngineConfig(precision="bf16"))
     # The first code is a guess among eight, the other five follow.
-    assert abs(read_metrics(tmp_path / "metrics.jsonl")[-1]["heldout_accuracy"] - (5 + 1 / 8) / 6) < 0.1
+    assert abs(read_metrics(tmp_path / "metrics.jsonl")[-1]["val_accuracy"] - (5 + 1 / 8) / 6) < 0.1
 
 
 def test_codes_are_found_in_float32_whatever_autocast_says(tmp_path, small, monkeypatch):
@@ -118,7 +118,7 @@ def test_codes_are_found_in_float32_whatever_autocast_says(tmp_path, small, monk
     assert set(rounded) == {(True, torch.bfloat16), (False, torch.float32)}  # to look at, nothing is rounded
 
 
-def test_the_codes_of_a_picture_do_not_depend_on_the_precision_of_the_training(small):
+def test_the_codes_of_a_image_do_not_depend_on_the_precision_of_the_training(small):
     torch.manual_seed(0)
     tokenizer, images = Tokenizer(small.tokenizer), torch.rand(8, 3, 16, 16)
     with torch.no_grad():
@@ -135,5 +135,5 @@ def test_sharded_in_bf16_they_train_and_are_looked_at(tmp_path, together, small,
     one, two = small.course(tmp_path / "one"), small.course(tmp_path / "two")
     assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=0.03)
     looks = [read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("one", "two")]
-    name = "heldout_psnr" if stage == "stage1" else "heldout_loss"
+    name = "val_psnr" if stage == "stage1" else "val_loss"
     assert looks[1][name] == pytest.approx(looks[0][name], rel=0.03)

@@ -15,18 +15,18 @@ from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
 from alitok.train.loop import train
 from alitok.train.schedule import Phase
-from alitok.train.task import LoopConfig, Moment
+from alitok.train.task import LoopConfig, StepInfo
 
 SMALL = LocalFeaturesConfig(width=8, stages=2)
 
 
-def _pictures(number):
+def _images(number):
     return torch.randint(256, (number, 3, 8, 8), dtype=torch.uint8)
 
 
-def _task(network, training, batches=None, heldout=None):
-    heldout = heldout or (np.zeros((1, 3, 8, 8), np.uint8), np.zeros(1, np.int64))
-    return FeaturesTask(network, training, batches, heldout)
+def _task(network, training, batches=None, val=None):
+    val = val or (np.zeros((1, 3, 8, 8), np.uint8), np.zeros(1, np.int64))
+    return FeaturesTask(network, training, batches, val)
 
 
 class _Told(nn.Module):
@@ -43,12 +43,12 @@ class _Told(nn.Module):
 
 
 @pytest.mark.parametrize("turns", [1, 4])
-def test_the_loss_is_that_of_each_picture_in_its_turn(turns):
-    images, labels = _pictures(16), torch.randint(3, (16,))
+def test_the_loss_is_that_of_each_image_in_its_turn(turns):
+    images, labels = _images(16), torch.randint(3, (16,))
     answers = torch.randn(16, 3 * turns)
     task, told = _task(LocalFeatures(SMALL, outputs(3, turns)), FeaturesTraining(turns=turns)), _Told([answers])
     torch.manual_seed(5)
-    (terms,) = task.losses({"model": told}, (images, labels), Moment(0, 0, 0))
+    (terms,) = task.losses({"model": told}, (images, labels), StepInfo(0, 0, 0))
     torch.manual_seed(5)
     drawn = torch.randint(turns, (16,)).numpy()
     assert turns == 1 or len(set(drawn)) > 1
@@ -61,15 +61,15 @@ def test_the_loss_is_that_of_each_picture_in_its_turn(turns):
 
 
 @pytest.mark.parametrize("turns", [1, 4])
-def test_all_turns_are_asked_of_held_out_pictures(turns):
-    images, labels = _pictures(8), torch.arange(8) % 2
+def test_all_turns_are_asked_of_val_images(turns):
+    images, labels = _images(8), torch.arange(8) % 2
     right = F.one_hot(labels * turns + torch.arange(8) % turns, outputs(2, turns)).float()
     right[5] = right[5].roll(1)
     task = _task(
         LocalFeatures(SMALL, outputs(2, turns)), FeaturesTraining(turns=turns), None, (images.numpy(), labels.numpy())
     )
     task.modules = {"model": _Told([right])}
-    assert task.evaluate(0).scalars == {"heldout_accuracy": 7 / 8}
+    assert task.evaluate(0).scalars == {"val_accuracy": 7 / 8}
 
 
 def _six_and_nine(start):

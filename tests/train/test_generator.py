@@ -16,7 +16,7 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.loop import train
 from alitok.train.schedule import Phase
-from alitok.train.task import LoopConfig, Moment
+from alitok.train.task import LoopConfig, StepInfo
 
 CONFIG = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
 
@@ -48,21 +48,21 @@ def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(99)
     classes = torch.randint(2, (64,), generator=generator)
-    heldout = codes_of(classes, generator), classes
+    val = codes_of(classes, generator), classes
     preview = np.zeros((3, 4, 4), np.uint8)
     model = Generator(CONFIG)
-    task = GeneratorTask(model, training(), batches, heldout, lambda _: preview)
+    task = GeneratorTask(model, training(), batches, val, lambda _: preview)
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
     train(task, training().loop, tmp_path, world=world, seed=0, console=console)
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
     # The first code is a guess among eight, the other five follow.
-    assert abs(last["heldout_accuracy"] - (5 + 1 / 8) / 6) < 0.1
-    assert abs(last["heldout_bits_per_image"] - math.log2(8)) < 0.6
-    assert (tmp_path / "pictures" / "samples-000150.png").exists()
+    assert abs(last["val_accuracy"] - (5 + 1 / 8) / 6) < 0.1
+    assert abs(last["val_bits_per_image"] - math.log2(8)) < 0.6
+    assert (tmp_path / "images" / "samples-000150.png").exists()
     curve = json.loads((tmp_path / "curves" / "loss_by_position-000150.json").read_text())["loss_by_position"]
     assert curve[0] > math.log(8) - 0.3
     assert max(curve[1:]) < 0.5
-    assert sum(curve) / 6 == pytest.approx(last["heldout_loss"])
+    assert sum(curve) / 6 == pytest.approx(last["val_loss"])
 
 
 def test_the_loss_is_that_of_each_code_behind_its_class_and_the_codes_before_it():
@@ -70,7 +70,7 @@ def test_the_loss_is_that_of_each_code_behind_its_class_and_the_codes_before_it(
     torch.nn.init.normal_(model.output.weight)
     codes, classes = torch.randint(8, (3, 6)), torch.tensor([0, 1, 1])
     task = GeneratorTask(model, training(0.0), batches, (codes, classes))
-    (terms,) = task.losses({"model": model}, (codes, classes), Moment(0, 0, 0))
+    (terms,) = task.losses({"model": model}, (codes, classes), StepInfo(0, 0, 0))
     shares, right = [], 0
     for row in range(3):
         for place in range(6):
@@ -88,21 +88,21 @@ def test_the_class_is_hidden_as_often_as_asked():
     codes, classes = torch.zeros(5000, 6, dtype=torch.int64), torch.ones(5000, dtype=torch.int64)
     for share in (0.0, 0.1, 1.0):
         task = GeneratorTask(model, training(share), batches, (codes, classes))
-        list(task.losses({"model": model}, (codes, classes), Moment(0, 0, 0)))
+        list(task.losses({"model": model}, (codes, classes), StepInfo(0, 0, 0)))
         assert abs((seen[-1] == model.null_class).float().mean().item() - share) < 0.02
         assert set(seen[-1].tolist()) <= {1, model.null_class}
 
 
-def test_of_ten_stored_crops_one_is_drawn_for_each_picture_and_epoch(tmp_path, stored):
-    """A code is ten times the picture plus the crop, so that what the model was given tells where it came from."""
-    pictures, crops, batch, epochs = 12, 10, 8, 4
-    config = dataclasses.replace(CONFIG, codebook_size=pictures * crops)
-    rows = np.arange(pictures * crops)
+def test_of_ten_stored_crops_one_is_drawn_for_each_image_and_epoch(tmp_path, stored):
+    """A code is ten times the image plus the crop, so that what the model was given tells where it came from."""
+    images, crops, batch, epochs = 12, 10, 8, 4
+    config = dataclasses.replace(CONFIG, codebook_size=images * crops)
+    rows = np.arange(images * crops)
     labels = rows // crops % 2
     codes = np.repeat(rows[:, None], config.sequence_length, 1)
     shape = {"codebook_size": config.codebook_size, "classes": ("even", "odd"), "crops": crops}
     store = CodeStore(stored(tmp_path / "codes", codes, labels, **shape))
-    phase = Phase(steps=pictures * epochs // batch, learning_rate=1e-3)
+    phase = Phase(steps=images * epochs // batch, learning_rate=1e-3)
     settings = GeneratorTraining(loop=LoopConfig(batch_size=batch, log_every=1), phases=(phase,), class_dropout=0.0)
     model, seen = Generator(config), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append([part.clone() for part in inputs]))
@@ -111,10 +111,10 @@ def test_of_ten_stored_crops_one_is_drawn_for_each_picture_and_epoch(tmp_path, s
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
     train(task, settings.loop, tmp_path / "run", world=world, seed=0, console=console)
     del seen[-1]  # the look at the end
-    drawn = torch.cat([codes[:, 0] for codes, _ in seen]).view(epochs, pictures)
-    classes = torch.cat([classes for _, classes in seen]).view(epochs, pictures)
+    drawn = torch.cat([codes[:, 0] for codes, _ in seen]).view(epochs, images)
+    classes = torch.cat([classes for _, classes in seen]).view(epochs, images)
     assert torch.equal(classes, drawn // crops % 2)
-    assert all(sorted((epoch // crops).tolist()) == list(range(pictures)) for epoch in drawn)
-    assert len(drawn.unique()) > 2 * pictures  # other crops in other epochs
+    assert all(sorted((epoch // crops).tolist()) == list(range(images)) for epoch in drawn)
+    assert len(drawn.unique()) > 2 * images  # other crops in other epochs
     orders = [[(row // crops).item() for row in epoch] for epoch in drawn]
     assert len({tuple(order) for order in orders}) == epochs

@@ -14,7 +14,7 @@ from alitok.core.runlog import read_metrics
 from alitok.train.loop import Interrupted, train
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Convergence, Phase
-from alitok.train.task import EngineConfig, Evaluation, LoopConfig, Terms
+from alitok.train.task import EngineConfig, Evaluation, LoopConfig, LossTerms
 
 
 class Regression:
@@ -53,7 +53,7 @@ class Regression:
 
     def losses(self, models, batch, moment):
         loss = (models["model"](batch[0]) - batch[1]).square().mean()
-        yield Terms(loss, {"loss": loss})
+        yield LossTerms(loss, {"loss": loss})
 
     def update(self, world):
         pass
@@ -62,7 +62,7 @@ class Regression:
         return Evaluation()
 
     def evaluate(self, step):
-        return Evaluation({"heldout": self.model(torch.ones(1, 4)).item()})
+        return Evaluation({"val": self.model(torch.ones(1, 4)).item()})
 
 
 def run(task, directory, ema=0.9, engine=None, console=None, **options):
@@ -190,13 +190,13 @@ class Constant(Regression):
 
 @pytest.mark.parametrize("clip", [0.0, 0.1])
 def test_microbatches_give_the_gradients_and_the_clipping_of_the_whole_batch(tmp_path, clip):
-    def weights(accumulate):
+    def weights(grad_accum_steps):
         torch.manual_seed(1)
         task = Constant(5)
         config = LoopConfig(batch_size=8, optimizer=OptimizerConfig(clip=clip), log_every=1)
-        where = tmp_path / f"{accumulate}"
+        where = tmp_path / f"{grad_accum_steps}"
         world = World(torch.device("cpu"))
-        engine = EngineConfig(accumulate=accumulate)
+        engine = EngineConfig(grad_accum_steps=grad_accum_steps)
         console = Console(file=io.StringIO())
         trained = train(task, config, where, world=world, seed=0, console=console, engine=engine)
         return trained.weights, [(r["loss"], r["gradient_norm"]) for r in records(where) if "loss" in r]
@@ -209,7 +209,7 @@ def test_microbatches_give_the_gradients_and_the_clipping_of_the_whole_batch(tmp
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(AlitokError, match="batch_size 8 does not divide over 1 process and 3 microbatches"):
-        run(Regression(), tmp_path, engine=EngineConfig(accumulate=3))
+        run(Regression(), tmp_path, engine=EngineConfig(grad_accum_steps=3))
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path):

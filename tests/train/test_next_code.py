@@ -7,7 +7,7 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.train.next_code import guess
 
 
-def test_equals_single_pictures_code_by_code_whatever_the_batch():
+def test_equals_single_images_code_by_code_whatever_the_batch():
     generator = Generator(GeneratorConfig(grid=2, prefix=1, codebook_size=6, classes=3, layers=1, width=8, heads=2))
     for parameter in generator.eval().parameters():
         torch.nn.init.normal_(parameter, std=0.5)

@@ -74,7 +74,7 @@ def test_it_goes_on_until_it_is_enough(small, monkeypatch):
     assert len(found.losses) == 60
 
 
-@pytest.mark.parametrize("engine", [{}, {"parallel": "fsdp"}, {"accumulate": 2}])
+@pytest.mark.parametrize("engine", [{}, {"parallel": "fsdp"}, {"grad_accum_steps": 2}])
 def test_two_processes_see_the_same(small, together, engine):
     first, second = together(lambda world: rehearsal(small, world=world, **engine)[1])
     assert dataclasses.replace(first, seconds={}) == dataclasses.replace(second, seconds={})

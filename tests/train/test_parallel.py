@@ -66,10 +66,14 @@ def test_a_checkpoint_of_sharded_blocks_continues_with_whole_ones_and_back(tmp_p
 
 
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, small, stage, recompute):
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, small, stage, activation_checkpointing):
     whole = small.run(stage, tmp_path / "one")
-    ranks = together(lambda world: small.run(stage, tmp_path / "two", world, parallel="fsdp", recompute=recompute))
+    ranks = together(
+        lambda world: small.run(
+            stage, tmp_path / "two", world, parallel="fsdp", activation_checkpointing=activation_checkpointing
+        )
+    )
     assert small.same_course(tmp_path / "one", tmp_path / "two")
     assert ranks[1] == {}
     assert {name: value.shape for name, value in ranks[0].items()} == {name: v.shape for name, v in whole.items()}
@@ -79,15 +83,17 @@ def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, small, stage,
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
 def test_microbatches_of_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage, engine):
     small.run(stage, tmp_path / "one")
-    together(lambda world: small.run(stage, tmp_path / "two", world, accumulate=2, **engine))
+    together(lambda world: small.run(stage, tmp_path / "two", world, grad_accum_steps=2, **engine))
     assert small.same_course(tmp_path / "one", tmp_path / "two")
 
 
 def test_gradients_are_exchanged_with_the_last_microbatch_only(tmp_path, together, small):
-    def exchanges(world: World, accumulate):
+    def exchanges(world: World, grad_accum_steps):
         """How often each module sent its gradients, step by step; the discriminator begins with the third."""
         task = small.task_of("stage1", world)
-        state = TrainingState(task, small.loop, EngineConfig(accumulate=accumulate), tmp_path / str(accumulate), world)
+        state = TrainingState(
+            task, small.loop, EngineConfig(grad_accum_steps=grad_accum_steps), tmp_path / str(grad_accum_steps), world
+        )
         counts = {}
 
         def count(name, bucket):
@@ -146,7 +152,7 @@ def test_too_many_failures_on_one_process_restore_both(tmp_path, together, small
     assert health == {"skipped": 2, "in_a_row": 0, "restores": 1, "shift": 1}
 
 
-@pytest.mark.parametrize("engine", [{"accumulate": 4}, {"recompute": True}])
+@pytest.mark.parametrize("engine", [{"grad_accum_steps": 4}, {"activation_checkpointing": True}])
 @pytest.mark.parametrize("stage", STAGES)
 def test_microbatches_and_recomputing_change_no_result(tmp_path, small, stage, engine):
     small.run(stage, tmp_path / "plain")

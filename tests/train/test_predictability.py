@@ -16,8 +16,8 @@ TINY = replace(SMALL, steps=4, batch_size=8, width=8)
 CPU = torch.device("cpu")
 
 
-def run(codes, heldout, config=SMALL, seed=0, grid=GRID, prefix=PREFIX):
-    return probe(codes, heldout, grid=grid, prefix=prefix, codebook_size=V, config=config, device=CPU, seed=seed)
+def run(codes, val, config=SMALL, seed=0, grid=GRID, prefix=PREFIX):
+    return probe(codes, val, grid=grid, prefix=prefix, codebook_size=V, config=config, device=CPU, seed=seed)
 
 
 def uniform(count, seed):
@@ -44,16 +44,16 @@ def chain(count, table, seed):
 @pytest.mark.parametrize("likely", [0.5, 0.9])
 def test_a_markov_chain_is_measured_at_its_entropy_and_at_the_best_possible_accuracy(likely):
     table = transitions(likely)
-    codes, heldout = chain(2048, table, 0), chain(512, table, 1)
-    found = run(codes, heldout)
-    before, after = heldout[:, :-1], heldout[:, 1:]
+    codes, val = chain(2048, table, 0), chain(512, table, 1)
+    found = run(codes, val)
+    before, after = val[:, :-1], val[:, 1:]
     # what the true probabilities need for just these sequences: no luck of the draw is left in the comparison
     best = math.log2(V) - table[before, after].log2().sum(1).mean().item()
     assert best - 0.05 < found.bits_per_image < best + 0.3
     rate = -(likely * math.log2(likely) + (1 - likely) * math.log2((1 - likely) / (V - 1)))
     assert found.bits_per_image == pytest.approx(math.log2(V) + (LENGTH - 1) * rate, abs=0.8)  # 3 deviations and more
     guessed = (table[before].argmax(-1) == after).sum().item()
-    assert found.accuracy == pytest.approx((guessed + len(heldout) / V) / heldout.numel(), abs=0.01)
+    assert found.accuracy == pytest.approx((guessed + len(val) / V) / val.numel(), abs=0.01)
     assert found.train_accuracy == pytest.approx(likely * (1 - 1 / LENGTH) + 1 / V / LENGTH, abs=0.02)
 
 
@@ -83,10 +83,10 @@ def test_codes_learnt_by_heart_are_no_help_and_the_last_step_is_what_is_told():
 
 
 def test_prefix_and_grid_are_told_apart():
-    codes, heldout = uniform(512, 0), uniform(128, 1)
+    codes, val = uniform(512, 0), uniform(128, 1)
     of_grid = GRID**2 * math.log2(V)
-    codes[:, :PREFIX] = heldout[:, :PREFIX] = 3
-    found = run(codes, heldout)
+    codes[:, :PREFIX] = val[:, :PREFIX] = 3
+    found = run(codes, val)
     assert found.grid_bits_per_image == pytest.approx(of_grid, abs=0.4)
     assert found.bits_per_image - found.grid_bits_per_image < 0.05
     assert (len(found.nats), len(found.right)) == (LENGTH, LENGTH)
@@ -94,7 +94,7 @@ def test_prefix_and_grid_are_told_apart():
     assert found.nats[0] < 0.05 < math.log(V) - 0.1 < min(found.nats[1:])
     assert sum(found.nats) / math.log(2) == pytest.approx(found.bits_per_image)
     assert sum(found.right) / LENGTH == pytest.approx(found.accuracy)
-    no_prefix = run(codes[:, PREFIX:], heldout[:, PREFIX:], TINY, prefix=0)
+    no_prefix = run(codes[:, PREFIX:], val[:, PREFIX:], TINY, prefix=0)
     assert no_prefix.bits_per_image == no_prefix.grid_bits_per_image
 
 
@@ -117,11 +117,11 @@ def test_measuring_equals_brute_force_whatever_the_batch():
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
-    codes, heldout = uniform(32, 0), uniform(16, 1)
-    first = run(codes, heldout, TINY)
+    codes, val = uniform(32, 0), uniform(16, 1)
+    first = run(codes, val, TINY)
     torch.manual_seed(99)
-    assert run(codes, heldout, TINY) == first
-    assert run(codes, heldout, TINY, seed=1) != first
+    assert run(codes, val, TINY) == first
+    assert run(codes, val, TINY, seed=1) != first
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
@@ -135,12 +135,12 @@ def test_the_mode_of_the_caller_neither_matters_nor_changes(mode):
 
 
 def test_global_randomness_and_the_codes_stay_as_they_were():
-    codes, heldout = uniform(32, 0), uniform(16, 1)
-    copies, state = (codes.clone(), heldout.clone()), torch.get_rng_state()
-    run(codes, heldout, TINY)
+    codes, val = uniform(32, 0), uniform(16, 1)
+    copies, state = (codes.clone(), val.clone()), torch.get_rng_state()
+    run(codes, val, TINY)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(codes, copies[0])
-    assert torch.equal(heldout, copies[1])
+    assert torch.equal(val, copies[1])
 
 
 def test_the_rate_warms_up_for_a_tenth_and_ends_at_zero():
@@ -153,8 +153,8 @@ def test_the_rate_warms_up_for_a_tenth_and_ends_at_zero():
     "wrong",
     [
         {"every": -1},
-        {"pictures": 0},
-        {"heldout_pictures": 0},
+        {"images": 0},
+        {"val_images": 0},
         {"steps": 0},
         {"batch_size": 0},
         {"layers": 0},

@@ -26,8 +26,8 @@ CONFIG = TokenizerConfig(
 )
 
 
-def pictures(step, batch=8):
-    """Flat pictures in random colours."""
+def some_images(step, batch=8):
+    """Flat images in random colours."""
     colours = np.random.default_rng(step).integers(0, 256, (batch, 3, 1, 1))
     return np.broadcast_to(colours, (batch, 3, 8, 8)).astype(np.uint8)
 
@@ -35,7 +35,7 @@ def pictures(step, batch=8):
 def batches(start_step):
     step = start_step
     while True:
-        yield torch.from_numpy(pictures(step)), torch.zeros(8, dtype=torch.int64)
+        yield torch.from_numpy(some_images(step)), torch.zeros(8, dtype=torch.int64)
         step += 1
 
 
@@ -51,7 +51,7 @@ def training(steps=40, losses=WEIGHTS, evaluate_every=100, **options):
 
 
 def run(tokenizer, stage, directory, steps=40):
-    task = TokenizerTask(tokenizer, stage, training(steps), batches, pictures(10_000, 20))
+    task = TokenizerTask(tokenizer, stage, training(steps), batches, some_images(10_000, 20))
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
     weights = train(task, training().loop, directory, world=world, seed=0, console=console).weights
     tokenizer.load_state_dict(weights)
@@ -84,15 +84,15 @@ def test_stage1_trains_all_its_parts_and_clusters_the_codebook(tokenizer, tmp_pa
 
 
 def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
-    looked_at = pictures(10_000, 20) / 255
+    looked_at = some_images(10_000, 20) / 255
     grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
     for stage in ("stage1", "stage2"):
         tokenizer = run(tokenizer, stage, tmp_path / stage, steps=400)
         records = read_metrics(tmp_path / stage / "metrics.jsonl")
-        decibels = [record["heldout_psnr"] for record in records if "heldout_psnr" in record]
+        decibels = [record["val_psnr"] for record in records if "val_psnr" in record]
         assert decibels[-1] > grey + 1  # better than one colour for all
-        assert 0 < records[-1]["heldout_codebook_use"] <= 1
-        assert (tmp_path / stage / "pictures" / "reconstructions-000400.png").exists()
+        assert 0 < records[-1]["val_codebook_use"] <= 1
+        assert (tmp_path / stage / "images" / "reconstructions-000400.png").exists()
 
 
 def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weight(tokenizer, tmp_path):
@@ -100,9 +100,11 @@ def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weigh
 
     def run_with(every, where):
         tokenizer.load_state_dict(start)
-        probe = PredictabilityConfig(every=every, pictures=24, heldout_pictures=16, steps=5, batch_size=8, width=16)
+        probe = PredictabilityConfig(every=every, images=24, val_images=16, steps=5, batch_size=8, width=16)
         settings = training(30, evaluate_every=5, predictability=probe)
-        task = TokenizerTask(tokenizer, "stage1", settings, batches, pictures(10_000, 20), probed=pictures(10_001, 32))
+        task = TokenizerTask(
+            tokenizer, "stage1", settings, batches, some_images(10_000, 20), probed=some_images(10_001, 32)
+        )
         console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
         weights = train(task, settings.loop, where, world=world, seed=0, console=console).weights
         records = read_metrics(where / "metrics.jsonl")

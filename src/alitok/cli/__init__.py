@@ -18,7 +18,7 @@ from alitok.core.errors import AlitokError, ToldElsewhereError
 
 app = App(
     name="alitok",
-    help="Predictable image codes: train a tokenizer and a generator on your pictures, and draw new ones.",
+    help="Predictable image codes: train a tokenizer and a generator on your images, and draw new ones.",
     version=__version__,
     suppress_keyboard_interrupt=False,  # told below, in a sentence
 )
@@ -26,12 +26,12 @@ app = App(
 app.command(
     "alitok.cli.demo:demo",
     name="demo",
-    help="Train, sample and measure the whole system on real pictures, small.",
+    help="Train, sample and measure the whole system on real images, small.",
 )
 app.command(
     "alitok.cli.fit:fit",
     name="fit",
-    help="From a folder of pictures to models and a report, in one line.",
+    help="From a folder of images to models and a report, in one line.",
 )
 app.command(
     "alitok.cli.train:train",
@@ -46,22 +46,22 @@ app.command(
 app.command(
     "alitok.cli.data:app",
     name="data",
-    help="Look at pictures before training on them, and at stored codes.",
+    help="Look at images before training on them, and at stored codes.",
 )
 app.command(
     "alitok.cli.encode:encode",
     name="encode",
-    help="Write the codes of all pictures of a source, over any number of processes.",
+    help="Write the codes of all images of a source, over any number of processes.",
 )
 app.command(
     "alitok.cli.sample:sample",
     name="sample",
-    help="Draw many pictures to PNG, WebP or npz, over any number of processes.",
+    help="Draw many images to PNG, WebP or npz, over any number of processes.",
 )
 app.command(
     "alitok.cli.complete:complete",
     name="complete",
-    help="Keep the first rows of a picture and let a model continue it.",
+    help="Keep the first rows of an image and let a model continue it.",
 )
 app.command(
     "alitok.cli.serve:serve",
@@ -71,17 +71,17 @@ app.command(
 app.command(
     "alitok.cli.eval:app",
     name="eval",
-    help="Measure samples or reconstructions against real pictures, each with its own reference.",
+    help="Measure samples or reconstructions against real images, each with its own reference.",
 )
 app.command(
     "alitok.cli.ablate:ablate",
     name="ablate",
-    help="Show what each part of the idea does, on your own pictures.",
+    help="Show what each part of the idea does, on your own images.",
 )
 app.command(
     "alitok.cli.probe:probe",
     name="probe",
-    help="Map which patch of a picture moves which code, of any tokenizer.",
+    help="Map which patch of an image moves which code, of any tokenizer.",
 )
 app.command(
     "alitok.cli.convert:app",
@@ -91,7 +91,7 @@ app.command(
 app.command(
     "alitok.cli.bench:bench",
     name="bench",
-    help="Time whole pictures, beside the limits of this machine.",
+    help="Time whole images, beside the limits of this machine.",
 )
 app.command(
     "alitok.cli.models:models",

@@ -1,4 +1,4 @@
-"""`alitok ablate`: what each part of the idea does, on your own pictures."""
+"""`alitok ablate`: what each part of the idea does, on your own images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ablate(
     Arms: A bidirectional decoder; CE a causal encoder instead; B causal decoder; C with prefix codes; D with the
     auxiliary loss; E trained longer; F with a second decoder, F- one that does not read the prefix codes; V a plain
     convolutional tokenizer. All have one budget and one order of the data. A and B are also trained with half and twice
-    the codebook, so that bits per picture can be compared at equal fidelity.
+    the codebook, so that bits per image can be compared at equal fidelity.
 
     Run again, it continues where it stopped; more seeds, arms and codebooks are added to what is there.
 

@@ -1,4 +1,4 @@
-"""`alitok bench`: how fast pictures are drawn here, and how fast they could be."""
+"""`alitok bench`: how fast images are drawn here, and how fast they could be."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bench(
     oracle: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Time whole pictures, codes and pixels, beside this machine's bandwidth and matrix products in the same run.
+    """Time whole images, codes and pixels, beside this machine's bandwidth and matrix products in the same run.
 
     Random weights are as fast as trained ones, so a preset needs no model. Batches that do not fit are refused with the
     largest that does.
@@ -36,12 +36,12 @@ def bench(
         model: a saved pair, by its directory or its name on the hub.
         preset: instead of a model, a generator by the name in `alitok models`, or B, L or XL for alitok-256; B unless
             given.
-        batch_size: pictures drawn at a time.
+        batch_size: images drawn at a time.
         precision: of the generator; bf16 and int8 (on a CPU) read fewer bytes and are not exact.
         rounds: how often a batch is drawn; the median counts.
         threads: of the CPU.
         device: where to draw.
-        guidance: with the model's own guidance, which takes two rows for each picture.
+        guidance: with the model's own guidance, which takes two rows for each image.
         soft_guidance: with SoftCFG.
         oracle: also draw a batch by the slow sampler without a cache, which may take minutes.
         json_: print one JSON object instead of a table.
@@ -92,8 +92,8 @@ def _rows(result: BenchResult) -> list[tuple[str, ...]]:
     """What, measured, the machine's limit, the share of it that is reached."""
     share = f"{result.share_of_roofline:.0%}"
     rows: list[tuple[str, ...]] = [
-        ("seconds per picture", f"{result.seconds_per_image:.3f}"),
-        ("pictures per second", f"{result.images_per_second:.3f}"),
+        ("seconds per image", f"{result.seconds_per_image:.3f}"),
+        ("images per second", f"{result.images_per_second:.3f}"),
         ("codes of a batch", f"{result.codes_seconds:.3f} s"),
         ("pixels of a batch", f"{result.decode_seconds:.3f} s"),
         ("before the first batch", f"{result.prepare_seconds:.1f} s"),
@@ -116,6 +116,6 @@ def _rows(result: BenchResult) -> list[tuple[str, ...]]:
     if result.largest_batch is not None:
         rows.append(("largest batch that fits", f"{result.largest_batch:,}"))
     if result.oracle_seconds_per_image is not None:
-        rows.append(("slow sampler, codes of a picture", f"{result.oracle_seconds_per_image:.2f} s"))
+        rows.append(("slow sampler, codes of an image", f"{result.oracle_seconds_per_image:.2f} s"))
         rows.append(("times as fast as it", f"{result.speed_over_oracle:.1f}"))
     return rows

@@ -1,4 +1,4 @@
-"""`alitok complete`: a picture's first rows, continued by a model."""
+"""`alitok complete`: an image's first rows, continued by a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alitok.cli.sample import AS_THE_MODEL_SAYS, SamplingFlags
 
 def complete(
     model: str,
-    picture: Path,
+    image: Path,
     /,
     *,
     rows: int,
@@ -25,16 +25,16 @@ def complete(
     sampling: SamplingFlags = AS_THE_MODEL_SAYS,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
 ) -> None:
-    """Keep the first rows of a picture, draw the rest, and write all on a sheet.
+    """Keep the first rows of an image, draw the rest, and write all on a sheet.
 
-    The sheet shows the picture as it was cropped, what the tokenizer makes of all of it, and the completions.
+    The sheet shows the image as it was cropped, what the tokenizer makes of all of it, and the completions.
 
     Args:
         model: a directory with a saved pair, or `owner/name` on the hub.
-        picture: a picture file; resized and cropped about its centre as for training.
+        image: an image file; resized and cropped about its centre as for training.
         rows: rows of patches that are kept, from 0 to all of them.
         out: the PNG to write.
-        class_: what the picture goes on as, a name or a number; unless given, the class that the picture's folder is
+        class_: what the image goes on as, a name or a number; unless given, the class that the image's folder is
             named after.
         count: completions.
         seed: of their random numbers.
@@ -48,7 +48,7 @@ def complete(
     run_complete(
         CompleteOptions(
             model=model,
-            picture=picture,
+            image=image,
             rows=rows,
             out=out,
             class_name=class_,

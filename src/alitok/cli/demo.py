@@ -1,4 +1,4 @@
-"""`alitok demo`: the whole system on real pictures, small."""
+"""`alitok demo`: the whole system on real images, small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DEFAULT = RunOptions()
 def demo(*, data: str = "digits", out: Path | None = None, options: RunOptions = _DEFAULT) -> None:
     """Train stage 1, stage 2 and the generator, draw samples, measure them, and write a report.
 
-    It is `alitok fit` on pictures that come with libraries. Run again, it continues where it stopped, or shows the
+    It is `alitok fit` on images that come with libraries. Run again, it continues where it stopped, or shows the
     numbers when all is done.
 
     Args:

@@ -1,4 +1,4 @@
-"""`alitok encode`: pictures to stored codes, in one process, under torchrun, or as independent jobs."""
+"""`alitok encode`: images to stored codes, in one process, under torchrun, or as independent jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def encode(
     data: str,
     out: Path,
     crops: Literal["centre", "flip", "ten"] = "centre",
-    split: Literal["all", "train", "heldout"] = "all",
+    split: Literal["all", "train", "val"] = "all",
     part: str | None = None,
     batch_size: int = 256,
     workers: int = 0,
@@ -22,7 +22,7 @@ def encode(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     seed: int = 0,
 ) -> None:
-    """Write the codes of all pictures of a source; run again, it continues behind the shards that are finished.
+    """Write the codes of all images of a source; run again, it continues behind the shards that are finished.
 
     Under torchrun the shards are shared out over the processes. Independent jobs share them out with --part 1/4,
     --part 2/4 and so on, in any order and at any time; the store is complete with the last of them.
@@ -31,14 +31,14 @@ def encode(
         tokenizer: a saved tokenizer, or a saved pair that has one.
         data: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: the store to write, a directory.
-        crops: views of each picture: centre; flip, also mirrored; ten, corners and centre at 1.1 x, also mirrored.
-        split: which pictures: all, those for training, or the held-out ones.
+        crops: views of each image: centre; flip, also mirrored; ten, corners and centre at 1.1 x, also mirrored.
+        split: which images: all, those for training, or the held-out ones.
         part: the share of independent job i of n, as i/n.
         batch_size: views encoded at a time.
-        workers: processes that read pictures ahead; their number changes no code.
+        workers: processes that read images ahead; their number changes no code.
         fresh: throw away what stands at OUT, if it is a store or an unfinished one.
         device: where to encode.
-        seed: decides which pictures are held out.
+        seed: decides which images are held out.
     """
     from alitok.run.encode import EncodeOptions, run_encode
 

@@ -11,7 +11,7 @@ from alitok.cli.sample import AS_THE_MODEL_SAYS, SamplingFlags
 from alitok.cli.typed import typed_command
 from alitok.core.errors import AlitokError
 
-app = App(name="eval", help="Measure samples or reconstructions against real pictures, each with its own reference.")
+app = App(name="eval", help="Measure samples or reconstructions against real images, each with its own reference.")
 
 
 @app.command
@@ -39,20 +39,20 @@ def generation(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """How much samples look like real pictures: gFID, sFID, Inception Score, precision, recall, density, coverage, KID.
+    """How much samples look like real images: gFID, sFID, Inception Score, precision, recall, density, coverage, KID.
 
-    The pictures of a model go straight into the feature network. What is done is kept in OUT, so that the same command
+    The images of a model go straight into the feature network. What is done is kept in OUT, so that the same command
     goes on after an interruption, and another reference needs no new samples. On many GPUs or machines that share a
     disk, use torchrun: `torchrun --nproc-per-node 8 -m -- alitok eval generation ...`.
 
     Args:
         judged: a saved pair, by its directory or its name on the hub; or finished samples: an npz file with arr_0, or
-            a folder (or any other source) of square pictures of one size.
+            a folder (or any other source) of square images of one size.
         out: a directory for evaluation.json, report.html and what the feature network said.
         reference: what samples should look like: ADM's npz (its mu and sigma are used as they are), a file of
-            `alitok eval reference`, or a source of pictures; unless given, the training pictures of --data.
-        data: the real pictures, for a classifier to learn, for nearest neighbours, and where no reference is given.
-        data_seed: decides which pictures of --data are for training, where the data does not; that of the training.
+            `alitok eval reference`, or a source of images; unless given, the training images of --data.
+        data: the real images, for a classifier to learn, for nearest neighbours, and where no reference is given.
+        data_seed: decides which images of --data are for training, where the data does not; that of the training.
         features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data,
             needs no download, and whose distance is no FID.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
@@ -118,7 +118,7 @@ def reconstruction(
     *,
     data: str,
     out: Path,
-    split: Literal["heldout", "train", "all"] = "heldout",
+    split: Literal["val", "train", "all"] = "val",
     num: int | None = None,
     seed: int = 0,
     reference: str | None = None,
@@ -130,25 +130,25 @@ def reconstruction(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """How near reconstructions are to their pictures: rFID, PSNR, SSIM, LPIPS, codebook use; stage 1 beside stage 2.
+    """How near reconstructions are to their images: rFID, PSNR, SSIM, LPIPS, codebook use; stage 1 beside stage 2.
 
-    Held-out pictures go through the same crop as in training. What is done is kept in OUT: the same command goes on
-    after an interruption. Under torchrun the pictures are shared out over the processes.
+    Held-out images go through the same crop as in training. What is done is kept in OUT: the same command goes on
+    after an interruption. Under torchrun the images are shared out over the processes.
 
     Args:
         tokenizer: a saved tokenizer, or a saved pair that has one.
-        data: the real pictures; their held-out part is reconstructed, and is the reference.
+        data: the real images; their held-out part is reconstructed, and is the reference.
         out: a directory for evaluation.json, report.html and what the feature network said.
-        split: which pictures.
+        split: which images.
         num: how many of them, drawn by the seed; all unless given.
-        seed: decides which pictures are held out, where the data does not; that of the training, or some were seen.
-        reference: a file of `alitok eval reference --split heldout`, instead of the pictures' own statistics.
+        seed: decides which images are held out, where the data does not; that of the training, or some were seen.
+        reference: a file of `alitok eval reference --split val`, instead of the images' own statistics.
         features: inception, whose distance is FID; or classifier: a small network that learns the classes of --data;
             nothing is downloaded then, not for LPIPS either.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
         lpips_vgg: torchvision's VGG16 weights for LPIPS; unless given, its cache, or a download.
         lpips_heads: the five heads of LPIPS 0.1; unless given, those of the lpips package.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         device: where to compute.
         fresh: throw away what an earlier evaluation left in OUT.
     """
@@ -182,7 +182,7 @@ def reference(
     *,
     out: Path,
     size: int,
-    split: Literal["train", "heldout", "all"] = "train",
+    split: Literal["train", "val", "all"] = "train",
     kind: Literal["generation", "reconstruction"] | None = None,
     features: Literal["inception", "classifier"] = "inception",
     inception_weights: Path | None = None,
@@ -190,20 +190,20 @@ def reference(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Write the statistics of real pictures to one file, which later evaluations take as their --reference.
+    """Write the statistics of real images to one file, which later evaluations take as their --reference.
 
-    The file knows which question it answers: statistics of training pictures are for generation, those of held-out
-    pictures for reconstruction, and neither is taken for the other.
+    The file knows which question it answers: statistics of training images are for generation, those of held-out
+    images for reconstruction, and neither is taken for the other.
 
     Args:
-        data: the real pictures.
-        out: a file that ends in .npz; 68 MB with Inception, and features of up to 10,000 pictures, 82 MB.
-        size: pixels a side that the pictures are cut to, that of what will be judged.
-        split: which pictures.
+        data: the real images.
+        out: a file that ends in .npz; 68 MB with Inception, and features of up to 10,000 images, 82 MB.
+        size: pixels a side that the images are cut to, that of what will be judged.
+        split: which images.
         kind: what it is a reference for; by the split unless given.
         features: the network; see `alitok eval generation`.
         inception_weights: file of the TensorFlow Inception's weights; unless given, PyTorch's cache, or a download.
-        seed: decides which pictures are held out, where the data does not.
+        seed: decides which images are held out, where the data does not.
         device: where to compute.
         fresh: throw away what a start that was stopped left beside OUT.
     """

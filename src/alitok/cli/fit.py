@@ -1,4 +1,4 @@
-"""`alitok fit`: from pictures to models and a report, in one line."""
+"""`alitok fit`: from images to models and a report, in one line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fit(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     options: RunOptions = _DEFAULT,
 ) -> None:
-    """Train stage 1, stage 2 and the generator on your pictures, draw samples, measure them, and write a report.
+    """Train stage 1, stage 2 and the generator on your images, draw samples, measure them, and write a report.
 
     A plan with the time that each step will take on this machine comes first. Run again, it continues where it
     stopped; with other options it does again what depends on them, keeps the rest, and moves what it replaces aside.
@@ -52,10 +52,10 @@ def fit(
     Args:
         source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
         out: where everything is written; runs/NAME unless given.
-        preset: auto (the default for new runs): a recipe cut to your pictures, base on a GPU and small elsewhere, or
+        preset: auto (the default for new runs): a recipe cut to your images, base on a GPU and small elsewhere, or
             the recipe of a built-in set; small; base; or any recipe by name, such as alitok-256.
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
-            pictures.
+            images.
         dry_run: show the plan and stop.
         options: what all whole runs have.
     """

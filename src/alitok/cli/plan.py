@@ -18,10 +18,10 @@ def plan(
     mfu: float = 0.4,
     network: float | None = None,
     precision: Literal["bf16", "fp32"] = "bf16",
-    pictures: int | None = None,
+    images: int | None = None,
     classes: int | None = None,
     image_size: int = 256,
-    picture_kb: float | None = None,
+    image_kb: float | None = None,
     samples: int = 50_000,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     config: Path | None = None,
@@ -42,10 +42,10 @@ def plan(
         mfu: share of the data sheet's rate that is reached.
         network: Gbit/s from one machine to the others; the usual of such machines unless given.
         precision: of forward passes.
-        pictures: of the training set; ImageNet's or the built-in set's unless given.
+        images: of the training set; ImageNet's or the built-in set's unless given.
         classes: of them, likewise.
         image_size: pixels a side that they can fill, for the presets small and base.
-        picture_kb: of a picture on disk, in thousands of bytes; 110 unless given, but nothing of a built-in set.
+        image_kb: of an image on disk, in thousands of bytes; 110 unless given, but nothing of a built-in set.
         samples: that are drawn at the end.
         perceptual: put the recipe's perceptual weight on one feature network, or on none.
         config: a TOML file with recipe keys that replace the preset's.
@@ -64,10 +64,10 @@ def plan(
             mfu=mfu,
             network=network,
             precision=precision,
-            pictures=pictures,
+            images=images,
             classes=classes,
             image_size=image_size,
-            picture_kb=picture_kb,
+            image_kb=image_kb,
             samples=samples,
             perceptual=perceptual,
             config=config,

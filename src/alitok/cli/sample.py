@@ -1,4 +1,4 @@
-"""`alitok sample`: many pictures of a saved model, in one process or under torchrun."""
+"""`alitok sample`: many images of a saved model, in one process or under torchrun."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def sample(
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Draw many pictures; run again, it draws what is missing.
+    """Draw many images; run again, it draws what is missing.
 
-    Classes take turns, so that any beginning of a job is balanced: picture i has class i % C of C classes. A picture is
+    Classes take turns, so that any beginning of a job is balanced: image i has class i % C of C classes. An image is
     a function of its number, the seed, the model and the settings: neither batch size nor number of processes nor
     interruptions change it (bf16 and int8 round differently in other batches and, on a CPU, with each start). On many
     GPUs or machines that share a disk, use torchrun: `torchrun --nproc-per-node 8 -m -- alitok sample ...`.
@@ -72,14 +72,14 @@ def sample(
     Args:
         model: a directory with a saved pair, or `owner/name` on the hub.
         out: a directory, for files in class folders (a source that every command can read), or a file that ends in
-            .npz, with arr_0 the pictures (N, h, h, 3) uint8 and arr_1 their class numbers (N,) int64.
-        num: pictures in all; where the classes do not divide it, the first have one more. Without --num and --per-class
+            .npz, with arr_0 the images (N, h, h, 3) uint8 and arr_1 their class numbers (N,) int64.
+        num: images in all; where the classes do not divide it, the first have one more. Without --num and --per-class
             one of each class, at most 64 in all.
-        per_class: pictures of each class.
-        classes: names or numbers, which take turns: picture i has class i % C of C; all of the model's unless given.
-        seed: of all pictures, which differ by their numbers.
+        per_class: images of each class.
+        classes: names or numbers, which take turns: image i has class i % C of C; all of the model's unless given.
+        seed: of all images, which differ by their numbers.
         format: png, webp (lossless) or npz; by OUT unless given.
-        batch_size: pictures drawn at a time; unless given 256 on a GPU and 64 elsewhere, or what fits into memory.
+        batch_size: images drawn at a time; unless given 256 on a GPU and 64 elsewhere, or what fits into memory.
         precision: of the generator: bf16 and int8 (on a CPU) are faster and not exact.
         sampling: how codes are drawn.
         device: where to draw.

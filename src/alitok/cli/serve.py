@@ -18,7 +18,7 @@ def serve(
     key_file: Path | None = None,
     allow_host: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     batch_size: int | None = None,
-    most_pictures: int = 64,
+    most_images: int = 64,
     most_waiting: int = 256,
     deadline_seconds: float = 120.0,
     stop_seconds: float = 60.0,
@@ -28,22 +28,22 @@ def serve(
     gpus_per_replica: float | None = None,
     cluster: str | None = None,
 ) -> None:
-    """Serve a model: pictures by HTTP, row by row if wanted, and a page to draw with.
+    """Serve a model: images by HTTP, row by row if wanted, and a page to draw with.
 
-    Requests of different classes, settings and seeds share batches, and a picture never depends on who else asks.
+    Requests of different classes, settings and seeds share batches, and an image never depends on who else asks.
     SIGTERM and Ctrl-C let running work finish; a second Ctrl-C ends at once. Give a key before you let others reach it.
 
     Args:
         model: a directory with a saved pair, or `owner/name` on the hub.
         host: the address to listen at; 127.0.0.1 is reached from this machine alone, 0.0.0.0 from everywhere.
         port: likewise; 0 takes a free one, which is told.
-        run: the directory of a run whose curves and pictures the page shows.
+        run: the directory of a run whose curves and images the page shows.
         key_file: a file with one line, the key that clients must give.
         allow_host: further names by which the service may be called, such as that of a proxy before it. On 127.0.0.1 it
             answers to its own names and these alone; at other addresses to any name unless some are given.
-        batch_size: pictures drawn at a time; unless given 64 on a GPU and 32 elsewhere, or what fits into memory.
-        most_pictures: that one request may ask for.
-        most_waiting: pictures of all requests that may wait, at least those of one; more are refused meanwhile.
+        batch_size: images drawn at a time; unless given 64 on a GPU and 32 elsewhere, or what fits into memory.
+        most_images: that one request may ask for.
+        most_waiting: images of all requests that may wait, at least those of one; more are refused meanwhile.
         deadline_seconds: in which an answer must be ready.
         stop_seconds: that running work gets to finish.
         precision: of the generator: bf16 and int8 (on a CPU) are faster and not exact.
@@ -59,7 +59,7 @@ def serve(
 
     try:
         limits = ServiceLimits(
-            most_pictures=most_pictures,
+            most_images=most_images,
             most_waiting=most_waiting,
             most_uploads=min(ServiceLimits.most_uploads, most_waiting),
             deadline_seconds=deadline_seconds,

@@ -17,7 +17,7 @@ def train(
     preset: str | None = None,
     size: Literal["B", "L", "XL"] | None = None,
     codes: Path | None = None,
-    heldout_codes: Path | None = None,
+    val_codes: Path | None = None,
     tokenizer: Path | None = None,
     perceptual: Literal["recipe", "none", "local", "convnext", "lpips"] = "recipe",
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -41,17 +41,17 @@ def train(
             run has one already) takes that of a built-in set, else base on a GPU and small elsewhere.
         size: a published generator, with its training and guidance.
         codes: for the generator, in place of --data: a store that `alitok encode --split train` wrote.
-        heldout_codes: with --codes, one of `--split heldout`.
+        val_codes: with --codes, one of `--split val`.
         tokenizer: with --codes, what made them; the one that the store names unless given.
         perceptual: put the recipe's perceptual weight on one feature network, or on none; local is learnt from the
-            pictures.
+            images.
         dry_run: show the plan (steps, images, epochs, schedule) and stop.
-        preflight: do the steps before the stage, check pictures, labels and codes, learn one batch by heart, write what
+        preflight: do the steps before the stage, check images, labels and codes, learn one batch by heart, write what
             was found to OUT/preflight/, and stop.
         device: where to compute; auto takes the first of cuda, mps and cpu that is there.
         seed: of everything that is drawn at random; 0 unless given.
         config: a TOML file with recipe keys that replace the preset's; lists are replaced whole.
-        override: single recipe keys, such as `--set stage1.phases.main.steps=100 engine.accumulate=2`.
+        override: single recipe keys, such as `--set stage1.phases.main.steps=100 engine.grad_accum_steps=2`.
     """
     from alitok.run.resolve import Request
     from alitok.run.train import run_training
@@ -67,7 +67,7 @@ def train(
         device=device,
         seed=seed,
         codes=codes,
-        heldout_codes=heldout_codes,
+        val_codes=val_codes,
         tokenizer=tokenizer,
     )
     run_training(stage, request, dry_run=dry_run, preflight=preflight)

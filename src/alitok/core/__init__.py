@@ -1,1 +1,1 @@
-"""Floor 0: errors, configuration, files, pictures, devices and the run log; imports third-party code only."""
+"""Floor 0: errors, configuration, files, images, devices and the run log; imports third-party code only."""

@@ -74,7 +74,7 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
-    def together(self, work: Callable[[], T]) -> T:
+    def on_rank0(self, work: Callable[[], T]) -> T:
         """Do `work` on the first process; every process gets its result, or ends with it.
 
         Raises:

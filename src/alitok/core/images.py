@@ -1,4 +1,4 @@
-"""The only place for pixel ranges, PNG bytes and grids of pictures.
+"""The only place for pixel ranges, PNG bytes and grids of images.
 
 Models see float images (B, 3, h, w) in [0, 1]; files and arrays at rest are uint8. Rounding, never truncation.
 """
@@ -31,12 +31,12 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: np.ndarray, columns: int, pad: int = 1) -> np.ndarray:
-    """Lay pictures out in rows.
+    """Lay images out in rows.
 
     Args:
         images: (N, 3, h, w) uint8.
-        columns: pictures in a row.
-        pad: white pixels between and around pictures.
+        columns: images in a row.
+        pad: white pixels between and around images.
 
     Returns:
         (3, rows * (h + pad) + pad, columns * (w + pad) + pad) uint8.
@@ -51,11 +51,11 @@ def grid(images: np.ndarray, columns: int, pad: int = 1) -> np.ndarray:
 
 
 def to_pil(image: np.ndarray, scale: int = 1) -> Image:
-    """(3, h, w) uint8 -> an RGB Pillow picture, each pixel enlarged to `scale` x `scale`."""
+    """(3, h, w) uint8 -> an RGB Pillow image, each pixel enlarged to `scale` x `scale`."""
     from PIL import Image
 
-    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    enlarged = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    return enlarged.resize((enlarged.width * scale, enlarged.height * scale), Image.Resampling.NEAREST)
 
 
 def png_bytes(image: np.ndarray, scale: int = 1) -> bytes:

@@ -1,4 +1,4 @@
-"""What the machine gives this process; PyTorch is not imported here, as readers of pictures do without it."""
+"""What the machine gives this process; PyTorch is not imported here, as readers of images do without it."""
 
 from __future__ import annotations
 

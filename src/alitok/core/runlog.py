@@ -1,6 +1,6 @@
-"""The run log: numbers as JSON lines, TensorBoard scalars, pictures, and a progress bar. Nothing else prints.
+"""The run log: numbers as JSON lines, TensorBoard scalars, images, and a progress bar. Nothing else prints.
 
-Enters: (step, name -> number) and uint8 pictures. Leaves: `metrics.jsonl`, `pictures/NAME-STEP.png`,
+Enters: (step, name -> number) and uint8 images. Leaves: `metrics.jsonl`, `images/NAME-STEP.png`,
 `curves/NAME-STEP.json`, `tensorboard/` (when that package is installed), and lines on the terminal.
 """
 
@@ -25,7 +25,7 @@ _PLAIN_LINES = 5  # lines per bar where the output is no terminal
 
 
 class RunLog:
-    """Writes one run's numbers and pictures; use as a context manager.
+    """Writes one run's numbers and images; use as a context manager.
 
     Args:
         directory: the run directory.
@@ -75,11 +75,11 @@ class RunLog:
         path = self.directory / "curves" / f"{name}-{step:06d}.json"
         write_json(path, finite({"step": step, name: list(values)}))
 
-    def picture(self, step: int, name: str, picture: np.ndarray, scale: int = 1) -> None:
-        """Record a picture (3, h, w) uint8, enlarged `scale` times in the PNG."""
-        write_bytes(self.directory / "pictures" / f"{name}-{step:06d}.png", images.png_bytes(picture, scale))
+    def image(self, step: int, name: str, image: np.ndarray, scale: int = 1) -> None:
+        """Record an image (3, h, w) uint8, enlarged `scale` times in the PNG."""
+        write_bytes(self.directory / "images" / f"{name}-{step:06d}.png", images.png_bytes(image, scale))
         if self._board is not None:
-            self._board.add_image(name, picture, step)
+            self._board.add_image(name, image, step)
 
 
 def _line(record: Mapping[str, Any]) -> str:

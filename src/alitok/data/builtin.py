@@ -1,7 +1,7 @@
-"""Real pictures that come with libraries, so that the whole system can be tried without a download.
+"""Real images that come with libraries, so that the whole system can be tried without a download.
 
 `digits`: scikit-learn's 1,797 scanned handwritten digits, 8 x 8 pixels, enlarged. `photos`: random crops of the
-photographs in scikit-image's wheel; the class is the photograph. Leaves: pictures (3, size, size) uint8.
+photographs in scikit-image's wheel; the class is the photograph. Leaves: images (3, size, size) uint8.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import CropRecipe, stack_views, to_array, to_rgb
-from alitok.data.pictures import Broken
-from alitok.data.split import heldout_mask
+from alitok.data.images import Broken
+from alitok.data.split import val_mask
 
 # Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter
 # holds a crop of 64 pixels.
@@ -38,17 +38,17 @@ PHOTOS = (
     "retina.jpg",
     "rocket.jpg",
 )
-TRAINING_CROPS = 128  # of each photograph in an epoch: 14 x 128 pictures, about as many as there are training digits
-HELDOUT_CROPS = 16  # of each photograph: 224 pictures, enough for a PSNR and few enough to differ from one another
+TRAINING_CROPS = 128  # of each photograph in an epoch: 14 x 128 images, about as many as there are training digits
+VAL_CROPS = 16  # of each photograph: 224 images, enough for a PSNR and few enough to differ from one another
 PHOTO_SCALE = 4  # short side of a shrunk photograph, in crops: a crop then shows a thing, not a texture
 
 _DIGIT_SIDE, _DIGIT_MAX = 8, 16
-_DIGITS_HELD_OUT = 0.2
+_DIGITS_VAL = 0.2
 _INSTALL = "is not installed; run: pip install 'alitok[demo]'"
 
 
 class _InMemory(ABC):
-    """What all built-in sources share: none of their pictures can be broken, and any order is as good as any other."""
+    """What all built-in sources share: none of their images can be broken, and any order is as good as any other."""
 
     name: str
     classes: tuple[str, ...]
@@ -61,7 +61,7 @@ class _InMemory(ABC):
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """The name of the source and the number of the picture in it."""
+        """The name of the source and the number of the image in it."""
         return f"{self.name} {index}"
 
     @abstractmethod
@@ -73,17 +73,17 @@ class _InMemory(ABC):
         """(C, 3, size, size) uint8."""
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
-        """Nothing to read: the pictures are in memory already."""
+        """Nothing to read: the images are in memory already."""
         return []
 
     def without(self, keys: Collection[str]) -> _InMemory:
-        """The same without the pictures named by `keys`."""
+        """The same without the images named by `keys`."""
         rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
         return self if len(rows) == len(self) else _Rest(self, rows)
 
 
 class _Rest(_InMemory):
-    """Some pictures of another source, each as it is there."""
+    """Some images of another source, each as it is there."""
 
     def __init__(self, source: _InMemory, rows: np.ndarray) -> None:
         self.name, self.classes, self.size, self.flip = source.name, source.classes, source.size, source.flip
@@ -102,18 +102,18 @@ class _Rest(_InMemory):
 
 @dataclass(eq=False)
 class DigitSource(_InMemory):
-    """Grey pictures held in memory; there is one view of each, with or without `rng`."""
+    """Grey images held in memory; there is one view of each, with or without `rng`."""
 
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray  # (N,) int64
     size: int
-    pictures: np.ndarray  # (N, size, size) uint8
+    images: np.ndarray  # (N, size, size) uint8
     flip: bool = False  # a mirrored 2 is no digit
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
-        return np.repeat(self.pictures[index, None], 3, axis=0)
+        return np.repeat(self.images[index, None], 3, axis=0)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """(1, 3, size, size) uint8, whatever the recipe."""
@@ -133,13 +133,13 @@ def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
     if size < _DIGIT_SIDE:
         raise AlitokError(f"digits: an image size of {size} is too small; the scans have {_DIGIT_SIDE} pixels a side.")
     scans = load_digits()
-    pictures = np.stack([_enlarge(scan, size) for scan in scans.images])
+    images = np.stack([_enlarge(scan, size) for scan in scans.images])
     labels = scans.target.astype(np.int64)
     classes = tuple(str(name) for name in scans.target_names)
-    held = heldout_mask(labels, _DIGITS_HELD_OUT, seed)
+    held = val_mask(labels, _DIGITS_VAL, seed)
     return (
-        DigitSource("digits train", classes, labels[~held], size, pictures[~held]),
-        DigitSource("digits held-out", classes, labels[held], size, pictures[held]),
+        DigitSource("digits train", classes, labels[~held], size, images[~held]),
+        DigitSource("digits held-out", classes, labels[held], size, images[held]),
     )
 
 
@@ -176,7 +176,7 @@ class PhotoTrainSource(_PhotoSource):
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """(C, 3, size, size) uint8: the fixed view; with `ten` four more crops that were drawn after it.
 
-        The corners of the region would be the same for all pictures of a photograph.
+        The corners of the region would be the same for all images of a photograph.
         """
         draw = np.random.default_rng(index)
         crops = [self._cut(index, draw) for _ in range(5 if recipe == "ten" else 1)]
@@ -189,13 +189,13 @@ class PhotoTrainSource(_PhotoSource):
         return region[:, top : top + self.size, left : left + self.size]
 
 
-class PhotoHeldoutSource(_PhotoSource):
+class PhotoValSource(_PhotoSource):
     """Fixed crops spread over the held-out region of each photograph; `rng` changes nothing."""
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         region = self.regions[self.labels[index]]
-        top, left = _spread_corner(region.shape[1:], self.size, index % HELDOUT_CROPS)
+        top, left = _spread_corner(region.shape[1:], self.size, index % VAL_CROPS)
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
@@ -204,16 +204,16 @@ class PhotoHeldoutSource(_PhotoSource):
 
 
 def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:
-    """Corner of one of HELDOUT_CROPS crops: even steps along the long side, alternating ends of the short side."""
+    """Corner of one of VAL_CROPS crops: even steps along the long side, alternating ends of the short side."""
     room = np.array(shape) - size
     long = int(np.argmax(room))
     corner = np.empty(2, int)
-    corner[long] = round(room[long] * number / (HELDOUT_CROPS - 1))
+    corner[long] = round(room[long] * number / (VAL_CROPS - 1))
     corner[1 - long] = room[1 - long] * (number % 2)
     return int(corner[0]), int(corner[1])
 
 
-def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoHeldoutSource]:
+def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoValSource]:
     """Crops of the photographs; the split is one of place, so `seed` changes nothing.
 
     Raises:
@@ -236,11 +236,11 @@ def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoHeldoutSou
     return photo_sources(photos, size)
 
 
-def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTrainSource, PhotoHeldoutSource]:
+def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTrainSource, PhotoValSource]:
     """Cut each photograph in two regions, shrink both by the same factor, and make a source of each kind of region.
 
     Args:
-        photos: RGB pictures by class name.
+        photos: RGB images by class name.
         size: pixels a side of the crops.
 
     Raises:
@@ -256,9 +256,7 @@ def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTr
         PhotoTrainSource(
             "photos train", classes, rows.repeat(TRAINING_CROPS), size, [training for training, _ in regions]
         ),
-        PhotoHeldoutSource(
-            "photos held-out", classes, rows.repeat(HELDOUT_CROPS), size, [heldout for _, heldout in regions]
-        ),
+        PhotoValSource("photos held-out", classes, rows.repeat(VAL_CROPS), size, [val for _, val in regions]),
     )
 
 
@@ -275,8 +273,8 @@ def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarr
     else:
         border = height * 3 // 4
         boxes = (0, 0, width, border), (0, border, width, height)
-    training, heldout = (_shrink(photo.crop(box), scale) for box in boxes)
-    return training, heldout
+    training, val = (_shrink(photo.crop(box), scale) for box in boxes)
+    return training, val
 
 
 def _shrink(region: Image.Image, scale: float) -> np.ndarray:

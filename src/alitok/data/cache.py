@@ -3,7 +3,7 @@
 Enters: URLs. Leaves: open files. `ALITOK_CACHE` names the folder, `ALITOK_CACHE_GB` bounds what fetched archives take:
 
     shards/     fetched archives; the least recently used ones go first, never one that any process has open
-    indexes/    where the pictures of an archive stand, so that a start does not read all archives again
+    indexes/    where the images of an archive stand, so that a start does not read all archives again
     streams/    data sets that were read from a stream, see `streams`
 
 An archive is fetched by one process while the others wait for it. What came before a failure is kept and gone on from.
@@ -71,7 +71,7 @@ class Cache:
             if file is None:
                 with self.alone(path):
                     file = _take(path) or self._fetch(url, path)
-        except OSError as error:  # of the cache itself, so not the fault of any picture
+        except OSError as error:  # of the cache itself, so not the fault of any image
             raise AlitokError(f"{url} cannot be kept in {self.root}: {error.strerror or error}.") from None
         return file
 

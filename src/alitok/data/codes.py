@@ -1,7 +1,7 @@
 """The code store, read: code sequences with labels, keys and crops, from memory-mapped shards.
 
-Enters: a directory that `alitok.data.shards` wrote. Leaves: any rows in any order. Shapes: N pictures, C crops of a
-picture, T codes of a sequence; row r is crop r % C of picture r // C.
+Enters: a directory that `alitok.data.shards` wrote. Leaves: any rows in any order. Shapes: N images, C crops of a
+image, T codes of a sequence; row r is crop r % C of image r // C.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from alitok.data.shards import JOB, MANIFEST, MAX_CODEBOOK, StoreHead, label_typ
 
 __all__ = ["MAX_CODEBOOK", "CodeStore"]
 
-_AGAIN = "encode the pictures again"
+_AGAIN = "encode the images again"
 
 
 class CodeStore:
@@ -29,12 +29,12 @@ class CodeStore:
     Attributes:
         path: its directory.
         head: all that its manifest says of it as a whole.
-        picture_labels: (N,) uint16 or int32.
+        image_labels: (N,) uint16 or int32.
         classes: class names.
         codebook_size: number of codes the tokenizer has.
         length: T.
-        crops: C, rows per picture.
-        pictures: N.
+        crops: C, rows per image.
+        images: N.
         tokenizer: fingerprint of the tokenizer that made the codes.
     """
 
@@ -52,19 +52,19 @@ class CodeStore:
         self.head, self._entries = _read_manifest(path)
         head = self.head
         self.tokenizer, self.codebook_size, self.length = head.tokenizer, head.codebook_size, head.length
-        self.classes, self.pictures, self.crops = head.classes, head.pictures, len(head.crops)
+        self.classes, self.images, self.crops = head.classes, head.images, len(head.crops)
         if tokenizer is not None and tokenizer != self.tokenizer:
             raise AlitokError(f"The codes in {path} were made with another tokenizer; {_AGAIN}.")
         if not self._consistent():
             raise AlitokError(f"{path / MANIFEST} disagrees with its own list of shards; {_AGAIN}.")
-        self._shard_rows = head.shard_pictures * self.crops
+        self._shard_rows = head.shard_images * self.crops
         self._shards = [self._open(number) for number in range(head.shards)]
-        self.picture_labels = np.concatenate([self._read_labels(number) for number in range(head.shards)])
+        self.image_labels = np.concatenate([self._read_labels(number) for number in range(head.shards)])
         self._keys: tuple[int, list[str]] = (-1, [])  # those of the shard that was asked for last
 
     def _consistent(self) -> bool:
         try:
-            ranges = [(entry["first"], entry["pictures"]) for entry in self._entries]
+            ranges = [(entry["first"], entry["images"]) for entry in self._entries]
             files = all(entry[kind].keys() >= {"file", "sha256"} for entry in self._entries for kind in _KINDS)
         except (KeyError, TypeError, AttributeError):
             return False
@@ -73,21 +73,21 @@ class CodeStore:
 
     def _open(self, number: int) -> np.ndarray:
         entry = self._entries[number]
-        shape = entry["pictures"] * self.crops, self.length
+        shape = entry["images"] * self.crops, self.length
         return _load(self.path / entry["codes"]["file"], np.dtype("<u2"), shape, mapped=True)
 
     def _read_labels(self, number: int) -> np.ndarray:
         entry = self._entries[number]
-        return _load(self.path / entry["labels"]["file"], label_type(len(self.classes)), (entry["pictures"],))
+        return _load(self.path / entry["labels"]["file"], label_type(len(self.classes)), (entry["images"],))
 
     def __len__(self) -> int:
-        """Number of rows: pictures times crops."""
-        return self.pictures * self.crops
+        """Number of rows: images times crops."""
+        return self.images * self.crops
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of each row, (rows,) int64; `picture_labels` is C times smaller."""
-        return np.repeat(self.picture_labels.astype(np.int64), self.crops)
+        """The label of each row, (rows,) int64; `image_labels` is C times smaller."""
+        return np.repeat(self.image_labels.astype(np.int64), self.crops)
 
     def codes(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """The sequences (n, T) uint16 of `rows` (n,), in the order asked for."""
@@ -100,24 +100,24 @@ class CodeStore:
             result[place] = self._shards[number][offset]
         return result
 
-    def key(self, picture: int) -> str:
-        """The name of a picture in its source.
+    def key(self, image: int) -> str:
+        """The name of an image in its source.
 
         Raises:
             AlitokError: the file that holds it is damaged.
         """
-        assert 0 <= picture < self.pictures
-        number, place = divmod(picture, self.head.shard_pictures)
+        assert 0 <= image < self.images
+        number, place = divmod(image, self.head.shard_images)
         if self._keys[0] != number:
             path = self.path / self._entries[number]["keys"]["file"]
             keys = read_keys(path)
-            if len(keys) != self._entries[number]["pictures"]:
+            if len(keys) != self._entries[number]["images"]:
                 raise AlitokError(f"{path} holds {len(keys)} keys, its manifest says otherwise; {_AGAIN}.")
             self._keys = number, keys
         return self._keys[1][place]
 
     def crop_name(self, row: int) -> str:
-        """What a row shows of its picture, such as "top left, mirrored"."""
+        """What a row shows of its image, such as "top left, mirrored"."""
         return self.head.crops[row % self.crops]
 
     def verify(self) -> None:
@@ -140,7 +140,7 @@ _KINDS = ("codes", "labels", "keys")
 
 def _read_manifest(path: Path) -> tuple[StoreHead, list[dict[str, Any]]]:
     if not path.is_dir():
-        raise AlitokError(f"There are no codes at {path}; check the path, or encode the pictures first.")
+        raise AlitokError(f"There are no codes at {path}; check the path, or encode the images first.")
     try:
         return read_head(path, MANIFEST)
     except FileNotFoundError:

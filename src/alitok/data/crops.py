@@ -1,6 +1,6 @@
-"""From any Pillow picture to RGB squares.
+"""From any Pillow image to RGB squares.
 
-Enters: a picture of any size and mode. Leaves: RGB pictures of size x size pixels, cut in one or in five places.
+Enters: an image of any size and mode. Leaves: RGB images of size x size pixels, cut in one or in five places.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-CropRecipe = Literal["centre", "flip", "ten"]  # which views of a picture are stored, see ImageSource.views
+CropRecipe = Literal["centre", "flip", "ten"]  # which views of an image are stored, see ImageSource.views
 VIEWS: dict[CropRecipe, int] = {"centre": 1, "flip": 2, "ten": 10}  # how many they are, of a photograph
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -27,7 +27,7 @@ _UPRIGHT = {
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a picture upright as its EXIF says and convert it to 8-bit RGB.
+    """Turn an image upright as its EXIF says and convert it to 8-bit RGB.
 
     Transparency is laid on white. 16-bit grey is scaled to 8 bits (32-bit integers are taken for 16-bit ones);
     float grey is taken for [0, 1], or for [0, 255] when it holds values above 1. Of an animation, the current
@@ -52,7 +52,7 @@ def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where it is missing, senseless, or the EXIF itself is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # what is said beside a picture does not make the picture unusable
+    except Exception:  # what is said beside an image does not make the image unusable
         return 1
     return value if value in _UPRIGHT else 1
 
@@ -98,11 +98,11 @@ def _resize_short_side(image: Image.Image, short: int) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """RGB Pillow picture -> (3, h, w) uint8, contiguous."""
+    """RGB Pillow image -> (3, h, w) uint8, contiguous."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def stack_views(views: Sequence[np.ndarray], mirrored: bool) -> np.ndarray:
-    """Pictures (3, h, w) -> (C, 3, h, w); if `mirrored`, all of them, then their mirror images in the same order."""
+    """Images (3, h, w) -> (C, 3, h, w); if `mirrored`, all of them, then their mirror images in the same order."""
     stacked = np.stack(views)
     return np.concatenate([stacked, stacked[..., ::-1]]) if mirrored else stacked

@@ -1,7 +1,7 @@
-"""Encoded pictures to upright RGB, and what there is to know of one.
+"""Encoded images to upright RGB, and what there is to know of one.
 
-Enters: the bytes of a picture file. Leaves: an RGB Pillow picture, or one sentence on why there is none; for
-`alitok data inspect` the facts of the picture.
+Enters: the bytes of an image file. Leaves: an RGB Pillow image, or one sentence on why there is none; for
+`alitok data inspect` the facts of the image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from alitok.core.errors import AlitokError, said
 from alitok.core.machine import cores
 from alitok.data.crops import orientation, to_rgb
-from alitok.data.pictures import Pictures
+from alitok.data.images import Images
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,8 +34,8 @@ _MOST_THREADS = 16
 _STARTS_PROGRAMS = ("EPS",)  # Ghostscript, also for a .jpg that holds EPS
 
 
-class BrokenPictureError(AlitokError):
-    """One picture cannot be used.
+class BrokenImageError(AlitokError):
+    """One image cannot be used.
 
     Attributes:
         key: which.
@@ -69,27 +69,27 @@ def _readers() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in _STARTS_PROGRAMS)
 
 
-def read_picture(pictures: Pictures, index: int) -> Image.Image:
-    """One picture, RGB and upright.
+def read_image(images: Images, index: int) -> Image.Image:
+    """One image, RGB and upright.
 
     Raises:
-        BrokenPictureError: it cannot be read or decoded.
-        AlitokError: no picture can be read.
+        BrokenImageError: it cannot be read or decoded.
+        AlitokError: no image can be read.
     """
     try:
-        return decode(pictures.encoded(index))
+        return decode(images.encoded(index))
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
-        raise BrokenPictureError(pictures.key(index), reason(error)) from None
+        raise BrokenImageError(images.key(index), reason(error)) from None
 
 
-def header_size(pictures: Pictures, index: int) -> tuple[int, int] | None:
-    """Width and height as the header of a picture tells them; None where it does not.
+def header_size(images: Images, index: int) -> tuple[int, int] | None:
+    """Width and height as the header of an image tells them; None where it does not.
 
     Raises:
-        AlitokError: no picture can be read.
+        AlitokError: no image can be read.
     """
     try:
-        with _opened(pictures.encoded(index)) as image:
+        with _opened(images.encoded(index)) as image:
             return image.size
     except Exception as error:
         reason(error)
@@ -97,13 +97,13 @@ def header_size(pictures: Pictures, index: int) -> tuple[int, int] | None:
 
 
 def reason(error: Exception) -> str:
-    """What reading or decoding one picture raised, as the end of a sentence that begins with the picture.
+    """What reading or decoding one image raised, as the end of a sentence that begins with the image.
 
     Raises:
-        AlitokError: `error` is one, so not about this picture.
+        AlitokError: `error` is one, so not about this image.
     """
     match error:
-        case BrokenPictureError():
+        case BrokenImageError():
             return error.reason
         case AlitokError():
             raise error
@@ -112,14 +112,14 @@ def reason(error: Exception) -> str:
         case Image.DecompressionBombError():
             return f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
         case Image.UnidentifiedImageError():
-            return "is not a picture that Pillow can read"
+            return "is not an image that Pillow can read"
         case OSError(strerror=str(text)):  # of the system; Pillow's own have a text only
             return f"cannot be read ({text})"
     return f"cannot be decoded ({said(error, whole=True)})"
 
 
 def too_small(width: int, height: int, size: int) -> str | None:
-    """Why a picture is too small for training at `size` pixels a side; None when it is not."""
+    """Why an image is too small for training at `size` pixels a side; None when it is not."""
     least = max(_LEAST_SIDE, size // _MOST_ENLARGED)
     if min(width, height) >= least:
         return None
@@ -138,13 +138,13 @@ def without_remarks() -> Iterator[None]:
 
 
 class Facts(NamedTuple):
-    """What a picture is.
+    """What an image is.
 
     Attributes:
         width: pixels, upright.
         height: pixels, upright.
-        kinds: what it is besides an 8-bit RGB picture of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
-        digest: equal for pictures of the same decoded pixels.
+        kinds: what it is besides an 8-bit RGB image of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
+        digest: equal for images of the same decoded pixels.
         problem: why it cannot be decoded, or None; the others are then empty.
     """
 
@@ -156,10 +156,10 @@ class Facts(NamedTuple):
 
 
 def examine(read: Callable[[], bytes]) -> Facts:
-    """Read and decode one picture.
+    """Read and decode one image.
 
     Raises:
-        AlitokError: no picture can be read.
+        AlitokError: no image can be read.
     """
     try:
         encoded = read()
@@ -181,7 +181,7 @@ def facts_of(pixels: np.ndarray, kinds: tuple[str, ...] = ()) -> Facts:
 
 
 def _kinds(image: Image.Image) -> Iterator[str]:
-    """Of an opened picture whose pixels were not read yet: the file's own form is gone after that."""
+    """Of an opened image whose pixels were not read yet: the file's own form is gone after that."""
     form = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     animated = getattr(image, "is_animated", False)
     if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):

@@ -1,6 +1,6 @@
-"""Folders of pictures: class folders, one flat folder, and folders that are divided into train and val.
+"""Folders of images: class folders, one flat folder, and folders that are divided into train and val.
 
-Enters: a path. Leaves: `FilePictures`, whose files are listed when the folder is opened and read when they are wanted.
+Enters: a path. Leaves: `FileImages`, whose files are listed when the folder is opened and read when they are wanted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.core.words import are, counted
-from alitok.data.labelled import find_labels, read_labels
-from alitok.data.pictures import (
+from alitok.data.images import (
     TRAIN,
     Broken,
     Contents,
     Labels,
     Strings,
-    heldout_names,
-    is_picture,
+    is_image,
     known_endings,
     normal,
     printable,
+    val_names,
 )
+from alitok.data.labelled import find_labels, read_labels
 
 
 class File(NamedTuple):
-    """A listed picture: its path below the root with `/`, its class, its size in bytes or -1 where it is missing."""
+    """A listed image: its path below the root with `/`, its class, its size in bytes or -1 where it is missing."""
 
     key: str
     label: str
@@ -41,15 +41,15 @@ class File(NamedTuple):
 
 @dataclass
 class Listing:
-    """The pictures of one folder in order, and what was seen besides."""
+    """The images of one folder in order, and what was seen besides."""
 
     files: Iterable[File]
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class FilePictures:
-    """Pictures in files of their own below one root; see `Pictures` for the rest."""
+class FileImages:
+    """Images in files of their own below one root; see `Images` for the rest."""
 
     root: str
     name: str
@@ -57,7 +57,7 @@ class FilePictures:
     labels: np.ndarray
     keys: Strings
     contents: str
-    heldout: np.ndarray | None = None
+    val: np.ndarray | None = None
     groups: np.ndarray | None = None
     left_out: tuple[Broken, ...] = ()
     notes: tuple[str, ...] = ()
@@ -75,11 +75,11 @@ class FilePictures:
             return file.read()
 
 
-def open_folder(root: Path) -> FilePictures:
-    """List a folder of pictures.
+def open_folder(root: Path) -> FileImages:
+    """List a folder of images.
 
     Args:
-        root: one folder per class; or pictures with a file that labels them; or pictures only, one class; or a folder
+        root: one folder per class; or images with a file that labels them; or images only, one class; or a folder
             `train` and one of `val`, `valid`, `validation` and `test` of any of these forms. Hidden files and folders
             are ignored.
 
@@ -87,20 +87,20 @@ def open_folder(root: Path) -> FilePictures:
         AlitokError: the folder cannot be used; the message says why.
     """
     if not root.is_dir():
-        raise AlitokError(f"{root} is a file; give a folder of pictures.")
+        raise AlitokError(f"{root} is a file; give a folder of images.")
     parts, notes = _parts(root)
     if parts is None:
         listing = _listing(root, "", root.name)
-        pictures = collect(root, listing.files)
+        images = collect(root, listing.files)
     else:
         listings = [_listing(root / part, f"{part}/", root.name) for part in parts]
-        pictures = collect(root, *(listing.files for listing in listings))
+        images = collect(root, *(listing.files for listing in listings))
         listing = Listing((), [note for each in listings for note in each.notes])
-    return replace(pictures, notes=(*notes, *listing.notes))
+    return replace(images, notes=(*notes, *listing.notes))
 
 
-def open_labels(labels: Path) -> FilePictures:
-    """The pictures that a labels file names, relative to its own folder.
+def open_labels(labels: Path) -> FileImages:
+    """The images that a labels file names, relative to its own folder.
 
     Raises:
         AlitokError: the file cannot be used; the message says why.
@@ -110,13 +110,13 @@ def open_labels(labels: Path) -> FilePictures:
     return replace(collect(labels.parent, listing.files), name=labels.name, notes=tuple(listing.notes))
 
 
-def collect(root: Path, train: Iterable[File], heldout: Iterable[File] | None = None) -> FilePictures:
-    """Listed files as `Pictures`; with `heldout`, the split is given."""
+def collect(root: Path, train: Iterable[File], val: Iterable[File] | None = None) -> FileImages:
+    """Listed files as `Images`; with `val`, the split is given."""
     labels, contents = Labels(), Contents()
     counts = [0, 0]
 
     def keys() -> Iterator[str]:
-        for part, files in enumerate((train, heldout or ())):
+        for part, files in enumerate((train, val or ())):
             for file in files:
                 labels.append(file.label)
                 contents.append(file.key, file.label, file.size)
@@ -125,12 +125,12 @@ def collect(root: Path, train: Iterable[File], heldout: Iterable[File] | None = 
 
     strings = Strings(keys())
     classes, rows = labels.finish()
-    held = None if heldout is None else np.arange(len(rows)) >= counts[0]
-    return FilePictures(str(root), root.name or str(root), classes, rows, strings, contents.finish(), held)
+    held = None if val is None else np.arange(len(rows)) >= counts[0]
+    return FileImages(str(root), root.name or str(root), classes, rows, strings, contents.finish(), held)
 
 
-def pictures_below(root: Path) -> list[str]:
-    """Paths of all pictures below a folder, in order; hidden files and folders are left out.
+def images_below(root: Path) -> list[str]:
+    """Paths of all images below a folder, in order; hidden files and folders are left out.
 
     Raises:
         AlitokError: a folder cannot be listed.
@@ -141,16 +141,14 @@ def pictures_below(root: Path) -> list[str]:
 def _parts(root: Path) -> tuple[list[str] | None, list[str]]:
     """The folders of a given split, training first, or None where there is none; and what is to be said of it."""
     folders, _ = _children(root)
-    heldout = heldout_names(folders)
+    val = val_names(folders)
     if TRAIN not in folders or find_labels(root) is not None:
         return None, []
-    if heldout is None:  # `train` may be a class among others, or the only part that there is
+    if val is None:  # `train` may be a class among others, or the only part that there is
         alone = folders == [TRAIN] and _divided(root / TRAIN)
         return ([TRAIN] if alone else None), []
-    parts, notes = [TRAIN, heldout], []
-    if _divided(root / TRAIN) and not _divided(
-        root / heldout
-    ):  # as in competitions, whose test pictures are unlabelled
+    parts, notes = [TRAIN, val], []
+    if _divided(root / TRAIN) and not _divided(root / val):  # as in competitions, whose test images are unlabelled
         parts = [TRAIN]
     unused = [name for name in folders if name not in parts]
     if unused:
@@ -159,34 +157,34 @@ def _parts(root: Path) -> tuple[list[str] | None, list[str]]:
 
 
 def _divided(folder: Path) -> bool:
-    """Whether the pictures of a folder come with classes."""
+    """Whether the images of a folder come with classes."""
     return bool(_children(folder)[0]) or find_labels(folder) is not None
 
 
 def _listing(folder: Path, prefix: str, flat_class: str) -> Listing:
-    """The pictures below one folder; keys begin with `prefix`, and without labels `flat_class` is the only class."""
-    folders, pictures = _children(folder)
+    """The images below one folder; keys begin with `prefix`, and without labels `flat_class` is the only class."""
+    folders, images = _children(folder)
     labels = find_labels(folder)
     notes = []
     if labels is not None:
         listing = _labelled(labels, prefix, optional=bool(folders))
         if listing is not None:
             return listing
-        notes.append(f"{labels} labels none of the pictures; the class folders beside it are used.")
+        notes.append(f"{labels} labels none of the images; the class folders beside it are used.")
     by_class = [(name, _below(folder, prefix, name)) for name in sorted(folders, key=_order)]
     if any(files for _, files in by_class):
         for name, files in by_class:
             if not files:
                 raise AlitokError(
-                    f"Class folder {folder / name} has no pictures; remove it or add some ({known_endings()})."
+                    f"Class folder {folder / name} has no images; remove it or add some ({known_endings()})."
                 )
-        if pictures:
-            count = len(pictures)
-            notes.append(f"{counted(count, 'picture')} beside the class folders of {folder} {are(count)} not used.")
+        if images:
+            count = len(images)
+            notes.append(f"{counted(count, 'image')} beside the class folders of {folder} {are(count)} not used.")
         return Listing((file for _, files in by_class for file in files), notes)
-    if not pictures:
-        raise AlitokError(f"{folder} has no pictures, nor has any folder in it; known endings: {known_endings()}.")
-    names = sorted(pictures, key=_order)
+    if not images:
+        raise AlitokError(f"{folder} has no images, nor has any folder in it; known endings: {known_endings()}.")
+    names = sorted(images, key=_order)
     return Listing([File(f"{prefix}{name}", flat_class, _size(folder / name)) for name in names], notes)
 
 
@@ -206,34 +204,34 @@ def _labelled(labels: Path, prefix: str, optional: bool) -> Listing | None:
         return Listing(files)
     example = min(surplus, key=_order)
     count = len(surplus)
-    note = f"{counted(count, 'picture')} without a label in {labels} {are(count)} not used, such as {example}."
+    note = f"{counted(count, 'image')} without a label in {labels} {are(count)} not used, such as {example}."
     return Listing(files, [note])
 
 
 def _children(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the pictures directly in a folder, hidden ones left out."""
-    folders, pictures = [], []
+    """Names of the folders and of the images directly in a folder, hidden ones left out."""
+    folders, images = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
                     if entry.is_dir():
                         folders.append(entry.name)
-                    elif is_picture(entry.name):
-                        pictures.append(entry.name)
+                    elif is_image(entry.name):
+                        images.append(entry.name)
     except OSError as error:
         raise _unlisted(folder, error) from None
-    return folders, pictures
+    return folders, images
 
 
 def _below(folder: Path, prefix: str, name: str) -> list[File]:
-    """All pictures of a class folder, however deep."""
+    """All images of a class folder, however deep."""
     found = ((key, _entry_size(entry)) for key, entry in _walk(folder, name))
     return [File(f"{prefix}{key}", name, size) for key, size in sorted(found, key=lambda pair: _order(pair[0]))]
 
 
 def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """All pictures below a folder with their paths from the root, in any order; links to folders are not followed."""
+    """All images below a folder with their paths from the root, in any order; links to folders are not followed."""
     waiting = [below]
     while waiting:
         here = waiting.pop()
@@ -245,7 +243,7 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
-                    elif is_picture(entry.name):
+                    elif is_image(entry.name):
                         yield path, entry
         except OSError as error:
             raise _unlisted(root / here, error) from None

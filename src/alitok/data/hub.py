@@ -1,6 +1,6 @@
 """Hugging Face data sets: by name from the hub, from parquet or arrow files, or as `save_to_disk` wrote them.
 
-Enters: a name, or paths, with options. Leaves: pictures in memory-mapped tables; or, with streaming, in tar archives
+Enters: a name, or paths, with options. Leaves: images in memory-mapped tables; or, with streaming, in tar archives
 that the stream was written to once.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from alitok.core.errors import AlitokError, said
 from alitok.data.cache import Cache
+from alitok.data.images import TRAIN, Images, val_names
 from alitok.data.patterns import is_on, require_options
-from alitok.data.pictures import TRAIN, Pictures, heldout_names
 from alitok.data.streams import open_stream
 from alitok.data.tables import from_tables
 from alitok.data.tar import Say
@@ -50,7 +50,7 @@ def library() -> Any:
     return datasets
 
 
-def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | None = None) -> Pictures:
+def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | None = None) -> Images:
     """A data set of the hub, named `owner/name`.
 
     Raises:
@@ -71,18 +71,18 @@ def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | N
 def open_tables(
     name: str,
     train: Sequence[Path],
-    heldout: Sequence[Path] | None,
+    val: Sequence[Path] | None,
     options: Mapping[str, str],
     cache: Cache,
     say: Say | None = None,
-) -> Pictures:
-    """Parquet or arrow files; `heldout` holds the files of held-out pictures where the split is given.
+) -> Images:
+    """Parquet or arrow files; `val` holds the files of validation images where the split is given.
 
     Raises:
         AlitokError: they cannot be read, or it is not clear which column is meant.
     """
     datasets = library()
-    files = {TRAIN: train} | ({"heldout": heldout} if heldout else {})
+    files = {TRAIN: train} | ({"val": val} if val else {})
     kinds = {path.suffix.lower().removeprefix(".") for paths in files.values() for path in paths}
     if len(kinds) > 1:
         raise AlitokError(f"{name} has parquet and arrow files; give those of one kind.")
@@ -103,7 +103,7 @@ def open_tables(
     return _open(name, identity, list(files), load, options, cache, say)
 
 
-def open_saved(folder: Path, options: Mapping[str, str]) -> Pictures:
+def open_saved(folder: Path, options: Mapping[str, str]) -> Images:
     """What `save_to_disk` wrote: one data set, or several splits.
 
     Raises:
@@ -125,11 +125,11 @@ def choose_splits(name: str, splits: Sequence[str], options: Mapping[str, str]) 
         AlitokError: it is not clear which is meant, or there is none of that name.
     """
     train = options.get("split", TRAIN if TRAIN in splits or len(splits) != 1 else splits[0])
-    heldout = options.get("heldout") or (heldout_names(splits) if train == TRAIN else None)
-    for split in filter(None, (train, heldout)):
+    val = options.get("val") or (val_names(splits) if train == TRAIN else None)
+    for split in filter(None, (train, val)):
         if split.partition("[")[0] not in splits:  # a slice, as in train[:10%], is allowed
             raise AlitokError(f"{name} has no split {split!r}; add ?split=NAME, one of: {', '.join(splits)}.")
-    return [train] if heldout is None else [train, heldout]
+    return [train] if val is None else [train, val]
 
 
 def _streaming(options: Mapping[str, str]) -> bool:
@@ -144,7 +144,7 @@ def _open(
     options: Mapping[str, str],
     cache: Cache,
     say: Say | None,
-) -> Pictures:
+) -> Images:
     if _streaming(options):
         return open_stream(name, identity, splits, load, options, cache, say)
     return from_tables(name, {split: load(split) for split in splits}, options)

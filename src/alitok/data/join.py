@@ -1,4 +1,4 @@
-"""Two sources as one: the pictures of the first, then those of the second."""
+"""Two sources as one: the images of the first, then those of the second."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import CropRecipe
-from alitok.data.pictures import Broken
-from alitok.data.source import ImageSource, Splits, crops_per_picture
+from alitok.data.images import Broken
+from alitok.data.source import ImageSource, Splits, crops_per_image
 
 
 class JoinedSource:
@@ -17,7 +17,7 @@ class JoinedSource:
 
     Args:
         name: for people.
-        first: its pictures come first.
+        first: its images come first.
         second: these follow.
     """
 
@@ -37,7 +37,7 @@ class JoinedSource:
         return (first, index) if index < len(first) else (second, index - len(first))
 
     def key(self, index: int) -> str:
-        """The name of a picture in the source it comes from."""
+        """The name of an image in the source it comes from."""
         source, place = self._at(index)
         return source.key(place)
 
@@ -58,21 +58,21 @@ class JoinedSource:
         return first.verify(progress, part) + second.verify(behind, part)
 
     def without(self, keys: Collection[str]) -> JoinedSource:
-        """The same without the pictures named by `keys`."""
+        """The same without the images named by `keys`."""
         first, second = (source.without(keys) for source in self._parts)
         return JoinedSource(self.name, first, second)
 
 
 def joined(splits: Splits, recipe: CropRecipe) -> ImageSource:
-    """All pictures of a data set, those for training first.
+    """All images of a data set, those for training first.
 
     Raises:
-        AlitokError: the recipe makes another number of views of held-out pictures, or a first picture cannot be read.
+        AlitokError: the recipe makes another number of views of validation images, or a first image cannot be read.
     """
-    train, heldout = (crops_per_picture(source, recipe) for source in (splits.train, splits.heldout))
-    if train != heldout:
+    train, val = (crops_per_image(source, recipe) for source in (splits.train, splits.val))
+    if train != val:
         raise AlitokError(
-            f"Of {splits.name}, '{recipe}' makes {train} views of a training picture and {heldout} of a held-out one; "
-            "encode them to two stores, with --split train and --split heldout."
+            f"Of {splits.name}, '{recipe}' makes {train} views of a training image and {val} of a held-out one; "
+            "encode them to two stores, with --split train and --split val."
         )
-    return JoinedSource(splits.name, splits.train, splits.heldout)
+    return JoinedSource(splits.name, splits.train, splits.val)

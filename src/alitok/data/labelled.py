@@ -1,4 +1,4 @@
-"""Files that say which class each picture has.
+"""Files that say which class each image has.
 
 Enters: a CSV, JSON or JSON-lines file. Leaves: class by name of file, as written but with `/` tidied. Known forms:
 
@@ -53,7 +53,7 @@ def read_labels(path: Path, optional: bool = False) -> dict[str, str]:
         Class by name of file, in the order of the file.
 
     Raises:
-        AlitokError: the file cannot be read, has another form, or gives a picture two different classes.
+        AlitokError: the file cannot be read, has another form, or gives an image two different classes.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -135,8 +135,8 @@ def _from_json(path: Path, value: Any) -> Iterable[tuple[str, Any]]:
         pairs = value.get("labels")
         if isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             return [(pair[0], pair[1]) for pair in pairs]
-        if pairs is None and "labels" in value:  # what StyleGAN's tool writes for pictures without labels
-            raise _NoLabelsError(f"{path} holds no labels; remove it to use the pictures as one class.")
+        if pairs is None and "labels" in value:  # what StyleGAN's tool writes for images without labels
+            raise _NoLabelsError(f"{path} holds no labels; remove it to use the images as one class.")
         if all(isinstance(label, str | int | float) for label in value.values()):
             return value.items()
     raise AlitokError(
@@ -158,16 +158,16 @@ def _table(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
             contradictions.append(f"{name} is {table[name]} and {class_name}")
     if contradictions:
         raise AlitokError(
-            f"{path} gives {counted(len(contradictions), 'picture')} two classes: {_few(contradictions)}; keep one row "
+            f"{path} gives {counted(len(contradictions), 'image')} two classes: {_few(contradictions)}; keep one row "
             "of each."
         )
     if unlabelled:
         raise AlitokError(
-            f"{path} names {counted(len(unlabelled), 'picture')} without a label: {_few(unlabelled)}; label them or "
+            f"{path} names {counted(len(unlabelled), 'image')} without a label: {_few(unlabelled)}; label them or "
             "remove their rows."
         )
     if not table:
-        raise AlitokError(f"{path} names no pictures.")
+        raise AlitokError(f"{path} names no images.")
     return table
 
 

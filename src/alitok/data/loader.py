@@ -1,10 +1,10 @@
 """Batches as a pure function of (seed, step), so that a run continues where it stopped without stored state.
 
-Enters: a source of pictures or a store of codes. Leaves: endless batches of tensors, or one process's part of each.
-Shapes: B pictures of a batch over all W processes, N pictures of an epoch, T codes of a sequence.
+Enters: a source of images or a store of codes. Leaves: endless batches of tensors, or one process's part of each.
+Shapes: B images of a batch over all W processes, N images of an epoch, T codes of a sequence.
 
-Position p = step * B + i of the endless stream is picture order(N, seed, p // N, groups)[p % N]: a batch may reach over
-the end of an epoch, and no picture is dropped there. Of W processes, process r takes i from r * B / W to
+Position p = step * B + i of the endless stream is image order(N, seed, p // N, groups)[p % N]: a batch may reach over
+the end of an epoch, and no image is dropped there. Of W processes, process r takes i from r * B / W to
 (r + 1) * B / W.
 """
 
@@ -27,20 +27,20 @@ from alitok.data.source import ImageSource
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 # The uses of randomness; each has streams of its own.
-_PICTURE, _ORDER, _CROP = 0, 1, 2
-_WINDOW = 16  # groups whose pictures are mixed: at a gigabyte a shard far less than the cache of fetched shards holds
+_IMAGE, _ORDER, _CROP = 0, 1, 2
+_WINDOW = 16  # groups whose images are mixed: at a gigabyte a shard far less than the cache of fetched shards holds
 
 
-def picture_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The randomness of one picture in one epoch: independent of the batch, the step and the worker it is read in."""
-    return _stream(seed, epoch, index, _PICTURE)
+def image_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The randomness of one image in one epoch: independent of the batch, the step and the worker it is read in."""
+    return _stream(seed, epoch, index, _IMAGE)
 
 
 def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The order (length,) int64 in which an epoch takes the pictures.
+    """The order (length,) int64 in which an epoch takes the images.
 
-    Where pictures lie in groups (length,), such as shards that are fetched whole, the groups are shuffled and then the
-    pictures of _WINDOW groups at a time, so that few groups are wanted at once and all pictures of these mix.
+    Where images lie in groups (length,), such as shards that are fetched whole, the groups are shuffled and then the
+    images of _WINDOW groups at a time, so that few groups are wanted at once and all images of these mix.
     """
     draw = _stream(seed, epoch, 0, _ORDER)
     if groups is None:
@@ -51,7 +51,7 @@ def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) 
 
 
 def _crop_choice(length: int, crops: int, seed: int, epoch: int) -> np.ndarray:
-    """The crop of each picture in an epoch, (length,) int64; drawn at once, as a stream per picture costs too much."""
+    """The crop of each image in an epoch, (length,) int64; drawn at once, as a stream per image costs too much."""
     return _stream(seed, epoch, 0, _CROP).integers(crops, size=length)
 
 
@@ -63,7 +63,7 @@ def _stream(seed: int, epoch: int, index: int, use: int) -> np.random.Generator:
 
 
 class _PerEpoch:
-    """A table of one number per picture, made anew for each epoch; remembers the epoch it was last asked for."""
+    """A table of one number per image, made anew for each epoch; remembers the epoch it was last asked for."""
 
     def __init__(self, make: Callable[[int], np.ndarray]) -> None:
         self._make = make
@@ -82,7 +82,7 @@ class _PerEpoch:
 
 
 class _Positions:
-    """Which picture in which epoch stands at each place of one process's part of a step's batch."""
+    """Which image in which epoch stands at each place of one process's part of a step's batch."""
 
     def __init__(
         self, length: int, batch_size: int, seed: int, part: tuple[int, int], groups: np.ndarray | None = None
@@ -101,25 +101,25 @@ class _Positions:
         self._order = _PerEpoch(partial(order, length, seed, groups=groups))
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and picture indices of a step, both (B / W,) int64."""
+        """Epochs and image indices of a step, both (B / W,) int64."""
         positions = np.arange(self._size) + (step * self.batch_size + self._first)
         epochs, offsets = np.divmod(positions, self.length)
         return epochs, self._order.at(epochs, offsets)
 
 
 class Batches:
-    """Endless batches of randomly cropped pictures (B, 3, size, size) uint8 and labels (B,) int64.
+    """Endless batches of randomly cropped images (B, 3, size, size) uint8 and labels (B,) int64.
 
     Args:
-        source: the pictures.
-        batch_size: B, of all processes together; it may exceed the number of pictures.
+        source: the images.
+        batch_size: B, of all processes together; it may exceed the number of images.
         seed: of the order and of the crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
         workers: processes that read ahead; their number changes nothing about the batches.
-        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W pictures.
+        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W images.
 
     Raises:
-        AlitokError: the batch does not divide over the processes, or, while iterating, a picture cannot be read.
+        AlitokError: the batch does not divide over the processes, or, while iterating, an image cannot be read.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Batches:
         *,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self._steps = _PictureSteps(source, _Positions(len(source), batch_size, seed, part, source.groups))
+        self._steps = _ImageSteps(source, _Positions(len(source), batch_size, seed, part, source.groups))
         self._start_step, self._workers = start_step, workers
 
     def __iter__(self) -> Iterator[Batch]:
@@ -140,7 +140,7 @@ class Batches:
 
 
 @dataclass
-class _PictureSteps(Dataset[Batch | AlitokError]):
+class _ImageSteps(Dataset[Batch | AlitokError]):
     """Item k is the batch of step k, or the error that a worker hands to its parent instead of raising.
 
     Raised in a worker, it would reach the user wrapped in the worker's traceback.
@@ -153,23 +153,23 @@ class _PictureSteps(Dataset[Batch | AlitokError]):
         epochs, indices = self.positions.at(step)
         seed = self.positions.seed
         try:
-            pictures = [
-                self.source.read(index, picture_rng(seed, epoch, index))
+            images = [
+                self.source.read(index, image_rng(seed, epoch, index))
                 for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
             ]
         except AlitokError as error:
             return error
-        return torch.from_numpy(np.stack(pictures)), torch.from_numpy(self.source.labels[indices])
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(self.source.labels[indices])
 
 
 class CodeBatches:
     """Endless batches of codes (B, T) int64 and labels (B,) int64, in the order of `Batches`.
 
-    Of a store with several crops per picture, one crop of each picture is drawn per epoch.
+    Of a store with several crops per image, one crop of each image is drawn per epoch.
 
     Args:
         store: the codes.
-        batch_size: B, of all processes together; it may exceed the number of pictures.
+        batch_size: B, of all processes together; it may exceed the number of images.
         seed: of the order and of the choice of crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
         part: rank and number of the processes that share a batch; each gets its contiguous part, B / W rows.
@@ -182,13 +182,13 @@ class CodeBatches:
         self, store: CodeStore, batch_size: int, seed: int, start_step: int = 0, *, part: tuple[int, int] = (0, 1)
     ) -> None:
         self._store, self._start_step = store, start_step
-        self._positions = _Positions(store.pictures, batch_size, seed, part)
-        self._crop = _PerEpoch(partial(_crop_choice, store.pictures, store.crops, seed))
+        self._positions = _Positions(store.images, batch_size, seed, part)
+        self._crop = _PerEpoch(partial(_crop_choice, store.images, store.crops, seed))
 
     def __iter__(self) -> Iterator[Batch]:
         store = self._store
         for step in count(self._start_step):
-            epochs, pictures = self._positions.at(step)
-            rows = pictures * store.crops + self._crop.at(epochs, pictures) if store.crops > 1 else pictures
-            labels = store.picture_labels[pictures].astype(np.int64)
+            epochs, images = self._positions.at(step)
+            rows = images * store.crops + self._crop.at(epochs, images) if store.crops > 1 else images
+            labels = store.image_labels[images].astype(np.int64)
             yield torch.from_numpy(store.codes(rows).astype(np.int64)), torch.from_numpy(labels)

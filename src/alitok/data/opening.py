@@ -1,6 +1,6 @@
-"""What the user wrote, to pictures: every form that `source` lists except the built-in sets.
+"""What the user wrote, to images: every form that `source` lists except the built-in sets.
 
-Enters: a folder, a file, a pattern, an address or the name of a data set. Leaves: `Pictures`.
+Enters: a folder, a file, a pattern, an address or the name of a data set. Leaves: `Images`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.cache import open_cache
-from alitok.data.folder import open_folder, open_labels, pictures_below
+from alitok.data.folder import images_below, open_folder, open_labels
 from alitok.data.hub import PREFIX, TABLES, open_hub, open_saved, open_tables
+from alitok.data.images import Images
 from alitok.data.labelled import LABEL_SUFFIXES
 from alitok.data.patterns import (
     OPTIONS,
@@ -28,7 +29,6 @@ from alitok.data.patterns import (
     require_options,
     with_options,
 )
-from alitok.data.pictures import Pictures
 from alitok.data.tar import FetchedShard, LocalShard, Say, open_tars
 
 
@@ -39,8 +39,8 @@ def full_name(data: str) -> str:
         return data
     path = Path(_in_full(name))
     files = path.suffix.lower() in (".tar", *TABLES) or (path.is_dir() and not _is_saved(path))
-    if files and not is_url(options.get("heldout", "x://")):
-        options["heldout"] = _in_full(options["heldout"])  # of a saved data set it is a split
+    if files and not is_url(options.get("val", "x://")):
+        options["val"] = _in_full(options["val"])  # of a saved data set it is a split
     return str(path) + "?" * bool(options) + "&".join(f"{key}={value}" for key, value in options.items())
 
 
@@ -54,7 +54,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def may_be_mirrored(data: str) -> bool:
-    """Whether a mirrored picture is still one of its class; the option `mirror=0` says that it is not.
+    """Whether a mirrored image is still one of its class; the option `mirror=0` says that it is not.
 
     Raises:
         AlitokError: the option is neither 1 nor 0.
@@ -70,8 +70,8 @@ def _parted(data: str) -> tuple[str, dict[str, str]]:
     return name, read_options(data, text)
 
 
-def open_pictures(data: str, say: Say | None = None) -> Pictures:
-    """List the pictures of anything but the built-in sets.
+def open_images(data: str, say: Say | None = None) -> Images:
+    """List the images of anything but the built-in sets.
 
     Args:
         data: what the user wrote.
@@ -104,13 +104,13 @@ def open_pictures(data: str, say: Say | None = None) -> Pictures:
 
 
 def _nothing(data: str, name: str, path: Path) -> AlitokError:
-    """Why what the user wrote names no pictures."""
+    """Why what the user wrote names no images."""
     guessed, misspelt = any_options(data)
     if misspelt and (guessed in BUILTIN or Path(guessed).expanduser().exists()):
         require_options(guessed, misspelt, *(() if guessed in BUILTIN else OPTIONS))
     if path.exists() or is_pattern(name):
         return AlitokError(
-            f"{name} is no source of pictures; give a folder, a labels file, tar archives, or parquet or arrow files."
+            f"{name} is no source of images; give a folder, a labels file, tar archives, or parquet or arrow files."
         )
     return AlitokError(
         f"Data {name!r}: the path does not exist, and the built-in sets are {' and '.join(BUILTIN)}; "
@@ -118,36 +118,34 @@ def _nothing(data: str, name: str, path: Path) -> AlitokError:
     )
 
 
-def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> Pictures:
+def _open_directory(path: Path, options: Mapping[str, str], say: Say | None) -> Images:
     if _is_saved(path):
-        require_options(str(path), options, "split", "heldout", "image", "label", "mirror")
+        require_options(str(path), options, "split", "val", "image", "label", "mirror")
         return open_saved(path, options)
     packed = _packed(path)
     if packed is None:
         require_options(str(path), options, "mirror")
         return open_folder(path)
     example, pattern, opener = packed
-    beside = pictures_below(path)
-    if not options and example.parent == path and any("/" in picture for picture in beside):
+    beside = images_below(path)
+    if not options and example.parent == path and any("/" in image for image in beside):
         folders = open_folder(path)
         return replace(
             folders,
             notes=(
                 *folders.notes,
-                f"The folders of pictures in {path} are used and not the files beside them, such as {example.name}; to "
+                f"The folders of images in {path} are used and not the files beside them, such as {example.name}; to "
                 f"read those instead, give {path / pattern}.",
             ),
         )
-    pictures = opener(f"{path}/{pattern}", options, say, path.name)
+    images = opener(f"{path}/{pattern}", options, say, path.name)
     if beside:
-        note = (
-            f"{len(beside):,} pictures in {path} that are in none of its {pattern} are not used, such as {beside[0]}."
-        )
-        pictures.notes = (*pictures.notes, note)
-    return pictures
+        note = f"{len(beside):,} images in {path} that are in none of its {pattern} are not used, such as {beside[0]}."
+        images.notes = (*images.notes, note)
+    return images
 
 
-def _packed(path: Path) -> tuple[Path, str, Callable[..., Pictures]] | None:
+def _packed(path: Path) -> tuple[Path, str, Callable[..., Images]] | None:
     """Of the archives or tables in a folder: one of them, the pattern of all below the folder, and what opens them."""
     for suffix, opener in ((".tar", _open_archives), *((suffix, _open_tables) for suffix in TABLES)):
         for pattern in (f"*{suffix}", f"data/*{suffix}"):  # in data/, as hub repositories have them
@@ -157,20 +155,20 @@ def _packed(path: Path) -> tuple[Path, str, Callable[..., Pictures]] | None:
     return None
 
 
-def _open_tables(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
-    require_options(pattern, options, "heldout", "image", "label", "streaming", "mirror")
-    train, heldout, notes = _files(pattern, options, TABLES)
+def _open_tables(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Images:
+    require_options(pattern, options, "val", "image", "label", "streaming", "mirror")
+    train, val, notes = _files(pattern, options, TABLES)
     name = name or (train[0].stem if len(train) == 1 else f"{len(train):,} files from {train[0].name}")
-    pictures = open_tables(name, train, heldout, options, open_cache(), say)
-    pictures.notes = (*notes, *pictures.notes)
-    return pictures
+    images = open_tables(name, train, val, options, open_cache(), say)
+    images.notes = (*notes, *images.notes)
+    return images
 
 
 def _files(
     pattern: str, options: Mapping[str, str], suffixes: tuple[str, ...]
 ) -> tuple[list[Path], list[Path] | None, tuple[str, ...]]:
     """The files of a pattern: those for training, those held out, and what is to be said of others."""
-    found = [_checked(expand_paths(each), suffixes) for each in (pattern, options.get("heldout")) if each is not None]
+    found = [_checked(expand_paths(each), suffixes) for each in (pattern, options.get("val")) if each is not None]
     return divide(found[0]) if len(found) == 1 else (found[0], found[1], ())
 
 
@@ -181,24 +179,24 @@ def _checked(paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
     return paths
 
 
-def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Pictures:
-    require_options(pattern, options, "heldout", "mirror")
+def _open_archives(pattern: str, options: Mapping[str, str], say: Say | None, name: str | None = None) -> Images:
+    require_options(pattern, options, "val", "mirror")
     cache, notes = open_cache(), tuple[str, ...]()
     train: list[str] | list[Path]
-    heldout: list[str] | list[Path] | None
+    val: list[str] | list[Path] | None
     if is_url(pattern):
         train = expand_braces(pattern)
-        heldout = expand_braces(options["heldout"]) if "heldout" in options else None
+        val = expand_braces(options["val"]) if "val" in options else None
     else:
-        train, heldout, notes = _files(pattern, options, (".tar",))
-    places: list[str | Path] = [*train, *(heldout or ())]
+        train, val, notes = _files(pattern, options, (".tar",))
+    places: list[str | Path] = [*train, *(val or ())]
     names = _distinct(places)
     shards = [
         FetchedShard(each, place, cache) if isinstance(place, str) else LocalShard(each, place)
         for each, place in zip(names, places, strict=True)
     ]
     name = name or (names[0] if len(names) == 1 else f"{len(names):,} archives from {names[0]}")
-    held = None if heldout is None else shards[len(train) :]
+    held = None if val is None else shards[len(train) :]
     first = Path(places[0].partition("?")[0]) if isinstance(places[0], str) else places[0]
     only_class = first.stem if len(places) == 1 else first.parent.name or name
     return open_tars(name, shards[: len(train)], held, cache=cache, notes=notes, only_class=only_class, say=say)

@@ -13,9 +13,9 @@ from itertools import product
 from pathlib import Path
 
 from alitok.core.errors import AlitokError
-from alitok.data.pictures import TRAIN, heldout_names
+from alitok.data.images import TRAIN, val_names
 
-OPTIONS = ("split", "heldout", "image", "label", "config", "streaming", "mirror")
+OPTIONS = ("split", "val", "image", "label", "config", "streaming", "mirror")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -152,11 +152,11 @@ def divide(paths: Iterable[Path]) -> tuple[list[Path], list[Path] | None, tuple[
     """
     paths = list(paths)
     parts = {path: (match[1].lower() if (match := _PART.match(path.name)) else "") for path in paths}
-    heldout = heldout_names(parts.values())
-    if TRAIN not in parts.values() or heldout is None:
+    val = val_names(parts.values())
+    if TRAIN not in parts.values() or val is None:
         return paths, None, ()
-    unused = [path.name for path in paths if parts[path] not in (TRAIN, heldout)]
-    train, held = ([path for path in paths if parts[path] == part] for part in (TRAIN, heldout))
+    unused = [path.name for path in paths if parts[path] not in (TRAIN, val)]
+    train, held = ([path for path in paths if parts[path] == part] for part in (TRAIN, val))
     if not unused:
         return train, held, ()
-    return train, held, (f"{len(unused):,} files are not of {TRAIN} or {heldout} and not used, such as {unused[0]}.",)
+    return train, held, (f"{len(unused):,} files are not of {TRAIN} or {val} and not used, such as {unused[0]}.",)

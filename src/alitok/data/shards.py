@@ -1,16 +1,16 @@
 """A code store on disk, and how it is written: shard by shard, each finished once and for all.
 
-Enters: what decides the codes (`StoreHead`), and the codes of one range of pictures at a time. Leaves a directory:
+Enters: what decides the codes (`StoreHead`), and the codes of one range of images at a time. Leaves a directory:
 
     manifest.json          written last: the head, and every shard's files with their checksums
     codes-00000.npy        (rows, T) uint16
-    labels-00000.npy       (pictures,) uint16, or int32 with more classes than that holds
-    keys-00000.json.gz     a list of the pictures' names in their source
+    labels-00000.npy       (images,) uint16, or int32 with more classes than that holds
+    keys-00000.json.gz     a list of the images' names in their source
     job.json               the head, until the store is finished
     shard-00000.json       what the manifest will say of a finished shard, until the store is finished
 
-Rows are ordered picture by picture over all shards: row r is crop r % C of picture r // C. Shards hold whole pictures.
-Shapes: C crops of a picture, T codes of a sequence.
+Rows are ordered image by image over all shards: row r is crop r % C of image r // C. Shards hold whole images.
+Shapes: C crops of an image, T codes of a sequence.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MANIFEST, JOB = "manifest.json", "job.json"
 _SHARD_ROWS = 1 << 15  # 17 MB at 272 codes: little is lost with an unfinished one
 _MOST_SHARDS = 512  # of which a reader keeps one file open each
 _FEWEST_SHARDS = 8  # of a small source, so that several processes have work
-_LEAST_PICTURES = 64
+_LEAST_IMAGES = 64
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none
 _SUFFIXES = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}
 _OURS = r"(codes|labels|keys|shard)-\d+(\.npy|\.json|\.json\.gz)"
@@ -53,25 +53,25 @@ class StoreHead:
     """All that is said of a store as a whole.
 
     Attributes:
-        pictures: how many.
+        images: how many.
         length: T, codes per sequence.
         codebook_size: number of codes the tokenizer has.
-        recipe: which views of a picture were encoded.
+        recipe: which views of an image were encoded.
         crops: the name of each view, in the order of the rows.
         classes: class names.
         tokenizer: fingerprint of what made the codes.
         tokenizer_path: where it was; it may have moved since.
         source: the data.
         contents: its hash, as `Splits.contents`.
-        split: which of its pictures.
+        split: which of its images.
         image_size: pixels a side that were encoded.
         listing: hash of all keys and labels, in order.
-        left_out: key and reason of each picture that could not be used.
+        left_out: key and reason of each image that could not be used.
         batch_size: views encoded at a time; another size may round a feature differently.
-        shard_pictures: pictures of a shard; the last one may hold fewer.
+        shard_images: images of a shard; the last one may hold fewer.
     """
 
-    pictures: int
+    images: int
     length: int
     codebook_size: int
     recipe: str
@@ -86,17 +86,17 @@ class StoreHead:
     listing: str = ""
     left_out: tuple[tuple[str, str], ...] = ()
     batch_size: int = 0
-    shard_pictures: int
+    shard_images: int
 
     @property
     def shards(self) -> int:
         """How many shards there are."""
-        return -(-self.pictures // self.shard_pictures)
+        return -(-self.images // self.shard_images)
 
     def shard(self, number: int) -> range:
-        """The pictures of a shard."""
-        first = number * self.shard_pictures
-        return range(first, min(first + self.shard_pictures, self.pictures))
+        """The images of a shard."""
+        first = number * self.shard_images
+        return range(first, min(first + self.shard_images, self.images))
 
     def differences(self, other: StoreHead) -> list[str]:
         """What decides the codes and is not the same, in words."""
@@ -109,8 +109,8 @@ class StoreHead:
 
 
 _DECIDES = {
-    "pictures": "pictures",
-    "listing": "pictures",
+    "images": "images",
+    "listing": "images",
     "contents": "contents of the data",
     "length": "tokenizer",
     "codebook_size": "tokenizer",
@@ -122,23 +122,23 @@ _DECIDES = {
     "source": "data",
     "split": "split",
     "batch_size": "batch size",
-    "shard_pictures": "pictures per shard",
+    "shard_images": "images per shard",
 }
 
 
-def shard_pictures(pictures: int, crops: int) -> int:
-    """How many pictures a shard holds, by the number of pictures and of crops alone."""
-    most = max(_SHARD_ROWS, -(-pictures * crops // _MOST_SHARDS)) // crops
-    return max(1, min(most, pictures, max(_LEAST_PICTURES, -(-pictures // _FEWEST_SHARDS))))
+def shard_images(images: int, crops: int) -> int:
+    """How many images a shard holds, by the number of images and of crops alone."""
+    most = max(_SHARD_ROWS, -(-images * crops // _MOST_SHARDS)) // crops
+    return max(1, min(most, images, max(_LEAST_IMAGES, -(-images // _FEWEST_SHARDS))))
 
 
 def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ...]:
-    """What the views of a picture show, in order.
+    """What the views of an image show, in order.
 
     Args:
         recipe: `centre`, `flip` or `ten`.
         count: how many views the source gives: mirror images, or all but the fixed one, may be left out.
-        drawn: whether places are drawn, as from a source that has no whole pictures.
+        drawn: whether places are drawn, as from a source that has no whole images.
     """
     corners = ("top left", "top right", "bottom left", "bottom right", "centre")
     places = tuple(f"place {number}" for number in range(1, 6)) if drawn else corners
@@ -221,17 +221,17 @@ class StoreWriter:
         Args:
             number: of the shard.
             codes: (rows, T) of 0 <= code < codebook_size.
-            labels: (pictures,) indices into the classes.
-            keys: one per picture.
+            labels: (images,) indices into the classes.
+            keys: one per image.
         """
-        head, pictures = self.head, self.head.shard(number)
-        assert codes.shape == (len(pictures) * len(head.crops), head.length), codes.shape
-        assert labels.shape == (len(pictures),), labels.shape
-        assert len(keys) == len(pictures)
+        head, images = self.head, self.head.shard(number)
+        assert codes.shape == (len(images) * len(head.crops), head.length), codes.shape
+        assert labels.shape == (len(images),), labels.shape
+        assert len(keys) == len(images)
         assert 0 <= labels.min() <= labels.max() < len(head.classes), "a label is out of range"
         if self._whole() or self._entry(number) is not None:
             return  # another job, started twice, was faster: what is finished is never touched again
-        entry: dict[str, Any] = {"first": pictures.start, "pictures": len(pictures)}
+        entry: dict[str, Any] = {"first": images.start, "images": len(images)}
         for kind, values in (("codes", as_stored(codes, head.codebook_size)), ("labels", labels), ("keys", keys)):
             name = f"{kind}-{number:05d}{_SUFFIXES[kind]}"
             with atomic_path(self.path / name) as part:
@@ -264,8 +264,8 @@ class StoreWriter:
         """What the sidecar of a finished shard says; None when it is not finished or its files are not there."""
         try:
             entry = read_json(self.path / _sidecar(number))
-            pictures = self.head.shard(number)
-            whole = (entry["first"], entry["pictures"]) == (pictures.start, len(pictures))
+            images = self.head.shard(number)
+            whole = (entry["first"], entry["images"]) == (images.start, len(images))
             sizes = [(self.path / entry[kind]["file"]).stat().st_size == entry[kind]["bytes"] for kind in _SUFFIXES]
         except (AlitokError, OSError, KeyError, TypeError):
             return None
@@ -294,7 +294,7 @@ def read_keys(path: Path) -> list[str]:
     try:
         keys = json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError) as error:
-        raise AlitokError(f"{path} is missing or damaged ({error}); encode the pictures again.") from None
+        raise AlitokError(f"{path} is missing or damaged ({error}); encode the images again.") from None
     return keys
 
 
@@ -338,19 +338,19 @@ def read_head(path: Path, name: str) -> tuple[StoreHead, list[dict[str, Any]]]:
         raise
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise AlitokError(
-            f"{place} is not of format {FORMAT}, but of another version of alitok; encode the pictures again."
+            f"{place} is not of format {FORMAT}, but of another version of alitok; encode the images again."
         )
     shards = found.pop("shards", [])
     missing = {field.name for field in dataclasses.fields(StoreHead)} - found.keys()
     if name == MANIFEST and not shards:
         missing.add("shards")
     if missing:
-        raise AlitokError(f"{place} is damaged: it lacks {', '.join(sorted(missing))}; encode the pictures again.")
+        raise AlitokError(f"{place} is damaged: it lacks {', '.join(sorted(missing))}; encode the images again.")
     del found["format"]
     try:
         return from_dict(StoreHead, found, name), shards
     except AlitokError as error:
-        raise AlitokError(f"{place} is damaged ({error}); encode the pictures again.") from None
+        raise AlitokError(f"{place} is damaged ({error}); encode the images again.") from None
 
 
 def require_store(path: Path) -> None:

@@ -1,20 +1,20 @@
-"""Which pictures of a data set are held out: (N,) labels enter, an (N,) mask leaves."""
+"""Which images of a data set are held out: (N,) labels enter, an (N,) mask leaves."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def heldout_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draw about `share` of each class, at least one picture and never a whole class.
+def val_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw about `share` of each class, at least one image and never a whole class.
 
     Args:
-        labels: (N,) integers; the draw of a class depends on its label and its number of pictures alone.
+        labels: (N,) integers; the draw of a class depends on its label and its number of images alone.
         share: between 0 and 1.
         seed: of the draw.
 
     Returns:
-        (N,) booleans, true where a picture is held out; of a class of one picture none is.
+        (N,) booleans, true where an image is held out; of a class of one image none is.
     """
     mask = np.zeros(len(labels), bool)
     by_class = np.argsort(labels, kind="stable")  # one sort: a comparison per class is dear with thousands of classes

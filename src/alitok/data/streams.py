@@ -1,6 +1,6 @@
 """Data sets that come as a stream, written to tar archives once and read from there ever after.
 
-Enters: streams of the package `datasets`. Leaves: `TarPictures` over archives in the cache. Each archive appears whole,
+Enters: streams of the package `datasets`. Leaves: `TarImages` over archives in the cache. Each archive appears whole,
 with the state of the stream behind it, so that what was interrupted goes on at the archive that was being written.
 """
 
@@ -17,7 +17,7 @@ from alitok.core.errors import AlitokError, said
 from alitok.core.files import atomic_path, read_json, write_json
 from alitok.data.cache import Cache
 from alitok.data.tables import Columns, find_columns, kind_of, notes_on
-from alitok.data.tar import LocalShard, Say, TarPictures, open_tars
+from alitok.data.tar import LocalShard, Say, TarImages, open_tars
 
 _SHARD_BYTES = 1 << 28
 _STATE = "state.json"
@@ -32,8 +32,8 @@ def open_stream(
     options: Mapping[str, str],
     cache: Cache,
     say: Say | None = None,
-) -> TarPictures:
-    """Pictures of streamed splits, training first and then, where there is one, what is held out.
+) -> TarImages:
+    """Images of streamed splits, training first and then, where there is one, what is held out.
 
     Args:
         name: of the data set.
@@ -42,7 +42,7 @@ def open_stream(
         load: opens the stream of a split.
         options: of the source.
         cache: where the archives are kept.
-        say: told how many pictures have come.
+        say: told how many images have come.
 
     Raises:
         AlitokError: a stream breaks off, or does not fit the cache.
@@ -63,11 +63,11 @@ def open_stream(
         columns = columns or written.columns
         shards.append([LocalShard(f"{split}-{path.name}", path) for path in written.shards])
     assert columns is not None
-    pictures = open_tars(
+    images = open_tars(
         name, shards[0], shards[1] if len(shards) > 1 else None, cache=cache, classes=columns.names, say=say
     )
-    pictures.notes = notes_on(name, columns, pictures.classes)
-    return pictures
+    images.notes = notes_on(name, columns, images.classes)
+    return images
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _encoded(value: Any) -> bytes:
-    """The picture of a row; empty where it has none, which is told when pictures are checked."""
+    """The image of a row; empty where it has none, which is told when images are checked."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, str):

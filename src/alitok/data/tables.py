@@ -1,7 +1,7 @@
-"""Pictures in tables, as Hugging Face data sets hold them.
+"""Images in tables, as Hugging Face data sets hold them.
 
-Enters: data sets of the package `datasets`, and options that name columns. Leaves: `TablePictures`, read from
-memory-mapped tables; and which columns hold pictures and labels, for streams too.
+Enters: data sets of the package `datasets`, and options that name columns. Leaves: `TableImages`, read from
+memory-mapped tables; and which columns hold images and labels, for streams too.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
+from alitok.data.images import Broken, Contents, Labels
 from alitok.data.labelled import label_name
-from alitok.data.pictures import Broken, Contents, Labels
 
-_IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+_IMAGE_NAMES = ("image", "img", "image", "photo", "jpg", "jpeg", "png", "webp")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "category", "target")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where pictures and classes stand in a data set.
+    """Where images and classes stand in a data set.
 
     Attributes:
-        image: the column of pictures.
-        label: the column of labels; None where all pictures are of one class.
+        image: the column of images.
+        label: the column of labels; None where all images are of one class.
         names: class names by number, where the data set gives them.
     """
 
@@ -73,11 +73,9 @@ def find_columns(features: Mapping[str, Any], options: Mapping[str, str], name: 
             )
         return found[0] if found else None
 
-    image = choose("image", "picture", ("bytes", "text"), _IMAGE_NAMES)
+    image = choose("image", "image", ("bytes", "text"), _IMAGE_NAMES)
     if image is None:
-        raise AlitokError(
-            f"{name} has no column that is plainly of pictures; add ?image=COLUMN. Its columns: {listed}."
-        )
+        raise AlitokError(f"{name} has no column that is plainly of images; add ?image=COLUMN. Its columns: {listed}.")
     label = choose("label", "class", ("number", "text"), _LABEL_NAMES)
     names = getattr(features[label], "names", None) if label is not None else None
     # a name without letters could not be told from none in an archive
@@ -90,12 +88,12 @@ def kind_of(feature: Any) -> str:
 
 
 def _kind(feature: Any) -> str:
-    """What a column may be: picture, bytes, class, number or text; empty for anything else."""
+    """What a column may be: image, bytes, class, number or text; empty for anything else."""
     kind = kind_of(feature)
     if kind in ("Image", "ClassLabel"):
-        return {"Image": "picture", "ClassLabel": "class"}[kind]
+        return {"Image": "image", "ClassLabel": "class"}[kind]
     if isinstance(feature, dict) and {"bytes", "path"} >= set(feature) >= {"bytes"}:
-        return "picture"
+        return "image"
     dtype = str(getattr(feature, "dtype", ""))
     if dtype in ("binary", "large_binary"):
         return "bytes"
@@ -105,7 +103,7 @@ def _kind(feature: Any) -> str:
 
 
 class _Rows:
-    """One column of encoded pictures, read row by row; the views of the table are made anew in each process."""
+    """One column of encoded images, read row by row; the views of the table are made anew in each process."""
 
     def __init__(self, table: Any, column: str) -> None:
         self._table, self._column = table, column
@@ -139,7 +137,7 @@ class _Rows:
         return self._chunks
 
     def read(self, row: int) -> bytes:
-        """One picture; empty where the table holds none."""
+        """One image; empty where the table holds none."""
         chunks = self.chunks()
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         encoded, paths = chunks[number]
@@ -151,7 +149,7 @@ class _Rows:
         return Path(path).read_bytes() if path else b""
 
     def sizes(self) -> np.ndarray:
-        """Bytes of each picture (n,) int64, -1 where it is in a file of its own."""
+        """Bytes of each image (n,) int64, -1 where it is in a file of its own."""
         import pyarrow.compute as pc
 
         sizes = [
@@ -164,8 +162,8 @@ class _Rows:
 
 
 @dataclass(eq=False)
-class TablePictures:
-    """Pictures in tables; see `Pictures` for the rest.
+class TableImages:
+    """Images in tables; see `Images` for the rest.
 
     Attributes:
         splits: names of the parts, for keys.
@@ -182,7 +180,7 @@ class TablePictures:
     tables: tuple[_Rows, ...]
     part_of: np.ndarray
     row_of: np.ndarray
-    heldout: np.ndarray | None
+    val: np.ndarray | None
     left_out: tuple[Broken, ...]
     notes: tuple[str, ...]
     groups: np.ndarray | None = None
@@ -195,12 +193,12 @@ class TablePictures:
         return f"{self.splits[self.part_of[index]]}/{self.row_of[index]}"
 
     def encoded(self, index: int) -> bytes:
-        """The picture as the table holds it, or the file that the table names."""
+        """The image as the table holds it, or the file that the table names."""
         return self.tables[self.part_of[index]].read(int(self.row_of[index]))
 
 
-def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str]) -> TablePictures:
-    """Data sets in memory-mapped tables as `Pictures`.
+def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str]) -> TableImages:
+    """Data sets in memory-mapped tables as `Images`.
 
     Args:
         name: for people.
@@ -208,7 +206,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
         options: of the source.
 
     Raises:
-        AlitokError: it is not clear which columns are meant, or there are no labelled pictures.
+        AlitokError: it is not clear which columns are meant, or there are no labelled images.
     """
     features = next(iter(parts.values())).features
     columns = find_columns(features, options, name)
@@ -232,9 +230,9 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
             row_of.append(row)
     classes, rows = labels.finish(columns.names)
     if not len(rows):
-        raise AlitokError(f"{name} has no labelled pictures.")
+        raise AlitokError(f"{name} has no labelled images.")
     part = np.array(part_of, np.int32)
-    return TablePictures(
+    return TableImages(
         name=name,
         classes=classes,
         labels=rows,
@@ -243,7 +241,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
         tables=tuple(tables),
         part_of=part,
         row_of=np.array(row_of, np.int64),
-        heldout=part == 1 if len(parts) > 1 else None,
+        val=part == 1 if len(parts) > 1 else None,
         left_out=tuple(left_out),
         notes=notes_on(name, columns, classes),
     )
@@ -254,10 +252,10 @@ def notes_on(name: str, columns: Columns, classes: Sequence[str]) -> tuple[str, 
     notes = []
     if columns.label is None:
         notes.append(
-            f"{name} has no column that is plainly of labels, so its pictures are one class; else add ?label=COLUMN."
+            f"{name} has no column that is plainly of labels, so its images are one class; else add ?label=COLUMN."
         )
     if columns.names is not None and len(classes) < len(columns.names):
         notes.append(
-            f"{len(columns.names) - len(classes):,} of the {len(columns.names):,} classes of {name} have no pictures."
+            f"{len(columns.names) - len(classes):,} of the {len(columns.names):,} classes of {name} have no images."
         )
     return tuple(notes)

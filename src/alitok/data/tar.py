@@ -1,9 +1,9 @@
-"""Tar archives of pictures, as WebDataset writes them or as they come, on this machine or elsewhere.
+"""Tar archives of images, as WebDataset writes them or as they come, on this machine or elsewhere.
 
-Enters: archives. Leaves: `TarPictures`, each picture read where it stands in its archive.
+Enters: archives. Leaves: `TarImages`, each image read where it stands in its archive.
 
 A class is what the archive says of a sample, see `tar_index`. Where no archive says anything, the first folder below
-the one that all pictures are in is the class, and without such folders all are of one class.
+the one that all images are in is the class, and without such folders all are of one class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.words import are, counted
 from alitok.data.cache import Cache, keep
 from alitok.data.decode import in_threads
-from alitok.data.pictures import TRAIN, Broken, Contents, Labels, Strings, heldout_names, printable
+from alitok.data.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_names
 from alitok.data.tar_index import ShardFile, ShardIndex, index_shard
 
 Say = Callable[[str], None]
@@ -130,8 +130,8 @@ class OpenShards:
 
 
 @dataclass(eq=False)
-class TarPictures:
-    """Pictures in archives; see `Pictures` for the rest.
+class TarImages:
+    """Images in archives; see `Images` for the rest.
 
     Attributes:
         shards: the archives.
@@ -150,7 +150,7 @@ class TarPictures:
     shard_of: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    heldout: np.ndarray | None
+    val: np.ndarray | None
     groups: np.ndarray | None
     left_out: tuple[Broken, ...]
     notes: tuple[str, ...]
@@ -176,34 +176,34 @@ class TarPictures:
 def open_tars(
     name: str,
     train: Sequence[Shard],
-    heldout: Sequence[Shard] | None = None,
+    val: Sequence[Shard] | None = None,
     *,
     cache: Cache,
     notes: tuple[str, ...] = (),
     only_class: str | None = None,
     classes: Sequence[str] | None = None,
     say: Say | None = None,
-) -> TarPictures:
-    """List the pictures of archives.
+) -> TarImages:
+    """List the images of archives.
 
     Args:
         name: for people.
         train: the archives, in order.
-        heldout: archives of held-out pictures, where the split is given.
+        val: archives of validation images, where the split is given.
         cache: where indexes are kept.
         notes: what finding the archives met.
-        only_class: the class of pictures without labels and folders; `name` unless given.
+        only_class: the class of images without labels and folders; `name` unless given.
         classes: the order of the classes, where it is given.
         say: told what takes long.
 
     Raises:
-        AlitokError: an archive cannot be read, or there are no pictures.
+        AlitokError: an archive cannot be read, or there are no images.
     """
-    shards = (*train, *(heldout or ()))
+    shards = (*train, *(val or ()))
     fetched = any(isinstance(shard, FetchedShard) for shard in shards)
     indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, say))
     shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
-    held = None if heldout is None else shard_of >= len(train)
+    held = None if val is None else shard_of >= len(train)
     if any(index.says_labels() for index in indexes):
         names: Iterator[str | None] = (index.labels[row] or None for index in indexes for row in range(len(index)))
         missing = "has no label"
@@ -213,11 +213,11 @@ def open_tars(
         missing = "is in no folder that names its class, as others are"
     listed = _list(shards, indexes, names)
     if not len(listed.members):
-        raise AlitokError(f"{name} has no pictures with a class.")
+        raise AlitokError(f"{name} has no images with a class.")
     class_names, labels = listed.labels.finish(classes)
     mask = np.array(listed.kept, bool)
     problems = [(shard, *broken) for shard, index in zip(shards, indexes, strict=True) for broken in index.problems]
-    return TarPictures(
+    return TarImages(
         name=name,
         classes=class_names,
         labels=labels,
@@ -227,7 +227,7 @@ def open_tars(
         shard_of=shard_of[mask],
         offsets=np.concatenate([index.offsets for index in indexes])[mask],
         sizes=np.concatenate([index.sizes for index in indexes])[mask],
-        heldout=None if held is None else held[mask],
+        val=None if held is None else held[mask],
         groups=shard_of[mask] if fetched else None,
         left_out=(
             *(
@@ -242,7 +242,7 @@ def open_tars(
 
 
 def _surplus(shards: Sequence[Shard], indexes: Sequence[ShardIndex]) -> tuple[str, ...]:
-    """What is to be said of pictures that another one of their sample stands for."""
+    """What is to be said of images that another one of their sample stands for."""
     count = sum(index.surplus for index in indexes)
     if not count:
         return ()
@@ -250,18 +250,18 @@ def _surplus(shards: Sequence[Shard], indexes: Sequence[ShardIndex]) -> tuple[st
         (shard.name, index.example) for shard, index in zip(shards, indexes, strict=True) if index.surplus
     )
     return (
-        f"{counted(count, 'picture')} in archives {are(count)} not used, such as {printable(f'{shard}/{example}')}: "
+        f"{counted(count, 'image')} in archives {are(count)} not used, such as {printable(f'{shard}/{example}')}: "
         "another one has the same name up to the first dot, and files of one name are one sample.",
     )
 
 
 @dataclass
 class _Listed:
-    """The pictures of all archives that have a class, in order."""
+    """The images of all archives that have a class, in order."""
 
     labels: Labels
     contents: Contents
-    kept: array[int]  # of all pictures, 1 where it has a class
+    kept: array[int]  # of all images, 1 where it has a class
     unlabelled: list[str]
     members: Strings
 
@@ -312,7 +312,7 @@ def _index(shard: Shard, cache: Cache, say: Say | None) -> tuple[ShardIndex, boo
 
 
 def _folders(indexes: Sequence[ShardIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
-    """The class of each picture by its folder, None where others have one; and the split, if folders are one."""
+    """The class of each image by its folder, None where others have one; and the split, if folders are one."""
 
     def paths() -> Iterator[list[str]]:
         return (index.keys[row].split("/")[:-1] for index in indexes for row in range(len(index)))
@@ -323,9 +323,9 @@ def _folders(indexes: Sequence[ShardIndex], only_class: str) -> tuple[Iterator[s
         common = [part for part, _ in same]
     depth = len(common or ())
     firsts = Counter(path[depth] if len(path) > depth else None for path in paths())
-    heldout = heldout_names(first for first in firsts if first)
-    if firsts.keys() == {TRAIN, heldout}:
-        held = np.array([path[depth] == heldout for path in paths()], bool)
+    val = val_names(first for first in firsts if first)
+    if firsts.keys() == {TRAIN, val}:
+        held = np.array([path[depth] == val for path in paths()], bool)
         if all(len(path) == depth + 1 for path in paths()):
             return (only_class for _ in paths()), held
         return (path[depth + 1] if len(path) > depth + 1 else None for path in paths()), held

@@ -1,9 +1,9 @@
-"""Where the pictures of a tar archive stand.
+"""Where the images of a tar archive stand.
 
-Enters: an archive, of which headers and label files are read and pictures passed over. Leaves: `ShardIndex`.
+Enters: an archive, of which headers and label files are read and images passed over. Leaves: `ShardIndex`.
 
 Members that share their path up to the first dot of the last part are one sample: `a/0001.jpg` and `a/0001.cls`. Its
-class is in `.cls` or `.cls.txt`, or in `.json` under `label`, `class` or `cls`. Of a sample's pictures the first with
+class is in `.cls` or `.cls.txt`, or in `.json` under `label`, `class` or `cls`. Of a sample's images the first with
 nothing before its ending counts (`0001.jpg`, not `0001.mask.png`); where there is none, each does. Others are counted.
 """
 
@@ -21,8 +21,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from alitok.core.errors import AlitokError
+from alitok.data.images import SUFFIXES, Broken, Strings, is_image
 from alitok.data.labelled import label_name
-from alitok.data.pictures import SUFFIXES, Broken, Strings, is_picture
 
 _BLOCK = 512  # bytes; an archive ends with blocks of zeros
 _CLASS_ENDINGS = ("cls", "cls.txt")
@@ -32,7 +32,7 @@ _MOST_LABEL_BYTES = 1 << 20  # of a file that holds a label
 
 @dataclass
 class ShardIndex:
-    """Where the pictures of one archive stand.
+    """Where the images of one archive stand.
 
     Attributes:
         keys: (n,) names of members.
@@ -40,7 +40,7 @@ class ShardIndex:
         offsets: (n,) int64 of the first byte.
         sizes: (n,) int64 in bytes.
         problems: what of the archive cannot be used, by name of member, or by an empty name for the archive itself.
-        surplus: how many pictures are not used because another one of their sample counts.
+        surplus: how many images are not used because another one of their sample counts.
         example: the name of the first of these; empty where there is none.
     """
 
@@ -56,7 +56,7 @@ class ShardIndex:
         return len(self.keys)
 
     def says_labels(self) -> bool:
-        """Whether the archive itself says the class of some picture."""
+        """Whether the archive itself says the class of some image."""
         return bool(self.labels.to_arrays()[0].size)
 
     def to_bytes(self) -> bytes:
@@ -90,8 +90,8 @@ class _Member(NamedTuple):
 class _Sample:
     """Members that share a stem."""
 
-    pictures: list[_Member] = field(default_factory=list)
-    plain: _Member | None = None  # the first whose whole ending is that of a picture, as in 0001.jpg
+    images: list[_Member] = field(default_factory=list)
+    plain: _Member | None = None  # the first whose whole ending is that of an image, as in 0001.jpg
     label: _Member | None = None
 
 
@@ -112,13 +112,13 @@ def index_shard(file: BinaryIO, name: str) -> ShardIndex:
     rows, labels = [], []
     surplus, example = 0, ""
     for sample in samples.values():
-        if sample.plain is not None and len(sample.pictures) > 1:
-            surplus += len(sample.pictures) - 1
-            example = example or next(other.name for other in sample.pictures if other is not sample.plain)
-        label = _read_label(file, sample.label, problems) if sample.label and sample.pictures else ""
-        for picture in [sample.plain] if sample.plain else sample.pictures:
+        if sample.plain is not None and len(sample.images) > 1:
+            surplus += len(sample.images) - 1
+            example = example or next(other.name for other in sample.images if other is not sample.plain)
+        label = _read_label(file, sample.label, problems) if sample.label and sample.images else ""
+        for image in [sample.plain] if sample.plain else sample.images:
             if label is not None:
-                rows.append(picture)
+                rows.append(image)
                 labels.append(label)
     return ShardIndex(
         Strings(row.name for row in rows),
@@ -136,8 +136,8 @@ def _sort_in(samples: dict[str, _Sample], member: _Member) -> None:
     stem, _, ending = name.partition(".")
     ending = ending.lower()
     sample = samples.setdefault(f"{folder}/{stem}", _Sample())
-    if is_picture(name):
-        sample.pictures.append(member)
+    if is_image(name):
+        sample.images.append(member)
         if sample.plain is None and f".{ending}" in SUFFIXES:
             sample.plain = member
     elif ending in _CLASS_ENDINGS or (ending == "json" and sample.label is None):
@@ -169,12 +169,12 @@ def _members(file: BinaryIO, archive_name: str) -> Iterator[_Member | Broken]:
             continue
         if member.isreg():
             yield _Member(name, member.offset_data, member.size)
-        elif (member.issym() or member.islnk()) and is_picture(posixpath.basename(name)):
+        elif (member.issym() or member.islnk()) and is_image(posixpath.basename(name)):
             yield Broken(name, "is a link inside its archive; pack the file itself (tar -h --hard-dereference)")
     file.seek(archive.offset)
     last = file.read(_BLOCK)
     if not last or last.strip(b"\0"):
-        yield Broken("", "does not end as an archive should: pictures at its end may be missing")
+        yield Broken("", "does not end as an archive should: images at its end may be missing")
 
 
 def _what(file: BinaryIO) -> str:

@@ -111,7 +111,7 @@ class Generator(nn.Module):
     ) -> torch.Tensor:
         """Codes (B, t), t <= T, and classes (B,) -> logits (B, t + 1, V).
 
-        With all T codes the last row of logits follows the whole picture and predicts nothing. `value_weights`
+        With all T codes the last row of logits follows the whole image and predicts nothing. `value_weights`
         (B, t + 1, t + 1) are factors of the attended values, seen from each position (SoftCFG).
         """
         tokens = torch.cat([self.class_tokens(classes)[:, None], codes], dim=1)

@@ -1,4 +1,4 @@
-"""Floor 2: what training minimises, and the networks that judge pictures for it.
+"""Floor 2: what training minimises, and the networks that judge images for it.
 
 Sees images and tensors by name; returns named terms.
 """

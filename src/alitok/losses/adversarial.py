@@ -1,6 +1,6 @@
 """The adversarial loss: hinge terms, LeCam regularisation, and the weight that keeps the generator's term in bounds.
 
-Enters: logits of a discriminator on real pictures and on reconstructions, of any shape. Leaves: scalars.
+Enters: logits of a discriminator on real images and on reconstructions, of any shape. Leaves: scalars.
 
 Running means and the adaptive weight change once per optimizer step, by `update`, with what the trainer has averaged
 over microbatches and processes; so a step does not depend on how its batch is split.
@@ -22,7 +22,7 @@ def hinge_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) ->
 
 
 def hinge_generator(fake_logits: torch.Tensor) -> torch.Tensor:
-    """The generator's loss: minus the mean logit of its pictures."""
+    """The generator's loss: minus the mean logit of its images."""
     return -fake_logits.float().mean()
 
 
@@ -57,7 +57,7 @@ class AdaptiveWeight(nn.Module):
     """VQGAN's adaptive weight of the generator's adversarial term (Esser et al. 2021, equation 7).
 
     The length of the reconstruction terms' gradient at the decoder's last layer, divided by that of the adversarial
-    term's + 1e-4 (as in VQGAN's code), and at most 1e4. VQGAN measures it on the very pictures it is used for, so that
+    term's + 1e-4 (as in VQGAN's code), and at most 1e4. VQGAN measures it on the very images it is used for, so that
     the result depends on how a batch is split. Here a step uses what the step before it has measured on its whole
     batch; the first step has no adversarial term. `weight` is a buffer, so a checkpoint holds it.
     """

@@ -1,6 +1,6 @@
 """The patch discriminator of the adversarial loss.
 
-Enters: images (B, 3, h, w) in [0, 1]. Leaves: logits (B, 1, 16, 16), one per region; high means "a real picture".
+Enters: images (B, 3, h, w) in [0, 1]. Leaves: logits (B, 1, 16, 16), one per region; high means "a real image".
 
 Source: the discriminator of Open-MagViT2 as the released AliTok uses it.
 """

@@ -2,7 +2,7 @@
 
 Enters: images (B, 3, h, w) in [0, 1]. Leaves: features per stage, their distance, and the logits it is trained by.
 
-Without pretrained weights at hand, a classifier of the pictures at hand stands in for one of ImageNet. Its distance is
+Without pretrained weights at hand, a classifier of the images at hand stands in for one of ImageNet. Its distance is
 LPIPS (Zhang et al. 2018) with uniform weights.
 """
 

@@ -97,7 +97,7 @@ class Objective(nn.Module):
         Returns:
             `loss`, the weighted sum of all terms here; `reconstruction`, that of `mse` and the perceptual terms;
             `mse`; the distance of each network that takes part, by its name; `quantizer` and `auxiliary` where there
-            is such a loss. `auxiliary` is the MSE of the first row plus the weighted perceptual terms of the picture
+            is such a loss. `auxiliary` is the MSE of the first row plus the weighted perceptual terms of the image
             from `compose_first_row`, these only if the weights want them and `auxiliary` is not 0.
         """
         names = weights.networks()
@@ -135,9 +135,9 @@ def _weighted(terms: Mapping[str, torch.Tensor], weights: LossWeights) -> torch.
 
 
 def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The picture whose first row is drawn by the prefix codes; only that row passes gradient on.
+    """The image whose first row is drawn by the prefix codes; only that row passes gradient on.
 
-    A feature network can judge a row only within a whole picture. The rest is the reconstruction, detached.
+    A feature network can judge a row only within a whole image. The rest is the reconstruction, detached.
 
     Args:
         reconstruction: (B, 3, h, h).
@@ -155,7 +155,7 @@ def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, 
 
 
 def auxiliary_mse(images: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Mean squared error between the strip that the prefix codes draw and the picture's first row of patches.
+    """Mean squared error between the strip that the prefix codes draw and the image's first row of patches.
 
     Args:
         images: (B, 3, h, h).

@@ -1,4 +1,4 @@
-"""The feature networks of the perceptual loss: how far two pictures are apart in the eyes of a trained network.
+"""The feature networks of the perceptual loss: how far two images are apart in the eyes of a trained network.
 
 Enters: images (B, 3, h, w) in [0, 1]. Leaves: features, and the mean distance of two sets of features as a scalar.
 
@@ -62,7 +62,7 @@ class NetworkMissingError(AlitokError):
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A network in whose features pictures are compared; always in evaluation mode, frozen before it is a loss."""
+    """A network in whose features images are compared; always in evaluation mode, frozen before it is a loss."""
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -70,7 +70,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     @abstractmethod
     def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Features of B pictures and of B others -> their mean distance, a float32 scalar >= 0."""
+        """Features of B images and of B others -> their mean distance, a float32 scalar >= 0."""
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked of the module around it."""
@@ -105,7 +105,7 @@ class ConvNextLogits(FeatureNetwork):
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, h, w) in [0, 1] of any size -> the logits (B, 1000) of the pictures at 224 x 224."""
+        """(B, 3, h, w) in [0, 1] of any size -> the logits (B, 1000) of the images at 224 x 224."""
         resized = F.interpolate(images, (_CONVNEXT_SIDE, _CONVNEXT_SIDE), mode="bilinear", antialias=True)
         return (self.network((resized - self.mean) / self.deviation),)
 
@@ -134,11 +134,11 @@ class LpipsVgg(FeatureNetwork):
         """(B, 3, h, w) in [0, 1] -> five features (B, C, h / 2^i, w / 2^i).
 
         Raises:
-            AlitokError: pictures smaller than VGG can halve.
+            AlitokError: images smaller than VGG can halve.
         """
         if min(images.shape[-2:]) < VGG_LEAST_SIDE:
             raise AlitokError(
-                f"LPIPS needs pictures of at least {VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
+                f"LPIPS needs images of at least {VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
                 "choose another perceptual network."
             )
         x = (images * 2 - 1 - self.shift) / self.scale
@@ -154,7 +154,7 @@ class LpipsVgg(FeatureNetwork):
         return self.distances(found, wanted).mean()
 
     def distances(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """LPIPS of each of B pictures, (B,) float32: the heads' weighted sum, mean over positions, sum over layers."""
+        """LPIPS of each of B images, (B,) float32: the heads' weighted sum, mean over positions, sum over layers."""
         layers = [
             (head * unit_difference(a, b)).sum(1).mean((1, 2))
             for head, a, b in zip(self.heads, found, wanted, strict=True)
@@ -212,7 +212,7 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
             reason += "; pip install 'alitok[perceptual]'"
         raise NetworkMissingError(
             f"The perceptual network '{name}' cannot be had ({reason}): it needs {wanted} or the file that "
-            f"perceptual.{key}=FILE names; --perceptual local (a network trained on your own pictures) and "
+            f"perceptual.{key}=FILE names; --perceptual local (a network trained on your own images) and "
             "--perceptual none do without.",
             reason,
         ) from None

@@ -1,9 +1,9 @@
-"""Files in the form of ADM's evaluator: pictures in an npz file, and the statistics of a reference set beside them.
+"""Files in the form of ADM's evaluator: images in an npz file, and the statistics of a reference set beside them.
 
-Enters: a path. Leave: pictures (B, 3, h, h) uint8, block by block, so that a file of any size is read in bounded
+Enters: a path. Leave: images (B, 3, h, h) uint8, block by block, so that a file of any size is read in bounded
 memory; and mean and covariance of Inception's features, as they stand in the file.
 
-    arr_0           (N, h, h, 3) uint8, the pictures
+    arr_0           (N, h, h, 3) uint8, the images
     arr_1           (N,) integers, their class numbers, where they are known; `alitok fit` calls them labels
     mu, sigma       (2048,), (2048, 2048), of the pool features; in references
     mu_s, sigma_s   (2023,), (2023, 2023), of the spatial features; in some references
@@ -29,14 +29,14 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.inception import POOL, SPATIAL
 from alitok.metrics.moments import Gaussian
 
-_PICTURES = "arr_0"
+_IMAGES = "arr_0"
 _LABELS = ("arr_1", "labels")
 _LOCAL_HEAD = 30  # bytes of a zip member's own header, before its name
 _SKIP = 1 << 20  # bytes unpacked at a time on the way to a block
 
 
-class NpzPictures:
-    """The pictures of an npz file, read as they are wanted and in any order.
+class NpzImages:
+    """The images of an npz file, read as they are wanted and in any order.
 
     Blocks of an uncompressed file are read where they stand. In a compressed one, all before a block is unpacked first,
     so going on behind the last block is cheap and going back is not.
@@ -50,17 +50,17 @@ class NpzPictures:
         labels: class numbers (N,) int64; None where the file has none.
 
     Raises:
-        AlitokError: the file is missing or damaged, or its `arr_0` is not N square pictures in colour; it says why.
+        AlitokError: the file is missing or damaged, or its `arr_0` is not N square images in colour; it says why.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with _archive(path) as archive:
-            member = _member(archive, _PICTURES, path)
+            member = _member(archive, _IMAGES, path)
             with archive.open(member) as stream:
                 shape, fortran, dtype = _head(stream, path)
                 self._begin = stream.tell()
-            _require_pictures(shape, fortran, dtype, path)
+            _require_images(shape, fortran, dtype, path)
             self.count, self.side = shape[0], shape[1]
             if member.file_size != self._begin + self.count * self._bytes:
                 raise _damaged(path)
@@ -76,18 +76,18 @@ class NpzPictures:
 
     @property
     def _bytes(self) -> int:
-        """Of one picture."""
+        """Of one image."""
         return self.side * self.side * 3
 
     def fingerprint(self) -> str:
-        """A short hash that changes with the pictures or their classes; made from the file's own checksums."""
+        """A short hash that changes with the images or their classes; made from the file's own checksums."""
         digest = hashlib.sha256(repr((self._checksum, self.count, self.side)).encode())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()[:16]
 
     def read(self, rows: range) -> np.ndarray:
-        """Pictures of consecutive numbers, (B, 3, side, side) uint8, contiguous.
+        """Images of consecutive numbers, (B, 3, side, side) uint8, contiguous.
 
         Raises:
             AlitokError: the file is gone, or damaged at this place.
@@ -106,7 +106,7 @@ class NpzPictures:
         return pixels.transpose(0, 3, 1, 2).copy()
 
     def blocks(self, size: int, first: int = 0) -> Iterator[np.ndarray]:
-        """All pictures from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
+        """All images from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
         for start in range(first, self.count, size):
             yield self.read(range(start, min(start + size, self.count)))
 
@@ -119,7 +119,7 @@ class NpzPictures:
     def _unpack(self, start: int, length: int) -> bytes:
         if self._stream is None:
             self._archive = zipfile.ZipFile(self.path)
-            self._stream = self._archive.open(f"{_PICTURES}.npy")
+            self._stream = self._archive.open(f"{_IMAGES}.npy")
         if start < self._stream.tell():
             self._stream.seek(0)
         while (ahead := start - self._stream.tell()) > 0:
@@ -131,7 +131,7 @@ class NpzPictures:
         labels = _arrays(self.path, name)[name]
         if labels.shape != (self.count,) or labels.dtype.kind not in "iu":
             raise AlitokError(
-                f"{self.path}: {name} must be {self.count} whole numbers, the pictures' classes, not {labels.dtype} "
+                f"{self.path}: {name} must be {self.count} whole numbers, the images' classes, not {labels.dtype} "
                 f"of shape {labels.shape}; correct it or leave it out."
             )
         return labels.astype(np.int64)
@@ -139,34 +139,34 @@ class NpzPictures:
 
 @dataclass(frozen=True, eq=False)
 class AdmReference:
-    """A reference of ADM's evaluator, or pictures alone that stand for one; it has statistics or pictures, or both.
+    """A reference of ADM's evaluator, or images alone that stand for one; it has statistics or images, or both.
 
     Attributes:
         pool: mean and covariance of the 2048 pool features, for FID; None where the file has none.
         spatial: of the 2023 spatial features, for sFID; None where the file has none.
-        pictures: of the reference itself, for precision and recall; None where the file has none.
+        images: of the reference itself, for precision and recall; None where the file has none.
     """
 
     pool: Gaussian | None
     spatial: Gaussian | None
-    pictures: NpzPictures | None
+    images: NpzImages | None
 
 
 def load_adm(path: Path) -> AdmReference:
-    """Read a reference; its pictures are read when they are asked for.
+    """Read a reference; its images are read when they are asked for.
 
     Raises:
-        AlitokError: the file is missing or damaged, holds neither statistics nor pictures, or its statistics are not
-            those of Inception's features; or what `NpzPictures` refuses.
+        AlitokError: the file is missing or damaged, holds neither statistics nor images, or its statistics are not
+            those of Inception's features; or what `NpzImages` refuses.
     """
     pool, spatial = _gaussian(path, "mu", "sigma", POOL), _gaussian(path, "mu_s", "sigma_s", SPATIAL)
-    pictures = NpzPictures(path) if _has(path, _PICTURES) else None
-    if pool is None and pictures is None:
+    images = NpzImages(path) if _has(path, _IMAGES) else None
+    if pool is None and images is None:
         raise AlitokError(
-            f"{path} holds neither mu and sigma nor pictures (arr_0), so it is no reference of ADM's evaluator; give "
+            f"{path} holds neither mu and sigma nor images (arr_0), so it is no reference of ADM's evaluator; give "
             "another file."
         )
-    return AdmReference(pool, spatial, pictures)
+    return AdmReference(pool, spatial, images)
 
 
 def is_statistics(path: Path) -> bool:
@@ -221,29 +221,29 @@ def _head(stream: IO[bytes], path: Path) -> _Head:
         raise _damaged(path) from None
 
 
-def _require_pictures(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
+def _require_images(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
     """Check what `arr_0` holds.
 
     Raises:
-        AlitokError: not N square pictures of three channels, uint8.
+        AlitokError: not N square images of three channels, uint8.
     """
     found = None
     if dtype.hasobject:
         found = "Python objects, which are not read for safety"
     elif len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
-        found = f"grey pictures of shape {shape}; grey pictures must be saved as RGB, with three equal channels"
+        found = f"grey images of shape {shape}; grey images must be saved as RGB, with three equal channels"
     elif len(shape) != 4 or shape[3] != 3:
         found = f"shape {shape}"
     elif dtype != np.uint8:
         found = f"numbers of type {dtype}"
     elif shape[1] != shape[2]:
-        found = f"pictures of {shape[1]} x {shape[2]} pixels"
+        found = f"images of {shape[1]} x {shape[2]} pixels"
     elif 0 in shape:
-        found = "no pictures"
+        found = "no images"
     elif fortran:
-        found = "them in Fortran order; save np.ascontiguousarray(pictures)"
+        found = "them in Fortran order; save np.ascontiguousarray(images)"
     if found is not None:
-        raise AlitokError(f"{path}: arr_0 must be pictures (N, h, h, 3) uint8 and holds {found}.")
+        raise AlitokError(f"{path}: arr_0 must be images (N, h, h, 3) uint8 and holds {found}.")
 
 
 def _has(path: Path, name: str) -> bool:
@@ -291,7 +291,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
     except KeyError:
         there = ", ".join(sorted(Path(other).stem for other in archive.namelist())) or "nothing"
         raise AlitokError(
-            f"{path} has no {name}, where pictures (N, h, h, 3) uint8 are looked for; it holds {there}."
+            f"{path} has no {name}, where images (N, h, h, 3) uint8 are looked for; it holds {there}."
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 Enters: anything with `encode` and `decode`. Leaves: the same, asked with care: what it gives is checked, and a fault is
 told in a sentence.
-Shapes: B pictures, h image side, G grid side, T codes of a picture, D width of a feature, V codebook.
+Shapes: B images, h image side, G grid side, T codes of an image, D width of a feature, V codebook.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import nn
 from alitok.core.errors import AlitokError
 
 _BEYOND = 0.25  # how far outside [0, 1] a decoder's pixels may overshoot before they are in another range altogether
-_UNSURE = 0.02  # share of a picture's codes that rounding may change from call to call
-_ASKED_TWICE = 8  # pictures whose codes are asked for a second time
+_UNSURE = 0.02  # share of an image's codes that rounding may change from call to call
+_ASKED_TWICE = 8  # images whose codes are asked for a second time
 _LARGEST = 2**31  # codes from here on number no codebook
 
 
 class Codec(Protocol):
-    """Pictures to codes and back.
+    """Images to codes and back.
 
     Optional, and used where they are there: `features(images) -> (B, T, D)` floats, what is quantized to the codes;
     `codebook`, the (V, D) tensor of which a code is the nearest row; `codebook_size`, V; `image_size`, h; `grid`, G;
@@ -30,11 +30,11 @@ class Codec(Protocol):
     """
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, h, h) float32 in [0, 1] -> codes (B, T), whole numbers from 0 on."""
+        """Images (B, 3, h, h) float32 in [0, 1] -> codes (B, T), whole numbers from 0 on."""
         ...
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, T) int64 -> pictures (B, 3, h, h) floats in [0, 1]."""
+        """Codes (B, T) int64 -> images (B, 3, h, h) floats in [0, 1]."""
         ...
 
 
@@ -43,7 +43,7 @@ class HasFeatures(Protocol):
     """What a codec may have besides."""
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, h, h) float32 in [0, 1] -> features (B, T, D)."""
+        """Images (B, 3, h, h) float32 in [0, 1] -> features (B, T, D)."""
         ...
 
 
@@ -57,7 +57,7 @@ class HasNearest(HasFeatures, Protocol):
 
 
 class Looked(NamedTuple):
-    """Pictures as a codec sees them, on its device: codes (B, T) int64 and, where it has them, features (B, T, D)."""
+    """Images as a codec sees them, on its device: codes (B, T) int64 and, where it has them, features (B, T, D)."""
 
     codes: torch.Tensor
     features: torch.Tensor | None
@@ -72,7 +72,7 @@ def device_of(codec: object) -> torch.device:
 
 @torch.no_grad()
 def look(codec: Codec, images: torch.Tensor) -> Looked:
-    """Encode pictures (B, 3, h, h) that stand on any device; ours pass through the encoder once for both.
+    """Encode images (B, 3, h, h) that stand on any device; ours pass through the encoder once for both.
 
     Raises:
         AlitokError: the codec fails, or gives something else than codes and features.
@@ -109,10 +109,10 @@ def _most(codec: object) -> int:
 
 @torch.no_grad()
 def draw(codec: Codec, codes: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Decode codes (B, T) int64 that stand on any device to pictures (B, 3, h, h) in [0, 1], on the codec's.
+    """Decode codes (B, T) int64 that stand on any device to images (B, 3, h, h) in [0, 1], on the codec's.
 
     Raises:
-        AlitokError: the codec fails, or gives something else than pictures of `image_size` pixels in [0, 1].
+        AlitokError: the codec fails, or gives something else than images of `image_size` pixels in [0, 1].
     """
     images = _called(codec, "decode", codec.decode, codes.to(device_of(codec)))
     wanted = (len(codes), 3, image_size, image_size)
@@ -129,7 +129,7 @@ def draw(codec: Codec, codes: torch.Tensor, image_size: int) -> torch.Tensor:
 
 
 def check_codec(codec: Codec, images: torch.Tensor, *, grid: int | None = None) -> tuple[int, int]:
-    """Try a codec out on some pictures (B, 3, h, h), and find where its codes stand.
+    """Try a codec out on some images (B, 3, h, h), and find where its codes stand.
 
     Args:
         codec: which.
@@ -140,7 +140,7 @@ def check_codec(codec: Codec, images: torch.Tensor, *, grid: int | None = None) 
         Grid side and prefix length.
 
     Raises:
-        AlitokError: it lacks a method, gives something else than codes and pictures, gives other codes when it is
+        AlitokError: it lacks a method, gives something else than codes and images, gives other codes when it is
             asked again, or its codes do not fit the grid.
     """
     for name in ("encode", "decode"):
@@ -152,11 +152,11 @@ def check_codec(codec: Codec, images: torch.Tensor, *, grid: int | None = None) 
     draw(codec, codes, images.shape[-1])
     alone = [look(codec, image[None]).codes for image in some]
     if any(each.shape[1:] != codes.shape[1:] for each in alone):
-        raise AlitokError(f"encode of {named(codec)} gives another number of codes for one picture than for several.")
+        raise AlitokError(f"encode of {named(codec)} gives another number of codes for one image than for several.")
     changed = (torch.cat(alone) != codes).float().mean().item()
     if changed > _UNSURE:
         raise AlitokError(
-            f"encode of {named(codec)} gives other codes for the same pictures when they are asked for one by one "
+            f"encode of {named(codec)} gives other codes for the same images when they are asked for one by one "
             f"({changed:.0%} of them); put the model into its evaluation mode."
         )
     return place
@@ -175,7 +175,7 @@ def _fitting(codec: object, length: int, image_size: int, grid: int | None) -> t
             "map needs a code for each patch."
         )
     if image_size % side:
-        raise AlitokError(f"Pictures of {image_size} pixels cannot be cut into {side} x {side} patches of one size.")
+        raise AlitokError(f"Images of {image_size} pixels cannot be cut into {side} x {side} patches of one size.")
     return side, length - side**2
 
 

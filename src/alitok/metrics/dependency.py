@@ -1,8 +1,8 @@
 """Which place moves which: what influence (patches move codes) and reach (codes move patches) have in common.
 
-Enter: pairs (a picture, a place of it that is disturbed) and how much every response changed. Leave: the mean change
+Enter: pairs (an image, a place of it that is disturbed) and how much every response changed. Leave: the mean change
 of each response by each place, and what share of all change comes from before, from the same cell and from behind.
-Shapes: N pictures, S places, R responses, M pairs, B pairs of a batch; G grid side, P = G * G patches, K prefix,
+Shapes: N images, S places, R responses, M pairs, B pairs of a batch; G grid side, P = G * G patches, K prefix,
 T = K + P codes.
 """
 
@@ -19,15 +19,15 @@ from alitok.core.errors import AlitokError
 
 Group = Literal["all", "grid", "prefix"]
 OWN, PAST, FUTURE = range(3)
-MOST_EXACT = 100  # places up to which all of them are disturbed in every picture
-SAMPLED = 16  # pictures in which each place is disturbed where there are more places
+MOST_EXACT = 100  # places up to which all of them are disturbed in every image
+SAMPLED = 16  # images in which each place is disturbed where there are more places
 ROUNDING = 1e-5  # changes below this, where 1 is a large one, are float32's own and count as none
 _RESAMPLED = 1000  # bootstrap draws of an interval
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Where the codes of a picture stand: K prefix codes, then those of G x G patches, row by row."""
+    """Where the codes of an image stand: K prefix codes, then those of G x G patches, row by row."""
 
     grid: int
     prefix: int
@@ -69,7 +69,7 @@ class Share(NamedTuple):
 
     Attributes:
         value: in [0, 1]; NaN where nothing changed at all.
-        low, high: ends of its 95 % interval, from a bootstrap over pictures.
+        low, high: ends of its 95 % interval, from a bootstrap over images.
         even: what it would be if every code moved, or were moved by, all patches equally.
     """
 
@@ -89,7 +89,7 @@ class Shares(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dependency:
-    """Mean changes over pictures.
+    """Mean changes over images.
 
     Attributes:
         mean: one row for each code and a column for each patch (T, P), or the other way round (P, T), float64.
@@ -107,68 +107,68 @@ class Pairs:
     """What is disturbed.
 
     Attributes:
-        pictures: (M,) ascending.
-        places: (M,) which place of the picture.
-        donors: (M,) the picture, never the same one, that what stands there instead is taken from.
-        pictures_in_all: N.
+        images: (M,) ascending.
+        places: (M,) which place of the image.
+        donors: (M,) the image, never the same one, that what stands there instead is taken from.
+        images_in_all: N.
         places_in_all: S.
-        exact: whether every place is disturbed in every picture.
+        exact: whether every place is disturbed in every image.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     places: np.ndarray
     donors: np.ndarray
-    pictures_in_all: int
+    images_in_all: int
     places_in_all: int
     exact: bool
 
     def __len__(self) -> int:
         """M."""
-        return len(self.pictures)
+        return len(self.images)
 
     def per_place(self) -> np.ndarray:
-        """(S,) pictures in which each place is disturbed."""
+        """(S,) images in which each place is disturbed."""
         return np.bincount(self.places, minlength=self.places_in_all)
 
 
-def choose_pairs(pictures: int, places: int, per_place: int | None, seed: int) -> Pairs:
-    """Every place in every picture, or each place in some pictures of its own; by the seed, with one donor for each.
+def choose_pairs(images: int, places: int, per_place: int | None, seed: int) -> Pairs:
+    """Every place in every image, or each place in some images of its own; by the seed, with one donor for each.
 
-    Those of fewer pictures per place are some of those of more.
+    Those of fewer images per place are some of those of more.
 
     Args:
-        pictures: N, at least 2.
+        images: N, at least 2.
         places: S.
-        per_place: pictures in which each place is disturbed, at least 2; None takes all for up to `MOST_EXACT`
+        per_place: images in which each place is disturbed, at least 2; None takes all for up to `MOST_EXACT`
             places, and `SAMPLED` for more.
-        seed: of pictures and donors.
+        seed: of images and donors.
 
     Raises:
         AlitokError: N or `per_place` is less than 2.
     """
-    if pictures < 2:
+    if images < 2:
         raise AlitokError(
-            f"What stands in a picture is replaced by what stands in another, so at least two pictures are needed, "
-            f"not {pictures}; give more."
+            f"What stands in an image is replaced by what stands in another, so at least two images are needed, "
+            f"not {images}; give more."
         )
     if per_place is not None and per_place < 2:
-        raise AlitokError(f"Each place must be disturbed in at least 2 pictures, not {per_place}.")
-    wanted = min(pictures, per_place or (pictures if places <= MOST_EXACT else SAMPLED))
+        raise AlitokError(f"Each place must be disturbed in at least 2 images, not {per_place}.")
+    wanted = min(images, per_place or (images if places <= MOST_EXACT else SAMPLED))
     random = np.random.default_rng(seed % 2**64)
-    donors = (np.arange(pictures)[:, None] + random.integers(1, pictures, (pictures, places))) % pictures
-    ranks = random.random((pictures, places)).argsort(axis=0).argsort(axis=0)
+    donors = (np.arange(images)[:, None] + random.integers(1, images, (images, places))) % images
+    ranks = random.random((images, places)).argsort(axis=0).argsort(axis=0)
     chosen, places_of = np.nonzero(ranks < wanted)
-    return Pairs(chosen, places_of, donors[chosen, places_of], pictures, places, exact=wanted == pictures)
+    return Pairs(chosen, places_of, donors[chosen, places_of], images, places, exact=wanted == images)
 
 
 class PairBatch(NamedTuple):
-    """Some pairs and the undisturbed pictures that they are compared with, which go through a model in one call.
+    """Some pairs and the undisturbed images that they are compared with, which go through a model in one call.
 
     So whatever another size of the call would round otherwise is no change.
 
     Attributes:
         rows: (B,) which pairs.
-        bases: (b,) the pictures that they disturb.
+        bases: (b,) the images that they disturb.
         base_of: (B,) which of `bases` each pair disturbs.
     """
 
@@ -178,7 +178,7 @@ class PairBatch(NamedTuple):
 
 
 def pair_batches(pairs: Pairs, rows: np.ndarray, batch_size: int) -> Iterator[PairBatch]:
-    """Pairs and their pictures, at most `batch_size` (at least 2) together.
+    """Pairs and their images, at most `batch_size` (at least 2) together.
 
     Args:
         pairs: all there are.
@@ -186,22 +186,22 @@ def pair_batches(pairs: Pairs, rows: np.ndarray, batch_size: int) -> Iterator[Pa
         batch_size: of a model's call.
     """
     start, held, last = 0, 0, -1
-    for end, picture in enumerate(pairs.pictures[rows].tolist()):
-        cost = 1 + (picture != last)
+    for end, image in enumerate(pairs.images[rows].tolist()):
+        cost = 1 + (image != last)
         if held + cost > batch_size:
             yield _batch(pairs, rows[start:end])
             start, held, cost = end, 0, 2
-        held, last = held + cost, picture
+        held, last = held + cost, image
     if start < len(rows):
         yield _batch(pairs, rows[start:])
 
 
 def _batch(pairs: Pairs, rows: np.ndarray) -> PairBatch:
-    return PairBatch(rows, *np.unique(pairs.pictures[rows], return_inverse=True))
+    return PairBatch(rows, *np.unique(pairs.images[rows], return_inverse=True))
 
 
 class Tally:
-    """Sums changes up, by place and response and, for the intervals, by picture.
+    """Sums changes up, by place and response and, for the intervals, by image.
 
     Args:
         pairs: all that are disturbed.
@@ -213,17 +213,17 @@ class Tally:
         self._pairs, self._count = pairs, pairs.per_place()
         self._kinds = torch.from_numpy(directions + 3 * of_prefix)
         self._sums, self._squares = (torch.zeros(self._kinds.shape, dtype=torch.float64) for _ in range(2))
-        self._by_picture = torch.zeros(pairs.pictures_in_all, 6, dtype=torch.float64)
+        self._by_image = torch.zeros(pairs.images_in_all, 6, dtype=torch.float64)
 
     def add(self, rows: np.ndarray, changes: torch.Tensor) -> None:
         """Count the changes (B, R) of pairs (B,); pairs that are never added changed nothing."""
         changes = changes.to("cpu", torch.float64)
-        places, pictures = (torch.from_numpy(each[rows]) for each in (self._pairs.places, self._pairs.pictures))
+        places, images = (torch.from_numpy(each[rows]) for each in (self._pairs.places, self._pairs.images))
         self._sums.index_add_(0, places, changes)
         self._squares.index_add_(0, places, changes.square())
         by_kind = torch.zeros(len(rows), 6, dtype=torch.float64).scatter_add_(1, self._kinds[places], changes)
         weights = torch.from_numpy(1 / self._count)[places]
-        self._by_picture.index_add_(0, pictures, by_kind * weights[:, None])
+        self._by_image.index_add_(0, images, by_kind * weights[:, None])
 
     def dependency(self, *, transposed: bool, seed: int) -> Dependency:
         """What was counted, as (S, R), or (R, S) where it is `transposed`; the seed is that of the intervals."""
@@ -240,19 +240,19 @@ class Tally:
         if even[3:].any():
             groups = {"all": [0, 1], "grid": [0], "prefix": [1]}
         found = {
-            name: _divided(self._by_picture.numpy().reshape(-1, 2, 3)[:, rows].sum(1), even.reshape(2, 3)[rows], seed)
+            name: _divided(self._by_image.numpy().reshape(-1, 2, 3)[:, rows].sum(1), even.reshape(2, 3)[rows], seed)
             for name, rows in groups.items()
         }
         return {"all": found["grid"], **found}
 
 
-def _divided(by_picture: np.ndarray, even: np.ndarray, seed: int) -> Shares:
-    """Shares of sums (N, 3); every bootstrap draw takes as many pictures with replacement."""
-    count = len(by_picture)
+def _divided(by_image: np.ndarray, even: np.ndarray, seed: int) -> Shares:
+    """Shares of sums (N, 3); every bootstrap draw takes as many images with replacement."""
+    count = len(by_image)
     drawn = np.random.default_rng(seed % 2**64).multinomial(count, np.full(count, 1 / count), _RESAMPLED)
     with np.errstate(invalid="ignore"):
-        values = by_picture.sum(0) / by_picture.sum()
-        sums = drawn @ by_picture
+        values = by_image.sum(0) / by_image.sum()
+        sums = drawn @ by_image
         resampled = sums / sums.sum(1, keepdims=True)
     resampled = resampled[np.isfinite(resampled).all(1)]
     low, high = np.percentile(resampled, (2.5, 97.5), axis=0) if len(resampled) else np.full((2, 3), np.nan)

@@ -1,4 +1,4 @@
-"""What a feature network said of a job's pictures, block by block on disk: a killed job loses the block it was at.
+"""What a feature network said of a job's images, block by block on disk: a killed job loses the block it was at.
 
 Enters: arrays of a block, by name. Leaves: one npz file for each block, the same whichever process wrote it; and the
 arrays again, block by block, so that a job of any size is read in bounded memory.
@@ -64,7 +64,7 @@ class FeatureFiles:
             yield self.read(number, *names)
 
     def column(self, name: str) -> np.ndarray:
-        """An array of all pictures in order, (N, ...)."""
+        """An array of all images in order, (N, ...)."""
         return np.concatenate([block[name] for block in self.each(name)])
 
     def discard(self) -> None:

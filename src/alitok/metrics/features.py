@@ -1,8 +1,8 @@
-"""What every feature network says of pictures, and what it is known by.
+"""What every feature network says of images, and what it is known by.
 
-Enter: pictures (B, 3, h, w) uint8. Leave: `Features`. Numbers of two networks are never compared, so each has a name;
+Enter: images (B, 3, h, w) uint8. Leave: `Features`. Numbers of two networks are never compared, so each has a name;
 and only the distance in the features of the one network that published numbers are made with is called FID.
-Shapes: B pictures, D features, S features with places, C classes.
+Shapes: B images, D features, S features with places, C classes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 
 class Features(NamedTuple):
-    """What a network says of B pictures, all float32.
+    """What a network says of B images, all float32.
 
     Attributes:
-        pool: (B, D) features of whole pictures.
-        spatial: (B, S) features that know where in the picture they are; None where the network has none.
+        pool: (B, D) features of whole images.
+        spatial: (B, S) features that know where in the image they are; None where the network has none.
         probabilities: (B, C) of its classes, each row of sum 1.
     """
 
@@ -40,5 +40,5 @@ class FeatureExtractor(Protocol):
     distance: str
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """The features of pictures (B, 3, h, w) uint8 on the network's device, without gradients."""
+        """The features of images (B, 3, h, w) uint8 on the network's device, without gradients."""
         ...

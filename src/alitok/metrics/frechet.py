@@ -1,4 +1,4 @@
-"""The Frechet distance of two sets of pictures, each taken as a Gaussian in a network's features, and how sure it is.
+"""The Frechet distance of two sets of images, each taken as a Gaussian in a network's features, and how sure it is.
 
 Enter: means (D,) and covariances (D, D). Leaves: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), a number >= 0; with
 Inception's features it is called FID. Shapes: D features, R rank of a covariance, K blocks.
@@ -21,10 +21,10 @@ from alitok.metrics.moments import BlockMoments, Gaussian, Moments, merged, requ
 
 
 class Interval(NamedTuple):
-    """An estimate and how far another set of as many pictures would be expected to move it.
+    """An estimate and how far another set of as many images would be expected to move it.
 
     Attributes:
-        value: the estimate from all pictures.
+        value: the estimate from all images.
         low: lower end of the interval, at least 0.
         high: upper end of the interval.
         deviation: standard deviation of the estimate.
@@ -41,7 +41,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
     S1 S2 has the eigenvalues of F S2 F^T for any F of F^T F = S1, and those of a symmetric matrix are found stably; no
     root of a product is formed. Those below zero by rounding are taken as zero. It is finite for any covariance, also
-    of fewer pictures than features.
+    of fewer images than features.
 
     Args:
         a: mean (D,) and covariance (D, D).
@@ -62,7 +62,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
     """How much larger the distance of these samples is expected to be than that of endlessly many.
 
-    Few samples are too far away on average, by about c / N for N of them: a covariance of few pictures is too narrow in
+    Few samples are too far away on average, by about c / N for N of them: a covariance of few images is too narrow in
     most directions. Half of the samples have twice that bias, so the mean distance of two halves is larger than that of
     all by about c / N itself. For N below the number of features the bias grows more slowly than c / N, and what this
     gives is a lower bound.
@@ -75,13 +75,13 @@ def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
         The expected bias, in the units of `frechet_distance`; below zero only by chance, where it is near zero.
 
     Raises:
-        AlitokError: the dimensions differ, a number is NaN or infinite, or a half holds fewer than two pictures.
+        AlitokError: the dimensions differ, a number is NaN or infinite, or a half holds fewer than two images.
 
     Source: Chong and Forsyth 2020, who extrapolate along 1 / N.
     """
     halves = [merged(samples.blocks[first::2]) for first in (0, 1)]
     if min(half.count for half in halves) < 2:
-        raise AlitokError("The bias needs at least two pictures in each half of the blocks; give more pictures.")
+        raise AlitokError("The bias needs at least two images in each half of the blocks; give more images.")
     reference, everything = _checked(reference), _checked(samples.total().gaussian())
     require_same_dimensions(len(reference.mean), len(everything.mean))
     factor = _factor(reference.covariance)
@@ -90,12 +90,12 @@ def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
 
 
 def extrapolated(halves: Sequence[float], whole: float, counts: Sequence[int]) -> float:
-    """How much of a distance is the bias of few pictures, where that falls as one over their number.
+    """How much of a distance is the bias of few images, where that falls as one over their number.
 
     Args:
-        halves: the distances of both halves of the pictures.
+        halves: the distances of both halves of the images.
         whole: that of all.
-        counts: pictures of each half.
+        counts: images of each half.
     """
     excess = sum(halves) / 2 - whole
     doubled = sum(sum(counts) / count for count in counts) / 2  # 2 for equal halves
@@ -113,12 +113,12 @@ def frechet_interval(
     """The distance of samples from a reference, with a bootstrap interval over blocks of the samples.
 
     Each resample draws as many blocks as there are, with replacement, and merges their moments. A resample holds fewer
-    different pictures than the samples do, so its distance is larger on average; therefore only the spread of the
+    different images than the samples do, so its distance is larger on average; therefore only the spread of the
     resamples is used, as a normal interval around the distance of all samples. The reference is taken as exact, and the
-    bias that any Frechet distance of few pictures has stays.
+    bias that any Frechet distance of few images has stays.
 
     Args:
-        samples: K blocks of at least two pictures in all; the deviation itself is known to about 1 / sqrt(2 K).
+        samples: K blocks of at least two images in all; the deviation itself is known to about 1 / sqrt(2 K).
         reference: mean (D,) and covariance (D, D).
         resamples: how many. Computed where the blocks are; each takes the eigenvalues of a (D, D) matrix, about 3 s for
             2048 features on a CPU core, and each block two products of such matrices before.
@@ -126,11 +126,11 @@ def frechet_interval(
         seed: of the draws.
 
     Raises:
-        AlitokError: the dimensions differ, a number is NaN or infinite, or blocks hold fewer than two pictures.
+        AlitokError: the dimensions differ, a number is NaN or infinite, or blocks hold fewer than two images.
     """
     blocks = [block for block in samples.blocks if block.count > 0]
     if len(blocks) < 2 or min(block.count for block in blocks) < 2:
-        raise AlitokError("An interval needs at least two pictures in each block; give more pictures or fewer blocks.")
+        raise AlitokError("An interval needs at least two images in each block; give more images or fewer blocks.")
     reference, everything = _checked(reference), _checked(merged(blocks).gaussian())
     require_same_dimensions(len(reference.mean), len(everything.mean))
     factor = _factor(reference.covariance)
@@ -205,7 +205,7 @@ def _project(block: Moments, factor: torch.Tensor) -> Moments:
 def _factor(covariance: torch.Tensor) -> torch.Tensor:
     """F (R, D) of F^T F = covariance, by Cholesky's method with pivots, which ends where only rounding is left.
 
-    Much faster than the eigenvectors, above all where pictures are fewer than features.
+    Much faster than the eigenvectors, above all where images are fewer than features.
 
     Raises:
         AlitokError: SciPy is missing.

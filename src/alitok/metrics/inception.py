@@ -1,6 +1,6 @@
 """The feature network of FID: Inception-v3 as TensorFlow had it in 2015, in torch-fidelity's port.
 
-Enter: pictures (B, 3, h, w) uint8 of any size, resized within to 299 x 299 as TensorFlow 1 did. Leave: what ADM's
+Enter: images (B, 3, h, w) uint8 of any size, resized within to 299 x 299 as TensorFlow 1 did. Leave: what ADM's
 evaluator reads of TensorFlow's graph, under the names it has there:
 
     pool           (B, 2048)  `pool_3:0`: FID, KID, precision and recall
@@ -84,7 +84,7 @@ class InceptionFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> Features:
-        """Pictures (B, 3, h, w) uint8, on the network's device, to features: pool and spatial are each at least 0.
+        """Images (B, 3, h, w) uint8, on the network's device, to features: pool and spatial are each at least 0.
 
         Spatial is indexed by (row * 17 + column) * 7 + channel.
 

@@ -1,9 +1,9 @@
-"""Which patches of a picture move which of its codes, measured by disturbing one patch at a time.
+"""Which patches of an image move which of its codes, measured by disturbing one patch at a time.
 
-Enter: a codec and pictures. Leaves: `Influence`, a map of T codes by P patches, and the share of influence that comes
+Enter: a codec and images. Leaves: `Influence`, a map of T codes by P patches, and the share of influence that comes
 from the future, from patches behind a code's own in raster order. A generator that draws codes from left to right
 has not seen anything of them yet.
-Shapes: N pictures, B of a call, h image side, f patch side, G grid side, P = G * G patches, K prefix, T = K + P codes,
+Shapes: N images, B of a call, h image side, f patch side, G grid side, P = G * G patches, K prefix, T = K + P codes,
 D width of a feature, V codebook.
 """
 
@@ -28,9 +28,9 @@ _COMPARED = 4096  # pairs whose patches are compared at a time
 class Influence:
     """How patches move codes.
 
-    The pictures are changed in a way that real pictures differ: patch j becomes what stands there in another picture.
+    The images are changed in a way that real images differ: patch j becomes what stands there in another image.
     A code whose patch hardly varies over the data is therefore hardly moved by it, and a patch that is the same in
-    both pictures moves nothing; `disturbed` says how often it was another one.
+    both images moves nothing; `disturbed` says how often it was another one.
 
     Shares. All influence on a group of codes is divided by where the disturbed patch lies, seen from the code: before
     its cell in raster order (past), behind it (future), or its own cell, which is neither: a code is supposed to tell
@@ -38,22 +38,22 @@ class Influence:
     own share of 1 and a future of 0, like any encoder that looks back only. Influence on all codes is added up before
     it is divided, so that codes which nothing moves do not count as much as others. An encoder whose codes are moved
     by all patches alike would have a future share of `even`, a little less than a half for grid codes; prefix codes
-    stand for cells of the first row, behind which most of a picture lies, so that theirs says little by itself.
+    stand for cells of the first row, behind which most of an image lies, so that theirs says little by itself.
 
     Attributes:
         raster: where codes stand.
-        codes: (T, P) share of pictures in which code i becomes another one.
-        features: (T, P) how far feature i moves, over how far apart the features of two pictures are there on
+        codes: (T, P) share of images in which code i becomes another one.
+        features: (T, P) how far feature i moves, over how far apart the features of two images are there on
             average; None without features.
         probabilities: (T, P) total variation, in [0, 1], between what code i probably is before and after; None
             without features and a codebook. A code's probability is that of its round Gaussian around its codebook
             vector, given the feature: softmax(-D d^2 / (2 m)), with d^2 the squared distances from the feature to all
-            codebook vectors and m the mean squared distance from a feature to its code over all pictures. m / D is
+            codebook vectors and m the mean squared distance from a feature to its code over all images. m / D is
             the variance at which such features are likeliest.
         disturbed: (P,) share of pairs in which the patch became another one.
-        pictures: N.
+        images: N.
         pairs: how often a patch was replaced.
-        exact: whether each patch was, in each picture.
+        exact: whether each patch was, in each image.
     """
 
     raster: Raster
@@ -61,7 +61,7 @@ class Influence:
     features: Dependency | None
     probabilities: Dependency | None
     disturbed: np.ndarray
-    pictures: int
+    images: int
     pairs: int
     exact: bool
 
@@ -87,22 +87,22 @@ def influence_of(
     per_patch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Influence:
-    """Disturb pictures patch by patch, and see which codes change.
+    """Disturb images patch by patch, and see which codes change.
 
-    A disturbed picture and the picture itself go through the encoder in one call.
+    A disturbed image and the image itself go through the encoder in one call.
 
     Args:
         codec: anything with `encode` and `decode`, asked on its own device.
         images: (N, 3, h, h) float32 in [0, 1], at least 2, on any device.
         grid: G, which divides h.
         prefix: K.
-        seed: of the other pictures, of which pairs are taken, and of the intervals.
-        batch_size: pictures of a call, at least 2; changes nothing but rounding.
-        per_patch: pictures in which each patch is disturbed; None = all for up to 100 patches (exact), 16 for more.
+        seed: of the other images, of which pairs are taken, and of the intervals.
+        batch_size: images of a call, at least 2; changes nothing but rounding.
+        per_patch: images in which each patch is disturbed; None = all for up to 100 patches (exact), 16 for more.
         progress: called with the pairs done and all pairs.
 
     Raises:
-        AlitokError: there are too few pictures, or the codec fails or gives something else than codes.
+        AlitokError: there are too few images, or the codec fails or gives something else than codes.
     """
     raster = Raster(grid, prefix)
     assert images.ndim == 4, images.shape
@@ -137,8 +137,8 @@ def influence_of(
 
 
 def replaced(images: torch.Tensor, pairs: Pairs, rows: np.ndarray, grid: int) -> torch.Tensor:
-    """The pictures of some pairs (B,), each with its patch from the donor: (B, 3, h, h)."""
-    picked = images[pairs.pictures[rows]]
+    """The images of some pairs (B,), each with its patch from the donor: (B, 3, h, h)."""
+    picked = images[pairs.images[rows]]
     row, column = np.divmod(pairs.places[rows], grid)
     each = np.arange(len(rows))
     _cut(picked, grid)[each, :, row, :, column] = _cut(images, grid)[pairs.donors[rows], :, row, :, column]
@@ -155,13 +155,13 @@ def _disturbed(images: torch.Tensor, pairs: Pairs, grid: int) -> np.ndarray:
     found = []
     for rows in np.array_split(np.arange(len(pairs)), -(-len(pairs) // _COMPARED)):
         row, column = np.divmod(pairs.places[rows], grid)
-        mine, theirs = (_cut(images, grid)[of[rows], :, row, :, column] for of in (pairs.pictures, pairs.donors))
+        mine, theirs = (_cut(images, grid)[of[rows], :, row, :, column] for of in (pairs.images, pairs.donors))
         found.append(rows[(mine != theirs).flatten(1).any(1).cpu().numpy()])
     return np.concatenate(found)
 
 
 def _parted(seen: Looked, bases: int, base_of: np.ndarray) -> tuple[Looked, Looked]:
-    """What was seen of undisturbed pictures, once for each of their pairs, and of the disturbed ones."""
+    """What was seen of undisturbed images, once for each of their pairs, and of the disturbed ones."""
     features = seen.features
     before = Looked(seen.codes[:bases][base_of], None if features is None else features[:bases][base_of])
     return before, Looked(seen.codes[bases:], None if features is None else features[bases:])
@@ -171,7 +171,7 @@ class _Scale(NamedTuple):
     """What changes are measured in.
 
     Attributes:
-        apart: (T,) mean distance of the features of two pictures; None without features.
+        apart: (T,) mean distance of the features of two images; None without features.
         codebook: (V, D); None where there are no probabilities.
         temperature: what squared distances are divided by.
     """

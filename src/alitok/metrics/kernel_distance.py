@@ -1,4 +1,4 @@
-"""Kernel distance of two sets of pictures: like the Frechet distance, but unbiased for few pictures.
+"""Kernel distance of two sets of images: like the Frechet distance, but unbiased for few images.
 
 Enter: features (N, D) of samples and (M, D) of the reference. Leave: mean and standard deviation over random subsets of
 the unbiased squared maximum mean discrepancy for the kernel (x.y / D + 1)^3; with Inception's features it is KID.
@@ -45,7 +45,7 @@ def kernel_distance(
         samples: (N, D) float, N at least `size`.
         reference: (M, D) float, M at least `size`.
         subsets: how many are drawn.
-        size: pictures of a subset, from each set; at least 2.
+        size: images of a subset, from each set; at least 2.
         seed: of the draws; the same seed gives the same subsets.
         device: where it is computed, that of `samples` if None; the CPU instead of `mps`, which has no float64.
 
@@ -91,9 +91,9 @@ def _require(samples: torch.Tensor, reference: torch.Tensor, size: int) -> None:
         AlitokError: see `kernel_distance`.
     """
     require_same_dimensions(samples.shape[1], reference.shape[1])
-    for name, some in (("samples", samples), ("reference pictures", reference)):
+    for name, some in (("samples", samples), ("reference images", reference)):
         if len(some) < size:
             raise AlitokError(
-                f"Subsets of {size} pictures cannot be drawn from {len(some)} {name}; give more, or draw smaller ones."
+                f"Subsets of {size} images cannot be drawn from {len(some)} {name}; give more, or draw smaller ones."
             )
         require_finite(some, samples.shape[1])

@@ -1,11 +1,11 @@
-"""Bits an image at equal fidelity: two tokenizers compared where their reconstructions are equally near the pictures.
+"""Bits an image at equal fidelity: two tokenizers compared where their reconstructions are equally near the images.
 
-A tokenizer that loses more of the picture has codes that are easier to guess, so bits of two tokenizers say nothing as
+A tokenizer that loses more of the image has codes that are easier to guess, so bits of two tokenizers say nothing as
 long as their PSNR differs. Each is therefore trained with codebooks of several sizes, which gives a curve of bits over
 PSNR, and the curves are subtracted where both exist.
 
 Enter: `Curve`s, one of each training seed. Leaves: a `Comparison`, the second's bits minus the first's with their
-confidence. Shapes: N held-out pictures, the same ones in the same order everywhere; P points of a curve; R resamples.
+confidence. Shapes: N validation images, the same ones in the same order everywhere; P points of a curve; R resamples.
 
 Sources: the mean over the common range is Bjøntegaard's (2001) delta rate, with straight lines instead of a cubic and
 bits instead of their logarithm; resamples: Efron and Tibshirani 1993.
@@ -34,27 +34,27 @@ class Point:
 
     Attributes:
         codebook_size: V.
-        psnr: dB, the mean over pictures.
-        bits: an image, the mean over pictures.
-        picture_psnr, picture_bits: (N,) of each picture; N = 0 where they are not known.
+        psnr: dB, the mean over images.
+        bits: an image, the mean over images.
+        image_psnr, image_bits: (N,) of each image; N = 0 where they are not known.
 
     Raises:
-        AlitokError: a mean that is not that of its pictures.
+        AlitokError: a mean that is not that of its images.
     """
 
     codebook_size: int
     psnr: float
     bits: float
-    picture_psnr: np.ndarray
-    picture_bits: np.ndarray
+    image_psnr: np.ndarray
+    image_bits: np.ndarray
 
     def __post_init__(self) -> None:
-        """Refuse pictures of something else, which would give an interval beside its estimate."""
-        assert self.picture_psnr.shape == self.picture_bits.shape, (self.picture_psnr.shape, self.picture_bits.shape)
-        for name, mean, values in (("PSNR", self.psnr, self.picture_psnr), ("bits", self.bits, self.picture_bits)):
+        """Refuse images of something else, which would give an interval beside its estimate."""
+        assert self.image_psnr.shape == self.image_bits.shape, (self.image_psnr.shape, self.image_bits.shape)
+        for name, mean, values in (("PSNR", self.psnr, self.image_psnr), ("bits", self.bits, self.image_bits)):
             if self.finite and len(values) and not math.isclose(values.mean(), mean, rel_tol=1e-3):
                 raise AlitokError(
-                    f"The mean {name} of a codebook of {self.codebook_size} is {mean:.6g}, but that of its pictures is "
+                    f"The mean {name} of a codebook of {self.codebook_size} is {mean:.6g}, but that of its images is "
                     f"{values.mean():.6g}; measure it anew."
                 )
 
@@ -132,12 +132,12 @@ class Estimate(NamedTuple):
     Attributes:
         value: the mean over the seeds.
         trainings: Student's interval over the seeds; None with a single one.
-        pictures: from resamples of the held-out pictures; None where they are not known.
+        images: from resamples of the validation images; None where they are not known.
     """
 
     value: float
     trainings: Bounds | None
-    pictures: Bounds | None
+    images: Bounds | None
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,10 @@ class Comparison:
 
     @property
     def bounds(self) -> Bounds | None:
-        """THE interval of the difference: over the trainings, or, with one seed, over the pictures."""
+        """THE interval of the difference: over the trainings, or, with one seed, over the images."""
         if self.difference is None:
             return None
-        return self.difference.trainings or self.difference.pictures
+        return self.difference.trainings or self.difference.images
 
     def confidence(self) -> str:
         """What the interval is, and what it does not cover, in words."""
@@ -177,16 +177,16 @@ class Comparison:
         if self.difference.trainings is not None:
             return (
                 f"The {self._per_cent()} interval over trainings is Student's, of one difference for each seed: it "
-                "covers the chance of training, taken as normal, but neither which pictures were held out nor which "
+                "covers the chance of training, taken as normal, but neither which images were held out nor which "
                 "codebooks were tried."
             )
-        if self.difference.pictures is not None:
+        if self.difference.images is not None:
             return (
-                f"The {self._per_cent()} interval over pictures is from resamples of the held-out ones, the same in "
+                f"The {self._per_cent()} interval over images is from resamples of the held-out ones, the same in "
                 "both arms: it covers which these are, but not that another training comes out differently, which is "
                 "often more."
             )
-        return "There is one pair of trainings and nothing is known of single pictures, so there is no interval."
+        return "There is one pair of trainings and nothing is known of single images, so there is no interval."
 
     def _per_cent(self) -> str:
         return f"{100 * self.level:g} %"
@@ -224,12 +224,12 @@ def compare_at_matched_psnr(
         first: its curve by the seed of training.
         second: likewise.
         level: share of such intervals that hold what they estimate, in (0, 1).
-        resamples: of the pictures, drawn with replacement; each is the same for all points of both curves, which share
+        resamples: of the images, drawn with replacement; each is the same for all points of both curves, which share
             most of the chance, and the points that a curve goes through are chosen anew in each.
         seed: of these draws.
 
     Raises:
-        AlitokError: points that were measured on different numbers of pictures.
+        AlitokError: points that were measured on different numbers of images.
     """
     assert 0 < level < 1, level
     by_seed = {
@@ -260,31 +260,31 @@ def _means(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled(pairs: Sequence[tuple[Curve, Curve]], resamples: int, seed: int) -> np.ndarray:
-    """Difference, relative and middle of R resamples of the pictures, the mean over pairs of curves: (3, R).
+    """Difference, relative and middle of R resamples of the images, the mean over pairs of curves: (3, R).
 
-    R = 0 where pictures are not known or too few. NaN where a pair has no common range.
+    R = 0 where images are not known or too few. NaN where a pair has no common range.
 
     Raises:
-        AlitokError: different numbers of pictures.
+        AlitokError: different numbers of images.
     """
     used = [[[point for point in curve.points if point.finite] for curve in pair] for pair in pairs]
-    counts = {len(point.picture_psnr) for pair in used for points in pair for point in points}
+    counts = {len(point.image_psnr) for pair in used for points in pair for point in points}
     if len(counts - {0}) > 1:
         raise AlitokError(
-            f"Points of {' and '.join(map(str, sorted(counts - {0})))} held-out pictures cannot be compared picture by "
-            "picture; measure all on the same."
+            f"Points of {' and '.join(map(str, sorted(counts - {0})))} validation images cannot be compared image by "
+            "image; measure all on the same."
         )
-    pictures = min(counts)
-    if pictures < 2:
+    images = min(counts)
+    if images < 2:
         return np.empty((3, 0))
     values = [
-        [(np.stack([p.picture_psnr for p in points]), np.stack([p.picture_bits for p in points])) for points in pair]
+        [(np.stack([p.image_psnr for p in points]), np.stack([p.image_bits for p in points])) for points in pair]
         for pair in used
     ]
     random, drawn = np.random.default_rng(seed), []
     for start in range(0, resamples, _TOGETHER):
         some = min(_TOGETHER, resamples - start)
-        shares = random.multinomial(pictures, np.full(pictures, 1 / pictures), some) / pictures
+        shares = random.multinomial(images, np.full(images, 1 / images), some) / images
         found = [_compare(*(shares @ each.T for each in (*one, *other)))[2:] for one, other in values]
         drawn.append(np.mean(found, axis=0))
     return np.concatenate(drawn, axis=1)

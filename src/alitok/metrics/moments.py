@@ -1,8 +1,8 @@
 """Mean and covariance of features, gathered from a stream in any pieces.
 
-Enter: features (N, D) of pictures, batch by batch, on any device. Leave: their count, mean (D,) and covariance (D, D)
-in float64. However the pictures were divided into batches and over processes, the results agree to about 1e-12.
-Shapes: N pictures of a batch, D features, K blocks.
+Enter: features (N, D) of images, batch by batch, on any device. Leave: their count, mean (D,) and covariance (D, D)
+in float64. However the images were divided into batches and over processes, the results agree to about 1e-12.
+Shapes: N images of a batch, D features, K blocks.
 
 Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 """
@@ -18,12 +18,12 @@ import torch
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 
-_FOLD = 512  # pictures gathered before their products are formed: a (D, D) matrix is read and written for each fold
+_FOLD = 512  # images gathered before their products are formed: a (D, D) matrix is read and written for each fold
 _CPU = torch.device("cpu")
 
 
 class Gaussian(NamedTuple):
-    """What the Frechet distance sees of a set of pictures: mean (D,) and covariance (D, D), both float64."""
+    """What the Frechet distance sees of a set of images: mean (D,) and covariance (D, D), both float64."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
@@ -59,23 +59,23 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """How many pictures were shown."""
+        """How many images were shown."""
         return self._count + sum(map(len, self._waiting))
 
     @property
     def mean(self) -> torch.Tensor:
-        """(D,) float64; zeros before any picture."""
+        """(D,) float64; zeros before any image."""
         self._fold()
         return self._mean
 
     @property
     def products(self) -> torch.Tensor:
-        """The sum over pictures of (x - mean)(x - mean)^T, (D, D) float64."""
+        """The sum over images of (x - mean)(x - mean)^T, (D, D) float64."""
         self._fold()
         return self._products
 
     def update(self, features: torch.Tensor) -> None:
-        """Add the features (N, D) of N pictures, any float type and device.
+        """Add the features (N, D) of N images, any float type and device.
 
         Raises:
             AlitokError: a feature is NaN or infinite; nothing is added then.
@@ -89,22 +89,22 @@ class Moments:
         """Unbiased, like `numpy.cov(features, rowvar=False)`: (D, D) float64.
 
         Raises:
-            AlitokError: fewer than two pictures were shown.
+            AlitokError: fewer than two images were shown.
         """
         if self.count < 2:
-            raise AlitokError(f"A covariance needs at least two pictures, not {self.count}; give more.")
+            raise AlitokError(f"A covariance needs at least two images, not {self.count}; give more.")
         return self.products / (self.count - 1)
 
     def gaussian(self) -> Gaussian:
         """Mean and covariance, on the CPU.
 
         Raises:
-            AlitokError: fewer than two pictures were shown.
+            AlitokError: fewer than two images were shown.
         """
         return Gaussian(self.mean.cpu(), self.covariance().cpu())
 
     def over_processes(self, world: World) -> Moments:
-        """The moments of the pictures of all processes, the same on each; called by all of them."""
+        """The moments of the images of all processes, the same on each; called by all of them."""
         if world.size == 1:
             return self
         mean, products = self.mean, self.products
@@ -137,9 +137,9 @@ class Moments:
 
 
 class BlockMoments:
-    """Moments of K random blocks of the pictures, from which `frechet_interval` draws resamples.
+    """Moments of K random blocks of the images, from which `frechet_interval` draws resamples.
 
-    A picture's block is a hash of its number, so that blocks are alike in whatever order the pictures come (sorted by
+    An image's block is a hash of its number, so that blocks are alike in whatever order the images come (sorted by
     class, or one of each class in turn), and the same on any number of processes. Takes K · D² · 8 bytes, 670 MB for 20
     blocks of 2048 features.
 
@@ -154,7 +154,7 @@ class BlockMoments:
         self.blocks = [Moments(dimensions, device) for _ in range(blocks)]
 
     def update(self, features: torch.Tensor, numbers: torch.Tensor) -> None:
-        """Add the features (N, D) of pictures with these numbers (N,), integers from 0.
+        """Add the features (N, D) of images with these numbers (N,), integers from 0.
 
         Raises:
             AlitokError: a feature is NaN or infinite; nothing is added then.
@@ -167,18 +167,18 @@ class BlockMoments:
             self.blocks[int(place)].update(features[rows])
 
     def over_processes(self, world: World) -> BlockMoments:
-        """The blocks of the pictures of all processes, the same on each; called by all of them."""
+        """The blocks of the images of all processes, the same on each; called by all of them."""
         whole = BlockMoments(0, len(self.blocks))
         whole.blocks = [block.over_processes(world) for block in self.blocks]
         return whole
 
     def total(self) -> Moments:
-        """The moments of all pictures shown."""
+        """The moments of all images shown."""
         return merged(self.blocks)
 
 
 def merged(parts: Sequence[Moments], weights: Sequence[int] | None = None) -> Moments:
-    """The moments of all pictures of the parts together, on the device of the first.
+    """The moments of all images of the parts together, on the device of the first.
 
     Args:
         parts: at least one, all of the same D.
@@ -195,7 +195,7 @@ def require_finite(features: torch.Tensor, dimensions: int) -> None:
     """Check features (N, D).
 
     Raises:
-        AlitokError: a feature is NaN or infinite; it says of how many pictures.
+        AlitokError: a feature is NaN or infinite; it says of how many images.
     """
     assert features.ndim == 2, features.shape
     assert features.shape[1] == dimensions, (features.shape, dimensions)
@@ -203,8 +203,8 @@ def require_finite(features: torch.Tensor, dimensions: int) -> None:
     if not finite.all():
         broken = int((~finite).sum())
         raise AlitokError(
-            f"The features of {broken} of {len(finite)} pictures are not finite numbers; the feature network or the "
-            "pictures are broken: look at them, and at the network's weights."
+            f"The features of {broken} of {len(finite)} images are not finite numbers; the feature network or the "
+            "images are broken: look at them, and at the network's weights."
         )
 
 

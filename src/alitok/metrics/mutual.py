@@ -1,11 +1,11 @@
 """What codes at one position tell about those at another: mutual information between all pairs of positions.
 
 Enter: codes (N, T) of one tokenizer. Leaves: `Mutual`, bits for each pair of positions.
-Shapes: N pictures, T positions, M pairs of positions, V codebook.
+Shapes: N images, T positions, M pairs of positions, V codebook.
 
 The information of the sample itself (plug-in) is too large, because pairs of codes meet by chance: with V_i and V_j
 codes in use, by about (V_i - 1)(V_j - 1) / (2 N ln 2) bits where N is large (Miller 1955). So the same is measured
-after the pictures of one of the two positions were shuffled, where nothing is told, and taken away. This is right where
+after the images of one of the two positions were shuffled, where nothing is told, and taken away. This is right where
 codes are independent, and too much where they depend on one another, because dependent codes meet in fewer ways. With N
 far above V_i * V_j both errors vanish; with N below, most of what there is to see may be missed, and `too_few` says so.
 It finds what two codes tell of one another; what only several together tell of another one, it does not see.
@@ -29,16 +29,16 @@ class Mutual:
     Attributes:
         bits: (T, T) symmetric float64, plug-in minus `chance`, so that it may fall a little below 0; NaN on the
             diagonal and for pairs that were left out.
-        chance: (T, T) what shuffled pictures give.
+        chance: (T, T) what shuffled images give.
         entropy: (T,) plug-in entropy of each position, in bits.
-        pictures: N.
+        images: N.
         exact: whether all pairs were taken.
     """
 
     bits: np.ndarray
     chance: np.ndarray
     entropy: np.ndarray
-    pictures: int
+    images: int
     exact: bool
 
     @property

@@ -1,4 +1,4 @@
-"""How far a picture is from the nearest picture of a set: a sample far nearer than real unseen pictures is a copy.
+"""How far an image is from the nearest image of a set: a sample far nearer than real unseen images is a copy.
 
 Enter: queries (N, 3, h, w) and references (M, 3, h, w), uint8. Leave: distance and index of the nearest, (N,) each.
 """
@@ -23,7 +23,7 @@ def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1
     Args:
         queries: (N, 3, h, w) uint8.
         references: (M, 3, h, w) uint8, M at least 1.
-        block: pictures compared at a time, fewer when they are large; bounds the memory.
+        block: images compared at a time, fewer when they are large; bounds the memory.
 
     Returns:
         Distances (N,) float64 in [0, 1] and indices into `references` (N,) int64.
@@ -33,10 +33,10 @@ def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1
     """
     assert queries.dtype == references.dtype == np.uint8, (queries.dtype, references.dtype)
     if len(references) == 0:
-        raise AlitokError("There are no reference pictures to look for neighbours in; give at least one.")
+        raise AlitokError("There are no reference images to look for neighbours in; give at least one.")
     if queries.shape[1:] != references.shape[1:]:
         raise AlitokError(
-            f"Pictures of shape {queries.shape[1:]} cannot be compared with references of shape "
+            f"Images of shape {queries.shape[1:]} cannot be compared with references of shape "
             f"{references.shape[1:]}; bring both to one size."
         )
     values = int(np.prod(queries.shape[1:]))
@@ -57,7 +57,7 @@ def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1
     return np.sqrt(squares / values) / 255, indices
 
 
-def _flat(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _flat(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixel values (n, 3 h w) and their squared norms (n,), both float64."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float64)
+    flat = images.reshape(len(images), -1).astype(np.float64)
     return flat, np.einsum("ij,ij->i", flat, flat)

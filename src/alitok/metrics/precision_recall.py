@@ -1,8 +1,8 @@
-"""Whether samples are where real pictures are, and the other way: precision, recall, density, coverage.
+"""Whether samples are where real images are, and the other way: precision, recall, density, coverage.
 
-Enter: features (N, D) of real pictures and (M, D) of samples. Leave: four numbers.
+Enter: features (N, D) of real images and (M, D) of samples. Leave: four numbers.
 A set's region is the union of a ball around each of its features, which reaches to the k-th nearest of the others.
-Shapes: N real pictures, M samples, D features.
+Shapes: N real images, M samples, D features.
 
 Sources: Kynkäänniemi et al. 2019 for precision and recall with k = 3, as in ADM's evaluator; Naeem et al. 2020 for
 density and coverage with k = 5. A feature on the surface of a ball is inside, for all four.
@@ -28,8 +28,8 @@ class Manifold(NamedTuple):
     """How two sets of features lie in one another.
 
     Attributes:
-        precision: share of samples inside the region of the real pictures, in [0, 1].
-        recall: share of real pictures inside the region of the samples, in [0, 1].
+        precision: share of samples inside the region of the real images, in [0, 1].
+        recall: share of real images inside the region of the samples, in [0, 1].
         density: mean number of real balls that a sample is inside of, over k; 1 if both sets are alike, may be larger.
         coverage: share of the real balls that hold a sample, in [0, 1].
     """
@@ -54,7 +54,7 @@ def manifold_scores(
     Distances are exact: features are rounded to whole multiples of a step, about 2^-20 of the largest range for 2048
     features, so that |x|^2 + |y|^2 - 2 x.y is made of whole numbers that float64 holds. So copies are at distance 0,
     and neither device nor block size changes a result. (ADM's evaluator rounds distances to float16 where they fit, and
-    so moves pictures that lie near the surface of a ball.)
+    so moves images that lie near the surface of a ball.)
 
     Args:
         real: (N, D) float, N above both numbers of neighbours.
@@ -65,7 +65,7 @@ def manifold_scores(
         most_values: numbers held at a time, in each of a few tables.
 
     Raises:
-        AlitokError: too few pictures, other features, NaN or infinity.
+        AlitokError: too few images, other features, NaN or infinity.
     """
     assert neighbours >= 1, neighbours
     assert density_neighbours >= 1, density_neighbours
@@ -140,7 +140,7 @@ def _require(real: torch.Tensor, samples: torch.Tensor, neighbours: int, density
         AlitokError: see `manifold_scores`.
     """
     require_same_dimensions(real.shape[1], samples.shape[1])
-    needs = (("real pictures", real, max(neighbours, density_neighbours)), ("samples", samples, neighbours))
+    needs = (("real images", real, max(neighbours, density_neighbours)), ("samples", samples, neighbours))
     for name, features, most in needs:
         if len(features) <= most:
             raise AlitokError(

@@ -1,8 +1,8 @@
-"""Which patches of the drawn picture a code moves, measured by changing one code at a time.
+"""Which patches of the drawn image a code moves, measured by changing one code at a time.
 
 Enter: a codec and codes. Leaves: `Reach`, a map of P patches by T codes. It is the decoder's side of
 `alitok.metrics.influence`: there patches move codes, here codes move patches.
-Shapes: N pictures, B of a call, h image side, G grid side, P = G * G patches, K prefix, T = K + P codes.
+Shapes: N images, B of a call, h image side, G grid side, P = G * G patches, K prefix, T = K + P codes.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from alitok.metrics.dependency import ROUNDING, Dependency, Pairs, Raster, Tally
 class Reach:
     """How codes move patches.
 
-    Code i becomes the code at that place of another picture. Shares are taken in the order in which codes are drawn:
+    Code i becomes the code at that place of another image. Shares are taken in the order in which codes are drawn:
     all change that a group of codes makes is divided by whether the patch comes before the code (past), is the code's
     own, or comes after (future). A causal decoder draws a patch from the codes up to its own, so its past share is
-    exactly 0, and anything above 0 is a patch that no picture can show before a later code is known. Prefix codes come
+    exactly 0, and anything above 0 is a patch that no image can show before a later code is known. Prefix codes come
     before all patches, and have no past.
 
     Attributes:
         raster: where codes stand.
         pixels: (P, T) mean absolute change of the pixels of patch j by code i, where black to white is 1.
         replaced: (T,) share of pairs in which the code became another one.
-        pictures: N.
+        images: N.
         pairs: how often a code was replaced.
-        exact: whether each code was, in each picture.
+        exact: whether each code was, in each image.
     """
 
     raster: Raster
     pixels: Dependency
     replaced: np.ndarray
-    pictures: int
+    images: int
     pairs: int
     exact: bool
 
@@ -66,17 +66,17 @@ def reach_of(
 
     Args:
         codec: anything with `encode` and `decode`.
-        codes: (N, T) int64 of at least 2 pictures, on any device.
+        codes: (N, T) int64 of at least 2 images, on any device.
         image_size: h, divisible by G.
         grid: G.
         prefix: K.
-        seed: of the other pictures, of which pairs are taken, and of the intervals.
-        batch_size: pictures of a call, at least 2; changes nothing but rounding.
-        per_code: pictures in which each code is replaced; None = all for up to 100 codes (exact), 16 for more.
+        seed: of the other images, of which pairs are taken, and of the intervals.
+        batch_size: images of a call, at least 2; changes nothing but rounding.
+        per_code: images in which each code is replaced; None = all for up to 100 codes (exact), 16 for more.
         progress: called with the pairs done and all pairs.
 
     Raises:
-        AlitokError: there are too few pictures, or the codec fails or gives something else than pictures.
+        AlitokError: there are too few images, or the codec fails or gives something else than images.
     """
     raster = Raster(grid, prefix)
     assert codes.shape[1:] == (raster.length,), (codes.shape, raster)
@@ -87,7 +87,7 @@ def reach_of(
     directions = raster.directions_in_sequence()
     tally = Tally(pairs, directions, np.broadcast_to(np.arange(raster.length)[:, None] < prefix, directions.shape))
     given = codes[pairs.donors, pairs.places]
-    rows = np.flatnonzero((given != codes[pairs.pictures, pairs.places]).numpy())
+    rows = np.flatnonzero((given != codes[pairs.images, pairs.places]).numpy())
     with torch.no_grad(), full_precision(device_of(codec)):
         for batch in pair_batches(pairs, rows, batch_size):
             changed = _changed(codes, pairs, batch.rows, given)
@@ -102,7 +102,7 @@ def reach_of(
 
 def _changed(codes: torch.Tensor, pairs: Pairs, rows: np.ndarray, given: torch.Tensor) -> torch.Tensor:
     """The codes of some pairs (B,), each with one from its donor: (B, T)."""
-    picked = codes[pairs.pictures[rows]]
+    picked = codes[pairs.images[rows]]
     picked[np.arange(len(rows)), pairs.places[rows]] = given[rows]
     return picked
 

@@ -1,6 +1,6 @@
-"""Saved statistics of a set of pictures, which know what they may be compared with.
+"""Saved statistics of a set of images, which know what they may be compared with.
 
-Enter: `Moments` by the name of the network's layer, a `Provenance`, and features of some of the pictures. Leaves: one
+Enter: `Moments` by the name of the network's layer, a `Provenance`, and features of some of the images. Leaves: one
 npz file, and back; or one clear sentence why these statistics are not those that were wanted.
 """
 
@@ -22,12 +22,12 @@ from alitok.core.files import atomic_path
 from alitok.metrics.moments import Moments
 
 Kind = Literal["generation", "reconstruction"]
-MOST_FEATURES = 10_000  # pictures whose features are kept; at 2048 each 82 MB
+MOST_FEATURES = 10_000  # images whose features are kept; at 2048 each 82 MB
 _FORMAT = "alitok-statistics-1"
 _FEATURES = "features"
 _MEANING = {
-    "generation": "the pictures that samples should look like, for gFID",
-    "reconstruction": "the held-out pictures whose reconstructions are judged, for rFID",
+    "generation": "the images that samples should look like, for gFID",
+    "reconstruction": "the validation images whose reconstructions are judged, for rFID",
 }
 
 
@@ -36,18 +36,18 @@ class Provenance:
     """What statistics were taken of.
 
     Attributes:
-        kind: which question the pictures answer; the two give different numbers and are never exchanged.
+        kind: which question the images answer; the two give different numbers and are never exchanged.
         network: name of the feature network, with its weights' hash where there are several.
-        resolution: side of the pictures in pixels, before the network resizes them.
+        resolution: side of the images in pixels, before the network resizes them.
         dataset: hash of the data set; empty where it is unknown.
-        pictures: hash of which of its pictures; likewise.
+        images: hash of which of its images; likewise.
     """
 
     kind: Kind
     network: str
     resolution: int
     dataset: str = ""
-    pictures: str = ""
+    images: str = ""
 
     def require(
         self,
@@ -82,7 +82,7 @@ class Provenance:
             )
         if resolution is not None and self.resolution != resolution:
             raise AlitokError(
-                f"{source} is of pictures of {self.resolution} pixels a side, not {resolution}; give a reference of "
+                f"{source} is of images of {self.resolution} pixels a side, not {resolution}; give a reference of "
                 "that size."
             )
         if dataset and self.dataset and self.dataset != dataset:
@@ -94,12 +94,12 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is kept of a set of pictures.
+    """What is kept of a set of images.
 
     Attributes:
-        moments: by the name of the layer, such as `pool`; all of the same pictures.
+        moments: by the name of the layer, such as `pool`; all of the same images.
         provenance: what they were taken of; `Provenance.require` checks it.
-        features: the `pool` features (M, D) float32 of up to `MOST_FEATURES` of the pictures, for precision, recall and
+        features: the `pool` features (M, D) float32 of up to `MOST_FEATURES` of the images, for precision, recall and
             KID; None where they were not kept.
     """
 
@@ -113,7 +113,7 @@ def save_statistics(
 ) -> None:
     """Write statistics as an npz file, whole or not at all; the arguments are the fields of `Statistics`."""
     counts = {found.count for found in moments.values()}
-    assert len(counts) == 1, f"layers of different pictures: {counts}"
+    assert len(counts) == 1, f"layers of different images: {counts}"
     count = counts.pop()
     about = {"format": _FORMAT, "count": count, "provenance": to_dict(provenance)}
     arrays = {"about": np.array(json.dumps(about))}
@@ -160,7 +160,7 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _fit(features: np.ndarray, count: int, dimensions: int) -> bool:
-    """Whether these are features (M, D) of some of the pictures."""
+    """Whether these are features (M, D) of some of the images."""
     right = features.ndim == 2 and features.dtype == np.float32 and features.shape[1] == dimensions
     return right and 0 < len(features) <= min(count, MOST_FEATURES) and bool(np.isfinite(features).all())
 

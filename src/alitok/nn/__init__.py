@@ -1,1 +1,1 @@
-"""Floor 1: the parts every transformer here is made of; knows nothing of pictures, codes or data."""
+"""Floor 1: the parts every transformer here is made of; knows nothing of images, codes or data."""

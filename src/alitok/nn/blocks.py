@@ -90,11 +90,11 @@ class Blocks(nn.ModuleList):
     """Blocks one after the other, all with the same options.
 
     Attributes:
-        recompute: while training, keep no activations inside a block and compute them again on the way back; less
-            memory for a third more work. It changes no result.
+        activation_checkpointing: while training, recompute the activations inside a block in the backward pass: less
+            memory for a third more work, the same result.
     """
 
-    recompute = False
+    activation_checkpointing = False
 
     def forward(
         self,
@@ -107,10 +107,10 @@ class Blocks(nn.ModuleList):
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`, the cache that of all layers."""
-        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        activation_checkpointing = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for index, block in enumerate(self):
             layer = None if cache is None else cache.layer(index)
-            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            run = partial(checkpoint, block, use_reentrant=False) if activation_checkpointing else block
             x = run(x, rotary=rotary, mask=mask, causal=causal, cache=layer, value_weights=value_weights)
         return x
 
@@ -138,7 +138,7 @@ def init_linear_layers(module: nn.Module, width: int) -> None:
     """Truncated-normal weights and zero biases for every linear layer and convolution inside `module`.
 
     The deviation is 0.02 from a width of 768 up. Below, it grows with 1 / sqrt(width), so that a layer hands on as much
-    of its input as at 768; with 0.02 narrow models see next to nothing of a picture for hundreds of steps, see
+    of its input as at 768; with 0.02 narrow models see next to nothing of an image for hundreds of steps, see
     docs/architecture.md.
 
     Args:

@@ -77,7 +77,7 @@ class AblationPreset:
     """Sizes and budget of all cells.
 
     Attributes:
-        most_side: pixels a side at most; smaller pictures are taken as they are.
+        most_side: pixels a side at most; smaller images are taken as they are.
         grid: cells a side.
         codebook_size: of the table; the comparison at equal fidelity also takes half and twice as many.
         code_width: numbers of a codebook entry.
@@ -85,12 +85,12 @@ class AblationPreset:
         channels: of the convolutional tokenizer; with those of the presets, a step costs about as much as the
             transformers'.
         generator: size of the generator.
-        batch_size: pictures of a step of the tokenizers.
+        batch_size: images of a step of the tokenizers.
         generator_batch_size: sequences of a step of the generator.
         tokenizer_steps, generator_steps, second_steps: optimizer steps of stage 1, the generator and stage 2.
         longer: by how much arm E multiplies them.
-        perceptual: weight of the distance in features learnt from the pictures, the same network for all cells; with
-            0, as in the presets, the loss of a picture is its squared error alone.
+        perceptual: weight of the distance in features learnt from the images, the same network for all cells; with
+            0, as in the presets, the loss of an image is its squared error alone.
         feature_steps: of that network's training, where there is one; not in the seconds that the table tells.
         samples: drawn in all, shared out evenly over the classes.
         guidance: of the samples; 1 draws from the model as it is, so that no arm gains by a lucky scale.
@@ -125,19 +125,19 @@ class AblationPreset:
         require_at_least(self, 0, "perceptual")
 
     def image_size(self, side: int) -> int:
-        """Pixels a side for pictures of `side`.
+        """Pixels a side for images of `side`.
 
         Raises:
-            AlitokError: pictures too small for the grid.
+            AlitokError: images too small for the grid.
         """
         size = min(side, self.most_side) // self.grid * self.grid
         if size < 2 * self.grid:
-            raise AlitokError(f"Pictures of {side} pixels a side are too small for {self.grid} codes a side.")
+            raise AlitokError(f"Images of {side} pixels a side are too small for {self.grid} codes a side.")
         return size
 
 
 ABLATION_PRESETS = {
-    # Minutes for a cell on two cores: pictures of 32 pixels in 16 codes of 8 x 8. So short a training fills no larger
+    # Minutes for a cell on two cores: images of 32 pixels in 16 codes of 8 x 8. So short a training fills no larger
     # codebook evenly, and how much of it each arm fills would then decide what its codes cost.
     "tiny": AblationPreset(
         most_side=32,
@@ -184,7 +184,7 @@ def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_s
         arm: what differs.
         codebook_size: V.
         image_size: pixels a side, a multiple of the grid's cells a side.
-        classes: of the pictures; the samples are shared out over them.
+        classes: of the images; the samples are shared out over them.
 
     Raises:
         AlitokError: sizes that do not fit one another.

@@ -1,6 +1,6 @@
-"""Recipes that are cut to the pictures at hand: `small` for a laptop, `base` for a GPU.
+"""Recipes that are cut to the images at hand: `small` for a laptop, `base` for a GPU.
 
-Enters: how large and how many the pictures are. Leaves: a `Recipe`, built as those of `presets` are.
+Enters: how large and how many the images are. Leaves: a `Recipe`, built as those of `presets` are.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ from alitok.train.task import EngineConfig, LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 
 FITTED = ("small", "base")
-# A laptop has time for 64 codes a picture. With 64 pixels a side each would stand for 8 x 8, of which small models keep
+# A laptop has time for 64 codes an image. With 64 pixels a side each would stand for 8 x 8, of which small models keep
 # little but the colour; 4 x 4 show shapes.
 _SMALL_SIDE, _SMALL_PATCH = 32, 4
-# Weight of the distance in features learnt from the pictures themselves; 1 is too much, see docs/architecture.md.
+# Weight of the distance in features learnt from the images themselves; 1 is too much, see docs/architecture.md.
 _LOCAL = 0.1
 
 
-def fitted(name: str, *, image_size: int, pictures: int) -> Recipe:
-    """A recipe for pictures of one's own.
+def fitted(name: str, *, image_size: int, images: int) -> Recipe:
+    """A recipe for images of one's own.
 
     `small` is for a laptop: minutes to an hour on two cores. `base` is for a GPU of its own: hours.
 
     Args:
         name: `small` or `base`.
-        image_size: pixels a side that the pictures can fill: 16, 32, 64, 128 or 256; `small` takes at most 32.
-        pictures: training pictures.
+        image_size: pixels a side that the images can fill: 16, 32, 64, 128 or 256; `small` takes at most 32.
+        images: training images.
     """
     assert name in FITTED, name
-    return _small(min(image_size, _SMALL_SIDE), pictures) if name == "small" else _base(image_size, pictures)
+    return _small(min(image_size, _SMALL_SIDE), images) if name == "small" else _base(image_size, images)
 
 
-def _grown(at_thousand: int, pictures: int, most: int) -> int:
-    """Steps for so many pictures: as given for up to 1,000, from there growing with the square root."""
-    return min(most, round(at_thousand * max(1.0, pictures / 1000) ** 0.5))
+def _grown(at_thousand: int, images: int, most: int) -> int:
+    """Steps for so many images: as given for up to 1,000, from there growing with the square root."""
+    return min(most, round(at_thousand * max(1.0, images / 1000) ** 0.5))
 
 
-def _codebook_size(sequence_length: int, pictures: int, most: int) -> int:
+def _codebook_size(sequence_length: int, images: int, most: int) -> int:
     """The largest power of two such that each entry is met at least 64 times among all crops; 64 at least."""
-    return 1 << int(min(max(sequence_length * VIEWS["ten"] * pictures / 64, 64), most)).bit_length() - 1
+    return 1 << int(min(max(sequence_length * VIEWS["ten"] * images / 64, 64), most)).bit_length() - 1
 
 
-def _small(image_size: int, pictures: int) -> Recipe:
+def _small(image_size: int, images: int) -> Recipe:
     grid = image_size // _SMALL_PATCH
     return Recipe(
         tokenizer=small_tokenizer(
             image_size=image_size,
             patch_size=_SMALL_PATCH,
-            codebook_size=_codebook_size(grid + grid**2, pictures, 512),
+            codebook_size=_codebook_size(grid + grid**2, images, 512),
             code_width=16,
             width=96,
             layers=3,
             heads=4,
         ),
-        stage1=_small_stage1(_grown(2400, pictures, 12_000)),
-        stage2=small_tokenizer_training(steps=_grown(800, pictures, 4000)),
+        stage1=_small_stage1(_grown(2400, images, 12_000)),
+        stage2=small_tokenizer_training(steps=_grown(800, images, 4000)),
         generator_size=GeneratorSize(layers=4, width=128, heads=4),
-        generator=small_generator_training(steps=_grown(1200, pictures, 6000)),
+        generator=small_generator_training(steps=_grown(1200, images, 6000)),
         crops="ten",
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
         samples_per_class=20,
@@ -93,21 +93,21 @@ def _small_stage1(steps: int) -> TokenizerTraining:
     return TokenizerTraining(loop=LoopConfig(batch_size=32, evaluate_every=200), phases=(phase,))
 
 
-def _base(image_size: int, pictures: int) -> Recipe:
+def _base(image_size: int, images: int) -> Recipe:
     patch_size = max(4, image_size // 16)
     grid = image_size // patch_size
     return Recipe(
         tokenizer=TokenizerConfig(
             image_size=image_size,
             patch_size=patch_size,
-            codebook_size=_codebook_size(grid + grid**2, pictures, 4096),
+            codebook_size=_codebook_size(grid + grid**2, images, 4096),
             encoder=EncoderConfig(width=512, layers=8, heads=8),
             stage1=DecoderConfig(width=512, layers=12, heads=8, causal=True, extra_tokens=1, prefix_head=True),
             stage2=DecoderConfig(width=768, layers=12, heads=12, extra_tokens=64, reads_prefix=grid < 16),
         ),
         features=FeaturesTraining(network=LocalFeaturesConfig(width=64)),
-        stage1=_base_tokenizer(_grown(20_000, pictures, 200_000), probe_every=5_000),
-        stage2=_base_tokenizer(_grown(10_000, pictures, 100_000)),
+        stage1=_base_tokenizer(_grown(20_000, images, 200_000), probe_every=5_000),
+        stage2=_base_tokenizer(_grown(10_000, images, 100_000)),
         generator_size=GeneratorSize(layers=12, width=512, heads=8),
         generator=GeneratorTraining(
             loop=LoopConfig(
@@ -118,7 +118,7 @@ def _base(image_size: int, pictures: int) -> Recipe:
             ),
             phases=(
                 Phase(
-                    steps=_grown(20_000, pictures, 300_000),
+                    steps=_grown(20_000, images, 300_000),
                     learning_rate=4e-4,
                     final_learning_rate=1e-5,
                     warmup_steps=1000,
@@ -132,7 +132,7 @@ def _base(image_size: int, pictures: int) -> Recipe:
 
 
 def _base_tokenizer(steps: int, probe_every: int = 0) -> TokenizerTraining:
-    """Three quarters with features learnt from the pictures, then a quarter with the discriminator."""
+    """Three quarters with features learnt from the images, then a quarter with the discriminator."""
     optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
     losses, last = LossWeights(local=_LOCAL), steps // 4
     return TokenizerTraining(

@@ -1,6 +1,6 @@
-"""Work of one picture, by formula from the configuration: floating-point operations, and bytes of weights.
+"""Work of one image, by formula from the configuration: floating-point operations, and bytes of weights.
 
-Operations are those of the forward pass, of a training step, and of drawing a picture code by code; bytes are what a
+Operations are those of the forward pass, of a training step, and of drawing an image code by code; bytes are what a
 step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
 out, as in the model FLOPs that utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the
 gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and
@@ -50,7 +50,7 @@ def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | Convolut
 
 
 def encoder_flops(config: TokenizerConfig) -> int:
-    """Picture to codes: patches, blocks, features, and distances to the codebook."""
+    """Image to codes: patches, blocks, features, and distances to the codebook."""
     encoder, codes = config.encoder, config.sequence_length
     if isinstance(encoder, ConvolutionalEncoderConfig):
         width, inner = widths(encoder.channels, config.patch_size)[-1], _levels(config, encoder)
@@ -71,7 +71,7 @@ def _distances(config: TokenizerConfig) -> int:
 
 
 def decoder_flops(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
-    """Codes to picture, and to the prefix strip where there is a head for it."""
+    """Codes to image, and to the prefix strip where there is a head for it."""
     if isinstance(decoder, ConvolutionalDecoderConfig):
         pixels = _convolution(decoder.channels, 3, config.image_size)
         return _embedding(config, decoder) + _levels(config, decoder) + pixels
@@ -94,7 +94,7 @@ def _embedding(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
 
 
 def tokenizer_step_flops(config: TokenizerConfig, stage: Stage) -> int:
-    """One picture of a training step of a tokenizer's stage.
+    """One image of a training step of a tokenizer's stage.
 
     Stage 1: no gradient reaches the pixels, nor comes from the choice of codes, whose distances online clustering
     takes once more. Stage 2: encoder and codes are frozen. Feature networks and discriminator are not counted.
@@ -135,7 +135,7 @@ def step_weight_bytes(config: GeneratorConfig, precision: EnginePrecision, rows:
     """All that one step of the sampler must read of the model, each number once; the cache is not counted.
 
     The weights of linear layers in this precision, biases likewise (int8: in float32, with a scale for each output),
-    norms in float32, and one row of the embedding table for each of the `rows` that are read (2 per guided picture).
+    norms in float32, and one row of the embedding table for each of the `rows` that are read (2 per guided image).
     """
     width, layers, size = config.width, config.layers, _WEIGHT_BYTES[precision]
     weights = layers * _block_weights(config) + width * config.codebook_size

@@ -39,10 +39,10 @@ class ModelRow:
         layers, width, heads: one number for a generator; encoder and second decoder for a tokenizer.
         prefix: prefix codes.
         buffer: learned tokens in front of the second decoder; None for a generator.
-        codes: codes per picture.
+        codes: codes per image.
         reads_prefix: whether the second decoder reads the prefix codes; None for a generator.
         guidance_scale, guidance_power: defaults of a generator; None for a tokenizer.
-        parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what a picture needs).
+        parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what an image needs).
         training_parameters: those and, for a tokenizer, the first decoder.
         published_gfid: guided gFID of the paper; None where none is published.
         measured_gfid: measured with this project; None = not yet.

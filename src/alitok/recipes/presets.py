@@ -1,6 +1,6 @@
 """Named sizes and recipes, in one place.
 
-`TOKENIZERS` and `GENERATORS` hold the published sizes, `RECIPES` everything a run from pictures to pictures needs.
+`TOKENIZERS` and `GENERATORS` hold the published sizes, `RECIPES` everything a run from images to images needs.
 Only the numbers differ between the small and the full-size entries: classes and code paths are the same.
 """
 
@@ -55,14 +55,14 @@ class GeneratorSize:
 
 @config
 class Recipe:
-    """Everything between a source of pictures and the finished models.
+    """Everything between a source of images and the finished models.
 
     Attributes:
         tokenizer: geometry and sizes; it has a stage-2 decoder.
-        features: the feature network that is learnt from the pictures, where a phase has `losses.local`.
+        features: the feature network that is learnt from the images, where a phase has `losses.local`.
         stage1, stage2, generator: the three trainings.
         generator_size: size of the generator.
-        crops: the views of each picture that the generator is trained on.
+        crops: the views of each image that the generator is trained on.
         sampling: how the samples are drawn.
         samples_per_class: samples that are drawn and measured.
         engine: how the trainings are laid over the machine; the only part that may change while a run goes on.
@@ -135,7 +135,7 @@ def small_tokenizer(
 ) -> TokenizerConfig:
     """The paper's layout in small: causal decoder with a leading token, then a bidirectional one with a buffer.
 
-    The second decoder reads the prefix: on so short a sequence it holds too much of the picture to be dropped.
+    The second decoder reads the prefix: on so short a sequence it holds too much of the image to be dropped.
     """
     return TokenizerConfig(
         image_size=image_size,
@@ -163,17 +163,17 @@ def small_generator_training(*, steps: int) -> GeneratorTraining:
     return GeneratorTraining(loop=loop, phases=(phase,))
 
 
-IMAGENET_PICTURES = 1_281_167  # for training
+IMAGENET_IMAGES = 1_281_167  # for training
 
 
 def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
     """The published training of B and L (800 epochs) and XL (400), at batch 2048."""
     optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.9999)
     phase = Phase(
-        steps=round(IMAGENET_PICTURES * epochs / 2048),
+        steps=round(IMAGENET_IMAGES * epochs / 2048),
         learning_rate=4e-4,
         final_learning_rate=1e-5,
-        warmup_steps=round(IMAGENET_PICTURES * 100 / 2048),
+        warmup_steps=round(IMAGENET_IMAGES * 100 / 2048),
     )
     loop = LoopConfig(batch_size=2048, optimizer=optimizer, evaluate_every=10_000, checkpoint_every=2_500)
     return GeneratorTraining(loop=loop, phases=(phase,))
@@ -182,7 +182,7 @@ def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
 def _imagenet_tokenizer(
     *, main_steps: int, losses: LossWeights, adversarial: float, probe_every: int = 0
 ) -> TokenizerTraining:
-    """The published phases, on 32 GPUs with 48 pictures each: start, main, GAN."""
+    """The published phases, on 32 GPUs with 48 images each: start, main, GAN."""
     optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
     loop = LoopConfig(batch_size=1536, optimizer=optimizer, evaluate_every=5_000, checkpoint_every=2_500)
     return TokenizerTraining(
@@ -255,7 +255,7 @@ RECIPES = {
     "alitok-512": _imagenet(TOKENIZERS["alitok-512"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
 }
 
-RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in pictures that the recipes are named after
+RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in images that the recipes are named after
 
 
 def imagenet_classes() -> tuple[str, ...]:

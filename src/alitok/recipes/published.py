@@ -1,4 +1,4 @@
-"""Published numbers for pictures of ImageNet, 256 x 256, to stand beside a measurement.
+"""Published numbers for images of ImageNet, 256 x 256, to stand beside a measurement.
 
 Leaves: tables for the report of an evaluation. The paper's guided gFID is that of `alitok.recipes.presets`.
 """
@@ -51,7 +51,7 @@ class Generated:
         plain_gfid: without guidance.
         gfid: with guidance.
         inception_score: with guidance.
-        images_per_second: on an A800 in fp32, 64 pictures at a time.
+        images_per_second: on an A800 in fp32, 64 images at a time.
     """
 
     name: str
@@ -148,7 +148,7 @@ def reconstruction_table(measured: Mapping[str, float] | None = None, difference
         "Published numbers, ImageNet 256 x 256: the paper's ablation",
         ("codes guessed by generator B", "gFID, guided", "rFID"),
         (*rows, *published),
-        _comparability("all 50,000 validation pictures, and the same pictures as the reference", differences),
+        _comparability("all 50,000 validation images, and the same images as the reference", differences),
     )
 
 

@@ -1,6 +1,6 @@
 """Heat maps of what depends on what, for files and for reports.
 
-Enter: matrices with a row or a column for each code or patch. Leave: the bytes of PNG files, and pictures
+Enter: matrices with a row or a column for each code or patch. Leave: the bytes of PNG files, and images
 (3, h, w) uint8. Shapes: G grid side, P = G * G patches, K prefix, T = K + P codes.
 """
 
@@ -25,7 +25,7 @@ _CSS_DOTS = 92  # at which the report shows it
 _MOST_TICKS = 16  # rows of patches that an axis names
 _BAR_TICKS = 5
 _MARKED = 0.2  # share of a cell that the line through it covers
-_CELL = 12  # pixels of one patch in the picture of a single code
+_CELL = 12  # pixels of one patch in the image of a single code
 
 Axis = Literal["code", "patch"]
 
@@ -132,8 +132,8 @@ def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
     return places, names
 
 
-def picture_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
-    """The patches (P,) that move one code, where they stand in the picture; its own patch has a frame.
+def image_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
+    """The patches (P,) that move one code, where they stand in the image; its own patch has a frame.
 
     Returns:
         (3, h, h) uint8, in the colours of a map whose brightest stands for `top`.

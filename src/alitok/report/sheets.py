@@ -1,6 +1,6 @@
-"""Pictures as a report shows them: contact sheets that stand in the page as PNG data addresses, and maps of errors.
+"""Images as a report shows them: contact sheets that stand in the page as PNG data addresses, and maps of errors.
 
-Enter: pictures (N, 3, h, w) uint8. Leave: `Sheet`s.
+Enter: images (N, 3, h, w) uint8. Leave: `Sheet`s.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from alitok.core.images import grid, png_bytes
 from alitok.report.page import needs_libraries
 
-# How many pictures share a sheet, and how wide each is shown at least, in CSS pixels. On a wide screen three sheets of
+# How many images share a sheet, and how wide each is shown at least, in CSS pixels. On a wide screen three sheets of
 # reconstructions or samples, or two of neighbours, stand beside one another; on a phone one.
 _TRIPLES, _TRIPLE_WIDTH = 4, 96
 _SAMPLE_COLUMNS, _SAMPLE_WIDTH = 5, 64
 _PAIRS, _PAIR_WIDTH = 5, 80
-_PICTURE_WIDTH = 96
+_IMAGE_WIDTH = 96
 # The mean absolute error of a pixel, where black to white is 1, from which on its map shows the brightest colour. It is
-# the same for all pictures, so that maps can be compared; a reconstruction of 25 dB errs by about 0.04.
+# the same for all images, so that maps can be compared; a reconstruction of 25 dB errs by about 0.04.
 ERROR_LIMIT = 0.25
 MAP_COLOURS = "magma"  # brightness grows evenly, so that colour-blind people and grey printers read it too
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A grid of pictures as one data address, with the size in CSS pixels to show it at.
+    """A grid of images as one data address, with the size in CSS pixels to show it at.
 
     Attributes:
         address: `data:image/png;base64,...`
@@ -49,7 +49,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Pictures and what the two decoders make of them, each (N, 3, h, w) uint8."""
+    """Images and what the two decoders make of them, each (N, 3, h, w) uint8."""
 
     originals: np.ndarray
     stage1: np.ndarray
@@ -67,13 +67,13 @@ class ClassSamples:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Samples and the training picture nearest to each.
+    """Samples and the training image nearest to each.
 
     Attributes:
         samples, nearest: (N, 3, h, w) uint8.
         distances: (N,).
         meaning: what the distance is.
-        note: a sentence on what to compare it with, such as the distance of real pictures that were held out.
+        note: a sentence on what to compare it with, such as the distance of real images that were held out.
     """
 
     samples: np.ndarray
@@ -84,14 +84,14 @@ class Neighbours:
 
 
 def reconstruction_sheets(shown: Reconstructions) -> list[Sheet]:
-    """Rows of three: picture, stage 1, stage 2."""
+    """Rows of three: image, stage 1, stage 2."""
     triples = np.stack([shown.originals, shown.stage1, shown.stage2], axis=1)
     sheets = []
     for start in range(0, len(triples), _TRIPLES):
         some = triples[start : start + _TRIPLES]
-        alt = f"{len(some)} pictures, each with its stage 1 and stage 2 reconstruction"
+        alt = f"{len(some)} images, each with its stage 1 and stage 2 reconstruction"
         images = some.reshape(-1, *some.shape[2:])
-        sheets.append(_sheet(grid(images, 3), images, _TRIPLE_WIDTH, alt, ("picture", "stage 1", "stage 2")))
+        sheets.append(_sheet(grid(images, 3), images, _TRIPLE_WIDTH, alt, ("image", "stage 1", "stage 2")))
     return sheets
 
 
@@ -105,21 +105,21 @@ def sample_sheet(entry: ClassSamples) -> Sheet | None:
 
 
 def neighbour_sheets(shown: Neighbours) -> list[Sheet]:
-    """Two rows: samples, and below each its nearest training picture."""
+    """Two rows: samples, and below each its nearest training image."""
     sheets = []
     for start in range(0, len(shown.samples), _PAIRS):
         some = slice(start, start + _PAIRS)
         samples, nearest = shown.samples[some], shown.nearest[some]
-        alt = f"{len(samples)} samples above their nearest training pictures"
+        alt = f"{len(samples)} samples above their nearest training images"
         labels = [f"{distance:.3f}" for distance in shown.distances[some]]
         images = np.concatenate([samples, nearest])
         sheets.append(_sheet(grid(images, len(samples)), images, _PAIR_WIDTH, alt, labels))
     return sheets
 
 
-def picture_sheet(picture: np.ndarray, alt: str) -> Sheet:
-    """One picture (3, h, w), without a border."""
-    return _sheet(picture, picture, _PICTURE_WIDTH, alt)
+def image_sheet(image: np.ndarray, alt: str) -> Sheet:
+    """One image (3, h, w), without a border."""
+    return _sheet(image, image, _IMAGE_WIDTH, alt)
 
 
 def error_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def png_address(png: bytes) -> str:
 
 
 def _sheet(pixels: np.ndarray, of: np.ndarray, width: int, alt: str, labels: Sequence[str] = ()) -> Sheet:
-    """A sheet of `pixels` (3, H, W), where each of the pictures `of` (..., w) is shown at least `width` wide.
+    """A sheet of `pixels` (3, H, W), where each of the images `of` (..., w) is shown at least `width` wide.
 
     It is enlarged by the smallest whole number for which that holds.
     """

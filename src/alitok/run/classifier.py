@@ -1,6 +1,6 @@
-"""The classifier that judges pictures where Inception's weights cannot be had: trained once, and kept in the cache.
+"""The classifier that judges images where Inception's weights cannot be had: trained once, and kept in the cache.
 
-Enters: the pictures of a data set. Leaves: a `Judge`, the same one for every evaluation of the same data, and in the
+Enters: the images of a data set. Leaves: a `Judge`, the same one for every evaluation of the same data, and in the
 cache folder:
 
     judges/KEY/judge/       the finished one
@@ -39,8 +39,8 @@ from alitok.train.loop import train
 from alitok.train.schedule import Phase
 from alitok.train.task import Batch, EngineConfig, LoopConfig
 
-_LOOK = 256  # held-out pictures looked at when the training ends
-_MOST_HELDOUT = 10_000  # held-out pictures that the accuracy is measured on
+_LOOK = 256  # validation images looked at when the training ends
+_MOST_VAL = 10_000  # validation images that the accuracy is measured on
 _BLOCK = 256  # of them at a time
 _STEPS, _MOST_STEPS, _GROWS_FROM = 600, 20_000, 2000
 
@@ -53,44 +53,44 @@ def judge_of(
     seed: int = 0,
     training: FeaturesTraining | None = None,
 ) -> Judge:
-    """The judge of a data set, on the device: the one trained before, else trained now on its training pictures.
+    """The judge of a data set, on the device: the one trained before, else trained now on its training images.
 
     Args:
-        splits: the pictures; those that cannot be read are left out of them.
+        splits: the images; those that cannot be read are left out of them.
         world: the processes, which all call this and train together.
         console: where progress is told.
-        seed: of its weights and of the order of the pictures.
+        seed: of its weights and of the order of the images.
         training: of classes alone; `judge_training` unless given.
 
     Raises:
-        AlitokError: the pictures are all of one class, the cache cannot be written, or a kept judge is damaged.
+        AlitokError: the images are all of one class, the cache cannot be written, or a kept judge is damaged.
         Interrupted: asked to stop; the same call goes on from there.
     """
     if len(np.unique(splits.train.labels)) < 2:
         raise AlitokError(
-            f"A classifier needs pictures of at least two classes, and {splits.name} has one; use Inception's features "
+            f"A classifier needs images of at least two classes, and {splits.name} has one; use Inception's features "
             "(--features inception)."
         )
     training = training or judge_training(splits.train)
     assert training.turns == 1, training.turns
     wanted = training
-    place = world.together(lambda: _place(splits, seed, wanted))
+    place = world.on_rank0(lambda: _place(splits, seed, wanted))
     share = -(-training.loop.batch_size // world.size)  # a judge kept before is taken however many made it
     training = replace(training, loop=replace(training.loop, batch_size=share * world.size))
-    judge = world.together(lambda: _kept(place))
+    judge = world.on_rank0(lambda: _kept(place))
     if judge is None:
         with ExitStack() as stack:
-            world.together(lambda: stack.enter_context(open_cache().alone(place)))
-            judge = world.together(lambda: _kept(place))  # of another run that was at it until now
+            world.on_rank0(lambda: stack.enter_context(open_cache().alone(place)))
+            judge = world.on_rank0(lambda: _kept(place))  # of another run that was at it until now
             if judge is None:
                 judge = _make(splits, world, console, place, seed=seed, training=training)
     return judge.to(world.device)
 
 
 def judge_training(source: ImageSource) -> FeaturesTraining:
-    """A training of about a minute on two cores for the small recipes' pictures, that grows with size and number.
+    """A training of about a minute on two cores for the small recipes' images, that grows with size and number.
 
-    The last stage has 128 features, few enough for the statistics of some hundred pictures.
+    The last stage has 128 features, few enough for the statistics of some hundred images.
     """
     network = LocalFeaturesConfig(width=32, stages=3) if source.size <= 16 else LocalFeaturesConfig(width=16, stages=4)
     steps = min(_MOST_STEPS, round(_STEPS * max(1.0, len(source) / _GROWS_FROM) ** 0.5))
@@ -103,12 +103,12 @@ def judge_training(source: ImageSource) -> FeaturesTraining:
 
 
 def _place(splits: Splits, seed: int, training: FeaturesTraining) -> Path:
-    """Where in the cache the judge of these pictures is kept, by all that decides it."""
+    """Where in the cache the judge of these images is kept, by all that decides it."""
     split = hashlib.sha256()
-    for source in (splits.train, splits.heldout):  # which pictures are held out decides what it learns
+    for source in (splits.train, splits.val):  # which images are held out decides what it learns
         split.update(source.labels.tobytes())
-    for index in range(len(splits.heldout)):
-        split.update(f"{splits.heldout.key(index)}\0".encode("utf-8", "surrogateescape"))
+    for index in range(len(splits.val)):
+        split.update(f"{splits.val.key(index)}\0".encode("utf-8", "surrogateescape"))
     return open_cache().folder(
         "judges",
         __version__,
@@ -136,7 +136,7 @@ def _make(
     seed: int,
     training: FeaturesTraining,
 ) -> Judge:
-    """Train a judge, measure it on held-out pictures and keep it; the same on every process."""
+    """Train a judge, measure it on validation images and keep it; the same on every process."""
     say, source = say_on(console), splits.train
     if world.main:
         say(f"Training the classifier that judges {splits.name}, once; it is kept in {place}")
@@ -148,11 +148,11 @@ def _make(
         stream = Batches(source, training.loop.batch_size, seed, start, part=part)
         return ((seen(images), labels) for images, labels in stream)
 
-    rows = spread(len(splits.heldout), _LOOK)
-    look = torch.from_numpy(fixed_views(splits.heldout, rows))
-    heldout = seen(look).numpy(), splits.heldout.labels[rows]
+    rows = spread(len(splits.val), _LOOK)
+    look = torch.from_numpy(fixed_views(splits.val, rows))
+    val = seen(look).numpy(), splits.val.labels[rows]
     trained = train(
-        FeaturesTask(network, training, batches, heldout, name="classifier"),
+        FeaturesTask(network, training, batches, val, name="classifier"),
         training.loop,
         place / "training",
         world=world,
@@ -160,20 +160,20 @@ def _make(
         console=console,
         engine=EngineConfig(precision="fp32"),
     )
-    judge = world.together(lambda: Judge(finished_features(trained.weights, network), source.classes, source.size))
-    judge.heldout_accuracy = _accuracy(judge.to(world.device), splits.heldout, world, console)
-    world.together(lambda: judge.save(place / "judge"))
-    world.together(lambda: remove(place / "training" / "checkpoints"))
+    judge = world.on_rank0(lambda: Judge(finished_features(trained.weights, network), source.classes, source.size))
+    judge.val_accuracy = _accuracy(judge.to(world.device), splits.val, world, console)
+    world.on_rank0(lambda: judge.save(place / "judge"))
+    world.on_rank0(lambda: remove(place / "training" / "checkpoints"))
     if world.main:
-        say(f"It tells the class of {judge.heldout_accuracy:.1%} of the held-out pictures")
+        say(f"It tells the class of {judge.val_accuracy:.1%} of the validation images")
     return judge
 
 
 def _accuracy(judge: Judge, source: ImageSource, world: World, console: Console) -> float:
-    """Share of pictures whose class the judge tells; each process reads its part."""
-    rows = np.array(spread(len(source), _MOST_HELDOUT))
+    """Share of images whose class the judge tells; each process reads its part."""
+    rows = np.array(spread(len(source), _MOST_VAL))
     mine, right = rows[world.rank :: world.size], 0
-    with progress_bar(console, "classifier on held-out pictures", len(mine)) as bar:
+    with progress_bar(console, "classifier on validation images", len(mine)) as bar:
         for start in range(0, len(mine), _BLOCK):
             block = mine[start : start + _BLOCK]
             images = torch.from_numpy(fixed_views(source, block))

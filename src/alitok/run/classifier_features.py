@@ -1,9 +1,9 @@
-"""A classifier of the pictures at hand that judges others, where Inception's weights cannot be had or say little.
+"""A classifier of the images at hand that judges others, where Inception's weights cannot be had or say little.
 
-Enter: pictures (B, 3, h, h) uint8. Leave: features of its last stage and the probabilities of its classes. It was
-trained on the real pictures alone, see `alitok.run.classifier`; what the Frechet distance in its features says is no
+Enter: images (B, 3, h, h) uint8. Leave: features of its last stage and the probabilities of its classes. It was
+trained on the real images alone, see `alitok.run.classifier`; what the Frechet distance in its features says is no
 FID, and means something only beside another number by the same judge.
-Shapes: B pictures, D features, C classes.
+Shapes: B images, D features, C classes.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class _Saved:
 
     classes: tuple[str, ...]
     size: int
-    heldout_accuracy: float
+    val_accuracy: float
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "size")
-        require_at_least(self, 0, "heldout_accuracy")
+        require_at_least(self, 0, "val_accuracy")
 
 
 class Judge(nn.Module):
     """A frozen classifier; always in evaluation mode and without gradients.
 
     Args:
-        network: of an output for each class, trained on pictures that `seen` had made small.
+        network: of an output for each class, trained on images that `seen` had made small.
         classes: the class names.
-        size: pixels a side of the pictures it judges.
-        heldout_accuracy: share of held-out pictures whose class it tells; NaN before that was measured.
+        size: pixels a side of the images it judges.
+        val_accuracy: share of validation images whose class it tells; NaN before that was measured.
 
     Attributes:
         name: with a hash of all that decides what it says.
@@ -61,32 +61,32 @@ class Judge(nn.Module):
     distance = "Frechet distance in classifier features"
 
     def __init__(
-        self, network: LocalFeatures, classes: tuple[str, ...], size: int, heldout_accuracy: float = math.nan
+        self, network: LocalFeatures, classes: tuple[str, ...], size: int, val_accuracy: float = math.nan
     ) -> None:
         super().__init__()
         assert network.outputs == len(classes), (network.outputs, len(classes))
         self.network = network.freeze()
-        self.classes, self.size, self.heldout_accuracy = classes, size, heldout_accuracy
+        self.classes, self.size, self.val_accuracy = classes, size, val_accuracy
         about = {"network": to_dict(network.config), "classes": list(classes), "size": size}
         self.weights = fingerprint(network.state_dict(), about)
         self.name = f"classifier-{self.weights}"
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> Features:
-        """Pictures (B, 3, size, size) uint8, on the network's device, to the mean of the last stage's features.
+        """Images (B, 3, size, size) uint8, on the network's device, to the mean of the last stage's features.
 
         Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
 
         Raises:
-            AlitokError: the pictures have another size.
+            AlitokError: the images have another size.
         """
         assert images.dtype == torch.uint8, images.dtype
         assert images.ndim == 4, images.shape
         assert images.shape[1] == 3, images.shape
         if images.shape[2:] != (self.size, self.size):
             raise AlitokError(
-                f"The classifier was trained on pictures of {self.size} pixels a side and cannot judge pictures of "
-                f"{images.shape[3]} x {images.shape[2]}; give pictures of that size."
+                f"The classifier was trained on images of {self.size} pixels a side and cannot judge images of "
+                f"{images.shape[3]} x {images.shape[2]}; give images of that size."
             )
         with full_precision(images.device):
             pool = self.network(pixels.to_float(seen(images)))[-1].mean((2, 3))
@@ -98,7 +98,7 @@ class Judge(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write the directory, whole or not at all: `network/` and `config.json`."""
-        saved = _Saved(classes=self.classes, size=self.size, heldout_accuracy=self.heldout_accuracy)
+        saved = _Saved(classes=self.classes, size=self.size, val_accuracy=self.val_accuracy)
         with atomic_path(directory) as whole:
             whole.mkdir()
             self.network.save(whole / _NETWORK)
@@ -119,11 +119,11 @@ class Judge(nn.Module):
             raise AlitokError(
                 f"{path} names {len(saved.classes)} classes and its network has {network.outputs}; delete {directory}."
             )
-        return cls(network, saved.classes, saved.size, saved.heldout_accuracy)
+        return cls(network, saved.classes, saved.size, saved.val_accuracy)
 
 
 def seen(images: torch.Tensor) -> torch.Tensor:
-    """What the network sees of pictures (B, 3, h, h) uint8: those above 64 pixels a side are averaged down to that.
+    """What the network sees of images (B, 3, h, h) uint8: those above 64 pixels a side are averaged down to that.
 
     The small network is to see whole things, not their grain, in bounded time. It is trained on what leaves here.
     """

@@ -1,4 +1,4 @@
-"""`alitok encode`: pictures of any source to a store of codes, by one process, many, or independent jobs.
+"""`alitok encode`: images of any source to a store of codes, by one process, many, or independent jobs.
 
 Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store, see `alitok.data.shards`.
 """
@@ -19,12 +19,12 @@ from alitok.core.runlog import progress_bar
 from alitok.core.stopping import stoppable
 from alitok.core.words import counted
 from alitok.data.crops import CropRecipe
+from alitok.data.images import Broken
 from alitok.data.join import joined
-from alitok.data.pictures import Broken
 from alitok.data.shards import find_head, require_store
 from alitok.data.source import ImageSource, Splits
 from alitok.run.encode_shards import Encoded, Origin, encode_store
-from alitok.run.originals import SplitName, open_pictures_of, tell_left_out, verify
+from alitok.run.originals import SplitName, open_images_of, tell_left_out, verify
 from alitok.tokenizer import Tokenizer
 
 
@@ -49,7 +49,7 @@ def run_encode(options: EncodeOptions) -> None:
     """Write the store, or what is missing of it; every process of a run calls this.
 
     Raises:
-        AlitokError: the tokenizer or the data cannot be used, too many pictures are broken, or `out` holds something
+        AlitokError: the tokenizer or the data cannot be used, too many images are broken, or `out` holds something
             else than this store.
     """
     began = time.monotonic()
@@ -60,8 +60,8 @@ def run_encode(options: EncodeOptions) -> None:
         console = Console(quiet=not world.main)
         tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
         if options.fresh:
-            world.together(lambda: require_store(options.out))  # before hours are spent on checking the pictures
-        splits = open_pictures_of(options.data, tokenizer.config.image_size, options.seed, console)
+            world.on_rank0(lambda: require_store(options.out))  # before hours are spent on checking the images
+        splits = open_images_of(options.data, tokenizer.config.image_size, options.seed, console)
         broken = _broken(options, splits, world, console)
         source = _chosen(splits.without({key for key, _ in broken}), options)
         origin = Origin(splits.name, splits.contents, options.split, _place(options.tokenizer), tuple(broken))
@@ -100,15 +100,15 @@ def _place(tokenizer: Path) -> str:
 
 
 def _broken(options: EncodeOptions, splits: Splits, world: World, console: Console) -> list[Broken]:
-    """The pictures to leave out: those that an earlier start left out, or those found by reading all of them."""
+    """The images to leave out: those that an earlier start left out, or those found by reading all of them."""
 
     def remembered() -> list[Broken] | None:
         head = None if options.fresh else find_head(options.out)
         if head is None or (head.source, head.contents, head.split) != (splits.name, splits.contents, options.split):
             return None
-        return [Broken(*picture) for picture in head.left_out]
+        return [Broken(*image) for image in head.left_out]
 
-    broken = world.together(remembered)
+    broken = world.on_rank0(remembered)
     if broken is None:
         broken = verify(splits, options.split, world, console)
     tell_left_out(broken, console)
@@ -118,7 +118,7 @@ def _broken(options: EncodeOptions, splits: Splits, world: World, console: Conso
 def _chosen(splits: Splits, options: EncodeOptions) -> ImageSource:
     if options.split == "all":
         return joined(splits, options.crops)
-    return splits.train if options.split == "train" else splits.heldout
+    return splits.train if options.split == "train" else splits.val
 
 
 def _tell(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
@@ -127,9 +127,9 @@ def _tell(console: Console, options: EncodeOptions, encoded: Encoded, seconds: f
         made = f"{encoded.made} of {counted(head.shards, 'shard')}"
         console.print(f"Part {options.part} is done, {made}; the store is whole when all parts are.", highlight=False)
         return
-    sequences = head.pictures * len(head.crops)
+    sequences = head.images * len(head.crops)
     each, bare = sum(file.stat().st_size for file in out.iterdir()) / sequences, 2 * head.length
-    made = f"{counted(head.pictures, 'picture')} x {counted(len(head.crops), 'crop')}"
+    made = f"{counted(head.images, 'image')} x {counted(len(head.crops), 'crop')}"
     console.print(
         f"{made} = {counted(sequences, 'sequence')} of {head.length} codes in {counted(head.shards, 'shard')}; "
         f"{each:,.1f} bytes a sequence, {each / bare:.3f} x its codes; "

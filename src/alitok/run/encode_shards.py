@@ -1,9 +1,9 @@
-"""A whole source of pictures to a store of codes, by one process or by many.
+"""A whole source of images to a store of codes, by one process or by many.
 
 Enters: a tokenizer, a source and the processes. Leaves: a finished store, or as much of it as this call had to make;
-a call that is killed loses the shard it was at. Shapes: B views at a time, C views of a picture, T codes of a sequence.
+a call that is killed loses the shard it was at. Shapes: B views at a time, C views of an image, T codes of a sequence.
 
-The codes do not depend on who made them: shards are ranges of pictures chosen by the numbers of pictures and of views
+The codes do not depend on who made them: shards are ranges of images chosen by the numbers of images and of views
 alone, and what is encoded together lies in one shard and is the same views each time.
 """
 
@@ -25,22 +25,22 @@ from alitok.core.errors import AlitokError
 from alitok.data.ahead import read_ahead
 from alitok.data.builtin import PhotoTrainSource
 from alitok.data.crops import CropRecipe
-from alitok.data.shards import StoreHead, StoreWriter, as_stored, crop_names, shard_pictures
-from alitok.data.source import ImageSource, crops_per_picture
+from alitok.data.shards import StoreHead, StoreWriter, as_stored, crop_names, shard_images
+from alitok.data.source import ImageSource, crops_per_image
 from alitok.run.tokenize import codes_of
 from alitok.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where pictures and tokenizer are from; remembered in the store.
+    """Where images and tokenizer are from; remembered in the store.
 
     Attributes:
         source: the data.
         contents: its hash, as `Splits.contents`.
-        split: which of its pictures: `train`, `heldout` or `all`.
+        split: which of its images: `train`, `val` or `all`.
         tokenizer: where the tokenizer was read from; a hint for people and for `alitok data show`.
-        left_out: key and reason of each picture that could not be used.
+        left_out: key and reason of each image that could not be used.
     """
 
     source: str
@@ -76,45 +76,45 @@ def encode_store(
     part: tuple[int, int] = (0, 1),
     batch_size: int = 256,
     workers: int = 0,
-    pictures_per_shard: int | None = None,
+    images_per_shard: int | None = None,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Write the codes of all views of all pictures, or go on where an earlier call stopped.
+    """Write the codes of all views of all images, or go on where an earlier call stopped.
 
     All processes of `world` call this with the same arguments.
 
     Args:
         tokenizer: on `world.device` and in evaluation mode.
-        source: the pictures, of which broken ones have been left out.
+        source: the images, of which broken ones have been left out.
         out: the directory of the store.
-        recipe: the views of each picture.
+        recipe: the views of each image.
         origin: where all of this is from.
         world: the processes that share the shards.
         part: number of this independent job and of all, each a call of its own.
-        batch_size: views encoded at a time, a whole number of pictures where they fit.
-        workers: processes that read pictures ahead; their number changes no code.
-        pictures_per_shard: None chooses by the numbers of pictures and views.
+        batch_size: views encoded at a time, a whole number of images where they fit.
+        workers: processes that read images ahead; their number changes no code.
+        images_per_shard: None chooses by the numbers of images and views.
         fresh: throw away the store that stands at `out`.
-        progress: called with the pictures that this process has encoded, and has to encode.
+        progress: called with the images that this process has encoded, and has to encode.
 
     Raises:
-        AlitokError: the source is empty, a picture cannot be read, or `out` holds something else than this store.
+        AlitokError: the source is empty, an image cannot be read, or `out` holds something else than this store.
     """
     if not len(source):
         raise AlitokError(f"There is nothing to encode to {out}: {source.name} is empty.")
 
     def begin() -> tuple[StoreHead, list[int]]:
-        head = store_head(tokenizer, source, recipe, origin, batch_size, pictures_per_shard)
+        head = store_head(tokenizer, source, recipe, origin, batch_size, images_per_shard)
         return head, StoreWriter(out, head).prepare(fresh)
 
-    head, unfinished = world.together(begin)
+    head, unfinished = world.on_rank0(begin)
     writer = StoreWriter(out, head)
     job, jobs = part
     share = [number for number in unfinished if number % jobs == job]
     _encode_shards(tokenizer, source, recipe, writer, share[world.rank :: world.size], world.device, workers, progress)
     world.barrier()
-    return Encoded(head, len(share), world.together(writer.finish))
+    return Encoded(head, len(share), world.on_rank0(writer.finish))
 
 
 def store_head(
@@ -123,15 +123,15 @@ def store_head(
     recipe: CropRecipe,
     origin: Origin,
     batch_size: int,
-    pictures_per_shard: int | None = None,
+    images_per_shard: int | None = None,
 ) -> StoreHead:
-    """All that decides the codes of a store; reads the first picture and all keys."""
-    views = crops_per_picture(source, recipe)
+    """All that decides the codes of a store; reads the first image and all keys."""
+    views = crops_per_image(source, recipe)
     listing = hashlib.sha256()
     for index, label in enumerate(source.labels.tolist()):
         listing.update(f"{source.key(index)}\0{label}\n".encode("utf-8", "surrogateescape"))
     return StoreHead(
-        pictures=len(source),
+        images=len(source),
         length=tokenizer.config.sequence_length,
         codebook_size=tokenizer.config.codebook_size,
         recipe=recipe,
@@ -146,7 +146,7 @@ def store_head(
         listing=listing.hexdigest()[:16],
         left_out=origin.left_out,
         batch_size=batch_size,
-        shard_pictures=pictures_per_shard or shard_pictures(len(source), views),
+        shard_images=images_per_shard or shard_images(len(source), views),
     )
 
 
@@ -165,24 +165,24 @@ def _encode_shards(
     total, done = sum(len(head.shard(number)) for number in numbers), 0
     with closing(read_ahead(views, range(len(views.blocks)), workers)) as blocks:
         for number in numbers:
-            pictures = head.shard(number)
+            images = head.shard(number)
             codes = []
-            for block in islice(blocks, -(-len(pictures) // views.size)):
-                for chunk in block.split(head.batch_size):  # one picture may have more views than that
+            for block in islice(blocks, -(-len(images) // views.size)):
+                for chunk in block.split(head.batch_size):  # one image may have more views than that
                     found = codes_of(tokenizer, chunk.numpy(), device)
                     codes.append(as_stored(found, head.codebook_size))
                 done += len(block) // len(head.crops)
                 if progress is not None:
                     progress(done, total)
-            labels = source.labels[pictures.start : pictures.stop]
-            writer.write(number, np.concatenate(codes), labels, [source.key(picture) for picture in pictures])
+            labels = source.labels[images.start : images.stop]
+            writer.write(number, np.concatenate(codes), labels, [source.key(image) for image in images])
 
 
 class _Views(Dataset[torch.Tensor | AlitokError]):
-    """Item k is the views of the k-th block of pictures (B, 3, size, size) uint8; no block crosses the edge of a shard.
+    """Item k is the views of the k-th block of images (B, 3, size, size) uint8; no block crosses the edge of a shard.
 
     Args:
-        source: the pictures.
+        source: the images.
         recipe: their views.
         head: of the store.
         numbers: the shards that are read, in order.
@@ -198,8 +198,8 @@ class _Views(Dataset[torch.Tensor | AlitokError]):
 
     def __getitem__(self, number: int) -> torch.Tensor | AlitokError:
         try:
-            views = [self._source.views(picture, self._recipe) for picture in self.blocks[number]]
+            views = [self._source.views(image, self._recipe) for image in self.blocks[number]]
         except AlitokError as error:
             return error
-        assert all(len(of_one) == self._crops for of_one in views), "all pictures have the same number of views"
+        assert all(len(of_one) == self._crops for of_one in views), "all images have the same number of views"
         return torch.from_numpy(np.concatenate(views))

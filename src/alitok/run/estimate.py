@@ -35,8 +35,8 @@ from alitok.train.task import Batch
 _MEASURED_STEPS = 2  # behind one that warms up
 _FEW, _LONG = 4, 20.0  # examples of a microbatch, and seconds of a step, from which on it is told from so few
 _READS = 16
-_NOISE = 64  # pictures
-_ENCODED, _DRAWN = 64, 256  # pictures at a time
+_NOISE = 64  # images
+_ENCODED, _DRAWN = 64, 256  # images at a time
 
 
 def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[str] = ()) -> dict[str, float]:
@@ -48,7 +48,7 @@ def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[
         anew: steps whose checkpoints count for nothing.
 
     Raises:
-        AlitokError: a step cannot be taken at all, as when a picture cannot be read.
+        AlitokError: a step cannot be taken at all, as when an image cannot be read.
     """
     recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
     alone = replace(recipe, engine=replace(recipe.engine, workers=0))  # noise is in memory: nobody need read it
@@ -58,27 +58,27 @@ def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[
     for name in TRAININGS:
         if name not in done and (name != "features" or needs_features(recipe)):
             seconds[name] = _training(rehearsal, name, read, recipe.engine.workers, name in anew)
-    pictures = len(splits.train) + len(splits.heldout)
+    images = len(splits.train) + len(splits.val)
     if "check" not in done:
-        seconds["check"] = read * pictures / world.size
+        seconds["check"] = read * images / world.size
     if "encode" not in done:
-        encoded = len(splits.train) * views + len(splits.heldout)
-        seconds["encode"] = (encoded * _encode_seconds(trainings) + pictures * read) / world.size
+        encoded = len(splits.train) * views + len(splits.val)
+        seconds["encode"] = (encoded * _encode_seconds(trainings) + images * read) / world.size
     if "sample" not in done:
         seconds["sample"] = _sample_seconds(trainings)
     return seconds
 
 
 def noise_splits(classes: tuple[str, ...], recipe: Recipe) -> Splits:
-    """Pictures in memory in place of real ones, some of which may be broken; what is seen costs no time."""
+    """Images in memory in place of real ones, some of which may be broken; what is seen costs no time."""
     size = recipe.tokenizer.image_size
-    pictures = np.random.default_rng(0).integers(0, 256, (_NOISE, size, size), dtype=np.uint8)
-    source = DigitSource("noise", classes, np.arange(_NOISE) % len(classes), size, pictures)
+    images = np.random.default_rng(0).integers(0, 256, (_NOISE, size, size), dtype=np.uint8)
+    source = DigitSource("noise", classes, np.arange(_NOISE) % len(classes), size, images)
     return Splits(source, source, "noise", "")
 
 
 def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
-    """Mean seconds of reading one picture, and the views that are stored of each."""
+    """Mean seconds of reading one image, and the views that are stored of each."""
     seconds, views = [], 1
     for row in np.linspace(0, len(source) - 1, min(_READS, len(source))).astype(int).tolist():
         began = time.perf_counter()
@@ -117,7 +117,7 @@ def step_seconds(training: Training, trainings: Trainings) -> list[float]:
         engine = trainings.recipe.engine
         state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
         batches, phases = training.task.batches(0), training.task.phases
-        share, few = training.loop.batch_size // trainings.world.size, _FEW * engine.accumulate
+        share, few = training.loop.batch_size // trainings.world.size, _FEW * engine.grad_accum_steps
 
         def step(phase: int, examples: int) -> float:
             state.progress = Progress(phases, phase=phase)  # again and again its first one, be it ever so short

@@ -1,7 +1,7 @@
-"""What a preflight found: numbers with their bounds, sentences for what is wrong, and sheets of named pictures.
+"""What a preflight found: numbers with their bounds, sentences for what is wrong, and sheets of named images.
 
 Enters: one finding at a time, on any process. Leaves: `preflight.json`, PNG files, and the first fault as an error.
-Shapes: N pictures (N, 3, h, w) uint8.
+Shapes: N images (N, 3, h, w) uint8.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import finite, write_bytes, write_json
 
 _CLASSES, _EACH = 24, 8  # rows and columns of a sheet of classes
-_CELL, _GAP, _NAME = 64, 4, 160  # pixels: a picture's side at least, between pictures, for a name
+_CELL, _GAP, _NAME = 64, 4, 160  # pixels: an image's side at least, between images, for a name
 
 
 class Findings:
@@ -56,7 +56,7 @@ class Findings:
         return bool(holds)
 
     def sheet(self, name: str, rows: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Write rows of pictures (N, 3, h, w), each beside its name."""
+        """Write rows of images (N, 3, h, w), each beside its name."""
         write_bytes(self.directory / f"{name}.png", named_rows(list(rows)))
 
     def conclude(self, world: World, last: bool = False) -> None:
@@ -69,23 +69,23 @@ class Findings:
         path = self.directory / "preflight.json"
         if last or everywhere:
             report = {"stage": self.stage, "passed": not everywhere, "faults": everywhere, "numbers": self.numbers}
-            world.together(lambda: write_json(path, finite(report)))
+            world.on_rank0(lambda: write_json(path, finite(report)))
         if everywhere:
-            world.together(lambda: _fail(f"Preflight of {self.stage}: {everywhere[0]} All numbers are in {path}."))
+            world.on_rank0(lambda: _fail(f"Preflight of {self.stage}: {everywhere[0]} All numbers are in {path}."))
 
 
 def _fail(sentence: str) -> None:
     raise AlitokError(sentence)
 
 
-def by_class(pictures: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Rows for a sheet: the first pictures of each of the first classes that there are; labels (N,)."""
+def by_class(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Rows for a sheet: the first images of each of the first classes that there are; labels (N,)."""
     there = np.unique(labels)[:_CLASSES]
-    return [(classes[label], pictures[labels == label][:_EACH]) for label in there.tolist()]
+    return [(classes[label], images[labels == label][:_EACH]) for label in there.tolist()]
 
 
 def rows_by_class(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Which pictures a sheet of the first classes shows, spread over each class; labels (N,)."""
+    """Which images a sheet of the first classes shows, spread over each class; labels (N,)."""
     chosen = []
     for label in range(min(classes, _CLASSES)):
         rows = np.flatnonzero(labels == label)
@@ -94,25 +94,25 @@ def rows_by_class(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def named_rows(rows: list[tuple[str, np.ndarray]]) -> bytes:
-    """A PNG file of rows of pictures, each beside its name."""
+    """A PNG file of rows of images, each beside its name."""
     side = rows[0][1].shape[-1]
     scale = max(1, _CELL // side)
     step = side * scale + _GAP
-    width = _NAME + max(len(pictures) for _, pictures in rows) * step
+    width = _NAME + max(len(images) for _, images in rows) * step
     sheet = Image.new("RGB", (width, len(rows) * step + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for number, (name, pictures) in enumerate(rows):
+    for number, (name, images) in enumerate(rows):
         top = number * step + _GAP
         draw.text((_GAP, top), _wrapped(name, font), fill="black", font=font)
-        for place, picture in enumerate(pictures):
-            sheet.paste(pixels.to_pil(picture, scale), (_NAME + place * step, top))
+        for place, image in enumerate(images):
+            sheet.paste(pixels.to_pil(image, scale), (_NAME + place * step, top))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Broken into lines that fit beside the pictures, as many as a row is high."""
+    """Broken into lines that fit beside the images, as many as a row is high."""
     lines = [""]
     for letter in text:
         if font.getlength(lines[-1] + letter) > _NAME - 2 * _GAP:

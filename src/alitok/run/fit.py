@@ -1,11 +1,11 @@
-"""From a source of pictures to finished models and a report, in one command that can be stopped and changed.
+"""From a source of images to finished models and a report, in one command that can be stopped and changed.
 
-Enters: which pictures, a recipe, a directory. Leaves, in the directory, what `alitok.run.run` describes, and:
+Enters: which images, a recipe, a directory. Leaves, in the directory, what `alitok.run.run` describes, and:
 
     run.toml             data, seed and the resolved recipe
     samples/             samples.npz (all of them) and samples.png (a sheet)
     metrics.json         the numbers
-    report.html          the numbers, curves and pictures in one file
+    report.html          the numbers, curves and images in one file
     replaced/            what earlier settings had made, where settings were changed
 """
 
@@ -38,7 +38,7 @@ from alitok.data.codes import CodeStore
 from alitok.recipes.presets import Recipe
 from alitok.run.estimate import estimate
 from alitok.run.measure import measure
-from alitok.run.originals import open_pictures_of, say_on
+from alitok.run.originals import open_images_of, say_on
 from alitok.run.resolve import Request, resolve
 from alitok.run.run import Run, needs_features, settings
 from alitok.run.steps import STEPS, TRAININGS, begun, outputs, remains, stale
@@ -73,9 +73,9 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
             raise AlitokError(
                 f"{request.out} holds a generator trained on codes alone; choose another directory with --out."
             )
-        splits = open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
+        splits = open_images_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
         say(
-            f"{len(splits.train):,} training and {len(splits.heldout):,} held-out pictures of "
+            f"{len(splits.train):,} training and {len(splits.val):,} validation images of "
             f"{counted(len(splits.train.classes), 'class', 'classes')} at {resolved.recipe.tokenizer.image_size} px; "
             f"on {world.device}; to {request.out}/"
         )
@@ -86,7 +86,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
             _show_plan(console, resolved.recipe, done, estimate(trainings, done, again))
             if "check" not in done:
                 shown = shlex.quote(resolved.data)
-                say(f"No picture was read; whether all can be used tells: alitok data inspect {shown}")
+                say(f"No image was read; whether all can be used tells: alitok data inspect {shown}")
             return {}
         workspace = Workspace(
             request.out,
@@ -124,13 +124,13 @@ def _standing(request: Request, values: dict[str, Any]) -> tuple[dict[str, dict[
     if request.fresh or not path.is_file():
         return {}, list(STEPS)
     changed = differences(read_toml(path), tomllib.loads(to_toml(values)))
-    _refuse_other_pictures(request.out, changed)
+    _refuse_other_images(request.out, changed)
     again = stale(changed)
     found = {name: finished_report(request.out, name, STEPS[name].wanted) for name in STEPS if name not in again}
     return {name: report for name, report in found.items() if report is not None}, again
 
 
-def _refuse_other_pictures(root: Path, changed: list[str]) -> None:
+def _refuse_other_images(root: Path, changed: list[str]) -> None:
     """A share that is not mounted must not start days of work anew."""
     other: list[str] = [name for name in ("data", "contents") if name in changed]
     if "data" in other or (other and any(begun(root, name) for name in TRAININGS)):
@@ -145,7 +145,7 @@ class _Changes:
     console: Console
 
     def __call__(self, changed: list[str]) -> list[str]:
-        _refuse_other_pictures(self.root, changed)
+        _refuse_other_images(self.root, changed)
         again = stale(changed)
         if again:
             titles = ", ".join(STEPS[name].title for name in again)
@@ -162,10 +162,10 @@ class _End:
     command: str
 
     def sample(self) -> dict[str, Any]:
-        return self.run.world.together(self._sample)
+        return self.run.world.on_rank0(self._sample)
 
     def measure(self) -> dict[str, Any]:
-        return self.run.world.together(self._measure)
+        return self.run.world.on_rank0(self._measure)
 
     def _sample(self) -> dict[str, Any]:
         run, each = self.run, self.run.recipe.samples_per_class
@@ -199,7 +199,7 @@ class _End:
         card = ModelCard(
             title=f"alitok on {self.data}",
             description=f"Made by `{self.command}`.",
-            data=f"{run.splits.train.name}: {len(run.splits.train):,} pictures of {classes}",
+            data=f"{run.splits.train.name}: {len(run.splits.train):,} images of {classes}",
             steps={name: report["steps"] for name, report in steps.items() if "steps" in report},
             metrics=metrics,
         )
@@ -221,7 +221,7 @@ def _show_plan(
     """The steps, what they do, and how long they took or will take."""
     tokenizer = recipe.tokenizer
     console.print(
-        f"{tokenizer.image_size} px in patches of {tokenizer.patch_size}: {tokenizer.sequence_length} codes a picture "
+        f"{tokenizer.image_size} px in patches of {tokenizer.patch_size}: {tokenizer.sequence_length} codes an image "
         f"out of {tokenizer.codebook_size:,}; batches of {recipe.stage1.loop.batch_size}",
         highlight=False,
     )

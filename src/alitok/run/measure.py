@@ -1,4 +1,4 @@
-"""The numbers of a finished run, and the pictures that stand beside them in the report.
+"""The numbers of a finished run, and the images that stand beside them in the report.
 
 Enters: a tokenizer, the training codes, both splits and the samples. Leaves: `Measured`.
 """
@@ -15,7 +15,7 @@ from alitok.core.machine import peak_memory
 from alitok.data.codes import CodeStore
 from alitok.data.loader import order
 from alitok.data.source import ImageSource, Splits, fixed_views
-from alitok.metrics.classifier import PictureClassifier
+from alitok.metrics.classifier import ImageClassifier
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.neighbours import nearest_distance
 from alitok.metrics.reconstruction import psnr
@@ -25,14 +25,14 @@ from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
 STAGES: tuple[Stage, Stage] = ("stage1", "stage2")
-_MOST_BYTES = 1 << 29  # of a split's pictures in memory; a larger split is represented by that many
-_BLOCK = 256  # pictures decoded at a time
+_MOST_BYTES = 1 << 29  # of a split's images in memory; a larger split is represented by that many
+_BLOCK = 256  # images decoded at a time
 _SHOWN_RECONSTRUCTIONS, _SHOWN_NEIGHBOURS = 12, 20
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What `measure` returns: numbers by name, and pictures (N, 3, h, h) uint8."""
+    """What `measure` returns: numbers by name, and images (N, 3, h, h) uint8."""
 
     numbers: dict[str, float]
     class_names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Measured:
     samples: np.ndarray  # all of them
     labels: np.ndarray  # (N,) the classes asked for
     shown_samples: np.ndarray  # some of them, evenly spread
-    nearest: np.ndarray  # the training pictures nearest to `shown_samples`
+    nearest: np.ndarray  # the training images nearest to `shown_samples`
     nearest_distances: np.ndarray  # (n,)
 
 
@@ -56,38 +56,38 @@ def measure(
     seed: int,
     device: torch.device,
 ) -> Measured:
-    """Measure reconstructions on held-out pictures, codebook use on training codes, and the samples.
+    """Measure reconstructions on validation images, codebook use on training codes, and the samples.
 
     Args:
         tokenizer: with both decoders, on `device`.
-        codes: of the training pictures.
-        splits: the pictures.
+        codes: of the training images.
+        splits: the images.
         samples: (N, 3, h, h) uint8.
         labels: (N,) the classes that were asked for.
         seed: of the subset that represents a large split.
         device: where to decode.
     """
-    train, train_labels = _pictures(splits.train, seed)
-    heldout, heldout_labels = _pictures(splits.heldout, seed)
-    shown = np.array(spread(len(heldout), _SHOWN_RECONSTRUCTIONS))
+    train, train_labels = _images(splits.train, seed)
+    val, val_labels = _images(splits.val, seed)
+    shown = np.array(spread(len(val), _SHOWN_RECONSTRUCTIONS))
     decibels, rebuilt = {}, {}
     for stage in STAGES:
-        decibels[stage], rebuilt[stage] = _reconstructions(tokenizer, heldout, shown, stage, device)
+        decibels[stage], rebuilt[stage] = _reconstructions(tokenizer, val, shown, stage, device)
 
     usage = usage_of(tokenizer, codes)
 
     sample_distances, neighbours = nearest_distance(samples, train)
-    heldout_distances, _ = nearest_distance(heldout, train)
+    val_distances, _ = nearest_distance(val, train)
     numbers = {
         "psnr_stage1": decibels["stage1"],
         "psnr_stage2": decibels["stage2"],
         "codebook_use": usage.use,
         "codebook_perplexity": usage.perplexity,
-        **_readability(train, train_labels, heldout, heldout_labels, samples, labels),
+        **_readability(train, train_labels, val, val_labels, samples, labels),
         "nn_distance_samples": float(sample_distances.mean()),
-        "nn_distance_heldout": float(heldout_distances.mean()),
+        "nn_distance_val": float(val_distances.mean()),
         "nn_distance_samples_min": float(sample_distances.min()),
-        "nn_distance_heldout_min": float(heldout_distances.min()),
+        "nn_distance_val_min": float(val_distances.min()),
         "samples": len(samples),
         "peak_memory_gb": peak_memory() / 1e9,
     }
@@ -95,7 +95,7 @@ def measure(
     return Measured(
         numbers,
         splits.train.classes,
-        heldout[shown],
+        val[shown],
         rebuilt["stage1"],
         rebuilt["stage2"],
         samples,
@@ -117,38 +117,38 @@ def usage_of(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
 def _readability(
     train: np.ndarray,
     train_labels: np.ndarray,
-    heldout: np.ndarray,
-    heldout_labels: np.ndarray,
+    val: np.ndarray,
+    val_labels: np.ndarray,
     samples: np.ndarray,
     labels: np.ndarray,
 ) -> dict[str, float]:
-    """How often a classifier fitted on training pictures reads others right; nothing where there is one class."""
+    """How often a classifier fitted on training images reads others right; nothing where there is one class."""
     if len(np.unique(train_labels)) < 2:
         return {}
-    classifier = PictureClassifier.fit(train, train_labels)
+    classifier = ImageClassifier.fit(train, train_labels)
     return {
         "sample_accuracy": classifier.accuracy(samples, labels),
-        "classifier_accuracy": classifier.accuracy(heldout, heldout_labels),
+        "classifier_accuracy": classifier.accuracy(val, val_labels),
     }
 
 
 def _reconstructions(
-    tokenizer: Tokenizer, pictures: np.ndarray, shown: np.ndarray, stage: Stage, device: torch.device
+    tokenizer: Tokenizer, originals: np.ndarray, shown: np.ndarray, stage: Stage, device: torch.device
 ) -> tuple[float, np.ndarray]:
-    """Mean PSNR in dB over all pictures, and the reconstructions (n, 3, h, h) uint8 of those shown."""
+    """Mean PSNR in dB over all images, and the reconstructions (n, 3, h, h) uint8 of those shown."""
     decibels, kept = [], []
-    starts = range(0, len(pictures), _BLOCK)
-    blocks = (pictures[start : start + _BLOCK] for start in starts)
+    starts = range(0, len(originals), _BLOCK)
+    blocks = (originals[start : start + _BLOCK] for start in starts)
     for start, rebuilt in zip(starts, reconstruct(tokenizer, blocks, stage, device), strict=True):
-        images = torch.from_numpy(rebuilt)
-        decibels.append(psnr(pixels.to_float(torch.from_numpy(pictures[start : start + _BLOCK])), images))
+        decoded = torch.from_numpy(rebuilt)
+        decibels.append(psnr(pixels.to_float(torch.from_numpy(originals[start : start + _BLOCK])), decoded))
         here = shown[(shown >= start) & (shown < start + _BLOCK)] - start
-        kept.append(pixels.to_uint8(images[here]).numpy())
+        kept.append(pixels.to_uint8(decoded[here]).numpy())
     return torch.cat(decibels).mean().item(), np.concatenate(kept)
 
 
-def _pictures(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed views of all pictures, or of as many drawn by `seed` as fit in memory, and their labels."""
+def _images(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed views of all images, or of as many drawn by `seed` as fit in memory, and their labels."""
     most = _MOST_BYTES // (3 * source.size**2)
     rows = np.sort(order(len(source), seed, 0)[:most])
     return fixed_views(source, rows), source.labels[rows]

@@ -1,6 +1,6 @@
-"""The pictures of a run, opened and checked, with what there is to tell of them told; and sheets of them.
+"""The images of a run, opened and checked, with what there is to tell of them told; and sheets of them.
 
-Enters: what the user wrote for the data. Leaves: its splits, and the pictures that cannot be used.
+Enters: what the user wrote for the data. Leaves: its splits, and the images that cannot be used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.runlog import progress_bar
-from alitok.data.pictures import Broken
+from alitok.data.images import Broken
 from alitok.data.source import Splits, check_broken, list_broken, open_splits
 from alitok.data.tar import Say
 
-SplitName = Literal["all", "train", "heldout"]
-_CAPTION, _GAP = 14, 4  # pixels on a sheet: below each picture, and around it
+SplitName = Literal["all", "train", "val"]
+_CAPTION, _GAP = 14, 4  # pixels on a sheet: below each image, and around it
 
 
 def say_on(console: Console) -> Say:
@@ -30,11 +30,11 @@ def say_on(console: Console) -> Say:
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
-def open_pictures_of(data: str, size: int, seed: int, console: Console) -> Splits:
+def open_images_of(data: str, size: int, seed: int, console: Console) -> Splits:
     """Open a data set and tell what was found in it that is not used.
 
     Raises:
-        AlitokError: there is no such data set, or its pictures cannot be used.
+        AlitokError: there is no such data set, or its images cannot be used.
     """
     say = say_on(console)
     splits = open_splits(data, size, seed, say)
@@ -50,7 +50,7 @@ def file_name(data: str) -> str:
 
 
 def verify(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:
-    """Read all pictures of a split once, shared out over the processes.
+    """Read all images of a split once, shared out over the processes.
 
     Returns:
         The broken ones, the same on every process.
@@ -58,7 +58,7 @@ def verify(splits: Splits, split: SplitName, world: World, console: Console) -> 
     Raises:
         AlitokError: they are too many to be left out.
     """
-    sources = {"all": [splits.train, splits.heldout], "train": [splits.train], "heldout": [splits.heldout]}[split]
+    sources = {"all": [splits.train, splits.val], "train": [splits.train], "val": [splits.val]}[split]
     broken: list[Broken] = []
     for source in sources:
         with progress_bar(console, source.name, len(source)) as bar:
@@ -69,21 +69,21 @@ def verify(splits: Splits, split: SplitName, world: World, console: Console) -> 
 
 
 def tell_left_out(broken: Sequence[Broken], console: Console) -> None:
-    """Name pictures that are left out."""
+    """Name images that are left out."""
     if broken:
-        what = "1 broken picture is" if len(broken) == 1 else f"{len(broken)} broken pictures are"
+        what = "1 broken image is" if len(broken) == 1 else f"{len(broken)} broken images are"
         say_on(console)(f"{what} left out:\n{list_broken(broken)}")
 
 
-def captioned_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> bytes:
-    """Square pictures of one size in rows, as much of its caption as fits below each, as the bytes of a PNG file."""
-    side, font = pictures[0].width, ImageFont.load_default()
+def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> bytes:
+    """Square images of one size in rows, as much of its caption as fits below each, as the bytes of a PNG file."""
+    side, font = images[0].width, ImageFont.load_default()
     across, down = side + _GAP, side + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * across + _GAP, -(-len(pictures) // columns) * down + _GAP), "white")
+    sheet = Image.new("RGB", (columns * across + _GAP, -(-len(images) // columns) * down + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = number % columns * across + _GAP, number // columns * down + _GAP
-        sheet.paste(picture, (left, top))
+        sheet.paste(image, (left, top))
         draw.text((left, top + side), _fitting(caption, font, side), fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")

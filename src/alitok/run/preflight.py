@@ -1,14 +1,14 @@
-"""A look before days of training: are the pictures, labels and codes what they should be, and can one batch be learnt?
+"""A look before days of training: are the images, labels and codes what they should be, and can one batch be learnt?
 
 Enters: a run whose earlier steps are done, and the stage that is about to be trained. Leaves, in `preflight/STAGE/` of
 the run, `preflight.json` with every number and its bound, and sheets for a person to look at:
 
-    classes.png          pictures of the first classes beside their names; of the generator, from stored codes
+    classes.png          images of the first classes beside their names; of the generator, from stored codes
     batch.png            the first batch by the names of its labels, as the random crops of training show it
-    codes-train.png, codes-heldout.png
-                         of the generator: pictures above what their stored codes decode to
-    stage1.png           of stage 2: pictures above what the finished stage 1 makes of them
-    learnt.png           of a tokenizer's stage: pictures above what it made of them after seeing nothing else
+    codes-train.png, codes-val.png
+                         of the generator: images above what their stored codes decode to
+    stage1.png           of stage 2: images above what the finished stage 1 makes of them
+    learnt.png           of a tokenizer's stage: images above what it made of them after seeing nothing else
 
 Nothing else is written, so the training that follows does not know of it.
 """
@@ -44,20 +44,20 @@ from alitok.train.task import Batch
 
 # What is asked of a rehearsal. The small recipes are there after 50 (generator) to 200 steps (tokenizer), that of the
 # digits at a twentieth of its rate after 700.
-_ERROR = 0.5  # of the error of the mean picture
+_ERROR = 0.5  # of the error of the mean image
 _GUESSED = 0.9  # of all codes that those before them decide
 _FALL = 0.7  # of the first loss: the mean of the last ten
 _SHOWN = 8
 _REPORT = "this is a fault of the program, please report it."
 
 
-def preflight(run: Run, stage: StageName, *, pictures: bool = True) -> Path:
+def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
     """Check what a training starts from, and rehearse it; every process of the run calls this.
 
     Args:
         run: its steps before the stage are done.
         stage: about to be trained.
-        pictures: whether the run has pictures, or codes alone.
+        images: whether the run has images, or codes alone.
 
     Returns:
         The directory that was written.
@@ -67,8 +67,8 @@ def preflight(run: Run, stage: StageName, *, pictures: bool = True) -> Path:
     """
     directory = run.root / "preflight" / stage
     findings, world = Findings(stage, directory), run.world
-    world.together(lambda: remove(directory))
-    world.together(lambda: _standing_still(run, stage, findings, pictures))
+    world.on_rank0(lambda: remove(directory))
+    world.on_rank0(lambda: _standing_still(run, stage, findings, images))
     findings.conclude(world)
     training = _rehearsed(run.trainings, stage)
     batch = _first_batch(run, training, findings)
@@ -78,17 +78,17 @@ def preflight(run: Run, stage: StageName, *, pictures: bool = True) -> Path:
     return directory
 
 
-def _standing_still(run: Run, stage: StageName, findings: Findings, pictures: bool) -> None:
+def _standing_still(run: Run, stage: StageName, findings: Findings, images: bool) -> None:
     """What can be seen without any training, by one process."""
     source = run.splits.train
     counts = np.bincount(source.labels, minlength=len(source.classes))
-    findings.tell("pictures of each class", dict(zip(source.classes, counts.tolist(), strict=True)))
+    findings.tell("images of each class", dict(zip(source.classes, counts.tolist(), strict=True)))
     if stage == "generator":
-        check_codes(run, findings, pictures=pictures)
+        check_codes(run, findings, images=images)
         return
     chosen = rows_by_class(source.labels, len(source.classes))
     shown = fixed_views(source, chosen)
-    if not _are_pictures(torch.from_numpy(shown), "the pictures of classes.png", findings):
+    if not _are_images(torch.from_numpy(shown), "the images of classes.png", findings):
         return
     findings.sheet("classes", by_class(shown, source.labels[chosen], source.classes))
     if stage == "stage2":
@@ -101,24 +101,24 @@ def _check_stage1(run: Run, findings: Findings) -> None:
     source, path = run.splits.train, run.root / "stage1" / "tokenizer"
     tokenizer = Tokenizer.from_pretrained(path).to(run.world.device)
     rows = np.unique(np.linspace(0, len(source) - 1, DISTINCT).astype(int))
-    pictures = fixed_views(source, rows)
-    images = pixels.to_float(torch.from_numpy(pictures)).to(run.world.device)
+    originals = fixed_views(source, rows)
+    images = pixels.to_float(torch.from_numpy(originals)).to(run.world.device)
     decoded = tokenizer.reconstruct(images, "stage1")
-    findings.sheet("stage1", _compared(pictures, decoded))
+    findings.sheet("stage1", _compared(originals, decoded))
     findings.tell("PSNR of stage 1", psnr(images, decoded).mean().item())
     ratio = error_of_mean(images, decoded)
     findings.check(
-        "error of stage 1, over that of the mean picture",
+        "error of stage 1, over that of the mean image",
         ratio,
         f"at most {DECODED}",
         ratio <= DECODED,
-        f"stage 1 does not draw its own codes: its error is {ratio:.2f} times that of one mean picture for all. "
+        f"stage 1 does not draw its own codes: its error is {ratio:.2f} times that of one mean image for all. "
         "Train stage 1 again, longer or at another learning rate, in another directory.",
     )
 
 
-def _compared(pictures: np.ndarray, decoded: torch.Tensor) -> list[tuple[str, np.ndarray]]:
-    return [("pictures", pictures[:_SHOWN]), ("decoded", pixels.to_uint8(decoded[:_SHOWN]).cpu().numpy())]
+def _compared(images: np.ndarray, decoded: torch.Tensor) -> list[tuple[str, np.ndarray]]:
+    return [("images", images[:_SHOWN]), ("decoded", pixels.to_uint8(decoded[:_SHOWN]).cpu().numpy())]
 
 
 def _rehearsed(trainings: Trainings, stage: StageName) -> Training:
@@ -127,7 +127,7 @@ def _rehearsed(trainings: Trainings, stage: StageName) -> Training:
     training = getattr(recipe, stage)
     changes: dict[str, Any] = {"phases": rehearsed(training.phases)}
     if stage != "generator":
-        changes["predictability"] = PredictabilityConfig()  # never, so its pictures are not read
+        changes["predictability"] = PredictabilityConfig()  # never, so its images are not read
     short = dataclasses.replace(recipe, **{stage: dataclasses.replace(training, **changes)})
     trainings = dataclasses.replace(trainings, recipe=short)
     return trainings.generator() if stage == "generator" else trainings.stage(stage)
@@ -154,23 +154,23 @@ def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
         fault = f"codes (B, {values.shape[1]}) from {ends[0]} to {ends[1]} do not fit {length} codes below {size}."
         findings.check("range of codes", list(ends), f"within 0 and {size - 1}", fits, fault)
     else:
-        _are_pictures(values, "the pictures of the first batch", findings)
+        _are_images(values, "the images of the first batch", findings)
         if run.world.main and not findings.faults:
             findings.sheet("batch", by_class(values.numpy(), labels.numpy(), classes))
     same = all(torch.equal(first, second) for first, second in zip(batch, again, strict=True))
-    fault = "the first batch is another when it is drawn again; the pictures change while they are read."
+    fault = "the first batch is another when it is drawn again; the images change while they are read."
     findings.check("first batch drawn twice", same, "the same bits", same, fault)
     return batch
 
 
-def _are_pictures(pictures: torch.Tensor, which: str, findings: Findings) -> bool:
-    low, high = pictures.min().item(), pictures.max().item()
+def _are_images(images: torch.Tensor, which: str, findings: Findings) -> bool:
+    low, high = images.min().item(), images.max().item()
     return findings.check(
         f"pixels of {which}",
-        [str(pictures.dtype), str(low), str(high)],
+        [str(images.dtype), str(low), str(high)],
         "torch.uint8, more than one value",
-        pictures.dtype == torch.uint8 and low < high,
-        f"the pixels of {which} are {pictures.dtype} from {low:.4g} to {high:.4g}, not various whole numbers from 0 to "
+        images.dtype == torch.uint8 and low < high,
+        f"the pixels of {which} are {images.dtype} from {low:.4g} to {high:.4g}, not various whole numbers from 0 to "
         "255; look at the data with alitok data inspect.",
     )
 
@@ -185,16 +185,16 @@ class _Goal:
     reached: Callable[[float], bool]
 
 
-def _drawing(run: Run, stage: Stage, pictures: torch.Tensor) -> _Goal:
-    """The error of reconstructions over that of the mean picture, both over all processes."""
-    images = pixels.to_float(pictures.to(run.world.device))
+def _drawing(run: Run, stage: Stage, originals: torch.Tensor) -> _Goal:
+    """The error of reconstructions over that of the mean image, both over all processes."""
+    images = pixels.to_float(originals.to(run.world.device))
     mean = run.world.mean(images.mean(0))
     spread = run.world.mean((images - mean).square().mean()).clamp(min=1e-12).item()
 
     def look(model: nn.Module) -> float:
         return float((model(images, stage).images - images).square().mean()) / spread
 
-    name = f"error on {DISTINCT} pictures, over that of the mean picture"
+    name = f"error on {DISTINCT} images, over that of the mean image"
     return _Goal(name, f"at most {_ERROR}", look, lambda value: value <= _ERROR)
 
 

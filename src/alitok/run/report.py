@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that opens anywhere, without a network.
 
-Enters: a `Report`, with all its numbers and pictures (uint8, N 3 h w). Leaves: the file. Pictures stand in it as PNG
+Enters: a `Report`, with all its numbers and images (uint8, N 3 h w). Leaves: the file. Images stand in it as PNG
 contact sheets, curves as inline SVG; `templates/report.html` is its form.
 """
 
@@ -44,7 +44,7 @@ class Report:
         configuration: the resolved configuration as text.
         numbers: (name, value, what it means or what to compare it with).
         stages: the trainings.
-        reconstructions: of held-out pictures.
+        reconstructions: of validation images.
         samples: by class.
         neighbours: of some samples.
         curves: panels.

@@ -31,8 +31,8 @@ class Request:
 
     Attributes:
         out: the directory of the run.
-        data: which pictures.
-        preset: a recipe by name; `small` and `base` are cut to the pictures, `auto` is the recipe of a built-in set by
+        data: which images.
+        preset: a recipe by name; `small` and `base` are cut to the images, `auto` is the recipe of a built-in set by
             its name, else `base` where there is a GPU and `small` elsewhere.
         size: a published generator, with its training and guidance.
         perceptual: the one feature network that takes all perceptual weight.
@@ -41,7 +41,7 @@ class Request:
         seed: of everything that is drawn at random.
         fresh: whether what the run has counts for nothing.
         device: where it will be trained.
-        codes, heldout_codes: stores to train a generator on, in place of pictures.
+        codes, val_codes: stores to train a generator on, in place of images.
         tokenizer: what made them.
     """
 
@@ -56,13 +56,13 @@ class Request:
     fresh: bool = False
     device: DeviceName = "auto"
     codes: Path | None = None
-    heldout_codes: Path | None = None
+    val_codes: Path | None = None
     tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options with everything filled in; `stores` is None in a run that has the pictures."""
+    """Options with everything filled in; `stores` is None in a run that has the images."""
 
     recipe: Recipe
     data: str
@@ -75,7 +75,7 @@ def resolve(request: Request, say: Say | None = None) -> Resolved:
 
     Args:
         request: the options.
-        say: told what takes long where the pictures must be looked at first, as when archives are fetched.
+        say: told what takes long where the images must be looked at first, as when archives are fetched.
 
     Raises:
         AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
@@ -86,7 +86,7 @@ def resolve(request: Request, say: Say | None = None) -> Resolved:
     if stores is not None:
         data = stores.splits().name
     if data is None:
-        raise AlitokError(f"{request.out} holds no run yet; name the pictures with --data.")
+        raise AlitokError(f"{request.out} holds no run yet; name the images with --data.")
     if request.preset is None and "recipe" in stored:
         recipe = from_dict(Recipe, stored["recipe"], str(request.out / "run.toml"))
     else:
@@ -160,10 +160,10 @@ def _laid_over(keys: dict[str, Any], path: Path) -> Recipe:
 def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:
     """The codes that were named, or those that the run was begun with."""
     paths = stored.get("codes", {})
-    train, heldout = request.codes or paths.get("train"), request.heldout_codes or paths.get("heldout")
+    train, val = request.codes or paths.get("train"), request.val_codes or paths.get("val")
     if train is None:
-        if heldout is not None or request.tokenizer is not None:
-            raise AlitokError("--heldout-codes and --tokenizer go with --codes.")
+        if val is not None or request.tokenizer is not None:
+            raise AlitokError("--val-codes and --tokenizer go with --codes.")
         return None
     if request.data is not None and request.codes is None:
         raise AlitokError(f"{request.out} holds a run trained on codes alone; choose another directory with --out.")
@@ -171,7 +171,7 @@ def _stores(request: Request, stored: Mapping[str, Any]) -> Stores | None:
         raise AlitokError("--codes takes the place of --data; give one of them.")
     kept = request.out / "model" / "tokenizer"
     tokenizer = request.tokenizer or (kept if kept.exists() else None)
-    return open_stores(Path(train), None if heldout is None else Path(heldout), tokenizer)
+    return open_stores(Path(train), None if val is None else Path(val), tokenizer)
 
 
 def _stored(request: Request) -> dict[str, Any]:
@@ -182,17 +182,17 @@ def _stored(request: Request) -> dict[str, Any]:
 def named_recipe(
     name: str, data: str, device: DeviceName = "auto", look: Look | None = None, say: Say | None = None
 ) -> Recipe:
-    """A recipe by its name, cut to the pictures where it is one of those.
+    """A recipe by its name, cut to the images where it is one of those.
 
     Args:
         name: of the preset.
-        data: which pictures.
+        data: which images.
         device: where it will be trained.
-        look: what is known of the pictures; None looks at them.
+        look: what is known of the images; None looks at them.
         say: told what takes long in that.
 
     Raises:
-        AlitokError: there is no such preset, or the pictures cannot be looked at.
+        AlitokError: there is no such preset, or the images cannot be looked at.
     """
     if name == _AUTO:
         if data in RECIPE_CLASSES and look is None:
@@ -200,7 +200,7 @@ def named_recipe(
         name = "base" if choose_device(device).type == "cuda" else "small"
     if name in FITTED:
         look = look or look_at(data, say=say)
-        return fitted(name, image_size=look.image_size, pictures=look.pictures)
+        return fitted(name, image_size=look.image_size, images=look.images)
     if name not in RECIPES:
         raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")
     return RECIPES[name]

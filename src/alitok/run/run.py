@@ -1,12 +1,12 @@
-"""A run's steps from the pictures to the finished pair, each resumable, each reading what it needs from the directory.
+"""A run's steps from the images to the finished pair, each resumable, each reading what it needs from the directory.
 
-Enters: a recipe, the pictures, the processes, and the directory of the run. Leaves, in it:
+Enters: a recipe, the images, the processes, and the directory of the run. Leaves, in it:
 
-    features/             where a phase has `losses.local`: the feature network learnt from the pictures
+    features/             where a phase has `losses.local`: the feature network learnt from the images
     stage1/ stage2/ generator/
-                          one run each: metrics.jsonl, pictures/, curves/, checkpoints/, tensorboard/
+                          one run each: metrics.jsonl, images/, curves/, checkpoints/, tensorboard/
     stage1/tokenizer/     the tokenizer after stage 1
-    codes/train/ codes/heldout/   the pictures as codes
+    codes/train/ codes/val/   the images as codes
     model/                the finished pair, for `alitok.Pipeline.from_pretrained`
 
 All processes call the same steps; the first one writes the files.
@@ -28,7 +28,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
-from alitok.data.pictures import Broken
+from alitok.data.images import Broken
 from alitok.data.source import ImageSource, Splits
 from alitok.generator import Generator
 from alitok.losses.local_features import LocalFeatures
@@ -50,7 +50,7 @@ class Run:
 
     Args:
         recipe: all that is trained, and how.
-        splits: the pictures as they were found.
+        splits: the images as they were found.
         world: the processes.
         workspace: the run's directory.
         seed: of everything that is drawn at random.
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def trainings(self) -> Trainings:
-        """The trainings on the pictures that can be used, once `check` has been done."""
+        """The trainings on the images that can be used, once `check` has been done."""
         return Trainings(self.recipe, self.splits, self.world, self.root, self.seed)
 
     def step(self, name: str) -> dict[str, Any] | None:
@@ -89,13 +89,13 @@ class Run:
         return done
 
     def check(self) -> dict[str, Any]:
-        """Decode every picture once, so that broken ones are known now and not hours later.
+        """Decode every image once, so that broken ones are known now and not hours later.
 
         Raises:
             AlitokError: too many are broken.
         """
         broken = verify(self.splits, "all", self.world, self.workspace.console)
-        return {"train": len(self.splits.train), "heldout": len(self.splits.heldout), "broken": broken}
+        return {"train": len(self.splits.train), "val": len(self.splits.val), "broken": broken}
 
     def features(self) -> dict[str, Any]:
         """Train the feature network on classes and quarter turns."""
@@ -123,12 +123,12 @@ class Run:
         return report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
 
     def encode(self) -> dict[str, Any]:
-        """Write the codes of all pictures: every view for training, the fixed one of held-out pictures."""
+        """Write the codes of all images: every view for training, the fixed one of validation images."""
         place = self.root / "stage1" / "tokenizer"
         tokenizer = Tokenizer.from_pretrained(place).to(self.world.device)
         sources: dict[str, tuple[ImageSource, CropRecipe]] = {
             "train": (self.splits.train, self.recipe.crops),
-            "heldout": (self.splits.heldout, "centre"),
+            "val": (self.splits.val, "centre"),
         }
         for name, (source, crops) in sources.items():
             store = self.root / "codes" / name
@@ -150,7 +150,7 @@ class Run:
                     f"{store} lacks shards that other processes made; if they share this disk, it is slow to show "
                     "them: start the same command again."
                 )
-        return {"pictures": len(self.splits)}
+        return {"images": len(self.splits)}
 
     def generator(self) -> dict[str, Any]:
         """Train the generator on stored codes; its samples along the way are drawn by the last decoder there is."""
@@ -173,7 +173,7 @@ class Run:
             sampling = from_dict(Recipe, read_toml(place)["recipe"], str(place)).sampling
             Pipeline(self.tokenizer(), self._finished_generator(), sampling).save_head(self.root / "model")
 
-        self.world.together(write)
+        self.world.on_rank0(write)
         return {}
 
     def tokenizer(self) -> Tokenizer:
@@ -197,7 +197,7 @@ class Run:
                 remove(path)
             write(path)
 
-        self.world.together(replace)
+        self.world.on_rank0(replace)
 
     def _train(self, training: Training) -> Trained:
         return train(
@@ -216,7 +216,7 @@ def _advance(bar: Bar, done: int, total: int) -> None:
 
 
 def needs_features(recipe: Recipe) -> bool:
-    """Whether some phase compares pictures in features learnt from them."""
+    """Whether some phase compares images in features learnt from them."""
     return any("local" in training.networks() for training in (recipe.stage1, recipe.stage2))
 
 

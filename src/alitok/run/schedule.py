@@ -1,6 +1,6 @@
-"""What a training will do, before it does it: steps, pictures, epochs and learning rates of each phase.
+"""What a training will do, before it does it: steps, images, epochs and learning rates of each phase.
 
-Enters: the phases of a training, its batch and the number of pictures. Leaves: rows for a table.
+Enters: the phases of a training, its batch and the number of images. Leaves: rows for a table.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class PlannedPhase:
         name: of the phase.
         first_step: steps done before it.
         steps: its own, at most.
-        images: pictures it reads, each view counted.
-        epochs: how often it reads each picture; of a picture's several stored crops, one is drawn in each epoch.
+        images: images it reads, each view counted.
+        epochs: how often it reads each image; of an image's several stored crops, one is drawn in each epoch.
         rates: learning rate after the warm-up and at the end.
         warmup_steps: of linear growth.
         losses: what is minimised, `weight term` each.
@@ -38,19 +38,19 @@ class PlannedPhase:
     losses: tuple[str, ...]
 
 
-def plan(phases: Sequence[Phase], loop: LoopConfig, pictures: int, *, frozen_codes: bool = False) -> list[PlannedPhase]:
-    """The phases of a training on so many pictures, in order; frozen codes have no terms that shape them."""
+def plan(phases: Sequence[Phase], loop: LoopConfig, images: int, *, frozen_codes: bool = False) -> list[PlannedPhase]:
+    """The phases of a training on so many images, in order; frozen codes have no terms that shape them."""
     factor = loop.optimizer.rate_factor(loop.batch_size)
     rows, first = [], 0
     for phase in phases:
-        images = phase.steps * loop.batch_size
+        seen = phase.steps * loop.batch_size
         rows.append(
             PlannedPhase(
                 phase.name,
                 first,
                 phase.steps,
-                images,
-                images / pictures,
+                seen,
+                seen / images,
                 (phase.learning_rate * factor, phase.final_learning_rate * factor),
                 phase.warmup_steps,
                 _losses(phase, frozen_codes),

@@ -44,9 +44,9 @@ def _parts(*names: str) -> tuple[str, ...]:
 _CODES = ("image_size", "patch_size", "prefix", "codebook_size", "code_width", "encoder", "stage1")
 
 STEPS = {
-    "check": Step("Checking the pictures", settings=("data", "contents", "seed", "recipe.tokenizer.image_size")),
+    "check": Step("Checking the images", settings=("data", "contents", "seed", "recipe.tokenizer.image_size")),
     "features": Step(
-        "Features learnt from the pictures",
+        "Features learnt from the images",
         needs=("check",),
         settings=("recipe.features",),
         products=("features/network",),
@@ -70,10 +70,10 @@ STEPS = {
         outputs=("stage2", "model/tokenizer"),
     ),
     "encode": Step(
-        "Pictures to codes",
+        "Images to codes",
         needs=("stage1",),
         settings=("recipe.crops",),
-        products=("codes/train", "codes/heldout"),
+        products=("codes/train", "codes/val"),
         outputs=("codes",),
     ),
     "generator": Step(

@@ -1,7 +1,7 @@
-"""Stored codes as the beginning of a run: a generator is trained on them without the pictures they were made of.
+"""Stored codes as the beginning of a run: a generator is trained on them without the images they were made of.
 
 Enters: two finished stores, for training and held out, and the tokenizer that made them. Leaves: splits that know how
-many pictures there are and of which classes, and a run's directory that looks as if it had encoded them itself.
+many images there are and of which classes, and a run's directory that looks as if it had encoded them itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.data.codes import CodeStore
 from alitok.data.crops import CropRecipe
-from alitok.data.pictures import Broken
+from alitok.data.images import Broken
 from alitok.data.source import Look, Splits
 from alitok.tokenizer import Tokenizer
 
 _BATCH = 32
-_HOW = "alitok encode --split train, and --split heldout, makes them"
+_HOW = "alitok encode --split train, and --split val, makes them"
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,28 @@ class Stores:
     """Codes to train on, codes to look at, and what made both."""
 
     train: CodeStore
-    heldout: CodeStore
+    val: CodeStore
     tokenizer: Tokenizer
 
     def splits(self) -> Splits:
-        """The pictures that the codes stand for, as splits of which nothing can be read."""
-        heads = self.train.head, self.heldout.head
+        """The images that the codes stand for, as splits of which nothing can be read."""
+        heads = self.train.head, self.val.head
         contents = " ".join(f"{head.contents}/{head.recipe}/{head.listing}/{head.tokenizer}" for head in heads)
-        parts = [_Absent(f"{store.path} ", store.classes, store.picture_labels) for store in (self.train, self.heldout)]
+        parts = [_Absent(f"{store.path} ", store.classes, store.image_labels) for store in (self.train, self.val)]
         return Splits(parts[0], parts[1], heads[0].source or str(self.train.path), contents)
 
     def look(self) -> Look:
-        """What decides the size of a generator that is cut to the pictures."""
-        return Look(self.tokenizer.config.image_size, self.train.pictures)
+        """What decides the size of a generator that is cut to the images."""
+        return Look(self.tokenizer.config.image_size, self.train.images)
 
     def settings(self) -> dict[str, Any]:
         """Where the codes are, for `run.toml`."""
-        paths = {"train": self.train.path, "heldout": self.heldout.path}
+        paths = {"train": self.train.path, "val": self.val.path}
         return {"codes": {name: str(path.resolve()) for name, path in paths.items()}}
 
     def place(self, root: Path) -> None:
         """Put links to the stores, and the tokenizer, where a run keeps its own."""
-        for name, store in (("train", self.train), ("heldout", self.heldout)):
+        for name, store in (("train", self.train), ("val", self.val)):
             link = root / "codes" / name
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink():
@@ -64,32 +64,32 @@ class Stores:
             self.tokenizer.save_pretrained(root / "model" / "tokenizer")
 
 
-def open_stores(train: Path, heldout: Path | None, tokenizer: Path | None) -> Stores:
+def open_stores(train: Path, val: Path | None, tokenizer: Path | None) -> Stores:
     """Open both stores and their tokenizer.
 
     Args:
         train: the store to train on.
-        heldout: the store to look at.
+        val: the store to look at.
         tokenizer: a saved tokenizer or pair; None takes the one that the store names.
 
     Raises:
         AlitokError: one is missing, unfinished or damaged, or they do not belong together.
     """
-    if heldout is None:
-        raise AlitokError(f"--codes needs --heldout-codes, codes of pictures that are not trained on; {_HOW}.")
+    if val is None:
+        raise AlitokError(f"--codes needs --val-codes, codes of images that are not trained on; {_HOW}.")
     store = CodeStore(train)
     model = tokenizer_of(store, tokenizer)
-    other = CodeStore(heldout, store.tokenizer)
+    other = CodeStore(val, store.tokenizer)
     if other.classes != store.classes:
-        raise AlitokError(f"{train} and {heldout} have different classes; encode both splits of one data set.")
+        raise AlitokError(f"{train} and {val} have different classes; encode both splits of one data set.")
     if "all" in (store.head.split, other.head.split) or other.head.listing == store.head.listing:
-        raise AlitokError(f"{train} and {heldout} hold pictures in common; {_HOW}.")
+        raise AlitokError(f"{train} and {val} hold images in common; {_HOW}.")
     return Stores(store, other, model)
 
 
 @dataclass(eq=False)
 class _Absent:
-    """Pictures that are known by their codes alone."""
+    """Images that are known by their codes alone."""
 
     name: str
     classes: tuple[str, ...]
@@ -117,11 +117,11 @@ class _Absent:
         return self
 
     def _refuse(self) -> NoReturn:
-        raise AlitokError(f"{self.name}holds codes and no pictures; this needs a run on the pictures themselves.")
+        raise AlitokError(f"{self.name}holds codes and no images; this needs a run on the images themselves.")
 
 
 def decode_rows(codes: CodeStore, rows: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """The pictures (n, 3, h, h) uint8 of rows (n,); `tokenizer` is in evaluation mode, on any device."""
+    """The images (n, 3, h, h) uint8 of rows (n,); `tokenizer` is in evaluation mode, on any device."""
     device = tokenizer.quantizer.codebook.device
     found = []
     for start in range(0, len(rows), _BATCH):
@@ -151,6 +151,6 @@ def tokenizer_of(codes: CodeStore, given: Path | None = None) -> Tokenizer:
     if found.codes_fingerprint() != codes.tokenizer:
         raise AlitokError(
             f"The tokenizer at {place} is not the one that made the codes in {codes.path}; "
-            "name that one with --tokenizer, or encode the pictures again."
+            "name that one with --tokenizer, or encode the images again."
         )
     return found

@@ -23,17 +23,17 @@ _CLASSES_SHOWN = 24  # evenly spread; the file stays small with a thousand class
 
 _MEANING = {
     "seconds": "wall clock of all steps, over all starts; loading Python's libraries comes on top",
-    "psnr_stage1": "dB, held-out pictures through the causal decoder",
-    "psnr_stage2": "dB, held-out pictures through the bidirectional decoder",
-    "codebook_use": "share of the codebook that the training pictures use",
+    "psnr_stage1": "dB, validation images through the causal decoder",
+    "psnr_stage2": "dB, validation images through the bidirectional decoder",
+    "codebook_use": "share of the codebook that the training images use",
     "codebook_perplexity": "effective number of codes in use",
-    "sample_accuracy": "share of samples that a classifier fitted on real pictures reads as the class asked for",
-    "classifier_accuracy": "the same classifier on held-out real pictures",
-    "nn_distance_samples": "root-mean-square pixel distance of a sample to its nearest training picture, mean",
-    "nn_distance_heldout": "the same for held-out real pictures: samples far below it would be copies",
+    "sample_accuracy": "share of samples that a classifier fitted on real images reads as the class asked for",
+    "classifier_accuracy": "the same classifier on held-out real images",
+    "nn_distance_samples": "root-mean-square pixel distance of a sample to its nearest training image, mean",
+    "nn_distance_val": "the same for held-out real images: samples far below it would be copies",
     "nn_distance_samples_min": "the smallest of the samples' distances",
-    "nn_distance_heldout_min": "the smallest of the held-out pictures' distances",
-    "samples": "pictures drawn",
+    "nn_distance_val_min": "the smallest of the validation images' distances",
+    "samples": "images drawn",
     "peak_memory_gb": "GB, the most this process held",
 }
 
@@ -52,7 +52,7 @@ def write_summary(
         root: the run's directory.
         command: the exact command.
         metrics: what stands in `metrics.json`.
-        measured: the pictures.
+        measured: the images.
         steps: what each finished step reported.
         device: the run computed on.
     """
@@ -64,14 +64,14 @@ def write_summary(
     ]
     report = Report(
         title=f"alitok: {root.name}",
-        summary="Pictures to codes, codes to a generator, and back to pictures. All pictures on the left of a "
+        summary="Images to codes, codes to a generator, and back to images. All images on the left of a "
         "reconstruction are held out: no training step saw them.",
         command=command,
         configuration=(root / "run.toml").read_text(encoding="utf-8"),
         numbers=[(name, f"{value:.4g}", _MEANING.get(name, "")) for name, value in metrics.items()],
         stages=[_stage(name, steps[name]) for name in records],
         reconstructions=Reconstructions(
-            measured.originals, measured.stage1, measured.stage2, "Held-out pictures and what the two decoders make"
+            measured.originals, measured.stage1, measured.stage2, "Held-out images and what the two decoders make"
         ),
         samples=samples,
         neighbours=Neighbours(measured.shown_samples, measured.nearest, measured.nearest_distances),
@@ -93,9 +93,9 @@ def _curves(records: dict[str, list[dict[str, Any]]]) -> list[Curve]:
         return [float(step) for step, _ in points], [math.nan if value is None else value for _, value in points]
 
     tokenizer = {f"{stage} {term}": line(stage, term) for stage in ("stage1", "stage2") for term in ("loss", "mse")}
-    decibels = {stage: line(stage, "heldout_psnr") for stage in ("stage1", "stage2")}
-    accuracy = {"training": line("generator", "accuracy"), "held out": line("generator", "heldout_accuracy")}
-    loss = {"training": line("generator", "loss"), "held out": line("generator", "heldout_loss")}
+    decibels = {stage: line(stage, "val_psnr") for stage in ("stage1", "stage2")}
+    accuracy = {"training": line("generator", "accuracy"), "held out": line("generator", "val_accuracy")}
+    loss = {"training": line("generator", "loss"), "held out": line("generator", "val_loss")}
     return [
         Curve("Tokenizer: loss", "step", "loss", tokenizer, log_y=True),
         Curve("Tokenizer: held-out PSNR", "step", "dB", decibels),

@@ -1,6 +1,6 @@
-"""The trainings of a run as tasks of the loop, made from its recipe, its pictures and what is in its directory.
+"""The trainings of a run as tasks of the loop, made from its recipe, its images and what is in its directory.
 
-Enters: a recipe, the pictures, the processes and the run's directory. Leaves: a `Training` by name, ready for the loop.
+Enters: a recipe, the images, the processes and the run's directory. Leaves: a `Training` by name, ready for the loop.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from alitok.train.generator import GeneratorTask
 from alitok.train.task import Batch, LoopConfig, Task
 from alitok.train.tokenizer import TokenizerTask, TokenizerTraining
 
-_LOOK = 256  # held-out pictures looked at during training
-_DRAW_BATCH = 256  # pictures drawn at a time
+_LOOK = 256  # validation images looked at during training
+_DRAW_BATCH = 256  # images drawn at a time
 _PREVIEW_CLASSES, _PREVIEW_EACH = 10, 8
 
 
@@ -63,8 +63,8 @@ class Trainings:
         seed_step(self.seed, "feature weights", 0)
         training = self.recipe.features
         network = self._new_features()
-        heldout = self._look(), self.splits.heldout.labels[self._spread()]
-        return Training(FeaturesTask(network, training, self._pictures(training.loop), heldout), training.loop, network)
+        val = self._look(), self.splits.val.labels[self._spread()]
+        return Training(FeaturesTask(network, training, self._images(training.loop), val), training.loop, network)
 
     def _new_features(self) -> LocalFeatures:
         training = self.recipe.features
@@ -91,7 +91,7 @@ class Trainings:
             tokenizer,
             stage,
             training,
-            self._pictures(training.loop),
+            self._images(training.loop),
             self._look(),
             networks=self._networks(training, rehearsal),
             probed=self._probed(training),
@@ -106,7 +106,7 @@ class Trainings:
                 path = self.root / "features" / "network"
                 networks[name] = self._new_features().freeze() if rehearsal else LocalFeatures.load(path)
             else:
-                self.world.together(partial(_fetch, name, training.perceptual))  # one process downloads
+                self.world.on_rank0(partial(_fetch, name, training.perceptual))  # one process downloads
                 networks[name] = load_network(name, training.perceptual)
         return networks
 
@@ -114,7 +114,7 @@ class Trainings:
         if not training.predictability.every:
             return None
         source = self.splits.train
-        return fixed_views(source, spread(len(source), training.predictability.pictures))
+        return fixed_views(source, spread(len(source), training.predictability.images))
 
     def generator(self, tokenizer: Tokenizer | None = None) -> Training:
         """The generator on stored codes.
@@ -122,13 +122,13 @@ class Trainings:
         Args:
             tokenizer: draws the samples along the way; None leaves them out.
         """
-        store, heldout = self.codes("train"), self.codes("heldout")
-        for codes in (store, heldout):
-            self.world.together(codes.verify)
+        store, val = self.codes("train"), self.codes("val")
+        for codes in (store, val):
+            self.world.on_rank0(codes.verify)
         generator = self.new_generator()
         training = self.recipe.generator
-        rows = np.array(spread(len(heldout), _LOOK))
-        look = torch.from_numpy(heldout.codes(rows).astype(np.int64)), torch.from_numpy(heldout.labels[rows])
+        rows = np.array(spread(len(val), _LOOK))
+        look = torch.from_numpy(val.codes(rows).astype(np.int64)), torch.from_numpy(val.labels[rows])
         part = self.world.rank, self.world.size
 
         def batches(start: int) -> Iterator[Batch]:
@@ -147,7 +147,7 @@ class Trainings:
         shown = np.repeat(np.arange(len(self.splits.train.classes))[:_PREVIEW_CLASSES], _PREVIEW_EACH)
         return pixels.grid(self.draw(model, tokenizer, shown), columns=_PREVIEW_EACH)
 
-    def codes(self, name: Literal["train", "heldout"]) -> CodeStore:
+    def codes(self, name: Literal["train", "val"]) -> CodeStore:
         """The stored codes, refused when another tokenizer made them."""
         fingerprint = Tokenizer.from_pretrained(self.tokenizer_path).codes_fingerprint()
         return CodeStore(self.root / "codes" / name, fingerprint)
@@ -167,13 +167,13 @@ class Trainings:
         return np.concatenate(list(drawn))
 
     def _spread(self) -> range:
-        return spread(len(self.splits.heldout), _LOOK)
+        return spread(len(self.splits.val), _LOOK)
 
     def _look(self) -> np.ndarray:
-        """Evenly spread held-out pictures (N, 3, h, h)."""
-        return fixed_views(self.splits.heldout, self._spread())
+        """Evenly spread validation images (N, 3, h, h)."""
+        return fixed_views(self.splits.val, self._spread())
 
-    def _pictures(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
+    def _images(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
         part, workers = (self.world.rank, self.world.size), self.recipe.engine.workers
         return lambda start: iter(Batches(self.splits.train, loop.batch_size, self.seed, start, workers, part=part))
 

@@ -1,4 +1,4 @@
-"""Pictures to codes, a batch at a time."""
+"""Images to codes, a batch at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alitok.core import images as pixels
 from alitok.tokenizer import Tokenizer
 
 
-def codes_of(tokenizer: Tokenizer, pictures: np.ndarray, device: torch.device) -> np.ndarray:
-    """Pictures (B, 3, h, h) uint8 -> codes (B, T) int64; `tokenizer` is on `device` and in evaluation mode."""
+def codes_of(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Images (B, 3, h, h) uint8 -> codes (B, T) int64; `tokenizer` is on `device` and in evaluation mode."""
     with torch.inference_mode():  # in float32: a rounded feature can have another nearest code
-        return tokenizer.encode(pixels.to_float(torch.from_numpy(pictures).to(device))).cpu().numpy()
+        return tokenizer.encode(pixels.to_float(torch.from_numpy(images).to(device))).cpu().numpy()

@@ -18,7 +18,7 @@ from alitok.core.stopping import stoppable
 from alitok.core.words import counted
 from alitok.data.source import Splits
 from alitok.recipes.presets import Recipe, StageName
-from alitok.run.originals import open_pictures_of, say_on
+from alitok.run.originals import open_images_of, say_on
 from alitok.run.preflight import preflight as check_before
 from alitok.run.resolve import Request, Resolved, resolve
 from alitok.run.run import Run, settings
@@ -54,8 +54,8 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
         resolved = resolve(request, say_on(console))
         recipe, stores = resolved.recipe, resolved.stores
         if stores is not None and stage != "generator":
-            raise AlitokError(f"{stage} is trained on pictures; codes alone train a generator.")
-        splits = stores.splits() if stores is not None else _pictures(resolved, console)
+            raise AlitokError(f"{stage} is trained on images; codes alone train a generator.")
+        splits = stores.splits() if stores is not None else _images(resolved, console)
         _show_plan(console, stage, recipe, splits, world)
         if dry_run:
             return
@@ -72,12 +72,12 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
             on_change=partial(_refuse_what_is_begun, out),
         )
         if stores is not None:
-            world.together(partial(stores.place, out))
+            world.on_rank0(partial(stores.place, out))
         run = Run(recipe, splits, world, workspace, resolved.seed)
         for step in _STEPS[stage] if stores is None else (stage,):
             if preflight and step == stage:
-                seen = check_before(run, stage, pictures=stores is None)
-                console.print(f"Preflight passed; look at the pictures in {seen}", highlight=False)
+                seen = check_before(run, stage, images=stores is None)
+                console.print(f"Preflight passed; look at the images in {seen}", highlight=False)
                 return
             run.step(step)
         # A generator trained on codes may have a tokenizer of stage 1 alone.
@@ -86,8 +86,8 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
         console.print(f"Done: {out / STEPS[stage].products[0]}", highlight=False)
 
 
-def _pictures(resolved: Resolved, console: Console) -> Splits:
-    return open_pictures_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
+def _images(resolved: Resolved, console: Console) -> Splits:
+    return open_images_of(resolved.data, resolved.recipe.tokenizer.image_size, resolved.seed, console)
 
 
 def _finished(out: Path, step: str) -> bool:
@@ -105,12 +105,12 @@ def _refuse_what_is_begun(out: Path, changed: list[str]) -> list[str]:
 
 def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Splits, world: World) -> None:
     training = recipe.training(stage)
-    loop, engine, pictures = training.loop, recipe.engine, len(splits.train)
-    share = loop.batch_size // (world.size * engine.accumulate)
+    loop, engine, images = training.loop, recipe.engine, len(splits.train)
+    share = loop.batch_size // (world.size * engine.grad_accum_steps)
     processes = counted(world.size, "process", "processes")
-    microbatches = counted(engine.accumulate, "microbatch", "microbatches")
+    microbatches = counted(engine.grad_accum_steps, "microbatch", "microbatches")
     console.print(
-        f"{stage}: {counted(pictures, 'picture')} of {counted(len(splits.train.classes), 'class', 'classes')} at "
+        f"{stage}: {counted(images, 'image')} of {counted(len(splits.train.classes), 'class', 'classes')} at "
         f"{recipe.tokenizer.image_size} px; batch {loop.batch_size} = {processes} x {microbatches} x {share} "
         f"on {world.device}",
         highlight=False,
@@ -118,7 +118,7 @@ def _show_plan(console: Console, stage: StageName, recipe: Recipe, splits: Split
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in ("phase", "steps", "images", "epochs", "learning rate", "warm-up", "minimises"):
         table.add_column(head, justify="left" if head in ("phase", "minimises") else "right")
-    for row in plan(training.phases, loop, pictures, frozen_codes=stage == "stage2"):
+    for row in plan(training.phases, loop, images, frozen_codes=stage == "stage2"):
         first, last = row.rates
         table.add_row(
             row.name,

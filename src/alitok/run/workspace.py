@@ -24,7 +24,7 @@ from alitok.core.lock import locked
 
 _RUN, _DONE, _REPLACED = "run.toml", "done", "replaced"
 _PATIENCE = 20.0  # seconds; readers of a process that was killed hold its lock until they notice
-_TOLD = {"contents": "pictures were added, removed, relabelled or changed since"}  # settings that need words
+_TOLD = {"contents": "images were added, removed, relabelled or changed since"}  # settings that need words
 
 
 class Workspace:
@@ -58,7 +58,7 @@ class Workspace:
     ) -> None:
         self.root, self.console, self.world = root, console, world
         self._settings = tomllib.loads(to_toml(settings))
-        world.together(lambda: self._prepare(settings, outputs, fresh, on_change))
+        world.on_rank0(lambda: self._prepare(settings, outputs, fresh, on_change))
 
     def _prepare(
         self,
@@ -127,7 +127,7 @@ class Workspace:
             report = work()
             seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
             report = {"seconds": seconds, **report}
-            self.world.together(lambda: write_json(self.root / _DONE / f"{name}.json", report))
+            self.world.on_rank0(lambda: write_json(self.root / _DONE / f"{name}.json", report))
         return report
 
     @contextmanager
@@ -138,12 +138,12 @@ class Workspace:
             AlitokError: one is at it.
         """
         with ExitStack() as stack:
-            self.world.together(lambda: stack.enter_context(_held(self.root, self.root / _DONE / f".{name}.lock")))
+            self.world.on_rank0(lambda: stack.enter_context(_held(self.root, self.root / _DONE / f".{name}.lock")))
             yield
 
     def finished(self, name: str, products: Iterable[str]) -> dict[str, Any] | None:
         """What a step reported, if it is done and all its products are there; the same on every process."""
-        return self.world.together(lambda: finished_report(self.root, name, products))
+        return self.world.on_rank0(lambda: finished_report(self.root, name, products))
 
 
 def require_place(root: Path) -> None:

@@ -1,11 +1,11 @@
-"""Codes to finished pictures, in fp32 on a processor and in the faster of two precisions on a GPU.
+"""Codes to finished images, in fp32 on a processor and in the faster of two precisions on a GPU.
 
-Enters: codes (B, T). Leaves: pictures (B, 3, h, h) uint8. B pictures, T codes of each, h image side.
+Enters: codes (B, T). Leaves: images (B, 3, h, h) uint8. B images, T codes of each, h image side.
 
-bf16 is taken where it is faster and a trial on the first pictures stays within 1/255 of fp32, a step of a uint8 pixel.
+bf16 is taken where it is faster and a trial on the first images stays within 1/255 of fp32, a step of a uint8 pixel.
 Machines, and processes of one job, may decide differently; their pixels may then differ by such a step, and codes never
 do. On a processor the times of both are near enough for one start to decide otherwise than the next, and a seed should
-give the same pictures again, so fp32 is taken there. `precision="fp32"` gives the same pictures everywhere, up to the
+give the same images again, so fp32 is taken there. `precision="fp32"` gives the same images everywhere, up to the
 last bits of float32.
 """
 
@@ -21,16 +21,16 @@ from alitok.core.device import Precision, autocast, computes_in_half
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import Tokenizer
 
-_TRIAL = 2  # pictures that are decoded in both precisions
+_TRIAL = 2  # images that are decoded in both precisions
 _TOLERANCE = 1 / 255
 
 
 class PixelDecoder:
-    """Codes to uint8 pictures by a tokenizer's last decoder, in the faster of fp32 and bf16 that stays within 1/255.
+    """Codes to uint8 images by a tokenizer's last decoder, in the faster of fp32 and bf16 that stays within 1/255.
 
     Args:
         tokenizer: in evaluation mode.
-        precision: `auto` tries both on the first pictures that are decoded, on a GPU that computes in bf16 at all.
+        precision: `auto` tries both on the first images that are decoded, on a GPU that computes in bf16 at all.
 
     Attributes:
         precision: `fp32` or `bf16`, the one in use; `auto` until it is decided.
@@ -48,7 +48,7 @@ class PixelDecoder:
 
     @torch.inference_mode()
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, T), on the tokenizer's device -> pictures (B, 3, h, h) uint8, there as well.
+        """Codes (B, T), on the tokenizer's device -> images (B, 3, h, h) uint8, there as well.
 
         Raises:
             AlitokError: codes of another shape.
@@ -74,7 +74,7 @@ def _may_be_faster_in_half(device: torch.device) -> bool:
 
 
 def _timed(tokenizer: Tokenizer, codes: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, float]:
-    """Decode twice; the pictures in float32 on the CPU, and the seconds of the second time, until they are there."""
+    """Decode twice; the images in float32 on the CPU, and the seconds of the second time, until they are there."""
     _decode(tokenizer, codes, precision).cpu()
     start = time.perf_counter()
     images = _decode(tokenizer, codes, precision).cpu()

@@ -3,7 +3,7 @@
 Both guidance branches are rows of one batch over a cache of fixed size; a step reads every weight once, and nothing in
 the loop waits for a device. On a GPU a step is a CUDA graph. Enters: `SampleRequest`s. Leaves: codes (B, T), at the end
 or row by row.
-Shapes: B pictures, R rows (2 B where any picture is guided), T codes, P = T cached positions, V codebook size.
+Shapes: B images, R rows (2 B where any image is guided), T codes, P = T cached positions, V codebook size.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Engine:
         """
         config = self.generator.config
         if not requests:
-            raise AlitokError("No pictures are asked for; give at least one.")
+            raise AlitokError("No images are asked for; give at least one.")
         for request in requests:
             if not 0 <= request.label <= config.classes:
                 raise AlitokError(f"Class {request.label} does not exist; classes are 0 to {config.classes - 1}.")
@@ -202,7 +202,7 @@ class Engine:
         return torch.bfloat16 if self.precision == "bf16" and self.device.type != "cpu" else torch.float32
 
     def cache_bytes(self, batch: int, *, guided: bool = True) -> int:
-        """Memory of the key-value cache for a batch of pictures."""
+        """Memory of the key-value cache for a batch of images."""
         config = self.generator.config
         rows = batch * (2 if guided else 1)
         return 2 * config.layers * rows * config.sequence_length * config.width * self.cache_dtype.itemsize
@@ -218,6 +218,6 @@ class Engine:
         return self.cache_bytes(batch, guided=guided) + noise + logits + activations + scores
 
     def largest_batch(self, free: int, *, guided: bool = True) -> int:
-        """The most pictures that can be drawn at a time in so many bytes; at least 1."""
+        """The most images that can be drawn at a time in so many bytes; at least 1."""
         one = self.batch_bytes(1, guided=guided)
         return max(free // one, 1)

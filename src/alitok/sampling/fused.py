@@ -1,4 +1,4 @@
-"""A step of the generator in a handful of compiled calls per block: for a CPU that draws few pictures at a time.
+"""A step of the generator in a handful of compiled calls per block: for a CPU that draws few images at a time.
 
 There a step is bound by reading the weights, and what PyTorch spends between its matrix products is about a fifth of
 the time. Enters: tokens (R, 1) behind those in the cache. Leaves: logits (R, V), as `alitok.sampling.runner` does.

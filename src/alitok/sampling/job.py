@@ -1,11 +1,11 @@
-"""Many pictures of one job, shared out over processes; evaluation reads them from here without files between.
+"""Many images of one job, shared out over processes; evaluation reads them from here without files between.
 
-Enters: a pair of models, what is to be drawn, and the processes. Leaves: blocks of pictures with their labels.
-Shapes: B pictures of a block, h image side.
+Enters: a pair of models, what is to be drawn, and the processes. Leaves: blocks of images with their labels.
+Shapes: B images of a block, h image side.
 
 A job is cut into blocks, and what is computed together lies in one block and is the same each time: codes in equal
-batches counted from the block's first picture, pixels in groups of sixteen. So neither the number of processes nor what
-was drawn before changes what a picture is computed from. Another batch size, or another choice of kernels on a CPU,
+batches counted from the block's first image, pixels in groups of sixteen. So neither the number of processes nor what
+was drawn before changes what an image is computed from. Another batch size, or another choice of kernels on a CPU,
 changes the rounding of the logits: with `fp32` this hardly ever changes a code, with `bf16` and `int8` it does.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.device import Precision, free_memory
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
@@ -30,7 +30,7 @@ from alitok.sampling.memory import decoder_bytes, room
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.synthesize import synthesize
 
-_GROUP = 16  # pictures whose pixels are computed together; the shape decides how a sum is rounded
+_GROUP = 16  # images whose pixels are computed together; the shape decides how a sum is rounded
 _BATCH = {"cuda": 256}
 _BATCH_ELSEWHERE = 64
 _TRIAL = 2
@@ -38,12 +38,12 @@ _TRIAL = 2
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """What a job draws. Picture i has class `classes[i % C]`, so that every beginning of a job is balanced.
+    """What a job draws. Image i has class `classes[i % C]`, so that every beginning of a job is balanced.
 
     Attributes:
         classes: C class numbers in the order in which they take turns.
-        count: pictures in all; where C does not divide it, the first classes have one more.
-        seed: of all pictures, which differ by their numbers.
+        count: images in all; where C does not divide it, the first classes have one more.
+        seed: of all images, which differ by their numbers.
         sampling: guidance and filters.
     """
 
@@ -55,20 +55,20 @@ class SamplingPlan:
     def __post_init__(self) -> None:
         """Refuse jobs of nothing."""
         if self.count < 1 or not self.classes:
-            raise AlitokError(f"{self.count} pictures of {len(self.classes)} classes cannot be drawn; ask for some.")
+            raise AlitokError(f"{self.count} images of {len(self.classes)} classes cannot be drawn; ask for some.")
 
-    def labels(self, pictures: range) -> np.ndarray:
-        """The classes (B,) int64 of pictures."""
-        return np.array(self.classes, np.int64)[np.arange(pictures.start, pictures.stop) % len(self.classes)]
+    def labels(self, images: range) -> np.ndarray:
+        """The classes (B,) int64 of images."""
+        return np.array(self.classes, np.int64)[np.arange(images.start, images.stop) % len(self.classes)]
 
-    def requests(self, pictures: range) -> Iterator[SampleRequest]:
+    def requests(self, images: range) -> Iterator[SampleRequest]:
         """What the engine is asked for, one by one."""
-        for index in pictures:
+        for index in images:
             yield SampleRequest(self.classes[index % len(self.classes)], self.seed, index, self.sampling)
 
 
 def blocks_of(count: int, batch_size: int) -> Blocks:
-    """A job's pictures in blocks of as many as are drawn at a time, in whole groups of pixels."""
+    """A job's images in blocks of as many as are drawn at a time, in whole groups of pixels."""
     return Blocks(count, max(batch_size // _GROUP, 1) * _GROUP)
 
 
@@ -81,14 +81,14 @@ def draw_many(
     pixels: Precision = "fp32",
     blocks: Blocks | None = None,
     wanted: Sequence[int] | None = None,
-) -> Iterator[PictureBlock]:
+) -> Iterator[ImageBlock]:
     """Draw this process' share of a job; all processes call this with the same arguments.
 
     Args:
         pipeline: the pair, on the device of this process.
         plan: what is drawn.
         world: the processes; each takes every n-th block.
-        batch_size: pictures whose codes are drawn at a time, as from `fitting_batch`.
+        batch_size: images whose codes are drawn at a time, as from `fitting_batch`.
         pixels: precision of the decoder, as from `pixel_precision`.
         blocks: of the job; None cuts it by the batch size.
         wanted: the numbers of the blocks that are to be drawn; None = all.
@@ -109,7 +109,7 @@ def draw_many(
     # Only the last block of a job may be smaller, and it is the last of a share too.
     drawn = synthesize(engine, decoder, requests, batch_size=blocks.size)
     for number, images in zip(share, drawn, strict=True):
-        yield PictureBlock(number, blocks[number], plan.labels(blocks[number]), images)
+        yield ImageBlock(number, blocks[number], plan.labels(blocks[number]), images)
 
 
 class _InBatches(Engine):
@@ -150,7 +150,7 @@ def pixel_precision(pipeline: Pipeline, plan: SamplingPlan) -> Precision:
 def fitting_batch(
     pipeline: Pipeline, plan: SamplingPlan, world: World, asked: int | None = None, *, reserve: int = 0
 ) -> int:
-    """How many pictures are drawn at a time; all processes call this and get the same.
+    """How many images are drawn at a time; all processes call this and get the same.
 
     Args:
         pipeline: the pair, on the device of this process.
@@ -177,7 +177,7 @@ def fitting_batch(
     if asked is not None and asked > largest:
         need = engine.batch_bytes(asked, guided=guided) / 1e9
         raise AlitokError(
-            f"A batch of {asked:,} pictures takes {need:,.1f} GB, more than is free on {device}; "
+            f"A batch of {asked:,} images takes {need:,.1f} GB, more than is free on {device}; "
             f"draw at most {largest:,} at a time."
         )
     return min(wanted, largest)

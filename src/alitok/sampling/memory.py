@@ -1,4 +1,4 @@
-"""How many pictures can be drawn at a time: enters the free memory, leaves a number."""
+"""How many images can be drawn at a time: enters the free memory, leaves a number."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LIVE_MAPS = 6  # of a convolutional decoder, with its channels at full resoluti
 
 
 def decoder_bytes(tokenizer: Tokenizer) -> int:
-    """About the memory that decoding one picture takes beside the weights: activations, and the picture itself."""
+    """About the memory that decoding one image takes beside the weights: activations, and the image itself."""
     config, decoder = tokenizer.config, tokenizer.decoder().config
-    picture = 4 * 3 * config.image_size**2
+    image = 4 * 3 * config.image_size**2
     if isinstance(decoder, ConvolutionalDecoderConfig):
-        return 4 * (_LIVE_MAPS * decoder.channels * config.image_size**2 + picture)
+        return 4 * (_LIVE_MAPS * decoder.channels * config.image_size**2 + image)
     positions = config.grid**2 + decoder.extra_tokens + (config.prefix_length if decoder.reads_prefix else 0)
-    return 4 * (_LIVE * positions * decoder.width + picture)
+    return 4 * (_LIVE * positions * decoder.width + image)
 
 
 def room(generator: Generator, free: int) -> int:
@@ -28,12 +28,12 @@ def room(generator: Generator, free: int) -> int:
     return max(0, int(_SPARE * free) - 2 * weights)
 
 
-def picture_bytes(engine: Engine, tokenizer: Tokenizer, *, guided: bool) -> int:
-    """Of one picture of a batch whose codes are drawn and whose pixels are decoded all at a time."""
+def image_bytes(engine: Engine, tokenizer: Tokenizer, *, guided: bool) -> int:
+    """Of one image of a batch whose codes are drawn and whose pixels are decoded all at a time."""
     return engine.batch_bytes(1, guided=guided) + decoder_bytes(tokenizer)
 
 
-def most_pictures(engine: Engine, tokenizer: Tokenizer, *, guided: bool) -> int | None:
-    """How many pictures there is memory for now, drawn and decoded at a time; None where the system does not tell."""
+def most_images(engine: Engine, tokenizer: Tokenizer, *, guided: bool) -> int | None:
+    """How many images there is memory for now, drawn and decoded at a time; None where the system does not tell."""
     free = free_memory(engine.device)
-    return None if free is None else room(engine.generator, free) // picture_bytes(engine, tokenizer, guided=guided)
+    return None if free is None else room(engine.generator, free) // image_bytes(engine, tokenizer, guided=guided)

@@ -1,7 +1,7 @@
-"""Random numbers that belong to a picture: a pure function of (seed, picture, position, code).
+"""Random numbers that belong to an image: a pure function of (seed, image, position, code).
 
-Enters: the pictures' keys. Leaves: Gumbel noise (B, n, V), the same integers on every device, in every batch and in
-every process, so that a picture does not change with what else is drawn beside it.
+Enters: the images' keys. Leaves: Gumbel noise (B, n, V), the same integers on every device, in every batch and in
+every process, so that an image does not change with what else is drawn beside it.
 
 Source: Philox-4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 """
@@ -45,11 +45,11 @@ def philox(counter: Words, key: Words) -> Words:
     return c0, c1, c2, c3
 
 
-class PictureNoise:
-    """Gumbel noise for the draws of a batch of pictures.
+class ImageNoise:
+    """Gumbel noise for the draws of a batch of images.
 
     Args:
-        keys: (seed, picture) of each row; any whole numbers, taken modulo 2^64.
+        keys: (seed, image) of each row; any whole numbers, taken modulo 2^64.
         device: where the noise is wanted.
     """
 
@@ -57,7 +57,7 @@ class PictureNoise:
         words = [[part >> shift & _WORD for part in key for shift in (0, 32)] for key in keys]
         table = torch.tensor(words, dtype=torch.int64, device=device)  # (B, 4)
         self._seed = table[:, 0, None, None], table[:, 1, None, None]
-        self._picture = table[:, 2, None, None], table[:, 3, None, None]
+        self._image = table[:, 2, None, None], table[:, 3, None, None]
 
     def gumbel(self, start: int, count: int, codebook_size: int) -> torch.Tensor:
         """Noise (B, count, V) float32 for the positions `start` to `start + count`.
@@ -68,7 +68,7 @@ class PictureNoise:
         device = self._seed[0].device
         blocks = torch.arange(-(-codebook_size // 4), device=device)
         positions = torch.arange(start, start + count, device=device)[:, None]
-        words = philox((blocks, positions, *self._picture), self._seed)
+        words = philox((blocks, positions, *self._image), self._seed)
         bits = torch.stack(words, dim=-1).flatten(2)[..., :codebook_size]
         # Small numbers keep all their digits this way round, and a code wins by a small one.
         uniform = (bits.float() + 0.5) * 2.0**-32

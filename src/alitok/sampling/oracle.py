@@ -8,7 +8,7 @@ import torch
 
 from alitok.generator.model import Generator
 from alitok.sampling.guidance import soft_weights
-from alitok.sampling.noise import PictureNoise
+from alitok.sampling.noise import ImageNoise
 from alitok.sampling.settings import RowSettings, SampleRequest, next_codes
 
 
@@ -18,7 +18,7 @@ def sample(generator: Generator, requests: Sequence[SampleRequest]) -> torch.Ten
 
     Args:
         generator: in evaluation mode.
-        requests: one per picture.
+        requests: one per image.
 
     Returns:
         Codes (B, T) int64 on the generator's device.
@@ -26,7 +26,7 @@ def sample(generator: Generator, requests: Sequence[SampleRequest]) -> torch.Ten
     config, device = generator.config, generator.embeddings.weight.device
     length, size = config.sequence_length, config.codebook_size
     rows = RowSettings.of(requests, length, size, device)
-    noise = PictureNoise([(request.seed, request.index) for request in requests], device)
+    noise = ImageNoise([(request.seed, request.index) for request in requests], device)
     classes = torch.tensor([request.label for request in requests], device=device)
     null = torch.full_like(classes, generator.null_class)
     start = 0 if rows.softened else rows.common  # SoftCFG wants to know how sure the model was of given codes, too

@@ -1,4 +1,4 @@
-"""A tokenizer and a generator together: classes in, pictures out.
+"""A tokenizer and a generator together: classes in, images out.
 
 On disk: a directory with `pipeline.json` (how to sample), `tokenizer/`, `generator/` and a model card.
 """
@@ -26,7 +26,7 @@ from alitok.generator import Generator
 from alitok.sampling import Engine, SampleRequest, SamplingConfig
 from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.kernels import EnginePrecision
-from alitok.sampling.memory import most_pictures
+from alitok.sampling.memory import most_images
 from alitok.sampling.settings import GuidanceSchedule
 from alitok.sampling.streaming import DrawnRows, draw_by_rows, first_rows
 from alitok.sampling.synthesize import synthesize
@@ -35,7 +35,7 @@ from alitok.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BATCH = 64  # pictures drawn at a time where nobody says
+_BATCH = 64  # images drawn at a time where nobody says
 _FEW_CLASSES = 12  # that one message names
 
 
@@ -197,7 +197,7 @@ class Pipeline:
         each = [chosen] * len(asked) if isinstance(chosen, SamplingConfig) else list(chosen)
         for what, values in (("seeds", seeds), ("sampling settings", each)):
             if len(values) != len(asked):
-                raise AlitokError(f"There are {len(values)} {what} for {len(asked)} pictures; give one for each.")
+                raise AlitokError(f"There are {len(values)} {what} for {len(asked)} images; give one for each.")
         return [
             SampleRequest(self.class_number(name), own, index, settings)
             for name, (own, index), settings in zip(asked, seeds, each, strict=True)
@@ -216,22 +216,22 @@ class Pipeline:
         top_p: float | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Draw one picture per entry of `classes`.
+        """Draw one image per entry of `classes`.
 
         Args:
-            classes: names or numbers, one per picture; a single one for a single picture.
-            seed: of all pictures, which then differ by their place, or one for each, which then has a picture of its
-                own wherever it stands. The same seeds, classes and settings give the same pictures.
-            sampling: all settings at once, for all pictures or for each; None = the pair's own default.
+            classes: names or numbers, one per image; a single one for a single image.
+            seed: of all images, which then differ by their place, or one for each, which then has an image of its
+                own wherever it stands. The same seeds, classes and settings give the same images.
+            sampling: all settings at once, for all images or for each; None = the pair's own default.
             guidance_scale: instead of the default's; as in `SamplingConfig`, likewise the four below.
             guidance_power: likewise.
             temperature: likewise.
             top_k: likewise.
             top_p: likewise.
-            batch_size: pictures drawn at a time; it changes no picture. None = 64, or as many as there is memory for.
+            batch_size: images drawn at a time; it changes no image. None = 64, or as many as there is memory for.
 
         Returns:
-            Pillow pictures.
+            Pillow images.
 
         Raises:
             AlitokError: an unknown class, or a value outside its range.
@@ -251,7 +251,7 @@ class Pipeline:
 
     def complete(
         self,
-        picture: Image,
+        image: Image,
         rows: int,
         classes: str | int | Sequence[str | int],
         *,
@@ -259,24 +259,24 @@ class Pipeline:
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Keep the first rows of a picture and draw the rest.
+        """Keep the first rows of an image and draw the rest.
 
         Args:
-            picture: of any size; resized and cropped about its centre as for training.
+            image: of any size; resized and cropped about its centre as for training.
             rows: rows of patches that are kept, out of `tokenizer.config.grid`.
-            classes: what the picture goes on as, one entry per wanted continuation.
+            classes: what the image goes on as, one entry per wanted continuation.
             seed: as for a call.
             sampling: likewise.
             batch_size: likewise.
 
         Returns:
-            Pillow pictures. The kept rows are those of the picture as the tokenizer reconstructs them; as its second
+            Pillow images. The kept rows are those of the image as the tokenizer reconstructs them; as its second
             decoder sees all codes, the rest may change them slightly.
 
         Raises:
             AlitokError: `rows` is out of range, or as for a call.
         """
-        given = first_rows(self.tokenizer, picture, rows)
+        given = first_rows(self.tokenizer, image, rows)
         wanted = self.requests(classes, seed=seed, sampling=sampling)
         return self._draw([replace(request, given=given) for request in wanted], batch_size)
 
@@ -287,7 +287,7 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
     ) -> Iterator[DrawnRows]:
-        """Draw pictures and hand on their rows as they come.
+        """Draw images and hand on their rows as they come.
 
         Args:
             classes: as for a call, which draws them in one batch.
@@ -295,7 +295,7 @@ class Pipeline:
             sampling: likewise.
 
         Yields:
-            Strips of pixels by the causal decoder, top to bottom, then the finished pictures: those of a call.
+            Strips of pixels by the causal decoder, top to bottom, then the finished images: those of a call.
 
         Raises:
             AlitokError: as for a call, or the tokenizer has no causal decoder.
@@ -306,10 +306,10 @@ class Pipeline:
     def _draw(self, wanted: list[SampleRequest], batch_size: int | None) -> list[Image]:
         if batch_size is None:
             guided = any(request.sampling.guided for request in wanted)
-            most = most_pictures(self.engine, self.tokenizer, guided=guided)
+            most = most_images(self.engine, self.tokenizer, guided=guided)
             batch_size = _BATCH if most is None else max(1, min(_BATCH, most))
         drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
-        return [pixels.to_pil(picture) for batch in drawn for picture in batch]
+        return [pixels.to_pil(image) for batch in drawn for image in batch]
 
 
 def _fold(name: str) -> str:

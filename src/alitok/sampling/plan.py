@@ -16,12 +16,12 @@ from alitok.sampling.job import SamplingPlan
 from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
 
-_MOST_UNASKED = 64  # pictures where no number is given
+_MOST_UNASKED = 64  # images where no number is given
 
 
 def load_pipeline(model: str, world: World, device: DeviceName, precision: EnginePrecision) -> Pipeline:
     """A saved pair on the device of each process, fetched by the first one where it is on the hub."""
-    world.together(lambda: locate(model))
+    world.on_rank0(lambda: locate(model))
     return Pipeline.from_pretrained(model, device=device, precision=precision)
 
 
@@ -69,7 +69,7 @@ def _count(classes: int, num: int | None, per_class: int | None) -> int:
 
 
 def model_hash(pipeline: Pipeline) -> str:
-    """A hash of what decides pictures: generator, codebook, and the decoder that is used."""
+    """A hash of what decides images: generator, codebook, and the decoder that is used."""
     tokenizer, generator = pipeline.tokenizer, pipeline.generator
     drawing = {"generator": generator, "quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder()}
     tensors = {f"{part}.{name}": value for part, model in drawing.items() for name, value in model.state_dict().items()}

@@ -1,8 +1,8 @@
-"""A batch of pictures under way: its buffers, the step over them, and the same step as replayed CUDA graphs.
+"""A batch of images under way: its buffers, the step over them, and the same step as replayed CUDA graphs.
 
 Enters: the requests' settings as tensors. Leaves: codes, position by position. Steps read and write only the session's
 own buffers, and nothing in them waits for a device.
-Shapes: B pictures, R rows (2 B where any picture is guided), T codes, P = T cached positions, V codebook size.
+Shapes: B images, R rows (2 B where any image is guided), T codes, P = T cached positions, V codebook size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from alitok.generator.model import Generator
 from alitok.sampling.guidance import soft_weights
-from alitok.sampling.noise import PictureNoise
+from alitok.sampling.noise import ImageNoise
 from alitok.sampling.runner import StepRunner, Where
 from alitok.sampling.settings import RowSettings, SampleRequest, next_codes
 
@@ -41,7 +41,7 @@ class Kind:
 
     @property
     def rows(self) -> int:
-        """R: a picture has two where any is guided."""
+        """R: an image has two where any is guided."""
         return self.batch * (2 if self.guided else 1)
 
 
@@ -75,18 +75,18 @@ class Session:
         self._confidence = torch.zeros(kind.batch, length, device=device)
         self._noise = torch.zeros(kind.batch, NOISE_AHEAD, size if kind.random else 0, device=device)
         self._rows: RowSettings | None = None
-        self._drawn: PictureNoise | None = None
+        self._drawn: ImageNoise | None = None
         self._graphs = _Graphs(self, device) if graphs else None
 
     def begin(self, requests: Sequence[SampleRequest], rows: RowSettings) -> int:
-        """Take up new pictures; read the codes that are given in all of them.
+        """Take up new images; read the codes that are given in all of them.
 
         Returns:
             The first position that is to be drawn.
         """
         device = self.codes.device
         self._rows = rows if self._rows is None else _copied(self._rows, rows)
-        self._drawn = PictureNoise([(request.seed, request.index) for request in requests], device)
+        self._drawn = ImageNoise([(request.seed, request.index) for request in requests], device)
         classes = torch.tensor([request.label for request in requests], device=device)
         if self.kind.guided:
             classes = torch.cat([classes, torch.full_like(classes, self._generator.null_class)])

@@ -1,8 +1,8 @@
-"""How codes are drawn from logits: the settings of a picture, and those of a batch that may mix them.
+"""How codes are drawn from logits: the settings of an image, and those of a batch that may mix them.
 
 Pure functions of tensors; nothing waits for a device. Enters: `SampleRequest`s, then logits (B, V) of the conditional
 and unconditional branch at a position. Leaves: codes (B,).
-Shapes: B pictures, T codes per picture, V codebook size.
+Shapes: B images, T codes per image, V codebook size.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One picture that is wanted.
+    """One image that is wanted.
 
     Attributes:
         label: class number in [0, classes]; the last means no class.
-        seed: of the picture's random numbers.
-        index: number of the picture in its job; pictures of one seed differ by it.
+        seed: of the image's random numbers.
+        index: number of the image in its job; images of one seed differ by it.
         sampling: guidance and filters.
         given: the first codes, where they are not to be drawn.
     """
@@ -95,7 +95,7 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class RowSettings:
-    """The settings of a batch as tensors, one row per picture, so that a batch may mix them.
+    """The settings of a batch as tensors, one row per image, so that a batch may mix them.
 
     Attributes:
         scales: (B, T) guidance scale at each position.
@@ -127,7 +127,7 @@ class RowSettings:
     def of(
         cls, requests: Sequence[SampleRequest], length: int, codebook_size: int, device: torch.device
     ) -> RowSettings:
-        """The settings of these pictures of T = `length` codes.
+        """The settings of these images of T = `length` codes.
 
         Raises:
             AlitokError: given codes that are too many or outside the codebook.
@@ -160,7 +160,7 @@ class RowSettings:
 
 def _check_given(given: tuple[int, ...], length: int, codebook_size: int) -> None:
     if len(given) > length:
-        raise AlitokError(f"{len(given)} codes are given, but a picture has {length}.")
+        raise AlitokError(f"{len(given)} codes are given, but an image has {length}.")
     if given and not 0 <= min(given) <= max(given) < codebook_size:
         raise AlitokError(f"Given codes must be within 0 to {codebook_size - 1}.")
 

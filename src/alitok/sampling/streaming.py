@@ -1,8 +1,8 @@
-"""Pictures shown while they are drawn, and pictures continued from given rows.
+"""Images shown while they are drawn, and images continued from given rows.
 
-Enters: requests; a picture of which the first rows are kept. Leaves: rows of pixels as their codes come, and at the end
-the finished pictures; the codes of the kept rows.
-Shapes: B pictures, h image side, f patch side, G grid side, K prefix, T = K + G * G codes.
+Enters: requests; an image of which the first rows are kept. Leaves: rows of pixels as their codes come, and at the end
+the finished images; the codes of the kept rows.
+Shapes: B images, h image side, f patch side, G grid side, K prefix, T = K + G * G codes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class DrawnRows:
     """What has been drawn since the last time.
 
     Attributes:
-        top: the first pixel row of `images` in the picture.
-        images: (B, 3, rows, h) uint8: a strip by the causal decoder, or at the end the whole pictures by the last one.
-        codes: (B, T) int64 with the whole pictures; None with a strip.
+        top: the first pixel row of `images` in the image.
+        images: (B, 3, rows, h) uint8: a strip by the causal decoder, or at the end the whole images by the last one.
+        codes: (B, T) int64 with the whole images; None with a strip.
     """
 
     top: int
@@ -41,23 +41,23 @@ class DrawnRows:
 
     @property
     def finished(self) -> bool:
-        """Whether these are the whole pictures."""
+        """Whether these are the whole images."""
         return self.codes is not None
 
 
 def draw_by_rows(
     engine: Engine, tokenizer: Tokenizer, decoder: PixelDecoder, requests: Sequence[SampleRequest]
 ) -> Iterator[DrawnRows]:
-    """Draw pictures, one strip of patches after the other, then whole.
+    """Draw images, one strip of patches after the other, then whole.
 
     Args:
         engine: of the generator.
         tokenizer: with a causal stage-1 decoder, on the engine's device.
         decoder: of the tokenizer.
-        requests: one per picture.
+        requests: one per image.
 
     Yields:
-        G strips, each as soon as its codes are there, then the finished pictures.
+        G strips, each as soon as its codes are there, then the finished images.
 
     Raises:
         AlitokError: a request that does not fit, or a tokenizer without a causal decoder.
@@ -74,12 +74,12 @@ def draw_by_rows(
     yield DrawnRows(0, decoder(whole).cpu().numpy(), whole.cpu().numpy())
 
 
-def first_rows(tokenizer: Tokenizer, picture: Image, rows: int) -> tuple[int, ...]:
-    """The codes that stand for the first rows of patches of a picture: its K prefix codes, then `rows` * G.
+def first_rows(tokenizer: Tokenizer, image: Image, rows: int) -> tuple[int, ...]:
+    """The codes that stand for the first rows of patches of an image: its K prefix codes, then `rows` * G.
 
     Args:
-        tokenizer: encodes the picture, resized and cropped about its centre as for training.
-        picture: of any size and mode.
+        tokenizer: encodes the image, resized and cropped about its centre as for training.
+        image: of any size and mode.
         rows: rows of patches that are kept, 0 to G. With none, the prefix is not kept either.
 
     Raises:
@@ -87,10 +87,10 @@ def first_rows(tokenizer: Tokenizer, picture: Image, rows: int) -> tuple[int, ..
     """
     config = tokenizer.config
     if not 0 <= rows <= config.grid:
-        raise AlitokError(f"rows must be within 0 to {config.grid}, the rows of patches of a picture, not {rows}.")
+        raise AlitokError(f"rows must be within 0 to {config.grid}, the rows of patches of an image, not {rows}.")
     if not rows:
         return ()
-    cropped = torch.from_numpy(to_array(centre_crop(to_rgb(picture), config.image_size)))
+    cropped = torch.from_numpy(to_array(centre_crop(to_rgb(image), config.image_size)))
     device = next(tokenizer.parameters()).device
     with torch.inference_mode():
         codes = tokenizer.encode(pixels.to_float(cropped)[None].to(device))[0]

@@ -1,4 +1,4 @@
-"""Requests to pictures: the engine draws codes, the tokenizer's decoder draws pixels."""
+"""Requests to images: the engine draws codes, the tokenizer's decoder draws pixels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from alitok.sampling.decoding import PixelDecoder
 def synthesize(
     engine: Engine, decoder: PixelDecoder, requests: Iterable[SampleRequest], *, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """Draw one picture per request; a GPU draws the pixels of a batch while it draws the codes of the next.
+    """Draw one image per request; a GPU draws the pixels of a batch while it draws the codes of the next.
 
-    A picture is a function of its own request, whatever the batch size and whatever else is drawn.
+    An image is a function of its own request, whatever the batch size and whatever else is drawn.
 
     Args:
         engine: of the generator.
         decoder: of the tokenizer, on the same device.
         requests: taken as they are needed, so there may be any number.
-        batch_size: pictures drawn at a time.
+        batch_size: images drawn at a time.
 
     Yields:
         (B, 3, h, h) uint8, in the order of the requests.
@@ -63,6 +63,6 @@ def _draw_beside(engine: Engine, decoder: PixelDecoder, batches: Iterable[list[S
         yield _fetch(waiting, stream)
 
 
-def _fetch(pictures: torch.Tensor, stream: torch.cuda.Stream) -> np.ndarray:
+def _fetch(images: torch.Tensor, stream: torch.cuda.Stream) -> np.ndarray:
     with torch.cuda.stream(stream):
-        return pictures.cpu().numpy()
+        return images.cpu().numpy()

@@ -2,7 +2,7 @@
 
 They take the places of `Encoder` and `Decoder` in a tokenizer without prefix codes: images (B, 3, h, h) -> features
 (B, T, D), and code vectors (B, T, D) -> images. A convolution sees a neighbourhood, so that a code stands for its patch
-and the patches around it; of the rest of the picture only the means and deviations that the norms divide by reach it.
+and the patches around it; of the rest of the image only the means and deviations that the norms divide by reach it.
 
 Shapes: B images, h image side, f patch side, G = h / f grid side, T = G * G codes, D code width, C channels.
 
@@ -73,7 +73,7 @@ def require_halvings(patch_size: int, prefix: int) -> None:
 
 
 def widths(channels: int, patch_size: int) -> list[int]:
-    """Channels at each resolution, from that of the picture (C) to that of the grid (4 C at most)."""
+    """Channels at each resolution, from that of the image (C) to that of the grid (4 C at most)."""
     return [channels * min(2**halvings, _WIDEST) for halvings in range(patch_size.bit_length())]
 
 
@@ -112,7 +112,7 @@ class Upsampling(nn.Module):
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Pictures (B, 3, h, h) in [0, 1] -> features (B, T, D), one for each patch in raster order."""
+    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), one for each patch in raster order."""
 
     def __init__(self, config: ConvolutionalEncoderConfig, *, patch_size: int, code_width: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Code vectors (B, T, D) -> pictures (B, 3, h, h): the encoder's way back. There is no causal form of it."""
+    """Code vectors (B, T, D) -> images (B, 3, h, h): the encoder's way back. There is no causal form of it."""
 
     def __init__(self, config: ConvolutionalDecoderConfig, *, grid: int, patch_size: int, code_width: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class ConvolutionalDecoder(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> Decoded:
         """(B, T, D) -> `Decoded`, without a prefix strip."""
-        assert vectors.shape[1] == self.grid**2, "a picture is decoded from all of its codes"
+        assert vectors.shape[1] == self.grid**2, "an image is decoded from all of its codes"
         x = self.from_vectors(vectors.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
         for level in self.levels:
             x = level(x)

@@ -229,7 +229,7 @@ class Tokenizer(nn.Module):
         load_parts(directory, {name: module for name, module in self.parts().items() if name != "stage2"})
 
     def codes_fingerprint(self) -> str:
-        """A hash of all that decides the codes of a picture: geometry, encoder and codebook, not the decoders."""
+        """A hash of all that decides the codes of an image: geometry, encoder and codebook, not the decoders."""
         tensors = {**self.encoder.state_dict(), "codebook": self.quantizer.codebook}
         geometry = {"image_size": self.config.image_size, "patch_size": self.config.patch_size}
         return fingerprint(tensors, {**geometry, "prefix": self.config.prefix_length})

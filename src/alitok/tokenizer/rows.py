@@ -1,10 +1,10 @@
-"""A picture drawn row by row while its codes are still coming in, through the causal stage-1 decoder.
+"""An image drawn row by row while its codes are still coming in, through the causal stage-1 decoder.
 
 Enters: codes, in order and in portions of any size. Leaves: the rows of pixels that they complete, the same as those of
 `Tokenizer.decode(codes, "stage1")`. Every code passes through the transformer once, so a further row costs its own
 codes and no more.
 
-Shapes: B pictures, h image side, f patch side, G grid side, K prefix, T = K + G * G codes, W width of the decoder.
+Shapes: B images, h image side, f patch side, G grid side, K prefix, T = K + G * G codes, W width of the decoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alitok.tokenizer.vit import Decoder
 
 
 class RowDecoder:
-    """Code rows in, picture rows out, through the causal decoder; for B pictures, from their first code to the last.
+    """Code rows in, image rows out, through the causal decoder; for B images, from their first code to the last.
 
     What has been drawn is final: no pixel depends on a code of a later row.
 
@@ -34,7 +34,7 @@ class RowDecoder:
         if not isinstance(decoder, Decoder) or not decoder.config.causal:
             raise AlitokError(
                 "The stage-1 decoder of this tokenizer is not causal, so no row is final before the last code; "
-                "use Tokenizer.decode on whole pictures."
+                "use Tokenizer.decode on whole images."
             )
         if batch < 1:
             raise AlitokError(f"batch must be at least 1, not {batch}.")
@@ -57,7 +57,7 @@ class RowDecoder:
             (B, 3, r * f, h) in [0, 1], the next r rows of patches; r may be 0.
 
         Raises:
-            AlitokError: codes of another shape or kind, or more than are left of the picture.
+            AlitokError: codes of another shape or kind, or more than are left of the image.
         """
         if codes.ndim != 2 or len(codes) != self._batch or codes.is_floating_point():
             raise AlitokError(
@@ -65,9 +65,7 @@ class RowDecoder:
             )
         count, left = codes.shape[1], self._length - self._taken
         if count > left:
-            raise AlitokError(
-                f"{left} of {self._length} codes are left of these pictures, fewer than the {count} given."
-            )
+            raise AlitokError(f"{left} of {self._length} codes are left of these images, fewer than the {count} given.")
         read = codes[:, max(self._decoder.unread - self._taken, 0) :]
         if read.shape[1]:
             x = self._decoder.read(self._quantizer.lookup(read.long()), self._cache)

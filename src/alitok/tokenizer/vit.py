@@ -1,4 +1,4 @@
-"""The ViT encoder (pictures -> features) and the one ViT decoder (code vectors -> pictures).
+"""The ViT encoder (images -> features) and the one ViT decoder (code vectors -> images).
 
 The decoder is causal or bidirectional by configuration: stage 1 uses a causal one with a leading token and a second
 pixel head for the prefix, stage 2 a bidirectional one with buffer tokens.
@@ -69,7 +69,7 @@ def _positions(length: int, width: int) -> nn.Parameter:
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, h, h) in [0, 1] -> features (B, T, D), read off T learned latent tokens."""
+    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), read off T learned latent tokens."""
 
     causal_mask: torch.Tensor | None
 
@@ -110,7 +110,7 @@ def _causal_encoder_mask(grid: int, prefix: int) -> torch.Tensor:
 
 
 class PixelHead(nn.Module):
-    """Per-position linear layer to f x f x 3 pixels, folded to a picture, mixed by a 1x1 convolution, sigmoid."""
+    """Per-position linear layer to f x f x 3 pixels, folded to an image, mixed by a 1x1 convolution, sigmoid."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
@@ -122,9 +122,9 @@ class PixelHead(nn.Module):
         """(B, rows * columns, W) -> (B, 3, rows * f, columns * f) in [0, 1]."""
         f = self.patch_size
         pixels = self.to_pixels(x).unflatten(1, (rows, -1)).unflatten(-1, (f, f, 3))  # B r c fr fc 3
-        picture = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        image = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         with torch.autocast(x.device.type, enabled=False):  # bf16 holds no 256 levels
-            return self.mix(picture.to(self.mix.weight.dtype)).sigmoid()
+            return self.mix(image.to(self.mix.weight.dtype)).sigmoid()
 
 
 class Decoded(NamedTuple):
@@ -135,7 +135,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Code vectors (B, T, D) -> pictures (B, 3, h, h)."""
+    """Code vectors (B, T, D) -> images (B, 3, h, h)."""
 
     def __init__(self, config: DecoderConfig, *, grid: int, patch_size: int, prefix: int, code_width: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         init_linear_layers(self, width)
         for head in (self.head, self.prefix_head):
             if head is not None:
-                # Small weights here would shrink every gradient of the picture; see docs/architecture.md.
+                # Small weights here would shrink every gradient of the image; see docs/architecture.md.
                 nn.init.dirac_(head.mix.weight)
 
     @property
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> Decoded:
         """(B, T, D) -> `Decoded`."""
-        assert vectors.shape[1] == self.prefix + self.grid**2, "a picture is decoded from all of its codes"
+        assert vectors.shape[1] == self.prefix + self.grid**2, "an image is decoded from all of its codes"
         x = self.read(vectors[:, self.unread :])
         images = self.head(x[:, -self.grid * self.grid :], rows=self.grid)
         if self.prefix_head is None:
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         return self.norm_out(x[:, -vectors.shape[1] :])
 
     def new_cache(self, batch: int) -> KeyValueCache:
-        """An empty cache for `batch` pictures, on the decoder's device and in its dtype."""
+        """An empty cache for `batch` images, on the decoder's device and in its dtype."""
         weight = self.from_vectors.weight
         return KeyValueCache(
             layers=self.config.layers,

@@ -1,6 +1,6 @@
 """The discriminator's part in training a decoder: its verdict on reconstructions, and its own lessons.
 
-Enters: pictures and reconstructions of one microbatch at a time. Leaves: the terms that the decoder and the
+Enters: images and reconstructions of one microbatch at a time. Leaves: the terms that the decoder and the
 discriminator minimise. All that is measured over a whole batch (LeCam's means, the adaptive weight) is gathered over
 microbatches and processes and used from the next step on, so no result depends on how a batch was split.
 """
@@ -20,7 +20,7 @@ from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator
 from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.losses.objective import LossWeights
 from alitok.train.optim import OptimizerConfig
-from alitok.train.task import Terms
+from alitok.train.task import LossTerms
 
 
 @config
@@ -82,26 +82,26 @@ class Adversary:
         """Whether the discriminator is trained in this step."""
         return self.config.turns == "both" or self.trains_alone(phase_step)
 
-    def judge(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> Terms:
+    def judge(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> LossTerms:
         """The adversarial term for reconstructions (B, 3, h, w); it leaves the discriminator without gradients.
 
         Args:
             rebuilt: from the decoder, differentiable.
-            reconstruction: the decoder's other terms that judge the picture, for the adaptive weight.
+            reconstruction: the decoder's other terms that judge the image, for the adaptive weight.
             weight: the phase's.
         """
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         verdict = hinge_generator(functional_call(self.discriminator, frozen, (rebuilt,)))
         if self.adaptive is None:
-            return Terms(weight * verdict, {"adversarial": verdict})
+            return LossTerms(weight * verdict, {"adversarial": verdict})
         at_last_layer = self.adaptive.gradients(reconstruction, verdict, self._last_layer)
         self._gradients.append(torch.stack([gradient.detach().float() for gradient in at_last_layer]))
         ratio = self.adaptive.weight.clone()
-        return Terms(weight * ratio * verdict, {"adversarial": verdict, "adaptive_weight": ratio})
+        return LossTerms(weight * ratio * verdict, {"adversarial": verdict, "adaptive_weight": ratio})
 
     def learn(
         self, discriminator: nn.Module, images: torch.Tensor, rebuilt: torch.Tensor, weights: LossWeights
-    ) -> Terms:
+    ) -> LossTerms:
         """The discriminator's own terms.
 
         Args:
@@ -117,7 +117,7 @@ class Adversary:
         logged = {"discriminator": hinge, "real_logit": real.mean(), "fake_logit": fake.mean()}
         if weights.lecam:
             logged["lecam"] = lecam
-        return Terms(weights.discriminator * (hinge + weights.lecam * lecam), logged)
+        return LossTerms(weights.discriminator * (hinge + weights.lecam * lecam), logged)
 
     def update(self, world: World) -> None:
         """Remember what this step measured, over all processes."""

@@ -58,7 +58,7 @@ class Checkpoints:
             OSError: it cannot be written, as on a full disk; the checkpoints before it stay.
         """
         part = self.directory / f".{self.path(step).name}.part"
-        self.world.together(lambda: _make_empty(part))
+        self.world.on_rank0(lambda: _make_empty(part))
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*single process.*")
@@ -69,7 +69,7 @@ class Checkpoints:
         sums = {file.name: sha256(file) for file in part.glob(mine)}
         for others in self.world.gather(sums):
             sums |= others
-        self.world.together(lambda: self._finish(part, step, sums, {"step": step, **state}))
+        self.world.on_rank0(lambda: self._finish(part, step, sums, {"step": step, **state}))
 
     def _finish(self, part: Path, step: int, sums: dict[str, str], state: Mapping[str, Any]) -> None:
         write_json(part / _STATE, state)
@@ -92,7 +92,7 @@ class Checkpoints:
         Raises:
             AlitokError: there are checkpoints and all of them are damaged.
         """
-        return self.world.together(lambda: self._latest(list(keys)))
+        return self.world.on_rank0(lambda: self._latest(list(keys)))
 
     def _latest(self, keys: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
         damaged: list[str] = []

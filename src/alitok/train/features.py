@@ -1,7 +1,7 @@
-"""The feature network that is learnt from the pictures themselves, where the pretrained ones cannot be had.
+"""The feature network that is learnt from the images themselves, where the pretrained ones cannot be had.
 
-It learns to tell each picture's class and by how many quarter turns it was turned, so it has something to learn even
-of a single class; or classes alone. Enters: a stream of uint8 pictures and labels. Leaves: a `LocalFeatures`, through
+It learns to tell each image's class and by how many quarter turns it was turned, so it has something to learn even
+of a single class; or classes alone. Enters: a stream of uint8 images and labels. Leaves: a `LocalFeatures`, through
 `alitok.train.loop.train`.
 """
 
@@ -22,9 +22,9 @@ from alitok.core.errors import AlitokError
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
-_BLOCK = 256  # held-out pictures in memory at a time
+_BLOCK = 256  # validation images in memory at a time
 
 
 @config
@@ -56,8 +56,8 @@ class FeaturesTask:
     Args:
         network: trained in place; made with `outputs(classes, training.turns)`.
         training: how.
-        batches: batch number -> endless batches of uint8 pictures (B, 3, h, h) and labels.
-        heldout: pictures (N, 3, h, h) uint8 and labels (N,) looked at during training.
+        batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
+        val: images (N, 3, h, h) uint8 and labels (N,) looked at during training.
         name: of the run, for people and for the checkpoint.
     """
 
@@ -66,7 +66,7 @@ class FeaturesTask:
         network: LocalFeatures,
         training: FeaturesTraining,
         batches: Callable[[int], Iterator[Batch]],
-        heldout: tuple[np.ndarray, np.ndarray],
+        val: tuple[np.ndarray, np.ndarray],
         name: str = "features",
     ) -> None:
         self.name, self.phases = name, training.phases
@@ -74,7 +74,7 @@ class FeaturesTask:
         self.optimizers: dict[str, OptimizerConfig] = {}
         self.batches = batches
         self._turns = training.turns
-        self._heldout = [torch.from_numpy(array) for array in heldout]
+        self._val = [torch.from_numpy(array) for array in val]
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -83,12 +83,12 @@ class FeaturesTask:
     def begin(self) -> None:
         """Nothing is gathered."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
-        """Cross-entropy over classes times turns, each picture turned at random; over classes alone for one turn."""
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
+        """Cross-entropy over classes times turns, each image turned at random; over classes alone for one turn."""
         turns = torch.randint(self._turns, (len(batch[0]),)).tolist()
         logits, answers = _turned(models["model"], batch, turns, self._turns)
         loss = F.cross_entropy(logits.float(), answers)
-        yield Terms(loss, {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()})
+        yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()})
 
     def update(self, world: World) -> None:
         """Nothing besides the optimizer."""
@@ -99,15 +99,15 @@ class FeaturesTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """Share of held-out pictures whose class and turn are told; the turns go round from picture to picture."""
+        """Share of validation images whose class and turn are told; the turns go round from image to image."""
         model = self.modules["model"]
         device = next(model.parameters()).device
         right = 0
-        for images, labels in zip(*(array.split(_BLOCK) for array in self._heldout), strict=True):
+        for images, labels in zip(*(array.split(_BLOCK) for array in self._val), strict=True):
             turns = [number % self._turns for number in range(len(images))]
             logits, answers = _turned(model, (images.to(device), labels.to(device)), turns, self._turns)
             right += int((logits.argmax(1) == answers).sum())
-        return Evaluation({"heldout_accuracy": right / len(self._heldout[0])})
+        return Evaluation({"val_accuracy": right / len(self._val[0])})
 
 
 def outputs(classes: int, turns: int) -> int:

@@ -20,7 +20,7 @@ from alitok.generator import Generator
 from alitok.train.next_code import guess
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
 _BLOCK = 64  # held-out sequences in memory at a time
 
@@ -32,7 +32,7 @@ class GeneratorTraining:
     Attributes:
         loop: batch, optimizer, what is written when.
         phases: how long, and at which rate.
-        class_dropout: share of pictures whose class is hidden, so that guidance has an unconditional branch.
+        class_dropout: share of images whose class is hidden, so that guidance has an unconditional branch.
     """
 
     loop: LoopConfig
@@ -53,7 +53,7 @@ class GeneratorTask:
         generator: trained in place.
         training: how.
         batches: batch number -> endless batches of codes (B, T) int64 and classes (B,) int64.
-        heldout: codes (N, T) and classes (N,) looked at during training.
+        val: codes (N, T) and classes (N,) looked at during training.
         preview: draws a sheet (3, h, w) uint8 with the model as it is; it may use a tokenizer, this room does not.
     """
 
@@ -64,7 +64,7 @@ class GeneratorTask:
         generator: Generator,
         training: GeneratorTraining,
         batches: Callable[[int], Iterator[Batch]],
-        heldout: Batch,
+        val: Batch,
         preview: Callable[[Generator], np.ndarray] | None = None,
     ) -> None:
         self.phases = training.phases
@@ -72,7 +72,7 @@ class GeneratorTask:
         self.optimizers: dict[str, OptimizerConfig] = {}
         self.batches = batches
         self._generator, self._class_dropout = generator, training.class_dropout
-        self._heldout, self._preview = heldout, preview
+        self._val, self._preview = val, preview
 
     def to(self, device: torch.device) -> None:
         """Move the generator."""
@@ -81,13 +81,13 @@ class GeneratorTask:
     def begin(self) -> None:
         """Nothing is gathered."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
         """Mean cross-entropy per code in nats, and the share of codes guessed right."""
         codes, classes = batch
         hidden = torch.rand(len(classes)).to(classes.device) < self._class_dropout
         logits = models["model"](codes[:, :-1], classes.masked_fill(hidden, self._generator.null_class))  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
-        yield Terms(loss, {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()})
+        yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()})
 
     def update(self, world: World) -> None:
         """Nothing besides the optimizer."""
@@ -98,13 +98,13 @@ class GeneratorTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """Loss, accuracy and bits per picture on held-out codes, both also by position, and a sheet of samples."""
-        nats, right = guess(self._generator, *self._heldout, _BLOCK).by_position()
+        """Loss, accuracy and bits per image on validation codes, both also by position, and a sheet of samples."""
+        nats, right = guess(self._generator, *self._val, _BLOCK).by_position()
         scalars = {
-            "heldout_loss": nats.mean().item(),
-            "heldout_accuracy": right.mean().item(),
-            "heldout_bits_per_image": nats.sum().item() / math.log(2),
+            "val_loss": nats.mean().item(),
+            "val_accuracy": right.mean().item(),
+            "val_bits_per_image": nats.sum().item() / math.log(2),
         }
         curves = {"loss_by_position": nats.tolist(), "accuracy_by_position": right.tolist()}
-        pictures = {} if self._preview is None else {"samples": self._preview(self._generator)}
-        return Evaluation(scalars, curves, pictures)
+        images = {} if self._preview is None else {"samples": self._preview(self._generator)}
+        return Evaluation(scalars, curves, images)

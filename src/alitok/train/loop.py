@@ -1,7 +1,7 @@
 """The one training loop: every stage is a `Task` that this loop steps, logs, saves and resumes.
 
 Enters: a task, `LoopConfig`, `EngineConfig`, a run directory, the processes. Leaves: the trained weights (their running
-average when one is kept), `metrics.jsonl`, `pictures/`, and `checkpoints/` from which the same call continues.
+average when one is kept), `metrics.jsonl`, `images/`, and `checkpoints/` from which the same call continues.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class _Run:
                 self.log.scalars(step, evaluation.scalars)
             for name, curve in evaluation.curves.items():
                 self.log.curve(step, name, curve)
-            for name, picture in evaluation.pictures.items():
-                self.log.picture(step, name, picture, scale=max(1, 512 // picture.shape[-1]))
+            for name, image in evaluation.images.items():
+                self.log.image(step, name, image, scale=max(1, 512 // image.shape[-1]))
         self._tell(*evaluation.notices)
 
     def _restore(self) -> None:
@@ -169,7 +169,7 @@ class _Run:
         advice = "Lower the learning rate and train this stage in another directory."
         if health.restores >= self.config.max_restores:
             raise AlitokError(f"{what}, after {health.restores} restored checkpoints. {advice}")
-        if not state.world.together(state.checkpoints.steps):
+        if not state.world.on_rank0(state.checkpoints.steps):
             raise AlitokError(f"{what}, and no checkpoint was written yet. {advice}")
         damaged = state.restore() or []
         state.health = dataclasses.replace(

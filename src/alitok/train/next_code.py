@@ -1,7 +1,7 @@
 """How well a generator guesses codes, each from those before it.
 
 Enter: a generator, codes (N, T) and their classes (N,). Leave: the loss of each code, and whether it was guessed right.
-Shapes: N pictures, T codes of each.
+Shapes: N images, T codes of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from alitok.metrics.predictability import code_losses
 
 
 class Guesses(NamedTuple):
-    """Of each code of each picture, on the CPU.
+    """Of each code of each image, on the CPU.
 
     Attributes:
         nats: (N, T) float64, cross-entropy.
@@ -27,7 +27,7 @@ class Guesses(NamedTuple):
     right: torch.Tensor
 
     def bits_per_image(self) -> torch.Tensor:
-        """(N,) what each picture's codes cost when they are coded with the generator's probabilities."""
+        """(N,) what each image's codes cost when they are coded with the generator's probabilities."""
         return self.nats.sum(1) / math.log(2)
 
     def by_position(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,13 +37,13 @@ class Guesses(NamedTuple):
 
 @torch.no_grad()
 def guess(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> Guesses:
-    """Ask a generator about all codes of some pictures.
+    """Ask a generator about all codes of some images.
 
     Args:
         generator: in evaluation mode, or without dropout.
         codes: (N, T) int64, N at least 1, on any device.
-        classes: (N,) int64, the class of each picture.
-        batch_size: pictures in memory at a time; changes nothing but rounding.
+        classes: (N,) int64, the class of each image.
+        batch_size: images in memory at a time; changes nothing but rounding.
     """
     device = generator.embeddings.weight.device
     found = []

@@ -30,7 +30,7 @@ def shard(module: nn.Module, world: World) -> None:
 
     All else (embeddings, positions, codebook, heads: a few per cent of the weights) stays whole on each process,
     because online clustering and the losses need it so; `average_whole` takes care of its gradients. Weights are
-    gathered in float32, as held-out pictures are looked at in it; autocast rounds them where a step computes in bf16.
+    gathered in float32, as validation images are looked at in it; autocast rounds them where a step computes in bf16.
 
     Args:
         module: on its device.
@@ -87,11 +87,11 @@ def compile_blocks(module: nn.Module) -> None:
             part.compile(dynamic=False)
 
 
-def recompute_activations(module: nn.Module, wanted: bool = True) -> None:
+def checkpoint_activations(module: nn.Module, wanted: bool = True) -> None:
     """Let all stacks of blocks keep no activations for the backward pass, or keep them again."""
     for part in module.modules():
         if isinstance(part, Blocks):
-            part.recompute = wanted
+            part.activation_checkpointing = wanted
 
 
 def whole_weights(module: nn.Module) -> dict[str, torch.Tensor]:

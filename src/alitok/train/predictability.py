@@ -28,8 +28,8 @@ class PredictabilityConfig:
 
     Attributes:
         every: steps of the tokenizer's training between probes; 0 = never.
-        pictures: training pictures whose codes the probe learns from.
-        heldout_pictures: held-out pictures whose codes it is asked about.
+        images: training images whose codes the probe learns from.
+        val_images: validation images whose codes it is asked about.
         steps: optimizer steps of the probe.
         batch_size: sequences per step.
         layers, width, heads: of its model; width / heads divisible by 4.
@@ -37,8 +37,8 @@ class PredictabilityConfig:
     """
 
     every: int = 0
-    pictures: int = 2048
-    heldout_pictures: int = 256
+    images: int = 2048
+    val_images: int = 256
     steps: int = 300
     batch_size: int = 64
     layers: int = 2
@@ -49,7 +49,7 @@ class PredictabilityConfig:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         require_at_least(self, 0, "every")
-        require_at_least(self, 1, "pictures", "heldout_pictures", "steps", "batch_size")
+        require_at_least(self, 1, "images", "val_images", "steps", "batch_size")
         self.phase()
         self.generator(grid=1, prefix=0, codebook_size=1)
 
@@ -81,11 +81,11 @@ class Predictability:
     """What the probe found, after its last step.
 
     Attributes:
-        accuracy: share of the held-out codes guessed right.
+        accuracy: share of the validation codes guessed right.
         bits_per_image: mean cross-entropy of a held-out sequence, in bits.
         grid_bits_per_image: the part of it that the grid codes take.
         train_accuracy: share of the training codes guessed right; far above `accuracy`, the probe learnt them by heart.
-        nats: T numbers, the mean cross-entropy of the held-out codes at each position.
+        nats: T numbers, the mean cross-entropy of the validation codes at each position.
         right: T numbers, the share of them guessed right at each position.
     """
 
@@ -99,7 +99,7 @@ class Predictability:
 
 def probe(
     codes: torch.Tensor,
-    heldout: torch.Tensor,
+    val: torch.Tensor,
     *,
     grid: int,
     prefix: int,
@@ -108,14 +108,14 @@ def probe(
     device: torch.device,
     seed: int,
 ) -> Predictability:
-    """Train a small generator on `codes` and measure it on `heldout`.
+    """Train a small generator on `codes` and measure it on `val`.
 
     A function of its arguments, on the CPU bit for bit; global random states and the caller's gradient and inference
     modes neither matter nor change.
 
     Args:
-        codes: (N, T) int64 in [0, V), on any device; all of them are used, whatever `config.pictures` says.
-        heldout: (M, T) int64 in [0, V).
+        codes: (N, T) int64 in [0, V), on any device; all of them are used, whatever `config.images` says.
+        val: (M, T) int64 in [0, V).
         grid: G.
         prefix: K.
         codebook_size: V.
@@ -123,15 +123,15 @@ def probe(
         device: where to compute, in float32.
         seed: of the weights and the batches.
     """
-    assert codes.shape[1:] == heldout.shape[1:] == (prefix + grid**2,), (codes.shape, heldout.shape)
-    assert min(len(codes), len(heldout)) > 0
+    assert codes.shape[1:] == val.shape[1:] == (prefix + grid**2,), (codes.shape, val.shape)
+    assert min(len(codes), len(val)) > 0
     with torch.inference_mode(False), torch.enable_grad(), autocast(device, "fp32"):
         # Copied, as tensors made in a caller's inference mode cannot be saved for the backward pass.
-        codes, heldout = codes.to(device, copy=True), heldout.to(device, copy=True)
+        codes, val = codes.to(device, copy=True), val.to(device, copy=True)
         shape = config.generator(grid=grid, prefix=prefix, codebook_size=codebook_size)
         model = _new_generator(shape, seed).to(device)
         _train(model, codes, config, seed)
-        nats, right = measure(model, heldout, config.batch_size)
+        nats, right = measure(model, val, config.batch_size)
         _, train_right = measure(model, codes, config.batch_size)
     total, of_grid = bits_per_image(nats, prefix)
     means = tuple(nats.tolist()), tuple(right.tolist())

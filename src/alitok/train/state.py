@@ -25,11 +25,11 @@ from alitok.train import parallel
 from alitok.train.checkpoint import Checkpoints
 from alitok.train.optim import WeightAverage, clip_gradients, gradient_norm, make_optimizer, trainable
 from alitok.train.schedule import Progress, describe
-from alitok.train.task import Batch, EngineConfig, LoopConfig, Moment, Task, Terms
+from alitok.train.task import Batch, EngineConfig, LoopConfig, LossTerms, StepInfo, Task
 
 
 @dataclass
-class Player:
+class TrainedModule:
     """A module that is trained, and its optimizer."""
 
     module: nn.Module
@@ -39,7 +39,7 @@ class Player:
 
 
 @dataclass
-class Health:
+class NonFiniteGuard:
     """What the guard remembers.
 
     Attributes:
@@ -70,12 +70,12 @@ class TrainingState:
     """
 
     def __init__(self, task: Task, config: LoopConfig, engine: EngineConfig, directory: Path, world: World) -> None:
-        if config.batch_size % (world.size * engine.accumulate):
+        if config.batch_size % (world.size * engine.grad_accum_steps):
             processes = counted(world.size, "process", "processes")
             raise AlitokError(
                 f"batch_size {config.batch_size} does not divide over {processes} and "
-                f"{counted(engine.accumulate, 'microbatch', 'microbatches')} each; choose another batch_size or "
-                "engine.accumulate."
+                f"{counted(engine.grad_accum_steps, 'microbatch', 'microbatches')} each; choose another batch_size or "
+                "engine.grad_accum_steps."
             )
         self.task, self.config, self.engine, self.world = task, config, engine, world
         task.to(world.device)
@@ -85,24 +85,24 @@ class TrainingState:
         decay = config.optimizer.ema_decay
         self.average = WeightAverage(self.model, decay) if decay else None
         self.checkpoints = Checkpoints(directory / "checkpoints", config.keep, world)
-        self.progress, self.health, self.window = Progress(task.phases), Health(), _Window()
+        self.progress, self.health, self.window = Progress(task.phases), NonFiniteGuard(), _Window()
         self.rate = 0.0
         self.step_seconds, self.earlier_seconds = 0.0, 0.0
         self._began = self._clock = time.monotonic()
 
     def _lay_out(self) -> None:
         engine, world = self.engine, self.world
-        if engine.recompute:
-            parallel.recompute_activations(self.model)
+        if engine.activation_checkpointing:
+            parallel.checkpoint_activations(self.model)
         if engine.compile:
             parallel.compile_blocks(self.model)
         if engine.parallel == "fsdp" and world.size > 1:
             parallel.shard(self.model, world)
         self.callables = {name: parallel.replicate(module, world) for name, module in self.task.modules.items()}
 
-    def _player(self, name: str, module: nn.Module) -> Player:
+    def _player(self, name: str, module: nn.Module) -> TrainedModule:
         config = self.config.optimizer if name == "model" else self.task.optimizers[name]
-        return Player(module, make_optimizer(module, config), config.clip, trainable(module))
+        return TrainedModule(module, make_optimizer(module, config), config.clip, trainable(module))
 
     @property
     def batch_number(self) -> int:
@@ -143,8 +143,8 @@ class TrainingState:
 
     def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Gradients of the whole batch; returns the mean terms over this process's microbatches."""
-        count = self.engine.accumulate
-        moment = Moment(self.progress.phase, self.progress.phase_step, self.progress.step)
+        count = self.engine.grad_accum_steps
+        moment = StepInfo(self.progress.phase, self.progress.phase_step, self.progress.step)
         sums: dict[str, torch.Tensor] = {}
         parts = zip(*(tensor.chunk(count) for tensor in batch), strict=True)
         for number, (inputs, classes) in enumerate(parts, start=1):
@@ -158,7 +158,7 @@ class TrainingState:
             parallel.average_whole(player.module, self.world)
         return sums
 
-    def _forward(self, batch: Batch, moment: Moment) -> Iterator[Terms]:
+    def _forward(self, batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
         passes = self.task.losses(self.callables, batch, moment)
         while True:
             with autocast(self.world.device, self.engine.precision):
@@ -284,7 +284,7 @@ class TrainingState:
         if self.average is not None:
             self.average.updates = state["average_updates"]
         self.progress = Progress(self.task.phases, **state["progress"])
-        self.health = Health(**state["health"])
+        self.health = NonFiniteGuard(**state["health"])
         self.window = _Window.from_state(state["window"], self.world.device)
         self.step_seconds, self.earlier_seconds = state["step_seconds"], state["seconds"]
         return damaged

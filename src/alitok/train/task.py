@@ -23,10 +23,10 @@ class LoopConfig:
     """How much at a time, how often what is written, and what happens when a step fails.
 
     Attributes:
-        batch_size: pictures per optimizer step, over all processes and microbatches.
+        batch_size: images per optimizer step, over all processes and microbatches.
         optimizer: AdamW.
         log_every: steps between records; each is the mean over its window.
-        evaluate_every: steps between looks at held-out pictures.
+        evaluate_every: steps between looks at validation images.
         checkpoint_every: steps between checkpoints.
         keep: checkpoints kept.
         max_skips: steps in a row that may be left out because the loss or a gradient is not a finite number; then
@@ -55,40 +55,40 @@ class EngineConfig:
 
     Attributes:
         precision: of the forward pass; auto is bf16 on devices that compute in it.
-        accumulate: microbatches that a process's share of the batch is cut into.
+        grad_accum_steps: microbatches that a process's share of the batch is cut into.
         parallel: what several processes share: `ddp` the data, `fsdp` also the blocks' weights.
         compile: compile the transformer blocks.
-        recompute: keep no activations inside blocks; less memory for a third more work.
-        workers: processes that read pictures ahead, for each training process; their number changes no result.
+        activation_checkpointing: keep no activations inside blocks; less memory for a third more work.
+        workers: processes that read images ahead, for each training process; their number changes no result.
     """
 
     precision: Precision = "auto"
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     parallel: Parallel = "ddp"
     compile: bool = False
-    recompute: bool = False
+    activation_checkpointing: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse counts that make no sense."""
-        require_at_least(self, 1, "accumulate")
+        require_at_least(self, 1, "grad_accum_steps")
         require_at_least(self, 0, "workers")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task has to tell: by name, numbers, curves and pictures (3, h, w) uint8; and sentences for the user."""
+    """What a task has to tell: by name, numbers, curves and images (3, h, w) uint8; and sentences for the user."""
 
     scalars: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Moment(NamedTuple):
+class StepInfo(NamedTuple):
     """Where in its phases a run is."""
 
     phase: int  # index into the task's phases
@@ -96,7 +96,7 @@ class Moment(NamedTuple):
     step: int  # steps done in all
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """What one forward pass gives."""
 
     minimise: torch.Tensor  # scalar, differentiable
@@ -133,7 +133,7 @@ class Task(Protocol):
     def begin(self) -> None:
         """A step begins: forget what the last one gathered for `update`."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
         """The forward passes over one microbatch, one by one: each is sent back before the next is asked for.
 
         Args:
@@ -149,4 +149,4 @@ class Task(Protocol):
         """What to log besides the terms, each time they are logged; the same on every process."""
 
     def evaluate(self, step: int) -> Evaluation:
-        """Look at held-out data with the modules as they are (holding the average, when there is one)."""
+        """Look at validation data with the modules as they are (holding the average, when there is one)."""

@@ -1,6 +1,6 @@
 """Training of the tokenizer: stage 1 shapes encoder, codebook and codes; stage 2 trains a new decoder on frozen codes.
 
-Enters: a stream of uint8 pictures. Leaves: the trained tokenizer, through `alitok.train.loop.train`.
+Enters: a stream of uint8 images. Leaves: the trained tokenizer, through `alitok.train.loop.train`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from alitok.train.adversary import Adversary, AdversaryConfig
 from alitok.train.optim import OptimizerConfig
 from alitok.train.predictability import PredictabilityConfig, probe
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, Moment, Terms
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
-_BLOCK = 64  # held-out pictures in memory at a time
-_SHOWN = 16  # held-out pictures on the sheet of originals and reconstructions
+_BLOCK = 64  # validation images in memory at a time
+_SHOWN = 16  # validation images on the sheet of originals and reconstructions
 _CODES_PER_ENTRY = 64  # codes in the window that codebook use is measured over, for each entry of the codebook
 
 
@@ -101,10 +101,10 @@ class TokenizerTask:
         tokenizer: trained in place; for stage 2 it has a stage-2 decoder, and all else is frozen here.
         stage: which decoder is trained.
         training: what is minimised.
-        batches: batch number -> endless batches of uint8 pictures (B, 3, h, h) and labels.
-        heldout: (N, 3, h, h) uint8, looked at during training.
+        batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
+        val: (N, 3, h, h) uint8, looked at during training.
         networks: those that `training.networks()` names.
-        probed: pictures (N, 3, h, h) uint8 whose codes the predictability probe learns to guess.
+        probed: images (N, 3, h, h) uint8 whose codes the predictability probe learns to guess.
         seed: of the probe.
     """
 
@@ -114,7 +114,7 @@ class TokenizerTask:
         stage: Stage,
         training: TokenizerTraining,
         batches: Callable[[int], Iterator[Batch]],
-        heldout: np.ndarray,
+        val: np.ndarray,
         *,
         networks: Mapping[NetworkName, FeatureNetwork] | None = None,
         probed: np.ndarray | None = None,
@@ -124,7 +124,7 @@ class TokenizerTask:
         self.phases = training.phases
         self.batches = batches
         self._tokenizer, self._stage, self._training = tokenizer, stage, training
-        self._heldout = torch.from_numpy(heldout)
+        self._val = torch.from_numpy(val)
         self._probed, self._seed = probed, seed
         networks = networks or {}
         assert set(networks) >= set(training.networks())
@@ -162,8 +162,8 @@ class TokenizerTask:
         if self._adversary is not None:
             self._adversary.begin()
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: Moment) -> Iterator[Terms]:
-        """The tokenizer's terms for one batch of pictures, then the discriminator's in phases that have one."""
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
+        """The tokenizer's terms for one batch of images, then the discriminator's in phases that have one."""
         images = pixels.to_float(batch[0])
         phase = self.phases[moment.phase]
         adversary = self._adversary if phase.discriminator else None
@@ -178,7 +178,7 @@ class TokenizerTask:
                 terms |= verdict.logged
                 terms["loss"] = terms["loss"] + verdict.minimise
             terms.pop("reconstruction", None)
-            yield Terms(terms["loss"], terms)
+            yield LossTerms(terms["loss"], terms)
             rebuilt = result.images.detach()
             if self._usage is not None:
                 found = self._tokenizer.quantizer.candidates(result.features)
@@ -216,35 +216,35 @@ class TokenizerTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """PSNR and codebook use on held-out pictures, a sheet of them, and now and then the predictability of codes."""
+        """PSNR and codebook use on validation images, a sheet of them, and now and then the predictability of codes."""
         model = self._tokenizer
         device = model.quantizer.codebook.device
         usage, decibels, codes = CodeUsage(model.config.codebook_size), [], []
-        for block in self._heldout.split(_BLOCK):
+        for block in self._val.split(_BLOCK):
             originals = pixels.to_float(block.to(device))
             codes.append(model.encode(originals))
             reconstructions = model.decode(codes[-1], self._stage)
             usage.update(codes[-1])
             decibels.append(psnr(originals, reconstructions))
-        scalars = {"heldout_psnr": torch.cat(decibels).mean().item(), "heldout_codebook_use": usage.use}
-        spread = self._heldout[:: math.ceil(len(self._heldout) / _SHOWN)]  # pictures often come class by class
+        scalars = {"val_psnr": torch.cat(decibels).mean().item(), "val_codebook_use": usage.use}
+        spread = self._val[:: math.ceil(len(self._val) / _SHOWN)]  # images often come class by class
         originals = pixels.to_float(spread.to(device))
         sheet = torch.cat([originals, model.reconstruct(originals, self._stage)])
-        picture = pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))
+        image = pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))
         every = self._training.predictability.every
         if every and self._probed is not None and step % every == 0:
             scalars |= self._predictability(torch.cat(codes))
-        return Evaluation(scalars, pictures={"reconstructions": picture})
+        return Evaluation(scalars, images={"reconstructions": image})
 
-    def _predictability(self, heldout: torch.Tensor) -> dict[str, float]:
+    def _predictability(self, val: torch.Tensor) -> dict[str, float]:
         assert self._probed is not None
         model, settings = self._tokenizer, self._training.predictability
-        device = heldout.device
-        blocks = torch.from_numpy(self._probed[: settings.pictures]).split(_BLOCK)
+        device = val.device
+        blocks = torch.from_numpy(self._probed[: settings.images]).split(_BLOCK)
         codes = torch.cat([model.encode(pixels.to_float(block.to(device))) for block in blocks])
         found = probe(
             codes,
-            heldout[: settings.heldout_pictures],
+            val[: settings.val_images],
             grid=model.config.grid,
             prefix=model.config.prefix_length,
             codebook_size=model.config.codebook_size,

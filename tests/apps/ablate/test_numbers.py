@@ -38,8 +38,8 @@ def cell(arm="A", codebook_size=256, seed=0, **changes):
         "tokenizer_seconds": 600.0,
         "generator_seconds": 120.0,
         "influence_future": None,
-        "picture_psnr": (21.0, 22.0),
-        "picture_bits": (80.0, 81.0),
+        "image_psnr": (21.0, 22.0),
+        "image_bits": (80.0, 81.0),
     }
     return CellNumbers(**{**numbers, **changes})
 
@@ -60,7 +60,7 @@ def ablation(*cells, **changes):
 def test_the_file_gives_back_what_was_written(tmp_path):
     whole = ablation(
         cell(influence_future=0.375),
-        cell("B", seed=1, picture_psnr=(), picture_bits=()),
+        cell("B", seed=1, image_psnr=(), image_bits=()),
         planned=(("A", 256, 0), ("B", 256, 1), ("B", 512, 1)),
     )
     write_numbers(tmp_path / "ablation.json", whole)
@@ -69,13 +69,13 @@ def test_the_file_gives_back_what_was_written(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_text_in_the_file_and_numbers_again(tmp_path):
-    whole = ablation(cell(sample_distance=math.nan, psnr=math.inf, picture_psnr=(math.inf, -math.inf)))
+    whole = ablation(cell(sample_distance=math.nan, psnr=math.inf, image_psnr=(math.inf, -math.inf)))
     write_numbers(tmp_path / "ablation.json", whole)
     # Strict JSON, for readers in other languages.
     json.loads((tmp_path / "ablation.json").read_text(), parse_constant=pytest.fail)
     found = read_numbers(tmp_path / "ablation.json").cells[0]
     assert math.isnan(found.sample_distance)
-    assert (found.psnr, found.picture_psnr) == (math.inf, (math.inf, -math.inf))
+    assert (found.psnr, found.image_psnr) == (math.inf, (math.inf, -math.inf))
 
 
 def test_an_arm_may_be_called_nan(tmp_path):
@@ -86,7 +86,7 @@ def test_an_arm_may_be_called_nan(tmp_path):
 
 @pytest.mark.parametrize("arm", ["A", "nan"])
 def test_a_cell_alone_goes_through_a_file(tmp_path, arm):
-    for made in (cell(arm), cell(arm, psnr=math.inf, picture_psnr=(math.inf, -math.inf))):
+    for made in (cell(arm), cell(arm, psnr=math.inf, image_psnr=(math.inf, -math.inf))):
         write_cell(tmp_path / "cell.json", made)
         json.loads((tmp_path / "cell.json").read_text(), parse_constant=pytest.fail)
         assert read_cell(tmp_path / "cell.json") == made
@@ -108,8 +108,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
 
 
 def test_what_no_measurement_gives_is_refused():
-    with pytest.raises(AlitokError, match="same pictures, not of 1 and 2"):
-        cell(picture_psnr=(1.0,))
+    with pytest.raises(AlitokError, match="same images, not of 1 and 2"):
+        cell(image_psnr=(1.0,))
     with pytest.raises(AlitokError, match="two cells are of arm A, codebook 256, seed 0"):
         ablation(cell(), cell("B"), cell())
     with pytest.raises(AlitokError, match=r"arm 'C', which is not among the arms \(A, B\)"):

@@ -11,7 +11,7 @@ ARMS = {"A": "first", "CE": "second", "B": "third", "V": "of no paper"}
 
 def cell(arm, seed=0, **changes):
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(CellNumbers)), 0.5)
-    numbers |= {"arm": arm, "codebook_size": 256, "seed": seed, "picture_psnr": (), "picture_bits": ()}
+    numbers |= {"arm": arm, "codebook_size": 256, "seed": seed, "image_psnr": (), "image_bits": ()}
     return CellNumbers(**{**numbers, **changes})
 
 

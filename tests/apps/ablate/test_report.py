@@ -24,18 +24,18 @@ NOTHING = "\N{EN DASH}"
 ARMS = {"A": "bidirectional decoder", "B": "causal decoder", "F": "D and a second decoder"}
 
 
-def cell(arm="A", codebook_size=256, seed=0, pictures=20, **changes):
+def cell(arm="A", codebook_size=256, seed=0, images=20, **changes):
     """Bits and PSNR rise with the codebook; B takes 10 bits fewer at every PSNR, F has one codebook."""
     random = np.random.default_rng([seed, codebook_size, ord(arm[0])])
     step = math.log2(codebook_size / 256)
     psnr, bits = 22.0 + step + 0.05 * seed, 90.0 + 10 * step + seed - 10 * (arm == "B")
-    psnrs, codes = random.normal(size=(2, pictures))
+    psnrs, codes = random.normal(size=(2, images))
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(CellNumbers)), 0.5)
     numbers |= {"arm": arm, "codebook_size": codebook_size, "seed": seed, "psnr": psnr, "bits": bits, "grid_bits": bits}
     numbers |= {"train_bits": bits, "codebook_perplexity": codebook_size / 2, "tokenizer_seconds": 1200.0}
     numbers |= {
-        "picture_psnr": tuple((psnr + psnrs - psnrs.mean()).tolist()),
-        "picture_bits": tuple((bits + codes - codes.mean()).tolist()),
+        "image_psnr": tuple((psnr + psnrs - psnrs.mean()).tolist()),
+        "image_bits": tuple((bits + codes - codes.mean()).tolist()),
     }
     return CellNumbers(**{**numbers, **changes})
 
@@ -147,7 +147,7 @@ def test_arms_are_compared_at_equal_fidelity():
 
 def test_arms_that_never_meet_have_a_reason_and_no_number(tmp_path):
     cells = [cell("A", size) for size in (128, 256, 512)]
-    far = cell("F", bits=70.0, psnr=30.0, picture_psnr=(), picture_bits=())
+    far = cell("F", bits=70.0, psnr=30.0, image_psnr=(), image_bits=())
     (found,) = matched_arms(ablation([*cells, far]), [])
     assert found.sentence == (
         "A and F cannot be compared at equal PSNR: no PSNR in common in any seed: the first has 21.00 to 23.00 dB, the "
@@ -163,15 +163,15 @@ def test_arms_that_never_meet_have_a_reason_and_no_number(tmp_path):
 
 def test_seeds_that_do_not_meet_are_told():
     cells = [cell("A", size, seed) for seed in range(3) for size in (128, 256, 512)]
-    others = [cell("F", seed=0), cell("F", seed=1), cell("F", seed=2, psnr=30.0, picture_psnr=(), picture_bits=())]
+    others = [cell("F", seed=0), cell("F", seed=1), cell("F", seed=2, psnr=30.0, image_psnr=(), image_bits=())]
     (found,) = matched_arms(ablation([*cells, *others]), [])
     assert found.sentence.endswith(" Without 1 of 3 seeds, which have no PSNR in common.")
 
 
-def test_one_seed_has_the_interval_of_its_pictures_and_no_bold_row(tmp_path):
+def test_one_seed_has_the_interval_of_its_images_and_no_bold_row(tmp_path):
     made = whole(seeds=1)
     _, page, text = written(tmp_path, made)
-    assert "interval over pictures alone, of one training each" in text
+    assert "interval over images alone, of one training each" in text
     assert "not that another training comes out differently" in text
     assert "over trainings:" not in text
     assert 'class="measured"' not in page
@@ -188,7 +188,7 @@ def test_without_curves_there_is_no_comparison_at_equal_fidelity(tmp_path):
 
 
 def test_points_that_another_codebook_beats_are_told():
-    made = ablation([cell("A", 256), cell("A", 512, psnr=21.5, picture_psnr=(), picture_bits=()), cell("A", 128)])
+    made = ablation([cell("A", 256), cell("A", 512, psnr=21.5, image_psnr=(), image_bits=()), cell("A", 128)])
     assert beaten(made) == ["A with 512 codes, seed 0"]
     assert any(warning.startswith("Curves leave out A with 512") for warning in findings(made).warnings)
     assert [point.codebook_size for point in curves_of(made, "A")[0].frontier] == [128, 256]
@@ -198,7 +198,7 @@ def test_an_unfinished_ablation_is_reported_as_far_as_it_came(tmp_path, read):
     for made in (
         ablation([]),
         ablation([cell("B", 512)]),
-        ablation([cell("A", psnr=math.nan, picture_psnr=(), picture_bits=())]),
+        ablation([cell("A", psnr=math.nan, image_psnr=(), image_bits=())]),
     ):
         warnings, page, _ = written(tmp_path, made)
         read(page).check_alone()
@@ -254,9 +254,9 @@ def test_reconstructions_stand_in_the_same_places(tmp_path, read):
     _, page, _ = written(tmp_path, whole(), sheets=given)
     found = read(page)
     assert [sheet["alt"] for sheet in found.sheets()] == [
-        "8 pictures: Held-out pictures",
-        "8 pictures: A: bidirectional decoder",
-        "8 pictures: B: causal decoder",
+        "8 images: Held-out images",
+        "8 images: A: bidirectional decoder",
+        "8 images: B: causal decoder",
     ]
     for name, pixels in zip(("originals", "A", "B"), found.pixels(), strict=True):
         # Six in a row, each pixel twice as large, two white ones between.

@@ -12,7 +12,7 @@ ARMS = {"A": "bidirectional", "B": "causal", "D": "auxiliary", "F": "second deco
 
 def cell(arm="A", codebook_size=256, seed=0, **changes):
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(CellNumbers)), 0.5)
-    numbers |= {"arm": arm, "codebook_size": codebook_size, "seed": seed, "picture_psnr": (), "picture_bits": ()}
+    numbers |= {"arm": arm, "codebook_size": codebook_size, "seed": seed, "image_psnr": (), "image_bits": ()}
     numbers |= {"bits": 80.0, "grid_bits": 80.0, "train_bits": 80.0, "psnr": 22.0, "codebook_perplexity": 100.0}
     return CellNumbers(**{**numbers, **changes})
 
@@ -130,7 +130,7 @@ def test_where_trainings_differ_much_equal_fidelity_is_open():
     )
 
 
-def test_which_arm_keeps_more_of_the_picture():
+def test_which_arm_keeps_more_of_the_image():
     (lower,) = read_steps(ablation(cell("A"), cell("B", psnr=21.0, bits=70.0)))
     assert "PSNR differs by 1.00 dB, and the first keeps more" in lower.sentence
     (higher,) = read_steps(ablation(cell("A"), cell("B", psnr=23.0, bits=70.0)))
@@ -155,9 +155,9 @@ def test_use_of_the_codebook_is_told_where_it_differs_much(changes, other):
     assert any(warning.startswith("The codebook is not used alike: A to B.") for warning in warnings(whole)) == other
 
 
-@pytest.mark.parametrize(("train", "held_out", "found"), [(72.1, 80.0, False), (71.9, 80.0, True), (90.0, 80.0, False)])
-def test_a_generator_that_learns_by_heart_is_told(train, held_out, found):
-    whole = ablation(*seeds("A", 3), *seeds("B", 3, train_bits=train, bits=held_out))
+@pytest.mark.parametrize(("train", "val", "found"), [(72.1, 80.0, False), (71.9, 80.0, True), (90.0, 80.0, False)])
+def test_a_generator_that_learns_by_heart_is_told(train, val, found):
+    whole = ablation(*seeds("A", 3), *seeds("B", 3, train_bits=train, bits=val))
     said = [warning for warning in warnings(whole) if "by heart" in warning]
     assert len(said) == found
     if found:

@@ -118,15 +118,15 @@ def test_a_whole_ablation_and_more_seeds_added_later(tmp_path, capsys):
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} >= {"ablation.json", "table.md", "plot.svg", "report.html", "cells"}
     said = " ".join(capsys.readouterr().out.split())
-    assert "5 cells of 1,438 training pictures at 16 px, 2 at a time" in said
+    assert "5 cells of 1,438 training images at 16 px, 2 at a time" in said
     first, second = (finished(out / "cells" / f"{arm}-16-seed0") for arm in "DF")
     assert (first.bits, first.accuracy) == (second.bits, second.accuracy)  # the same codes and generator
-    assert first.picture_psnr != second.picture_psnr
+    assert first.image_psnr != second.image_psnr
     assert second.tokenizer_seconds > first.tokenizer_seconds
     for numbers in ablation.cells:
-        assert numbers.bits == pytest.approx(np.mean(numbers.picture_bits), rel=1e-9)
-        assert numbers.psnr == pytest.approx(np.mean(numbers.picture_psnr), rel=1e-5)
-        assert len(numbers.picture_psnr) == 359
+        assert numbers.bits == pytest.approx(np.mean(numbers.image_bits), rel=1e-9)
+        assert numbers.psnr == pytest.approx(np.mean(numbers.image_psnr), rel=1e-5)
+        assert len(numbers.image_psnr) == 359
     originals, rebuilt = shown(out / "cells" / "F-16-seed0")
     assert originals.shape == rebuilt.shape == (12, 3, 16, 16)
 
@@ -143,7 +143,7 @@ def test_a_whole_ablation_and_more_seeds_added_later(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_cells_with_a_perceptual_term_compare_pictures_in_one_network(tmp_path, capsys):
+def test_cells_with_a_perceptual_term_compare_images_in_one_network(tmp_path, capsys):
     asked = request(
         tmp_path, arms=("A", "B"), codebook_sizes=(), overrides=(*FEW_STEPS, "perceptual=0.5", "feature_steps=3")
     )
@@ -154,7 +154,7 @@ def test_cells_with_a_perceptual_term_compare_pictures_in_one_network(tmp_path, 
     ]
     assert len(weights) == 3  # beside the cells, and in each
     assert len(set(weights)) == 1
-    assert capsys.readouterr().out.count("Features learnt from the pictures, 3 steps") == 1
+    assert capsys.readouterr().out.count("Features learnt from the images, 3 steps") == 1
     assert all("local" in (cells / f"{arm}-16-seed0" / "stage1" / "metrics.jsonl").read_text() for arm in "AB")
     without = run_ablation(
         replace(asked, out=tmp_path / "without", overrides=FEW_STEPS), command="alitok ablate --data digits"

@@ -123,7 +123,7 @@ def test_what_follows_from_the_measurements():
     assert found["limit_ms_per_step"] == pytest.approx(5.0)  # by bytes; by operations 2
     assert found["share_of_roofline"] == pytest.approx(0.5)
     assert found["achieved_tflops"] == pytest.approx(0.2)
-    assert found["speed_over_oracle"] == pytest.approx(10.0)  # 20 s to 2 s for the four pictures
+    assert found["speed_over_oracle"] == pytest.approx(10.0)  # 20 s to 2 s for the four images
     assert found["bandwidth_before"] == {"read_gb_s": 8.0, "copy_gb_s": 7.0}
     slow = result(matmul_tflops=0.25)
     assert slow.limit_ms_per_step == pytest.approx(8.0)  # by operations
@@ -169,7 +169,7 @@ def test_guidance_is_the_models_own_none_or_soft(pipeline):
 
 
 def test_what_is_drawn_is_what_is_timed(pipeline, monkeypatch):
-    """Every round draws its pictures whole, by other seeds, in the batch and with the guidance asked for."""
+    """Every round draws its images whole, by other seeds, in the batch and with the guidance asked for."""
     drawn, whole, stream = [], [], Engine.stream
 
     def watched(self, requests):
@@ -238,7 +238,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(pipelin
     with pytest.raises(AlitokError, match=r"A batch of 6 takes .* the largest that fits is 5"):
         bench(pipeline, BenchOptions(**QUICK, batch_size=6), "name")
     monkeypatch.setattr(memory, "free_memory", lambda device: weights)
-    with pytest.raises(AlitokError, match="not even one picture fits"):
+    with pytest.raises(AlitokError, match="not even one image fits"):
         bench(pipeline, BenchOptions(**QUICK), "name")
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     assert bench(pipeline, BenchOptions(**QUICK, rounds=1), "name").largest_batch is None
@@ -266,5 +266,5 @@ def test_the_command_prints_one_object_or_a_table(saved, small_machine, capsys):
     table = capsys.readouterr().out
     # The title is broken where the model's path is long.
     assert "12 pixels, 12 codes, no guidance, batch 2, fp32" in " ".join(table.split())
-    for row in ("seconds per picture", "step", "memory read", "largest batch that fits", "times as fast as it"):
+    for row in ("seconds per image", "step", "memory read", "largest batch that fits", "times as fast as it"):
         assert any(line.startswith(row) for line in table.splitlines()), table

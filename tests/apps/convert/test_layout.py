@@ -55,7 +55,7 @@ def generator():
 
 
 @torch.no_grad()
-def test_stage1_encoder_codes_picture_and_strip(stage1):
+def test_stage1_encoder_codes_image_and_strip(stage1):
     tokenizer, expected = stage1
     result = tokenizer(to_float(expected["images_uint8"]), "stage1")
     assert relative(result.features, expected["encoder_output"]) < 1e-4
@@ -79,7 +79,7 @@ def test_one_step_of_clustering(stage1):
 
 
 @torch.no_grad()
-def test_stage2_codes_and_picture():
+def test_stage2_codes_and_image():
     tokenizer, expected = tokenizer_from_released(load("stage2_state"), **HEADS), load("stage2_expected")
     images = to_float(expected["images_uint8"])
     assert torch.equal(tokenizer.encode(images), expected["codes"].long())

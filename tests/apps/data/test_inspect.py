@@ -52,10 +52,10 @@ def refused(source, **options):
 def test_a_clean_folder(tmp_path):
     facts, text = inspect(folder(tmp_path / "pets"), json_path=tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == facts
-    assert facts["classes"] == {name: {"pictures": 60, "train": 54, "heldout": 6} for name in ("ant", "bee")}
-    assert facts["pictures"] == 120
+    assert facts["classes"] == {name: {"images": 60, "train": 54, "val": 6} for name in ("ant", "bee")}
+    assert facts["images"] == 120
     assert facts["broken"] == facts["duplicates"]["groups"] == facts["notes"] == []
-    assert {kind: entry["pictures"] for kind, entry in facts["kinds"].items()} == {"plain RGB": 120}
+    assert {kind: entry["images"] for kind, entry in facts["kinds"].items()} == {"plain RGB": 120}
     assert facts["sizes"]["width"] == {"min": 40, "median": 40, "max": 40}
     assert facts["sizes"]["short side"] == {"min": 36, "median": 36, "max": 36}
     assert facts["sizes"]["short sides"] == {"32 to 63": 120}
@@ -63,7 +63,7 @@ def test_a_clean_folder(tmp_path):
         "image size": 32,
         "size given": False,
         "train": 108,
-        "heldout": 12,
+        "val": 12,
         "enlarged": 0,
         "mirrored": True,
         "crops": 10,
@@ -71,16 +71,16 @@ def test_a_clean_folder(tmp_path):
         "stops": False,
     }
     assert facts["contents"] == open_splits(str(tmp_path / "pets"), 16).contents
-    for part in ("120 pictures of 2 classes", "ant", "bee", "32 pixels a side, chosen", "No two pictures"):
+    for part in ("120 images of 2 classes", "ant", "bee", "32 pixels a side, chosen", "No two images"):
         assert part in text
     assert re.search(r"mirrored +│ by chance ", text)
-    assert re.search(r"stored sequences +│ 1,080: 10 crops of a picture ", text)
+    assert re.search(r"stored sequences +│ 1,080: 10 crops of an image ", text)
     assert (tmp_path / "here" / "inspect-pets.png").exists()
     facts, text = inspect(f"{tmp_path}/pets?mirror=0")
     assert facts["training"]["ten-crop sequences"] == 540
     assert (facts["training"]["mirrored"], facts["training"]["crops"]) == (False, 5)
     assert re.search(r"mirrored +│ never ", text)
-    assert re.search(r"stored sequences +│ 540: 5 crops of a picture ", text)
+    assert re.search(r"stored sequences +│ 540: 5 crops of an image ", text)
 
 
 def test_the_plan_is_what_training_would_do(tmp_path):
@@ -105,7 +105,7 @@ def test_all_kinds_are_counted_and_one_of_each_is_named(tmp_path):
     noise(5, 30, 90).save(root / "ant" / "turned.jpg", exif=exif)
     noise(6).save(root / "ant" / "animated.webp", save_all=True, append_images=[noise(7)])
     facts, text = inspect(root)
-    counts = {kind: entry["pictures"] for kind, entry in facts["kinds"].items()}
+    counts = {kind: entry["images"] for kind, entry in facts["kinds"].items()}
     assert counts == {
         "plain RGB": 600,
         "grey": 3,
@@ -125,14 +125,14 @@ def test_all_kinds_are_counted_and_one_of_each_is_named(tmp_path):
 
 def test_a_hundredth_may_be_broken(tmp_path):
     root = folder(tmp_path / "pets", each=99, width=17, height=16)
-    (root / "ant" / "no.png").write_bytes(b"no picture")
+    (root / "ant" / "no.png").write_bytes(b"no image")
     (root / "bee" / "em.png").write_bytes(b"")
     facts, text = inspect(root)
     assert sorted((each["key"], each["reason"]) for each in facts["broken"]) == [
-        ("ant/no.png", "is not a picture that Pillow can read"),
+        ("ant/no.png", "is not an image that Pillow can read"),
         ("bee/em.png", "cannot be decoded (the file is empty)"),
     ]
-    assert facts["training"]["train"] + facts["training"]["heldout"] == 198
+    assert facts["training"]["train"] + facts["training"]["val"] == 198
     assert not facts["training"]["stops"]
     assert "2 cannot be used" in text
     assert "bee/em.png cannot be decoded (the file is empty)" in text
@@ -142,7 +142,7 @@ def test_a_hundredth_may_be_broken(tmp_path):
 def test_a_list_that_was_cut_says_where_the_whole_one_is(tmp_path, broken):
     root = folder(tmp_path / "pets", each=6)
     for number in range(broken):
-        (root / "ant" / f"b{number:02d}.png").write_bytes(b"no picture")
+        (root / "ant" / f"b{number:02d}.png").write_bytes(b"no image")
         noise(number).save(root / "bee" / f"{number:03d}.png")
         noise(number).save(root / "ant" / f"{number:03d}.png")
     alone, _ = refused(root)
@@ -160,14 +160,14 @@ def test_with_more_broken_everything_is_told_before_the_error(tmp_path):
     (root / "ant" / "cut.png").write_bytes(whole[: len(whole) // 2])
     noise(1, 7, 30).save(root / "bee" / "small.png")
     text, error = refused(root, json_path=tmp_path / "found.json", sheet=tmp_path / "sheet.png")
-    for part in ("62 pictures", "2 cannot be used", "ant/cut.png cannot be decoded (image file is truncated"):
+    for part in ("62 images", "2 cannot be used", "ant/cut.png cannot be decoded (image file is truncated"):
         assert part in text
     assert "bee/small.png is 7 x 30 pixels" in text
     assert re.search(r"would it start\W+no", text)
-    assert error.startswith("2 of 62 pictures")
+    assert error.startswith("2 of 62 images")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["training"]["stops"]
-    assert found["training"]["train"] + found["training"]["heldout"] == 60
+    assert found["training"]["train"] + found["training"]["val"] == 60
     assert (tmp_path / "sheet.png").exists()
 
 
@@ -176,24 +176,24 @@ def test_the_error_is_the_one_of_a_training(tmp_path):
 
     root = folder(tmp_path / "pets", each=30)
     for number in range(13):
-        (root / "bee" / f"{number:03d}.png").write_bytes(b"no picture")
+        (root / "bee" / f"{number:03d}.png").write_bytes(b"no image")
     _, error = refused(root, size=32)
     splits = open_splits(str(root), 32)
     with pytest.raises(AlitokError) as caught:
-        check_broken([*splits.train.verify(), *splits.heldout.verify()], splits)
+        check_broken([*splits.train.verify(), *splits.val.verify()], splits)
     assert error == str(caught.value)
 
 
-def test_pictures_that_are_too_small_count_at_the_size_that_is_used(tmp_path):
+def test_images_that_are_too_small_count_at_the_size_that_is_used(tmp_path):
     root = folder(tmp_path / "pets", each=30)
     assert inspect(root, size=128)[0]["training"]["enlarged"] == 60
     _, error = refused(root, size=256)
-    assert error.startswith("60 of 60 pictures")
+    assert error.startswith("60 of 60 images")
     assert "is 40 x 36 pixels; for images of 256 pixels it needs at least 64 a side" in error
 
 
 def test_duplicates_by_brute_force(tmp_path):
-    """Few enough pixels that many pictures are the same."""
+    """Few enough pixels that many images are the same."""
     rng = np.random.default_rng(0)
     for number in range(80):
         path = tmp_path / "pets" / ("train", "val")[number % 4 == 0] / "abc"[number % 3] / f"{number:03d}.bmp"
@@ -229,21 +229,21 @@ def test_duplicates_are_called_out(tmp_path):
         "across classes": [group],
         "across train and held-out": [group],
     }
-    assert "Copies of another picture, pixel for pixel: 3, such as train/ant/000.png and train/ant/z.png." in text
+    assert "Copies of another image, pixel for pixel: 3, such as train/ant/000.png and train/ant/z.png." in text
     assert "Of these, in different classes: 1\n" in text
     assert "Of these, in training and held out: 1\n" in text
 
 
-def test_broken_pictures_are_no_duplicates_of_each_other(tmp_path):
+def test_broken_images_are_no_duplicates_of_each_other(tmp_path):
     root = folder(tmp_path / "pets", each=200, width=17, height=16)
     for number in range(4):
-        (root / "ant" / f"{number:03d}.png").write_bytes(b"no picture")
+        (root / "ant" / f"{number:03d}.png").write_bytes(b"no image")
     facts, _ = inspect(root)
     assert facts["duplicates"]["surplus"] == 0
 
 
 def cells(path, pad=4, cell=96, caption=14):
-    """The pictures of a contact sheet, row by row."""
+    """The images of a contact sheet, row by row."""
     sheet = np.asarray(Image.open(path))
     rows, columns = (sheet.shape[0] - pad) // (cell + caption + pad), (sheet.shape[1] - pad) // (cell + pad)
     for row in range(rows):
@@ -259,9 +259,9 @@ def test_the_contact_sheet_shows_centre_crops_of_all_classes(tmp_path):
     expected = [centre_crop(Image.open(path), 96) for path in sorted(root.rglob("*.png"))]
     splits = open_splits(str(root), 16)
     order = [splits.train.key(row) for row in range(len(splits.train))]
-    order += [splits.heldout.key(row) for row in range(len(splits.heldout))]
+    order += [splits.val.key(row) for row in range(len(splits.val))]
     order.sort(key=lambda key: key.split("/")[0])  # stable: training first in each class
-    assert {cell.tobytes() for cell in shown} == {np.asarray(picture).tobytes() for picture in expected}
+    assert {cell.tobytes() for cell in shown} == {np.asarray(image).tobytes() for image in expected}
     for cell, key in zip(shown, order, strict=True):
         assert np.array_equal(cell, np.asarray(centre_crop(Image.open(root / key), 96)))
 
@@ -300,10 +300,10 @@ def test_builtin_sets(source, library, size):
     facts, text = inspect(source, json_path=None)
     splits = open_splits(source, size)
     assert facts["training"]["image size"] == size
-    assert facts["pictures"] == len(splits)
+    assert facts["images"] == len(splits)
     assert sum(entry["train"] for entry in facts["classes"].values()) == len(splits.train)
     assert facts["training"]["ten-crop sequences"] == len(splits.train) * (1 if source == "digits" else 10)
-    assert f"{len(splits):,} pictures" in text
+    assert f"{len(splits):,} images" in text
 
 
 def test_notes_and_names_with_brackets_are_printed_as_they_are(tmp_path):
@@ -331,9 +331,9 @@ def test_nothing_that_can_be_read(tmp_path):
     root = tmp_path / "pets"
     for name in ("ant/1.png", "ant/2.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"no picture")
+        (root / name).write_bytes(b"no image")
     text, error = refused(root)
-    assert error.startswith("2 of 2 pictures")
+    assert error.startswith("2 of 2 images")
     assert not list((tmp_path / "here").iterdir())
     assert "2 cannot be used" in text
 

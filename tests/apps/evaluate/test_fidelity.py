@@ -1,4 +1,4 @@
-"""Reconstructions measured block by block, against formulas on all pictures at once."""
+"""Reconstructions measured block by block, against formulas on all images at once."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from alitok.apps.evaluate.fidelity import Instruments, code_usage, measure, nearness, rebuild
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.feature_files import FeatureFiles
@@ -54,14 +54,14 @@ def tools(model=None, **changes):
     return Instruments(**{**words, **changes}, device=CPU)
 
 
-def pictures(count=COUNT, size=16):
+def some_images(count=COUNT, size=16):
     return np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
 
 
 def written(root, found, images, size=8, wanted=None):
     files = FeatureFiles(root, Blocks(len(images), size))
     blocks = (
-        PictureBlock(number, files.blocks[number], np.zeros(len(files.blocks[number]), np.int64), images[rows])
+        ImageBlock(number, files.blocks[number], np.zeros(len(files.blocks[number]), np.int64), images[rows])
         for number in (range(len(files.blocks)) if wanted is None else wanted)
         for rows in [slice(files.blocks[number].start, files.blocks[number].stop)]
     )
@@ -76,7 +76,7 @@ def directly(model, images, stage):
 
 
 def test_reconstructions_are_those_of_both_decoders_rounded():
-    model, images = tokenizer(), pictures()
+    model, images = tokenizer(), some_images()
     found = rebuild(tools(model), images)
     with torch.no_grad():
         assert np.array_equal(found.codes, model.encode(torch.from_numpy(images).float() / 255).numpy())
@@ -89,8 +89,8 @@ def test_reconstructions_are_those_of_both_decoders_rounded():
     assert (found.images["stage1"] != found.images["stage2"]).mean() > 0.5
 
 
-def test_the_numbers_are_those_of_the_rounded_pictures(tmp_path):
-    model, images = tokenizer(), pictures()
+def test_the_numbers_are_those_of_the_rounded_images(tmp_path):
+    model, images = tokenizer(), some_images()
     files = written(tmp_path, tools(model), images)
     made = rebuild(tools(model), images)
     for stage, rebuilt in made.images.items():
@@ -112,9 +112,9 @@ def test_the_numbers_are_those_of_the_rounded_pictures(tmp_path):
     assert 0 < usage.use <= 1
 
 
-def test_lpips_is_taken_of_each_picture(tmp_path):
+def test_lpips_is_taken_of_each_image(tmp_path):
     pytest.importorskip("torchvision")
-    lpips, model, images = LpipsVgg(), tokenizer(), pictures(5)
+    lpips, model, images = LpipsVgg(), tokenizer(), some_images(5)
     files = written(tmp_path, tools(model, lpips=lpips, ssim=False), images, size=4)
     near = nearness(files, "stage2")
     assert near.ssim is None
@@ -127,7 +127,7 @@ def test_lpips_is_taken_of_each_picture(tmp_path):
 
 
 def test_who_measures_a_block_changes_nothing(tmp_path):
-    images = pictures()
+    images = some_images()
     one = written(tmp_path / "one", tools(), images)
     two = written(tmp_path / "two", tools(), images, wanted=[2])
     assert two.missing() == [0, 1]
@@ -141,7 +141,7 @@ def test_who_measures_a_block_changes_nothing(tmp_path):
 def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
     model = tokenizer(stage2=False)
     assert model.stages == ("stage1",)
-    files = written(tmp_path, tools(model), pictures())
+    files = written(tmp_path, tools(model), some_images())
     assert not [name for name in np.load(files.root / "block-00000.npz").files if name.startswith("stage2")]
     model.stage1 = None
     with pytest.raises(AlitokError, match="has no decoder"):
@@ -150,14 +150,11 @@ def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
 
 def test_an_error_of_nothing_is_infinite_and_pixels_that_are_no_numbers_are_told(tmp_path):
     class Copies(torch.nn.Module):
-        """Knows the pictures by heart."""
+        """Knows the images by heart."""
 
         def __init__(self, value):
             super().__init__()
-            self.config, self.stage1, self.stage2, self.value = tokenizer().config, 1, None, value
-
-        def decoder(self):
-            return 1
+            self.config, self.stages, self.value = tokenizer().config, ("stage1",), value
 
         def encode(self, images):
             self.images = images
@@ -166,8 +163,8 @@ def test_an_error_of_nothing_is_infinite_and_pixels_that_are_no_numbers_are_told
         def decode(self, codes, stage):
             return self.images * self.value
 
-    files = written(tmp_path, tools(Copies(1.0)), pictures())
+    files = written(tmp_path, tools(Copies(1.0)), some_images())
     assert np.isinf(nearness(files, "stage1").psnr).all()
     assert nearness(files, "stage1").means()["ssim"] == pytest.approx(1)
     with pytest.raises(AlitokError, match="stage1 decoder gives pixels that are not finite numbers"):
-        rebuild(tools(Copies(float("nan"))), pictures())
+        rebuild(tools(Copies(float("nan"))), some_images())

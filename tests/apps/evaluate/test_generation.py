@@ -42,7 +42,7 @@ COUNT = 60
 
 
 class Projections:
-    """Some sums of pixels, in place of Inception; counts the pictures it was shown."""
+    """Some sums of pixels, in place of Inception; counts the images it was shown."""
 
     name, weights, distance = "projections", "abc", "distance of sums"
 
@@ -74,8 +74,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A folder of 60 real pictures in two of the three classes, and one that the model does not know."""
-    root, random = tmp_path_factory.mktemp("real") / "pictures", np.random.default_rng(0)
+    """A folder of 60 real images in two of the three classes, and one that the model does not know."""
+    root, random = tmp_path_factory.mktemp("real") / "images", np.random.default_rng(0)
     for number in range(60):
         folder = root / ("ant", "cow", "dog")[number % 3]
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def samples(model, count=COUNT, **settings):
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     labels = [number % 3 for number in range(count)]
     drawn = pipeline(labels, seed=5, sampling=pipeline.sampling_with(**settings))
-    return np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in drawn])
+    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in drawn])
 
 
 def gaussian(images, layer="pool"):
@@ -119,17 +119,17 @@ def gaussian(images, layer="pool"):
     return moments.gaussian()
 
 
-def real_pictures(root):
+def real_images(root):
     found = [np.asarray(Image.open(path))[2:18].transpose(2, 0, 1) for path in sorted(root.rglob("*.png"))]
     return np.stack(found)
 
 
 def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, model, real, tmp_path, extractor, capsys):
     found, written = ask()
-    wanted = frechet_distance(gaussian(real_pictures(real)), gaussian(samples(model)))
+    wanted = frechet_distance(gaussian(real_images(real)), gaussian(samples(model)))
     assert found["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
     assert written["metrics"] == found
-    spatial = frechet_distance(gaussian(real_pictures(real), "spatial"), gaussian(samples(model), "spatial"))
+    spatial = frechet_distance(gaussian(real_images(real), "spatial"), gaussian(samples(model), "spatial"))
     assert found["spatial_frechet_distance"] == pytest.approx(spatial, rel=1e-6)
     assert {"precision", "recall", "density", "coverage", "kernel_distance"} < set(found)
     assert not {"gfid", "sfid", "kid", "inception_score", "accuracy"} & set(found)
@@ -139,7 +139,7 @@ def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, mode
     assert protocol["guidance_scale"] == 2.0
     assert (protocol["seed"], protocol["count"], protocol["per class"]) == (5, COUNT, COUNT / 3)
     assert {"alitok", "torch", "command", "model", "feature weights"} < set(protocol)
-    assert written["reference"]["pictures"] == 60
+    assert written["reference"]["images"] == 60
     assert any("no FID" in warning for warning in written["warnings"])
     said = capsys.readouterr().out
     assert "distance of sums" in said
@@ -178,9 +178,9 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
     # In folders the samples stand class by class; every part of the job should hold all classes.
     labels = np.concatenate([np.load(path)["labels"] for path in sorted((tmp_path / "of folder/features").iterdir())])
     assert len(np.unique(labels[:16])) == 3
-    # ... and the reference may be an npz file of pictures as well.
+    # ... and the reference may be an npz file of images as well.
     archive = tmp_path / "real.npz"
-    np.savez(archive, arr_0=real_pictures(real).transpose(0, 2, 3, 1))
+    np.savez(archive, arr_0=real_images(real).transpose(0, 2, 3, 1))
     same, _ = ask(reference=str(archive), out=tmp_path / "of archive")
     del same["kernel_distance"], found["kernel_distance"]  # of random subsets, and the order is another
     assert same == pytest.approx(found, rel=1e-5)
@@ -236,11 +236,11 @@ def test_another_reference_needs_no_new_samples(ask, extractor, real, tmp_path):
     first, _ = ask()
     shown = extractor.shown
     archive = tmp_path / "some.npz"
-    np.savez(archive, arr_0=real_pictures(real)[:30].transpose(0, 2, 3, 1))
+    np.savez(archive, arr_0=real_images(real)[:30].transpose(0, 2, 3, 1))
     second, written = ask(reference=str(archive))
     assert extractor.shown == shown + 30
     assert second["frechet_distance"] != first["frechet_distance"]
-    assert written["reference"]["pictures"] == 30
+    assert written["reference"]["images"] == 30
     assert ask()[0] == first
     assert extractor.shown == shown + 30
 
@@ -252,14 +252,14 @@ def test_adms_statistics_are_used_as_they_are(tmp_path, real):
     random = np.random.default_rng(0)
     mu, sigma = random.random(2048), np.diag(random.random(2048))
     mu_s, sigma_s = random.random(2023), np.diag(random.random(2023))
-    images = real_pictures(real).transpose(0, 2, 3, 1)
+    images = real_images(real).transpose(0, 2, 3, 1)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     work = Work(Official(), World(torch.device("cpu")), Console(quiet=True), tmp_path / "out", False)
     found = open_reference(str(tmp_path / "adm.npz"), "generation", work, 16)
     assert np.array_equal(found.target.pool.mean.numpy(), mu)
     assert np.array_equal(found.target.pool.covariance.numpy(), sigma)
     assert np.array_equal(found.target.spatial.mean.numpy(), mu_s)
-    wanted = Projections()(torch.from_numpy(real_pictures(real))).pool
+    wanted = Projections()(torch.from_numpy(real_images(real))).pool
     torch.testing.assert_close(found.target.features, wanted, rtol=1e-5, atol=1e-6)
     assert found.about["adm"] is True
 
@@ -268,7 +268,7 @@ def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tm
     found, written = ask(sweep={"scale": (1.0, 3.0), "power": (0.5, 2.0)}, sweep_num=12)
     tried = {(p["settings"]["guidance_scale"], p["settings"]["guidance_power"]): p for p in written["sweep"]}
     assert set(tried) == {(1.0, 0.5), (1.0, 2.0), (3.0, 0.5), (3.0, 2.0)}
-    target = gaussian(real_pictures(real))
+    target = gaussian(real_images(real))
     for (scale, power), point in tried.items():
         drawn = samples(model, 12, guidance_scale=scale, guidance_power=power)
         assert point["distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
@@ -284,7 +284,7 @@ def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tm
 
 def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_path, monkeypatch, model, real):
     class Judge(Projections):
-        classes, heldout_accuracy = ("cow", "dog", "ant"), 0.75
+        classes, val_accuracy = ("cow", "dog", "ant"), 0.75
 
     monkeypatch.setattr(workflow, "Judge", Judge)
     monkeypatch.setattr("alitok.apps.evaluate.generation_report.Judge", Judge)
@@ -294,7 +294,7 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
     names = np.array(Judge.classes)[read]
     asked = np.array(["ant", "bee", "cow"])[np.arange(COUNT) % 3]
     assert found["accuracy"] == pytest.approx((names == asked).mean())
-    assert written["protocol"]["classifier's accuracy on held-out pictures"] == 0.75
+    assert written["protocol"]["classifier's accuracy on validation images"] == 0.75
     assert written["reference"]["split"] == "train"
     assert "Are the samples copies?" in (tmp_path / "out" / "report.html").read_text()
 
@@ -307,16 +307,16 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
         ({"reference": "reconstruction"}, "is a reference for reconstruction .* but this is about generation"),
         ({"reference": "network"}, "features of the network 'other', not 'projections'"),
         ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
-        ({"reference": "large"}, "of pictures of 32 pixels a side, not 16"),
+        ({"reference": "large"}, "of images of 32 pixels a side, not 16"),
         ({"reference": "adm"}, "statistics of the official Inception's features, not of 'projections'"),
         ({"reference": "texts"}, "texts"),
-        ({"judged": "grey.npz", "num": None, "batch_size": None}, "grey pictures must be saved as RGB"),
+        ({"judged": "grey.npz", "num": None, "batch_size": None}, "grey images must be saved as RGB"),
         ({"judged": "sizes", "num": None, "batch_size": None}, "has 16 x 16 pixels, not 20 x 20"),
         ({"judged": "texts", "num": None, "batch_size": None}, "texts"),
-        ({"judged": "large.npz", "batch_size": None}, "no saved model, and finished pictures are judged as they are"),
+        ({"judged": "large.npz", "batch_size": None}, "no saved model, and finished images are judged as they are"),
         ({"judged": "large.npz", "num": None, "batch_size": None, "sweep": {"scale": ()}}, "so it needs a model"),
         ({"judged": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
-        ({"judged": "digits", "num": None, "batch_size": None}, "real pictures, not samples"),
+        ({"judged": "digits", "num": None, "batch_size": None}, "real images, not samples"),
         ({"sampling": {"top_p": 2.0}}, "top_p must be within"),
         ({"num": 0}, "--num must be at least 1"),
     ],
@@ -331,7 +331,7 @@ def test_what_cannot_be_judged_is_said_before_anything_is_drawn(ask, tmp_path, e
         sigma=np.eye(2048),
     )
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    (tmp_path / "texts" / "a.txt").write_text("no image")
     (tmp_path / "sizes").mkdir()
     for number, side in enumerate((20, 16)):
         Image.new("RGB", (side, side)).save(tmp_path / "sizes" / f"{number}.png")

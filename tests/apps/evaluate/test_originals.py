@@ -1,4 +1,4 @@
-"""Which pictures a tokenizer is judged by, and how they are read."""
+"""Which images a tokenizer is judged by, and how they are read."""
 
 import numpy as np
 import pytest
@@ -19,20 +19,20 @@ def digits():
 
 
 def test_a_split_is_read_in_its_order(digits):
-    found = choose(digits, "heldout", None, 0)
-    assert len(found) == len(digits.heldout)
-    assert np.array_equal(found.labels, digits.heldout.labels)
-    wanted = np.stack([digits.heldout.read(row, None) for row in (3, 200)])
+    found = choose(digits, "val", None, 0)
+    assert len(found) == len(digits.val)
+    assert np.array_equal(found.labels, digits.val.labels)
+    wanted = np.stack([digits.val.read(row, None) for row in (3, 200)])
     assert np.array_equal(found.read([3, 200]), wanted)
-    assert found.key(200) == digits.heldout.key(200)
+    assert found.key(200) == digits.val.key(200)
 
 
 def test_all_are_those_for_training_and_then_the_others(digits):
     found, first = choose(digits, "all", None, 0), len(digits.train)
     assert len(found) == len(digits)
-    assert np.array_equal(found.labels[first:], digits.heldout.labels)
+    assert np.array_equal(found.labels[first:], digits.val.labels)
     assert np.array_equal(found.read([first - 1, first])[0], digits.train.read(first - 1, None))
-    assert np.array_equal(found.read([first - 1, first])[1], digits.heldout.read(0, None))
+    assert np.array_equal(found.read([first - 1, first])[1], digits.val.read(0, None))
     assert found.name == "digits train and digits held-out"
 
 
@@ -48,25 +48,25 @@ def test_some_are_spread_by_the_seed_and_a_larger_number_holds_a_smaller_one(dig
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_processes_share_the_blocks_that_are_wanted(digits, size):
-    found, blocks = choose(digits, "heldout", 50, 0), Blocks(50, 8)
+    found, blocks = choose(digits, "val", 50, 0), Blocks(50, 8)
     seen = {}
     for rank in range(size):
         for block in found.blocks(blocks, [6, 0, 3, 1], World(CPU, rank, size)):
             assert block.number not in seen
             seen[block.number] = block
     assert sorted(seen) == [0, 1, 3, 6]
-    assert (seen[6].pictures, seen[6].images.shape) == (range(48, 50), (2, 3, 8, 8))
+    assert (seen[6].images, seen[6].images.shape) == (range(48, 50), (2, 3, 8, 8))
     assert np.array_equal(seen[3].images, found.read(range(24, 32)))
     assert np.array_equal(seen[3].labels, found.labels[24:32])
 
 
 def test_too_few_and_too_many_are_told(digits):
-    with pytest.raises(AlitokError, match=r"--num 5,000 is more than the 3\d\d pictures \(heldout\) of digits"):
-        choose(digits, "heldout", 5000, 0)
+    with pytest.raises(AlitokError, match=r"--num 5,000 is more than the 3\d\d images \(val\) of digits"):
+        choose(digits, "val", 5000, 0)
     for number in (1, 0, -3):
-        with pytest.raises(AlitokError, match=rf"needs at least two pictures, not {number} "):
-            choose(digits, "heldout", number, 0)
-    keys = {digits.heldout.key(row) for row in range(1, len(digits.heldout))}
-    one = Splits(digits.train, digits.heldout.without(keys), "digits", "digits")
-    with pytest.raises(AlitokError, match="needs at least two pictures, not 1 "):
-        choose(one, "heldout", None, 0)
+        with pytest.raises(AlitokError, match=rf"needs at least two images, not {number} "):
+            choose(digits, "val", number, 0)
+    keys = {digits.val.key(row) for row in range(1, len(digits.val))}
+    one = Splits(digits.train, digits.val.without(keys), "digits", "digits")
+    with pytest.raises(AlitokError, match="needs at least two images, not 1 "):
+        choose(one, "val", None, 0)

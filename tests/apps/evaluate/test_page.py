@@ -10,15 +10,13 @@ import pytest
 from alitok.apps.evaluate.page import (
     EvaluationReport,
     Metric,
-    Published,
-    PublishedRow,
     RankedReconstructions,
     write_evaluation,
 )
 from alitok.core.errors import AlitokError
 from alitok.core.images import grid
 from alitok.metrics.inception import OFFICIAL
-from alitok.recipes.published import Generated, applies, generation_table, reconstruction_table
+from alitok.recipes.published import Generated, Published, PublishedRow, applies, generation_table, reconstruction_table
 from alitok.report.curves import Curve
 from alitok.report.sheets import ERROR_LIMIT, ClassSamples, Neighbours, error_map, error_scale
 
@@ -38,15 +36,13 @@ HEADINGS = (
 )
 
 
-def pictures(count, seed, side=16):
+def images(count, seed, side=16):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
 
 
 def ranked(seed, stages=("stage 1", "stage 2")):
-    rebuilt = {stage: pictures(2, seed + 1 + number) for number, stage in enumerate(stages)}
-    return RankedReconstructions(
-        pictures(2, seed), rebuilt, (f"first {NASTY} 12.5 dB", "second 13.5 dB"), "by " + NASTY
-    )
+    rebuilt = {stage: images(2, seed + 1 + number) for number, stage in enumerate(stages)}
+    return RankedReconstructions(images(2, seed), rebuilt, (f"first {NASTY} 12.5 dB", "second 13.5 dB"), "by " + NASTY)
 
 
 def example(**changes):
@@ -69,10 +65,10 @@ def example(**changes):
             (PublishedRow("here " + NASTY, ("1.45", "317.0"), measured=True), PublishedRow("MAR-H", ("1.55", "303.7"))),
             "Comparable " + NASTY,
         ),
-        samples=[ClassSamples("tench " + NASTY, pictures(7, 3)), ClassSamples("none", pictures(0, 5))],
+        samples=[ClassSamples("tench " + NASTY, images(7, 3)), ClassSamples("none", images(0, 5))],
         samples_note="By seed " + NASTY,
         neighbours=Neighbours(
-            pictures(3, 6), pictures(3, 7), np.array([0.1, 0.2, 0.0625]), "the distance " + NASTY, "Held out: 0.3."
+            images(3, 6), images(3, 7), np.array([0.1, 0.2, 0.0625]), "the distance " + NASTY, "Held out: 0.3."
         ),
         chosen=ranked(30),
         worst=ranked(10),
@@ -157,7 +153,7 @@ def test_a_value_for_each_column_or_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_are_shown_with_the_very_pixels(tmp_path, read):
+def test_images_are_shown_with_the_very_pixels(tmp_path, read):
     report, page = example(), read(written(tmp_path))
     near = report.neighbours
     expected = [grid(report.samples[0].images, 5), grid(np.concatenate([near.samples, near.nearest]), 3)]
@@ -178,17 +174,17 @@ def test_pictures_are_shown_with_the_very_pixels(tmp_path, read):
         assert (int(sheet["height"]), int(sheet["width"])) == (pixels.shape[1] * scale, pixels.shape[2] * scale)
     alts = [sheet["alt"] for sheet in page.sheets()]
     assert alts[3:8] == [
-        "picture 1",
-        "picture 1 through stage 1",
-        "error of stage 1 on picture 1",
-        "picture 1 through stage 2",
-        "error of stage 2 on picture 1",
+        "image 1",
+        "image 1 through stage 1",
+        "error of stage 1 on image 1",
+        "image 1 through stage 2",
+        "error of stage 2 on image 1",
     ]
 
 
-def test_large_pictures_are_not_made_coarse(tmp_path, read):
+def test_large_images_are_not_made_coarse(tmp_path, read):
     """Those that are not enlarged are scaled down smoothly where the screen is narrow."""
-    page = read(written(tmp_path, samples=[ClassSamples("x", pictures(2, 0, 128))]))
+    page = read(written(tmp_path, samples=[ClassSamples("x", images(2, 0, 128))]))
     assert page.sheets()[0]["width"] == str(2 * 129 + 1)
     assert "class" not in page.sheets()[0]
 
@@ -196,7 +192,7 @@ def test_large_pictures_are_not_made_coarse(tmp_path, read):
 def test_error_map_is_the_mean_absolute_error_as_a_colour():
     from matplotlib import colormaps
 
-    original, made = pictures(1, 1)[0], pictures(1, 2)[0]
+    original, made = images(1, 1)[0], images(1, 2)[0]
     original[:, 0, 0] = made[:, 0, 0] = 77
     original[:, 0, 1], made[:, 0, 1] = (0, 255, 10), (255, 0, 10)  # opposite differences do not cancel
     original[:, 0, 2], made[:, 0, 2] = (100, 100, 100), (110, 90, 100)
@@ -228,7 +224,7 @@ def test_error_maps_have_one_scale_that_the_page_states(tmp_path, read):
     assert error_scale().alt == "colours of errors, from 0 to 0.25"
 
 
-def test_a_sole_decoder_has_three_pictures_a_row(tmp_path, read):
+def test_a_sole_decoder_has_three_images_a_row(tmp_path, read):
     page = read(written(tmp_path, chosen=ranked(0, ("stage 1",)), worst=None, best=None, samples=[], neighbours=None))
     assert len(page.sheets()) == 1 + 2 * 3
     assert "error of stage 2" not in page.text

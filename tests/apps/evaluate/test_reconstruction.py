@@ -1,4 +1,4 @@
-"""A tokenizer judged by pictures that it never saw, against formulas on all of them at once; and what is refused."""
+"""A tokenizer judged by images that it never saw, against formulas on all of them at once; and what is refused."""
 
 import contextlib
 import importlib.util
@@ -30,7 +30,7 @@ COUNT, BLOCK, CLASSES = 60, 16, ("ant", "bee", "cow")
 
 
 class Projections:
-    """Some sums of pixels, in place of Inception; counts the pictures it was shown."""
+    """Some sums of pixels, in place of Inception; counts the images it was shown."""
 
     name, weights, distance = "projections", "abc", "distance of sums"
 
@@ -75,8 +75,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A folder of 60 pictures for training and 45 held-out ones, of three classes."""
-    root, random = tmp_path_factory.mktemp("real") / "pictures", np.random.default_rng(0)
+    """A folder of 60 images for training and 45 held-out ones, of three classes."""
+    root, random = tmp_path_factory.mktemp("real") / "images", np.random.default_rng(0)
     for split, count in (("train", 60), ("val", COUNT)):
         for number in range(count):
             path = root / split / CLASSES[number % 3] / f"{number:03d}.png"
@@ -113,7 +113,7 @@ def ask(tmp_path, model, real, extractor):
 
 
 def originals(root, split="val"):
-    """Keys, class numbers and pictures, in the order of their files."""
+    """Keys, class numbers and images, in the order of their files."""
     paths = sorted((root / split).rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(path))[2:18].transpose(2, 0, 1) for path in paths])
     return (
@@ -145,7 +145,7 @@ def decibels(images, made):
     return -10 * np.log10(error.reshape(len(images), -1).mean(1))
 
 
-def test_the_numbers_are_those_of_all_pictures_at_once(ask, real, extractor, capsys, tmp_path):
+def test_the_numbers_are_those_of_all_images_at_once(ask, real, extractor, capsys, tmp_path):
     found, written = ask()
     images, saved = originals(real)[2], tokenizer()
     assert list(found) == ["stage1", "stage2"]
@@ -172,10 +172,10 @@ def test_the_numbers_are_those_of_all_pictures_at_once(ask, real, extractor, cap
         assert numbers["count"] == COUNT
     assert (written["kind"], written["metrics"]) == ("reconstruction", found)
     protocol = written["protocol"]
-    assert (protocol["split"], protocol["seed"], protocol["count"]) == ("heldout", 5, COUNT)
+    assert (protocol["split"], protocol["seed"], protocol["count"]) == ("val", 5, COUNT)
     assert protocol["crop"] == "centre, 16 x 16"
     assert {"tokenizer weights", "data contents", "feature weights", "alitok", "torch", "device"} < set(protocol)
-    assert written["reference"]["pictures"] == COUNT
+    assert written["reference"]["images"] == COUNT
     said = " ".join(written["warnings"])
     assert "no FID" in said
     assert "There is no LPIPS: its weights cannot be had (no network here); --lpips-vgg and --lpips-heads" in said
@@ -205,9 +205,9 @@ def test_the_report_shows_the_worst_and_the_best_with_their_errors(ask, real, re
         assert np.abs(sheets[first + 3].astype(int) - made["stage2"][row]).max() <= 1
         first_stage = decibels(images, made["stage1"])[row]
         assert f"{keys[row]}: {first_stage:.1f} dB, {last[row]:.1f} dB" in page.text
-    chosen = {picture.tobytes() for picture in sheets[: 12 * 5 : 5]}
+    chosen = {image.tobytes() for image in sheets[: 12 * 5 : 5]}
     assert len(chosen) == 12
-    assert chosen < {picture.tobytes() for picture in images}
+    assert chosen < {image.tobytes() for image in images}
     order = ["Reconstructions", "Worst reconstructions", "Best reconstructions", "Protocol"]
     assert sorted(order, key=page.source.index) == order
     assert "Published" not in page.text
@@ -266,23 +266,23 @@ def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, model):
         ask(tokenizer=tmp_path / "pair" / "generator")
 
 
-def test_a_classifier_reads_pictures_and_reconstructions(ask, monkeypatch, real, tmp_path):
+def test_a_classifier_reads_images_and_reconstructions(ask, monkeypatch, real, tmp_path):
     class Judge(Projections):
-        classes, heldout_accuracy = CLASSES, 0.75
+        classes, val_accuracy = CLASSES, 0.75
 
     monkeypatch.setattr(workflow, "Judge", Judge)
     monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
     found, written = ask(features="classifier")
     _, labels, images = originals(real)
 
-    def accuracy(pictures):
-        return (features(pictures, "probabilities").argmax(1) == labels).mean()
+    def accuracy(batch):
+        return (features(batch, "probabilities").argmax(1) == labels).mean()
 
     for stage, numbers in found.items():
         assert numbers["original_accuracy"] == pytest.approx(accuracy(images))
         assert numbers["accuracy"] == pytest.approx(accuracy(rebuilt(tokenizer(), images, stage)))
-    assert written["protocol"]["classifier's accuracy on held-out pictures"] == 0.75
-    assert "accuracy, pictures" in (tmp_path / "out" / "report.html").read_text()
+    assert written["protocol"]["classifier's accuracy on validation images"] == 0.75
+    assert "accuracy, images" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("where", ["nowhere", "cache", "named"])
@@ -322,28 +322,28 @@ def test_some_of_a_split_and_other_splits(ask, real, tmp_path):
     assert found["stage1"]["count"] == 60
     wanted = decibels(images, rebuilt(tokenizer(), images, "stage1")).mean()
     assert found["stage1"]["psnr"] == pytest.approx(wanted, rel=1e-5)
-    for split, num, count in (("all", None, 120), ("heldout", 2, 2), ("all", 30, 30)):
+    for split, num, count in (("all", None, 120), ("val", 2, 2), ("all", 30, 30)):
         found, written = ask(split=split, num=num, out=tmp_path / f"{split} {num}")
         assert found["stage1"]["count"] == written["protocol"]["count"] == count
-        assert any("are for training" in warning for warning in written["warnings"]) == (split != "heldout")
-    found, written = ask(num=2, out=tmp_path / "heldout 2")
+        assert any("are for training" in warning for warning in written["warnings"]) == (split != "val")
+    found, written = ask(num=2, out=tmp_path / "val 2")
     assert written["interval"] == written["bias"] == {"stage1": None, "stage2": None}
-    assert any("2 pictures are too few to say" in warning for warning in written["warnings"])
+    assert any("2 images are too few to say" in warning for warning in written["warnings"])
 
 
-def test_pictures_too_small_for_a_measure_go_without_it(ask, tmp_path):
+def test_images_too_small_for_a_measure_go_without_it(ask, tmp_path):
     tokenizer(size=8).save_pretrained(tmp_path / "small")
     found, written = ask(tokenizer=tmp_path / "small")
     assert "psnr" in found["stage1"]
     assert not {"ssim", "lpips"} & set(found["stage1"])
     said = " ".join(written["warnings"])
-    assert "There is no SSIM: it needs pictures of at least 11 pixels a side, not 8." in said
-    assert "There is no LPIPS: it needs pictures of at least 16 pixels a side, not 8." in said
+    assert "There is no SSIM: it needs images of at least 11 pixels a side, not 8." in said
+    assert "There is no LPIPS: it needs images of at least 16 pixels a side, not 8." in said
     with pytest.raises(AlitokError, match=r"at least 16 pixels a side, not 8; leave out --lpips-vgg"):
         ask(tokenizer=tmp_path / "small", lpips=PerceptualWeights(vgg="vgg.pth"))
 
 
-def test_pictures_smaller_than_the_tokenizers_are_told_or_refused(ask, tmp_path, real):
+def test_images_smaller_than_the_tokenizers_are_told_or_refused(ask, tmp_path, real):
     tokenizer(size=32).save_pretrained(tmp_path / "large")
     _, written = ask(tokenizer=tmp_path / "large")
     assert any("smaller than 32 pixels and were enlarged" in warning for warning in written["warnings"])
@@ -353,29 +353,29 @@ def test_pictures_smaller_than_the_tokenizers_are_told_or_refused(ask, tmp_path,
     assert not (tmp_path / "none").exists()
 
 
-def test_a_broken_picture_is_left_out_and_many_are_refused(ask, tmp_path, real, capsys):
+def test_a_broken_image_is_left_out_and_many_are_refused(ask, tmp_path, real, capsys):
     copy = shutil.copytree(real, tmp_path / "copy")
     broken = copy / "val" / "bee" / "001.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     found, written = ask(data=str(copy))
     assert found["stage1"]["count"] == COUNT - 1
     assert written["protocol"]["left out"] == ["val/bee/001.png"]
-    assert "1 broken picture is left out" in capsys.readouterr().out
+    assert "1 broken image is left out" in capsys.readouterr().out
     (copy / "val" / "bee" / "004.png").write_bytes(b"nor this")
-    with pytest.raises(AlitokError, match="2 of 120 pictures"):
+    with pytest.raises(AlitokError, match="2 of 120 images"):
         ask(data=str(copy), fresh=True)
 
 
-def _statistics(root, images, kind="reconstruction", network="projections", resolution=16, pictures=""):
-    path = root / f"{kind}-{network}-{resolution}-{len(images)}.npz"
+def _statistics(root, batch, kind="reconstruction", network="projections", resolution=16, images=""):
+    path = root / f"{kind}-{network}-{resolution}-{len(batch)}.npz"
     moments = Moments(6)
-    moments.update(torch.from_numpy(features(images)).float())
-    about = Provenance(kind=kind, network=network, resolution=resolution, pictures=pictures)
-    save_statistics(path, {"pool": moments}, about, torch.from_numpy(features(images)))
+    moments.update(torch.from_numpy(features(batch)).float())
+    about = Provenance(kind=kind, network=network, resolution=resolution, images=images)
+    save_statistics(path, {"pool": moments}, about, torch.from_numpy(features(batch)))
     return str(path)
 
 
-def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
+def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
     images = originals(real)[2]
     found, written = ask()
     same, of_file = ask(reference=_statistics(tmp_path, images))
@@ -383,30 +383,30 @@ def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
         assert same[stage]["frechet_distance"] == pytest.approx(found[stage]["frechet_distance"], rel=1e-6)
         assert of_file["bias"][stage] == pytest.approx(written["bias"][stage], rel=1e-6)
     assert len(of_file["reference"]["sha256"]) == 64
-    assert not any("other pictures" in warning for warning in of_file["warnings"])
-    # Of other pictures they are another target, which is told.
+    assert not any("other images" in warning for warning in of_file["warnings"])
+    # Of other images they are another target, which is told.
     others = originals(real, "train")[2]
-    found, written = ask(reference=_statistics(tmp_path, others, pictures="others"))
+    found, written = ask(reference=_statistics(tmp_path, others, images="others"))
     wanted = whole_frechet(features(others), features(rebuilt(tokenizer(), images, "stage1")))
     assert found["stage1"]["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
-    assert any("is of 60 other pictures than the 60 that were" in warning for warning in written["warnings"])
+    assert any("is of 60 other images than the 60 that were" in warning for warning in written["warnings"])
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"reference": "adm.npz"}, r"is a reference for generation .* Leave --reference out: the held-out pictures"),
+        ({"reference": "adm.npz"}, r"is a reference for generation .* Leave --reference out: the validation images"),
         ({"reference": "generation"}, "is a reference for generation .* but this is about reconstruction"),
         ({"reference": "network"}, "features of the network 'other', not 'projections'"),
         ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
         ({"reference": "none.npz"}, r"none\.npz does not exist"),
-        ({"reference": "texts"}, "is no saved statistics; name the pictures that are reconstructed with --data"),
+        ({"reference": "texts"}, "is no saved statistics; name the images that are reconstructed with --data"),
         ({"tokenizer": "texts"}, r"config\.json does not exist"),
         ({"tokenizer": "nowhere"}, "is no directory with a saved model"),
         ({"tokenizer": "nan"}, "holds values that are not finite numbers"),
         ({"data": "texts"}, "texts"),
-        ({"num": 1}, "needs at least two pictures, not 1 "),
-        ({"num": 61}, r"--num 61 is more than the 60 pictures \(heldout\)"),
+        ({"num": 1}, "needs at least two images, not 1 "),
+        ({"num": 61}, r"--num 61 is more than the 60 images \(val\)"),
         ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
         ({"lpips": PerceptualWeights(lpips_heads="none.pth")}, r"LPIPS's weights cannot be used \(no network here\)"),
     ],
@@ -414,7 +414,7 @@ def test_saved_statistics_replace_those_of_the_pictures(ask, real, tmp_path):
 def test_what_cannot_be_judged_is_said_before_anything_is_measured(ask, tmp_path, real, extractor, changes, said):
     images = originals(real)[2]
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    (tmp_path / "texts" / "a.txt").write_text("no image")
     np.savez(tmp_path / "adm.npz", arr_0=images.transpose(0, 2, 3, 1), mu=np.zeros(2048), sigma=np.eye(2048))
     broken = tokenizer()
     broken.save_pretrained(tmp_path / "nan")
@@ -453,13 +453,13 @@ def test_features_that_are_no_numbers_are_told(ask, monkeypatch):
             return found._replace(pool=found.pool * torch.nan)
 
     monkeypatch.setattr(workflow, "open_extractor", lambda *words: Broken())
-    with pytest.raises(AlitokError, match="features of 16 of 16 pictures are not finite"):
+    with pytest.raises(AlitokError, match="features of 16 of 16 images are not finite"):
         ask()
 
 
 def test_another_evaluation_or_foreign_files_are_refused(ask, tmp_path):
     ask()
-    with pytest.raises(AlitokError, match=r"\(split heldout, not train\); start over with --fresh"):
+    with pytest.raises(AlitokError, match=r"\(split val, not train\); start over with --fresh"):
         ask(split="train")
     _, written = ask(split="train", fresh=True)
     assert written["protocol"]["split"] == "train"

@@ -1,4 +1,4 @@
-"""Statistics of real pictures in a file: what is in it, and that later evaluations take it."""
+"""Statistics of real images in a file: what is in it, and that later evaluations take it."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def extractor(monkeypatch):
 
 @pytest.fixture
 def real(tmp_path):
-    """40 pictures of 16 pixels in two classes."""
+    """40 images of 16 pixels in two classes."""
     random = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "real" / "ab"[number % 2]
@@ -59,10 +59,10 @@ def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_p
     assert set(found.moments) == {"pool", "spatial"}
     about = found.provenance
     assert (about.kind, about.network, about.resolution) == ("generation", "sums", 16)
-    assert len(about.dataset) == len(about.pictures) == 16
+    assert len(about.dataset) == len(about.images) == 16
     assert {path.name for path in tmp_path.iterdir()} == {"real", "r.npz"}
 
-    kinds = {"train": "generation", "heldout": "reconstruction"}
+    kinds = {"train": "generation", "val": "reconstruction"}
     counts, keys = [], set()
     for split, kind in kinds.items():
         for seed in (0, 1):
@@ -70,9 +70,9 @@ def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_p
             found = load_statistics(tmp_path / "r.npz")
             assert found.provenance.kind == kind
             counts.append(found.moments["pool"].count)
-            keys.add(found.provenance.pictures)
+            keys.add(found.provenance.images)
     assert counts == [36, 36, 4, 4]
-    assert len(keys) == 4, "another seed holds out other pictures"
+    assert len(keys) == 4, "another seed holds out other images"
 
 
 def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(real, tmp_path, extractor, monkeypatch):

@@ -34,7 +34,7 @@ SMALL = dataclasses.replace(RECIPES["digits"], generator_size=GeneratorSize(laye
 
 @pytest.fixture(scope="module")
 def budget():
-    request = PlanRequest(gpus=4, pictures=1437, classes=10, picture_bytes=1000)
+    request = PlanRequest(gpus=4, images=1437, classes=10, image_bytes=1000)
     return make_budget(SMALL, GPUS["a800"], request, Assumptions(mfu=0.5))
 
 
@@ -76,7 +76,7 @@ def test_codes_and_samples_are_planned_in_float32_by_hand(budget):
 
 def test_where_memory_is_slow_samples_take_the_time_of_reading():
     gpu = dataclasses.replace(GPUS["a800"], bandwidth=1e9)
-    request = PlanRequest(gpus=4, pictures=1437, classes=10)
+    request = PlanRequest(gpus=4, images=1437, classes=10)
     _, sample = make_budget(SMALL, gpu, request, Assumptions(mfu=0.5), stages=()).jobs
     weights = step_weight_bytes(SMALL.generator_size.config(SMALL.tokenizer, 10), "fp32", 2 * 256)
     reading = 20 * (weights + 256 * 81_920 / 2) / (1e9 * Assumptions().bandwidth_share)  # half the cache, on average
@@ -86,7 +86,7 @@ def test_where_memory_is_slow_samples_take_the_time_of_reading():
 
 def test_fewer_are_drawn_at_a_time_where_there_is_no_room():
     gpu = dataclasses.replace(GPUS["4090"], memory=20e6)
-    request = PlanRequest(pictures=1437, classes=10)
+    request = PlanRequest(images=1437, classes=10)
     (_, wide), (_, tight) = (
         make_budget(SMALL, each, request, Assumptions(), stages=()).jobs for each in (GPUS["4090"], gpu)
     )
@@ -121,12 +121,12 @@ def test_a_small_memory_takes_microbatches_then_nothing():
     whole = cost.footprints(64, 1, 1e12)[0]
     fixed = whole.total - whole.activations
     roomy = cost.choose(1, gpu, 2.0 * whole.total, 1e14, assumed)
-    assert (roomy.microbatches, roomy.pictures) == (1, 64)
-    assert roomy.options == "engine.parallel=ddp engine.accumulate=1 engine.recompute=false"
+    assert (roomy.microbatches, roomy.images) == (1, 64)
+    assert roomy.options == "engine.parallel=ddp engine.grad_accum_steps=1 engine.activation_checkpointing=false"
     recomputed = cost.footprints(64, 1, 1e12)[1].activations
     tight = cost.choose(1, gpu, fixed + 0.6 * recomputed, 1e14, assumed)
     assert tight.microbatches > 1
-    assert tight.microbatches * tight.pictures == 64
+    assert tight.microbatches * tight.images == 64
     assert cost.choose(1, gpu, 0.5 * fixed, 1e14, assumed) is None
 
 
@@ -182,11 +182,11 @@ def test_the_command_prints_tables_and_json(capsys):
     text = capsys.readouterr().out
     assert "2 x L40S 48 GB PCIe" in text
     assert "Assumed, not measured: 40%" in text
-    assert "FSDP + recompute" in text
+    assert "FSDP + activation_checkpointing" in text
     assert "encode and sample in fp32, 91.6 TFLOP/s at most" in text
     plan("--gpus", "2", "--stage", "generator", "--json")
     found = json.loads(capsys.readouterr().out)
-    assert found["request"]["pictures"] == 1438
+    assert found["request"]["images"] == 1438
     assert found["stages"][0]["gpu_hours"] == pytest.approx(2 * found["stages"][0]["hours"])
     assert found["stages"][0]["scaling"][0]["time"]["bound"] in ("arithmetic", "kernel launches")
 
@@ -213,19 +213,19 @@ def test_a_built_in_set_is_planned_as_it_is(name, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(plan_command, "make_budget", lambda recipe, gpu, request, *rest: asked.append(request))
     monkeypatch.setattr(plan_command, "to_json", lambda budget: {})
-    for tokens in ((), ("--picture-kb", "2"), ("--pictures", "50")):
+    for tokens in ((), ("--image-kb", "2"), ("--images", "50")):
         plan("--json", *tokens, preset=name)
     size = BUILTIN[name].size
     train = open_splits(name, size, 0).train
     held, own, other = asked
-    assert (held.pictures, held.classes) == (len(train), len(train.classes))
-    assert (held.picture_bytes, held.in_memory) == (train.read(0, None).nbytes, True)
-    assert (own.pictures, own.picture_bytes, own.in_memory) == (len(train), 2000, False)
-    assert (other.pictures, other.picture_bytes, other.in_memory) == (50, 110_000, False)
+    assert (held.images, held.classes) == (len(train), len(train.classes))
+    assert (held.image_bytes, held.in_memory) == (train.read(0, None).nbytes, True)
+    assert (own.images, own.image_bytes, own.in_memory) == (len(train), 2000, False)
+    assert (other.images, other.image_bytes, other.in_memory) == (50, 110_000, False)
 
 
-def test_pictures_in_memory_need_no_cores():
-    request = PlanRequest(gpus=4, pictures=1438, classes=10, picture_bytes=768, in_memory=True)
+def test_images_in_memory_need_no_cores():
+    request = PlanRequest(gpus=4, images=1438, classes=10, image_bytes=768, in_memory=True)
     budget = make_budget(SMALL, GPUS["a800"], request, Assumptions(), ("stage1",))
     assert budget.stages[0].cores == 0
 
@@ -233,7 +233,7 @@ def test_pictures_in_memory_need_no_cores():
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
-        (("--gpus", "3"), "batch of 64 pictures of stage1 does not divide over 3 GPUs"),
+        (("--gpus", "3"), "batch of 64 images of stage1 does not divide over 3 GPUs"),
         (("--gpus", "0"), "gpus must be at least 1"),
         (("--gpu", "tpu"), "There is no GPU 'tpu'"),
         (("--gpus", "1", "--generator", "B", "--set", "tokenizer.patch=3"), "patch"),

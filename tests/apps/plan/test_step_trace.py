@@ -18,7 +18,7 @@ from alitok.run.estimate import generator_on_noise, noise_splits
 from alitok.run.tasks import Trainings
 from alitok.train.adversary import AdversaryConfig
 from alitok.train.state import TrainingState
-from alitok.train.task import EngineConfig, Moment
+from alitok.train.task import EngineConfig, StepInfo
 
 ALONE = World(torch.device("cpu"))
 CLASSES = tuple("0123456789")
@@ -67,7 +67,7 @@ def allocated(work):
         if field.alloc_size > 0:
             taken[field.ptr] = len(changes), event.parent
         changes.append(field.alloc_size)
-    return max(itertools.accumulate(changes))
+    return max(itertools.grad_accum_steps(changes))
 
 
 def in_order(events):
@@ -84,11 +84,11 @@ CASES = {
     "stage1": ("stage1", {}, {}),
     "stage1 with all losses": ("stage1", {"local": True, "discriminator": True}, {}),
     "stage1 in bf16": ("stage1", {}, {"precision": "bf16"}),
-    "stage1 recomputed": ("stage1", {}, {"recompute": True}),
+    "stage1 recomputed": ("stage1", {}, {"activation_checkpointing": True}),
     "stage2 with a discriminator": ("stage2", {"discriminator": True}, {}),
     "generator": ("generator", {}, {}),
-    "generator in two microbatches": ("generator", {}, {"accumulate": 2}),
-    "generator recomputed in bf16": ("generator", {}, {"recompute": True, "precision": "bf16"}),
+    "generator in two microbatches": ("generator", {}, {"grad_accum_steps": 2}),
+    "generator recomputed in bf16": ("generator", {}, {"activation_checkpointing": True, "precision": "bf16"}),
 }
 
 
@@ -101,12 +101,12 @@ def test_memory_of_a_real_step(case, tmp_path):
     for player in state.players.values():
         player.module.zero_grad(set_to_none=True)  # or what a step gives back at its start would count
     real = allocated(lambda: state.advance(batch, lambda: False))
-    microbatches = recipe.engine.accumulate
+    microbatches = recipe.engine.grad_accum_steps
     rehearsal = Rehearsal(recipe, stage, len(CLASSES))
     found = rehearsal.step(
         8 // microbatches,
         half=recipe.engine.precision == "bf16",
-        recompute=recipe.engine.recompute,
+        activation_checkpointing=recipe.engine.activation_checkpointing,
         accumulating=microbatches > 1,
         fused_attention=False,
     )
@@ -134,7 +134,7 @@ def test_operations_of_a_real_step(stage, tmp_path):
     state, batch = state_of(recipe, stage, tmp_path)
     state.model.train()
     with FlopCounterMode(display=False) as counter:
-        for terms in state.task.losses(state.task.modules, batch, Moment(0, 0, 0)):
+        for terms in state.task.losses(state.task.modules, batch, StepInfo(0, 0, 0)):
             terms.minimise.backward()
     found = Rehearsal(recipe, stage, len(CLASSES)).step(2, half=False, fused_attention=False)
     assert found.flops == counter.get_total_flops()
@@ -143,7 +143,7 @@ def test_operations_of_a_real_step(stage, tmp_path):
 def test_a_step_twice_is_the_same():
     rehearsal = Rehearsal(RECIPES["digits"], "stage1", 10)
     first = rehearsal.step(4)
-    assert rehearsal.step(8, recompute=True).held_bytes > 0
+    assert rehearsal.step(8, activation_checkpointing=True).held_bytes > 0
     assert rehearsal.step(4) == first
 
 

@@ -31,7 +31,7 @@ from alitok.train.next_code import guess
 from alitok.train.predictability import PredictabilityConfig, probe
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}
-TRAINING = PredictabilityConfig(pictures=30, steps=3, batch_size=8, layers=1, width=8, heads=2)
+TRAINING = PredictabilityConfig(images=30, steps=3, batch_size=8, layers=1, width=8, heads=2)
 HELD, TRAIN, CLASSES = 24, 40, ("ant", "bee")
 FILES = ["influence.png", "maps.npz", "probe.json", "reach.png", "report.html"]
 CODEC = """
@@ -71,7 +71,7 @@ def tokenizer():
             stage2=DecoderConfig(**SMALL, extra_tokens=2),
         )
     ).eval()
-    with torch.no_grad():  # a codebook of features, far enough apart to be seen in the picture
+    with torch.no_grad():  # a codebook of features, far enough apart to be seen in the image
         found.encoder.to_features.weight *= 20
         for decoder in (found.stage1, found.stage2):
             decoder.head.to_pixels.weight *= 20
@@ -98,8 +98,8 @@ def save_generator(path, names=CLASSES, **changes):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Pictures of two classes, with a split."""
-    root, random = tmp_path_factory.mktemp("real") / "pictures", np.random.default_rng(0)
+    """Images of two classes, with a split."""
+    root, random = tmp_path_factory.mktemp("real") / "images", np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("val", HELD)):
         for number in range(count):
             path = root / split / CLASSES[number % 2] / f"{number:03d}.png"
@@ -119,7 +119,7 @@ def ask(tmp_path, model, real, monkeypatch):
             str(real),
             tmp_path / "out",
             seed=3,
-            pictures=10,
+            images=10,
             batch_size=7,
             device="cpu",
             training=TRAINING,
@@ -142,8 +142,8 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def pictures(real, split, count):
-    """The first `count` pictures of a split in the order of seed 3, and their labels."""
+def some_images(real, split, count):
+    """The first `count` images of a split in the order of seed 3, and their labels."""
     source = getattr(open_splits(str(real), 12, 3), split)
     rows = np.random.default_rng(3).permutation(len(source))[:count]
     images = np.stack([source.read(int(row), None) for row in rows])
@@ -153,7 +153,7 @@ def pictures(real, split, count):
 @torch.no_grad()
 def test_numbers_and_maps_are_those_of_the_parts(ask, real, tmp_path, capsys):
     found, written = ask()
-    model, (held, _), (train, _) = tokenizer(), pictures(real, "heldout", HELD), pictures(real, "train", 30)
+    model, (held, _), (train, _) = tokenizer(), some_images(real, "val", HELD), some_images(real, "train", 30)
     influence = influence_of(TokenizerCodec(model), held[:10], grid=3, prefix=3, seed=3, batch_size=7)
     codes, train_codes = model.encode(held), model.encode(train)
     maps = np.load(tmp_path / "out" / "maps.npz")
@@ -189,7 +189,7 @@ def test_numbers_and_maps_are_those_of_the_parts(ask, real, tmp_path, capsys):
     assert (written["numbers"], written["kind"]) == (found, "probe")
     protocol = written["protocol"]
     assert protocol["codes"] == model.codes_fingerprint()
-    assert (protocol["pictures disturbed"], protocol["pictures guessed"], protocol["training pictures"]) == (10, 24, 30)
+    assert (protocol["images disturbed"], protocol["images guessed"], protocol["training images"]) == (10, 24, 30)
     assert {"tokenizer weights", "data contents", "seed", "torch", "device", "its training"} < set(protocol)
     assert set(written["seconds"]) == {"codes", "influence", "reach", "loss", "mutual"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
@@ -200,7 +200,7 @@ def test_numbers_and_maps_are_those_of_the_parts(ask, real, tmp_path, capsys):
 
 def test_the_report_has_the_maps_a_sentence_for_each_number_and_no_network(ask, read, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "draw_maps", heat.draw_maps)
-    found, written = ask(pictures=500)
+    found, written = ask(images=500)
     page = read((tmp_path / "out" / "report.html").read_text())
     page.check_alone()
     order = ["Warnings", "Numbers", "Which patches move which codes", "Which patches move one code"]
@@ -216,15 +216,15 @@ def test_the_report_has_the_maps_a_sentence_for_each_number_and_no_network(ask, 
     assert len([sheet for sheet in sheets if "patches that move the code" in sheet["alt"]]) == 8
     assert len(sheets) == 3 + 8 + 2 + 1
     assert page.source.count("<svg") == 3
-    assert written["influence"]["pictures"] == HELD
-    assert any("24 held-out pictures to disturb, fewer than the 500" in warning for warning in written["warnings"])
+    assert written["influence"]["images"] == HELD
+    assert any("24 validation images to disturb, fewer than the 500" in warning for warning in written["warnings"])
     assert all(warning in page.text for warning in written["warnings"])
 
 
-def test_a_generator_is_told_the_classes_of_the_pictures_by_their_names(ask, real, tmp_path):
+def test_a_generator_is_told_the_classes_of_the_images_by_their_names(ask, real, tmp_path):
     generator = save_generator(tmp_path / "generator", names=("bee", "ant"))
     found, written = ask(generator=str(tmp_path / "generator"))
-    held, labels = pictures(real, "heldout", HELD)
+    held, labels = some_images(real, "val", HELD)
     with torch.no_grad():
         codes = tokenizer().encode(held)
     expected = guess(generator, codes, 1 - labels, 64)  # ant and bee stand the other way round there
@@ -284,11 +284,11 @@ def test_the_same_seed_gives_the_same_and_a_sample_says_so(ask, read, tmp_path):
     assert (written["influence"]["exact"], written["influence"]["pairs"]) == (False, 36)
     assert sampled["influence_future"] != first["influence_future"]
     assert (
-        "Each patch was replaced in 4 of 10 held-out pictures" in read((tmp_path / "out/report.html").read_text()).text
+        "Each patch was replaced in 4 of 10 validation images" in read((tmp_path / "out/report.html").read_text()).text
     )
 
 
-def test_pictures_that_cannot_be_read_are_passed_over_and_named(ask, real, tmp_path, capsys):
+def test_images_that_cannot_be_read_are_passed_over_and_named(ask, real, tmp_path, capsys):
     copy = tmp_path / "copy"
     for path in sorted(real.rglob("*.png")):
         target = copy / path.relative_to(real)
@@ -296,8 +296,8 @@ def test_pictures_that_cannot_be_read_are_passed_over_and_named(ask, real, tmp_p
         target.write_bytes(path.read_bytes()[:60] if path.stem == "005" else path.read_bytes())
     _, written = ask(data=str(copy))
     assert len(written["protocol"]["left out"]) == 2
-    assert written["protocol"]["pictures guessed"] == HELD - 1
-    assert "2 broken pictures are left out" in capsys.readouterr().out
+    assert written["protocol"]["images guessed"] == HELD - 1
+    assert "2 broken images are left out" in capsys.readouterr().out
 
 
 def test_data_that_is_too_small_is_refused(ask, tmp_path):
@@ -306,14 +306,14 @@ def test_data_that_is_too_small_is_refused(ask, tmp_path):
             path = tmp_path / "few" / split / "ant" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (12, 12), (number, 0, 0)).save(path)
-    with pytest.raises(AlitokError, match=r"at least two held-out pictures are needed; .* has 1 that can be read"):
+    with pytest.raises(AlitokError, match=r"at least two validation images are needed; .* has 1 that can be read"):
         ask(data=str(tmp_path / "few"))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"pictures": 1}, "--pictures must be at least 2, not 1"),
+        ({"images": 1}, "--images must be at least 2, not 1"),
         ({"per_place": 1}, "--per-place must be at least 2"),
         ({"batch_size": 1}, "--batch-size must be at least 2"),
         ({"grid": 0}, "--grid must be at least 1"),
@@ -358,8 +358,8 @@ def test_what_a_reader_must_know_is_told(ask, monkeypatch, capsys):
     _, written = ask()
     by_heart, too_few = written["warnings"]
     assert "by heart" in by_heart
-    assert "54 pictures are too few for mutual information" in too_few
-    assert "Note: 54 pictures are too few" in capsys.readouterr().out
+    assert "54 images are too few for mutual information" in too_few
+    assert "Note: 54 images are too few" in capsys.readouterr().out
 
 
 def test_the_directory_is_named_after_tokenizer_and_data():
@@ -379,7 +379,7 @@ def test_a_model_of_a_run_has_the_runs_name_and_a_generator_is_told(path):
     ("changes", "told"),
     [
         ({"tokenizer": "other.module:name"}, "tokenizer: .*tokenizer, not other.module:name"),
-        ({"data": "digits"}, "data: .*pictures, not digits"),
+        ({"data": "digits"}, "data: .*images, not digits"),
         ({"generator": "models/a"}, "generator: a small one, trained for this, not models/a"),
     ],
 )

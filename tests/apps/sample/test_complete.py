@@ -1,4 +1,4 @@
-"""A picture continued from its first rows, on a sheet."""
+"""An image continued from its first rows, on a sheet."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def ask(tmp_path):
 
 
 def tiles(path, count):
-    """The pictures of a sheet, shrunk to what they were, and the captions below them."""
+    """The images of a sheet, shrunk to what they were, and the captions below them."""
     with Image.open(path) as image:
         sheet = np.asarray(image)
     found = []
@@ -71,13 +71,13 @@ def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, ca
     shown = tiles(ask(count=9, seed=3, sampling={"top_k": 5}), 11)
     pipeline = pair()
     with Image.open(tmp_path / "bee" / "x.png") as image:
-        picture = image.convert("RGB")
-    crop = centre_crop(picture, 16)
+        original = image.convert("RGB")
+    crop = centre_crop(original, 16)
     assert np.array_equal(shown[0], np.asarray(crop))
     image = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1)[None] / 255
     rebuilt = pipeline.tokenizer.reconstruct(image)[0].permute(1, 2, 0).clamp(0, 1) * 255
     assert np.abs(shown[1] - rebuilt.detach().numpy()).max() <= 1
-    drawn = pipeline.complete(picture, 2, [1] * 9, seed=3, sampling=pipeline.sampling_with(top_k=5))
+    drawn = pipeline.complete(original, 2, [1] * 9, seed=3, sampling=pipeline.sampling_with(top_k=5))
     assert np.array_equal(shown[2:], np.stack([np.asarray(each) for each in drawn]))
     # One decoder, and a causal one: the rows that were kept are those of the reconstruction, the others are not.
     assert np.array_equal(shown[2:, :8], np.broadcast_to(shown[1, :8], (9, 8, 16, 3)))
@@ -100,9 +100,9 @@ def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
         assert f"1 completion as {said}" in capsys.readouterr().out
     (tmp_path / "y.png").write_bytes((tmp_path / "bee" / "x.png").read_bytes())
     with pytest.raises(AlitokError, match=r"y\.png lies in no folder that is named after a class .* give --class"):
-        ask(picture=tmp_path / "y.png")
+        ask(image=tmp_path / "y.png")
     pair((), 1).save_pretrained(tmp_path / "alone")
-    ask(model=str(tmp_path / "alone"), picture=tmp_path / "y.png", out=tmp_path / "one.png")
+    ask(model=str(tmp_path / "alone"), image=tmp_path / "y.png", out=tmp_path / "one.png")
     assert "as 0: " in capsys.readouterr().out
 
 
@@ -114,16 +114,16 @@ def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
         ({"count": 0}, "--count must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"out": "sheet.jpg"}, r"must end in \.png"),
-        ({"out": "bee/x.png"}, "is the picture itself, which the sheet would replace"),
+        ({"out": "bee/x.png"}, "is the image itself, which the sheet would replace"),
         ({"class_name": "be"}, r"near: bee \(1\)"),
-        ({"picture": "none.png"}, r"none\.png does not exist; give another picture"),
-        ({"picture": "model/pipeline.json"}, "is not a picture that Pillow can read; give another"),
+        ({"image": "none.png"}, r"none\.png does not exist; give another image"),
+        ({"image": "model/pipeline.json"}, "is not an image that Pillow can read; give another"),
         ({"sampling": {"temperature": -1.0}}, "temperature must be at least 0"),
         ({"model": "nowhere"}, "no directory with a saved model"),
     ],
 )
 def test_what_cannot_be_completed_is_said_and_nothing_is_written(ask, tmp_path, changes, said):
-    changes = {name: tmp_path / value if name in ("out", "picture") else value for name, value in changes.items()}
+    changes = {name: tmp_path / value if name in ("out", "image") else value for name, value in changes.items()}
     with pytest.raises(AlitokError, match=said):
         ask(**changes)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "bee"}

@@ -71,31 +71,31 @@ def files(root):
 
 
 def expected(model, count=37, classes=(0, 1, 2)):
-    """The pictures (N, h, h, 3) that a pair draws for a list of classes."""
+    """The images (N, h, h, 3) that a pair draws for a list of classes."""
     labels = [classes[number % len(classes)] for number in range(count)]
     pipeline = Pipeline.from_pretrained(model, device="cpu")
-    return np.stack([np.asarray(picture) for picture in pipeline(labels, seed=5)]), labels
+    return np.stack([np.asarray(image) for image in pipeline(labels, seed=5)]), labels
 
 
 @pytest.mark.parametrize("ending", ["png", "webp"])
-def test_pictures_in_class_folders_that_are_a_source(ask, model, capsys, ending):
+def test_images_in_class_folders_that_are_a_source(ask, model, capsys, ending):
     out = ask(format=ending)
-    assert "37 pictures in" in capsys.readouterr().out
-    pictures, labels = expected(model)
+    assert "37 images in" in capsys.readouterr().out
+    images, labels = expected(model)
     names = ["ant", "bee", "sea cow"]
     paths = [f"{names[label]}/{number:06d}.{ending}" for number, label in enumerate(labels)]
     assert set(files(out)) == {*paths, "sample.json"}
-    for path, picture in zip(paths, pictures, strict=True):
+    for path, wanted in zip(paths, images, strict=True):
         with Image.open(out / path) as image:
             assert image.format == ending.upper()
-            assert np.array_equal(np.asarray(image.convert("RGB")), picture)
+            assert np.array_equal(np.asarray(image.convert("RGB")), wanted)
     splits = open_splits(str(out), 16)
     assert splits.train.classes == tuple(names)
-    assert len(splits.train) + len(splits.heldout) == 37
+    assert len(splits.train) + len(splits.val) == 37
     for index in range(len(splits.train)):
         place = paths.index(splits.train.key(index))
         assert splits.train.labels[index] == labels[place]
-        assert np.array_equal(splits.train.read(index, None).transpose(1, 2, 0), pictures[place])
+        assert np.array_equal(splits.train.read(index, None).transpose(1, 2, 0), images[place])
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -104,11 +104,11 @@ def test_one_archive_as_adm_reads_it(ask, model, tmp_path, inside, capsys):
     ask(out=out, format="npz" if inside else None, classes=("sea cow", "0"))
     archive = out / "samples.npz" if inside else out
     assert f": {archive}" in capsys.readouterr().out.replace("\n", "")
-    pictures, labels = expected(model, classes=(2, 0))
+    images, labels = expected(model, classes=(2, 0))
     with np.load(archive, allow_pickle=False) as found:
         assert found.files == ["arr_0", "arr_1"]
         assert (found["arr_0"].dtype, found["arr_1"].dtype) == (np.uint8, np.int64)
-        assert np.array_equal(found["arr_0"], pictures)
+        assert np.array_equal(found["arr_0"], images)
         assert found["arr_1"].tolist() == labels
     manifest = "sample.json" if inside else "all.sample.json"
     assert {path.name for path in archive.parent.iterdir()} == {archive.name, manifest}
@@ -126,7 +126,7 @@ def test_a_finished_job_says_so_and_draws_nothing(ask, capsys, monkeypatch):
             patch.setattr(workflow, "pixel_precision", None)
             patch.setattr("alitok.sampling.engine.Engine.sample", None)
             ask(**changes)
-        assert "All 37 pictures were there before" in capsys.readouterr().out
+        assert "All 37 images were there before" in capsys.readouterr().out
         assert files(out.parent) == before
 
 
@@ -145,7 +145,7 @@ def test_only_what_is_missing_is_drawn_and_written(ask, capsys, monkeypatch):
     capsys.readouterr()
     ask(batch_size=None)
     assert asked == [[1]]
-    assert "16 pictures of 37, the others were there before, in" in capsys.readouterr().out
+    assert "16 images of 37, the others were there before, in" in capsys.readouterr().out
     assert files(out) == before
     written = {path for path, stat in stats.items() if path.stat().st_mtime_ns != stat.st_mtime_ns}
     assert {path.stem for path in written} == {"000017", "000020"}
@@ -186,7 +186,7 @@ def test_another_job_is_refused_by_its_first_difference_and_replaced_with_fresh(
     assert (tmp_path / "elsewhere" / "000000.png").exists()
     (out / "sample.json").write_bytes(before["sample.json"])
     assert files(out) == before
-    (out / "ant" / "000001.png").write_bytes(b"a foreign file: picture 1 is a bee")
+    (out / "ant" / "000001.png").write_bytes(b"a foreign file: image 1 is a bee")
     (out / "notes.txt").write_text("mine")
     ask(format="webp", classes=("sea cow",), num=1, fresh=True)
     assert set(files(out)) == {"ant/000001.png", "notes.txt", "sea cow/000000.webp", "sample.json"}
@@ -353,7 +353,7 @@ def _stop_after(blocks):
     return Bar
 
 
-def test_pictures_that_vanish_before_the_end_are_told(ask, monkeypatch, tmp_path):
+def test_images_that_vanish_before_the_end_are_told(ask, monkeypatch, tmp_path):
     plain = workflow.draw_many
 
     def others_fail(*words, **names):
@@ -361,7 +361,7 @@ def test_pictures_that_vanish_before_the_end_are_told(ask, monkeypatch, tmp_path
 
     monkeypatch.setattr(workflow, "draw_many", others_fail)
     for changes in ({}, {"out": tmp_path / "x.npz"}):
-        with pytest.raises(AlitokError, match=r"Picture 32 is not in .* share one disk"):
+        with pytest.raises(AlitokError, match=r"Image 32 is not in .* share one disk"):
             ask(**changes)
     assert not (tmp_path / "x.npz").exists()
 

@@ -137,7 +137,7 @@ def http(running):
         yield client
 
 
-def picture_bytes(width=20, height=16, kind="PNG", mode="RGB", seed=0, **options):
+def image_bytes(width=20, height=16, kind="PNG", mode="RGB", seed=0, **options):
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(values).convert(mode).save(buffer, kind, **options)
@@ -150,8 +150,8 @@ def make_service():
 
 
 @pytest.fixture(scope="session")
-def make_picture():
-    return picture_bytes
+def make_image():
+    return image_bytes
 
 
 @pytest.fixture(scope="session")

@@ -176,14 +176,14 @@ def draw(page: Page, form: str = "draw") -> None:
 
 
 def drawn(page: Page, form: str = "draw") -> Locator:
-    """The finished pictures, the newest drawing's first."""
+    """The finished images, the newest drawing's first."""
     return page.locator(f"#{form}-gallery .drawn img")
 
 
-def a_picture() -> dict[str, Any]:
+def a_image() -> dict[str, Any]:
     """A file to upload: red above blue."""
-    picture = Image.new("RGB", (40, 40), "#d03020")
-    picture.paste("#2040c0", (0, 20, 40, 40))
+    image = Image.new("RGB", (40, 40), "#d03020")
+    image.paste("#2040c0", (0, 20, 40, 40))
     file = io.BytesIO()
-    picture.save(file, "png")
-    return {"name": "picture.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    image.save(file, "png")
+    return {"name": "image.png", "mimeType": "image/png", "buffer": file.getvalue()}

@@ -39,11 +39,11 @@ def random_pair() -> Pipeline:
 def write_run(folder: Path) -> Path:
     """What a training of two stages leaves, as far as the page shows it."""
     for stage in ("stage1", "generator"):
-        pictures = folder / stage / "pictures"
-        pictures.mkdir(parents=True)
+        images = folder / stage / "images"
+        images.mkdir(parents=True)
         records = [{"step": step, "loss": 100 / step, "learning_rate": 1e-4} for step in range(10, 310, 10)]
-        records += [{"step": step, "heldout_psnr": 10 + step / 50} for step in (100, 200, 300)]
+        records += [{"step": step, "val_psnr": 10 + step / 50} for step in (100, 200, 300)]
         (folder / stage / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         for step in (100, 200, 300):
-            Image.new("RGB", (64, 32), (step % 256, 80, 120)).save(pictures / f"reconstructions-{step:06d}.png")
+            Image.new("RGB", (64, 32), (step % 256, 80, 120)).save(images / f"reconstructions-{step:06d}.png")
     return folder

@@ -1,7 +1,7 @@
 """A service without a model that speaks as the real one does, for what no model can be told to do.
 
 `Stub` is changed by a test while it runs: rows that come slowly, a key that is asked for, a full queue, a stream that
-breaks off. Its pictures are plain colours of (class, seed, index, row), so the same request gives the same bytes.
+breaks off. Its images are plain colours of (class, seed, index, row), so the same request gives the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Stub:
         refuse: (status, sentence, headers) for the next request that draws or reconstructs; then None again.
         break_after: the stream ends without a word after so many rows; then None again.
         fail_after: the stream says `error` after so many rows; then None again.
-        asked: bodies of the requests for pictures, in order.
+        asked: bodies of the requests for images, in order.
         sampling: the model's own settings.
     """
 
@@ -71,7 +71,7 @@ class Stub:
             "codebook_size": CODEBOOK,
             "stages": ["stage1", "stage2"],
             "sampling": self.sampling,
-            "limits": {"most_pictures": 16, "most_upload_bytes": 200_000},
+            "limits": {"most_images": 16, "most_upload_bytes": 200_000},
             "run": False,
         }
 
@@ -81,9 +81,9 @@ def colour(label: int, seed: int, index: int, row: int) -> tuple[int, int, int]:
     return mixed >> 16, (mixed >> 8) & 0xFF, mixed & 0xFF
 
 
-def encoded(picture: Image.Image, kind: str = "png") -> str:
+def encoded(image: Image.Image, kind: str = "png") -> str:
     file = io.BytesIO()
-    picture.save(file, kind)
+    image.save(file, kind)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -153,18 +153,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         try:
-            pictures = [
+            images = [
                 {"class": self.stub.classes[label], "label": label, "seed": seed, "index": index}
                 for index, label in enumerate(labels)
             ]
-            self.event("start", {"pictures": pictures, "rows": GRID})
+            self.event("start", {"images": images, "rows": GRID})
             sent = 0
             for row in range(GRID):
                 if self.stub.gate is not None:
                     self.stub.gate.acquire(timeout=30)
                 for index, label in enumerate(labels):
                     strip = Image.new("RGB", (SIZE, SIZE // GRID), colour(label, seed, index, row))
-                    self.event("row", {"picture": index, "row": row, "data": encoded(strip)})
+                    self.event("row", {"image": index, "row": row, "data": encoded(strip)})
                     sent += 1
                     if sent == self.stub.break_after:
                         self.stub.break_after = None
@@ -174,10 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
                         self.event("error", {"message": "The model ran out of memory."})
                         return
             for index, label in enumerate(labels):
-                picture = Image.new("RGB", (SIZE, SIZE))
+                image = Image.new("RGB", (SIZE, SIZE))
                 for y in range(SIZE):
-                    picture.paste(colour(label, seed, index, y * GRID // SIZE), (0, y, SIZE, y + 1))
-                finished = {"picture": index, "data": encoded(picture, asked["format"]), "format": asked["format"]}
+                    image.paste(colour(label, seed, index, y * GRID // SIZE), (0, y, SIZE, y + 1))
+                finished = {"image": index, "data": encoded(image, asked["format"]), "format": asked["format"]}
                 self.event("image", finished)
             self.event("done", {})
         except (BrokenPipeError, ConnectionResetError):
@@ -189,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reconstruct(self, body: bytes) -> None:
         if b"\x89PNG" not in body:
-            self.fail(422, "This file is no picture that can be read.")
+            self.fail(422, "This file is no image that can be read.")
             return
         made = {name: encoded(Image.new("RGB", (SIZE, SIZE), shade)) for name, shade in _VERSIONS.items()}
         codes = [(number * 37) % CODEBOOK for number in range(PREFIX + GRID * GRID)]

@@ -22,7 +22,7 @@ from alitok.apps.serve.waiting import Finished  # noqa: E402
 from alitok.sampling import Engine, SampleRequest  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
-FOUR = {"most_waiting": 4, "most_pictures": 4, "most_uploads": 4}
+FOUR = {"most_waiting": 4, "most_images": 4, "most_uploads": 4}
 
 
 def post(running, body, path="/v1/images"):
@@ -99,7 +99,7 @@ def test_a_batch_that_nobody_waits_for_is_left_unfinished(pipeline, make_service
         until(lambda: count(running, route="/v1/images/stream", method="POST", status="200") == 1)
         gate.set()
         until(lambda: not running.service.batcher.running)
-        assert running.service.numbers.registry.get_sample_value("alitok_pictures_total") == 0
+        assert running.service.numbers.registry.get_sample_value("alitok_images_total") == 0
 
 
 def test_a_late_answer_is_a_504_and_frees_its_places(pipeline, make_service, until):
@@ -153,9 +153,9 @@ def test_a_stream_that_is_read_by_drops_ends_with_its_time(pipeline, make_servic
         assert count(running, route="/v1/images/stream", method="POST", status="200") == 1
 
 
-def test_codes_do_not_wait_for_a_long_batch(held, make_picture):
+def test_codes_do_not_wait_for_a_long_batch(held, make_image):
     """They are done between two of its rows: the gate holds every row, and is opened for one at a time."""
-    encoded = held.pool.submit(lambda: held.client().post("/v1/encode", files={"image": make_picture()}))
+    encoded = held.pool.submit(lambda: held.client().post("/v1/encode", files={"image": make_image()}))
     while not encoded.done():
         held.gate.set()
         held.gate.clear()
@@ -196,10 +196,10 @@ def hold_up(monkeypatch, place, name):
 
 @pytest.mark.parametrize("how", ["a stop", "a full queue"])
 @pytest.mark.parametrize(("path", "name"), [("/v1/decode", "decode"), ("/v1/encode", "encode")])
-def test_codes_that_have_begun_are_finished(pipeline, make_service, make_picture, until, monkeypatch, how, path, name):
+def test_codes_that_have_begun_are_finished(pipeline, make_service, make_image, until, monkeypatch, how, path, name):
     """The places of a request of several are taken at once, and not again for each."""
     gate = hold_up(monkeypatch, ServedModel, name)
-    body = {"json": {"codes": [[0] * 12] * 3}} if name == "decode" else {"files": [("image", make_picture())] * 3}
+    body = {"json": {"codes": [[0] * 12] * 3}} if name == "decode" else {"files": [("image", make_image())] * 3}
     with make_service(pipeline, limits=FOUR) as running, ThreadPoolExecutor(4) as pool:
         asked = pool.submit(lambda: running.client().post(path, **body))
         until(gate.begun.is_set)
@@ -219,9 +219,9 @@ def test_codes_that_have_begun_are_finished(pipeline, make_service, make_picture
 
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream", "/v1/reconstruct", "/v1/encode"])
 def test_uploads_that_are_being_decoded_at_a_stop_are_finished(
-    pipeline, make_service, make_picture, until, monkeypatch, path
+    pipeline, make_service, make_image, until, monkeypatch, path
 ):
-    gate, data = hold_up(monkeypatch, service, "read_square"), make_picture()
+    gate, data = hold_up(monkeypatch, service, "read_square"), make_image()
     completion = {"image": base64.b64encode(data).decode(), "rows": 1}
     body = {"json": {**ONE, "completion": completion}} if "images" in path else {"files": {"image": data}}
     with make_service(pipeline) as running, ThreadPoolExecutor(1) as pool:
@@ -283,12 +283,12 @@ def batcher(pipeline):
 
 
 def test_requests_take_turns(batcher):
-    """A request of many pictures does not hold up one that comes after it."""
+    """A request of many images does not hold up one that comes after it."""
     sizes, order = [], []
-    batcher._on_batch = lambda pictures, seconds: sizes.append(pictures)
+    batcher._on_batch = lambda images, seconds: sizes.append(images)
 
     def noted(name, drawing):
-        """As the pictures are handed on; the loop may hear of several at a time."""
+        """As the images are handed on; the loop may hear of several at a time."""
         tell = drawing.tell
         drawing.tell = lambda event: (order.append(name) if isinstance(event, Finished) else None, tell(event))
         return drawing
@@ -306,14 +306,14 @@ def test_requests_take_turns(batcher):
     asyncio.run(both())
     assert sorted(order) == ["few"] + ["many"] * 7
     assert "few" in order[:3]
-    batcher.close(10)  # a batch is counted after its pictures are given out
+    batcher.close(10)  # a batch is counted after its images are given out
     assert sizes == [3, 3, 2]
 
 
 def test_clients_who_were_in_two_batches_come_together(batcher):
     """Two clients whose batches follow each other would else be drawn in turns for ever."""
     sizes, stream = [], batcher._engine.stream
-    batcher._on_batch = lambda pictures, seconds: sizes.append(pictures)
+    batcher._on_batch = lambda images, seconds: sizes.append(images)
 
     def slow(requests):
         for codes in stream(requests):
@@ -391,9 +391,9 @@ def test_an_answer_for_a_closed_loop_does_no_harm(batcher):
     assert not batcher.alive
 
 
-def test_base64_of_a_completion_is_bounded(pipeline, make_service, make_picture):
+def test_base64_of_a_completion_is_bounded(pipeline, make_service, make_image):
     with make_service(pipeline, limits={"most_upload_bytes": 1024, "most_body_bytes": 4096}) as running:
-        text = base64.b64encode(make_picture(40, 40)).decode()
+        text = base64.b64encode(make_image(40, 40)).decode()
         for body in (
             {**ONE, "completion": {"image": text[:2000], "rows": 1}},
             {**ONE, "completion": {"image": text, "rows": 1}},

@@ -56,7 +56,7 @@ def test_answers_that_failed_are_in_no_rate(benchmark, monkeypatch):
     load = benchmark.Load("http://nowhere", 4)
     found = load.run(2, 0.6)
     assert found["failed"] == load.failed >= 2 * (len(load.answers) - 2) > 0
-    assert found["pictures"] < len(load.answers)
+    assert found["images"] < len(load.answers)
     assert benchmark.faults({"loads": [found]}) == load.failed
     assert benchmark.faults({"soak": {"lost": 1, "wrong": 2}}) == 3
     assert benchmark.faults({"loads": [{"failed": 0}]}) == 0

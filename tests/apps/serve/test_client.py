@@ -18,8 +18,8 @@ def client(running):
     return Client(running.address)
 
 
-def same(picture, other):
-    return np.array_equal(np.asarray(picture), np.asarray(other))
+def same(image, other):
+    return np.array_equal(np.asarray(image), np.asarray(other))
 
 
 def test_draw(client, pipeline):
@@ -31,16 +31,16 @@ def test_draw(client, pipeline):
         ("tench", 0, 3, 2),
         ("tench", 0, 3, 3),
     ]
-    assert all(same(each.picture, want) for each, want in zip(drawn, wanted, strict=True))
+    assert all(same(each.image, want) for each, want in zip(drawn, wanted, strict=True))
 
 
 def test_stream(client, pipeline):
     told = list(client.stream([1, 2], seed=5))
     rows = [each for each in told if isinstance(each, DrawnRow)]
-    assert sorted((each.picture, each.row) for each in rows) == [(p, r) for p in range(2) for r in range(3)]
+    assert sorted((each.image, each.row) for each in rows) == [(p, r) for p in range(2) for r in range(3)]
     assert {each.strip.size for each in rows} == {(12, 4)}
     finished = sorted((each for each in told if isinstance(each, Drawn)), key=lambda each: each.index)
-    assert all(same(each.picture, want) for each, want in zip(finished, pipeline([1, 2], seed=5), strict=True))
+    assert all(same(each.image, want) for each, want in zip(finished, pipeline([1, 2], seed=5), strict=True))
 
 
 def test_a_stream_that_is_left_frees_its_places(pipeline, make_service, until):
@@ -54,11 +54,11 @@ def test_a_stream_that_is_left_frees_its_places(pipeline, make_service, until):
         until(lambda: running.service.batcher.waiting == 0)
 
 
-def test_pictures_continued_coded_and_back(client, pipeline, make_picture):
-    data = make_picture()
+def test_images_continued_coded_and_back(client, pipeline, make_image):
+    data = make_image()
     (drawn,) = client.draw([1], seed=2, keep=(data, 1))
-    assert same(drawn.picture, pipeline.complete(Image.open(io.BytesIO(data)), 1, 1, seed=2)[0])
-    codes = client.encode([data, make_picture(seed=4)])
+    assert same(drawn.image, pipeline.complete(Image.open(io.BytesIO(data)), 1, 1, seed=2)[0])
+    codes = client.encode([data, make_image(seed=4)])
     found = client.reconstruct(data)
     assert found.codes == codes[0]
     assert found.original.size == found.stage1.size == (12, 12)
@@ -104,7 +104,7 @@ def test_a_stream_that_fails_after_its_start(pipeline, make_service):
 
 
 def test_a_busy_service_says_when_to_come_back(pipeline, make_service, until):
-    gate, limits = threading.Event(), {"most_waiting": 2, "most_pictures": 2, "most_uploads": 2}
+    gate, limits = threading.Event(), {"most_waiting": 2, "most_images": 2, "most_uploads": 2}
     with make_service(pipeline, gate=gate, batch_size=1, limits=limits) as running:
         client = Client(running.address)
         waiting = client.stream([0], count=2)

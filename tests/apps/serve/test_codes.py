@@ -37,8 +37,8 @@ def codes_of(pipeline, data):
     return pipeline.tokenizer.encode(to_float(torch.from_numpy(square))[None])[0].tolist(), square
 
 
-def test_encode_gives_the_codes_of_each_picture(http, pipeline, make_picture):
-    files = [make_picture(seed=1), make_picture(30, 13, "JPEG", seed=2), make_picture(9, 9, "WEBP", seed=3)]
+def test_encode_gives_the_codes_of_each_image(http, pipeline, make_image):
+    files = [make_image(seed=1), make_image(30, 13, "JPEG", seed=2), make_image(9, 9, "WEBP", seed=3)]
     answer = http.post("/v1/encode", files=[("image", ("../../name", data)) for data in files])
     assert answer.status_code == 200, answer.text
     assert answer.json() == {
@@ -50,7 +50,7 @@ def test_encode_gives_the_codes_of_each_picture(http, pipeline, make_picture):
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", None])
-def test_decode_gives_the_picture_of_each_stage(http, pipeline, stage):
+def test_decode_gives_the_image_of_each_stage(http, pipeline, stage):
     codes = torch.randint(0, 32, (3, 12))
     answer = http.post("/v1/decode", json={"codes": codes.tolist(), "stage": stage, "format": "webp"})
     with torch.inference_mode():
@@ -66,13 +66,13 @@ def test_decode_gives_the_picture_of_each_stage(http, pipeline, stage):
 @pytest.mark.parametrize(
     ("codes", "said"),
     [
-        ([[0] * 11], "A picture of this model has 12 codes."),
+        ([[0] * 11], "An image of this model has 12 codes."),
         ([[0] * 11 + [32]], "Codes must be within 0 to 31."),
         ([[-1] + [0] * 11], "Codes must be within 0 to 31."),
         ([[2**70] * 12], "Codes must be within 0 to 31."),
         ([[0.5] * 12], "valid integer"),
         ([], "at least 1 item"),
-        ([[0] * 12] * 65, "At most 64 pictures"),
+        ([[0] * 12] * 65, "At most 64 images"),
     ],
 )
 def test_codes_that_do_not_fit(http, codes, said):
@@ -81,8 +81,8 @@ def test_codes_that_do_not_fit(http, codes, said):
     assert said in answer.json()["error"]["message"]
 
 
-def test_reconstruct_tells_what_is_lost(http, pipeline, make_picture):
-    data = make_picture()
+def test_reconstruct_tells_what_is_lost(http, pipeline, make_image):
+    data = make_image()
     answer = http.post("/v1/reconstruct", files={"image": data}).json()
     codes, square = codes_of(pipeline, data)
     original = square.transpose(1, 2, 0).astype(int)
@@ -117,20 +117,20 @@ def tiff():
     return buffer.getvalue()
 
 
-def many_scans(make_picture):
-    data = make_picture(64, 64, "JPEG", progressive=True)
+def many_scans(make_image):
+    data = make_image(64, 64, "JPEG", progressive=True)
     scan = data[data.index(b"\xff\xda") : data.index(b"\xff\xda") + 40]
     return data[:-2] + scan * 200 + data[-2:]
 
 
-def many_scans_behind_an_index(make_picture):
-    """Pillow calls a JPEG file with an index of further pictures MPO, and reads its scans all the same."""
+def many_scans_behind_an_index(make_image):
+    """Pillow calls a JPEG file with an index of further images MPO, and reads its scans all the same."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
     pair = buffer.getvalue()
     start = pair.index(b"MPF\0") - 4
     index = pair[start : start + 2 + int.from_bytes(pair[start + 2 : start + 4], "big")]
-    data = many_scans(make_picture)
+    data = many_scans(make_image)
     made = data[:2] + index + data[2:]
     assert Image.open(io.BytesIO(made)).format == "MPO"
     return made
@@ -154,17 +154,17 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("path", ["/v1/reconstruct", "/v1/encode"])
-def test_uploads_that_are_no_use(http, make_picture, path, name):
+def test_uploads_that_are_no_use(http, make_image, path, name):
     make, status = BAD[name]
-    answer = http.post(path, files={"image": make(make_picture)})
+    answer = http.post(path, files={"image": make(make_image)})
     assert answer.status_code == status, answer.text
     assert set(answer.json()["error"]) == {"message", "code"}
     assert "Traceback" not in answer.text
     assert "/" not in answer.json()["error"]["message"]
 
 
-def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, make_picture, until, monkeypatch):
-    """Their threads go on: if they did not count, there could be any number of large pictures in memory."""
+def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, make_image, until, monkeypatch):
+    """Their threads go on: if they did not count, there could be any number of large images in memory."""
     gate, at_once, most = threading.Event(), Counter(), []
 
     def held(*arguments):
@@ -189,7 +189,7 @@ def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, mak
         asyncio.run(leave())
         until(lambda: running.service.batcher.waiting == 0)
         with ThreadPoolExecutor(2) as pool:
-            files = {"image": make_picture()}
+            files = {"image": make_image()}
             later = [pool.submit(httpx.post, f"{running.address}/v1/encode", files=files) for _ in range(2)]
             until(lambda: running.service.batcher.waiting == 2)
             time.sleep(0.1)  # in which a third would begin
@@ -205,30 +205,30 @@ def test_of_an_animation_the_first_frame_is_taken(kind):
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1), (12, 12)])
-def test_odd_sizes(make_picture, size):
+def test_odd_sizes(make_image, size):
     """A strip of one pixel would have millions of them once its short side is enlarged."""
-    data = make_picture(*size)
+    data = make_image(*size)
     square = read_square(data, 64, ServiceLimits())
     assert square.size == (64, 64)
 
 
-def test_long_pictures_are_cut_where_they_would_be(make_picture):
-    data = make_picture(160, 32)
+def test_long_images_are_cut_where_they_would_be(make_image):
+    data = make_image(160, 32)
     whole = centre_crop(to_rgb(Image.open(io.BytesIO(data))), 16)
     assert np.array_equal(np.asarray(read_square(data, 16, ServiceLimits())), np.asarray(whole))
 
 
-def test_uploads_have_bounds(pipeline, make_service, make_picture):
+def test_uploads_have_bounds(pipeline, make_service, make_image):
     limits = {"most_upload_bytes": 2000, "most_body_bytes": 8000, "most_uploads": 2}
     with make_service(pipeline, limits=limits) as running, running.client() as http:
-        small, large = make_picture(8, 8), make_picture(40, 40)
+        small, large = make_image(8, 8), make_image(40, 40)
         assert http.post("/v1/encode", files=[("image", small)] * 2).status_code == 200
         assert http.post("/v1/encode", files=[("image", small)] * 3).status_code == 422
         assert http.post("/v1/encode", files={"image": large}).status_code == 413
         assert http.post("/v1/reconstruct", files={"image": large}).status_code == 413
 
 
-def test_forms_that_are_none(http, make_picture):
+def test_forms_that_are_none(http, make_image):
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     for body in (
         b"",
@@ -244,7 +244,7 @@ def test_forms_that_are_none(http, make_picture):
         http.post("/v1/reconstruct", content=b"x", headers={"Content-Type": "multipart/form-data"}).status_code == 422
     )
     assert http.post("/v1/reconstruct", json={}).status_code == 415
-    assert http.post("/v1/reconstruct", files={"other": make_picture()}).status_code == 422
+    assert http.post("/v1/reconstruct", files={"other": make_image()}).status_code == 422
 
 
 def mutated(data, rng):
@@ -271,19 +271,19 @@ def mutated(data, rng):
 
 
 @pytest.fixture(scope="module")
-def corpus(make_picture):
+def corpus(make_image):
     """Small valid files of several kinds, and 600 seeded mutations of them."""
     valid = [
-        make_picture(),
-        make_picture(mode="P", kind="GIF"),
-        make_picture(mode="RGBA"),
-        make_picture(mode="L"),
-        make_picture(kind="JPEG"),
-        make_picture(kind="JPEG", mode="CMYK"),
-        make_picture(kind="JPEG", progressive=True),
-        make_picture(kind="WEBP"),
-        make_picture(kind="WEBP", lossless=True),
-        make_picture(kind="BMP"),
+        make_image(),
+        make_image(mode="P", kind="GIF"),
+        make_image(mode="RGBA"),
+        make_image(mode="L"),
+        make_image(kind="JPEG"),
+        make_image(kind="JPEG", mode="CMYK"),
+        make_image(kind="JPEG", progressive=True),
+        make_image(kind="WEBP"),
+        make_image(kind="WEBP", lossless=True),
+        make_image(kind="BMP"),
         animated("GIF"),
         animated("WEBP"),
         animated("PNG"),

@@ -1,4 +1,4 @@
-"""Pixels in groups of one size: the same bytes wherever a picture stands and whatever stands beside it."""
+"""Pixels in groups of one size: the same bytes wherever an image stands and whatever stands beside it."""
 
 import dataclasses
 
@@ -20,9 +20,9 @@ def test_pixels_do_not_depend_on_place_number_or_neighbours(pipeline):
         for place in {0, count // 2, count - 1}:
             batch = torch.randint(0, 32, (count, 12))
             batch[place] = codes[0]
-            pictures = decoder(batch)
-            assert pictures.shape == (count, 3, 12, 12)
-            assert torch.equal(pictures[place], alone[0])
+            images = decoder(batch)
+            assert images.shape == (count, 3, 12, 12)
+            assert torch.equal(images[place], alone[0])
 
 
 @pytest.mark.parametrize(("width", "group"), [(16, 8), (256, 2), (512, 1)])

@@ -1,4 +1,4 @@
-"""Drawing: whole pictures and streams give what the pipeline gives, alone or among others."""
+"""Drawing: whole images and streams give what the pipeline gives, alone or among others."""
 
 import base64
 import io
@@ -37,15 +37,15 @@ def events(http, **body):
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
 
 
-def test_pictures_are_those_of_the_pipeline(http, pipeline):
+def test_images_are_those_of_the_pipeline(http, pipeline):
     images = draw(http, classes=["Golden_Retriever", 0, "7"], count=2, seed=5)
     wanted = pipeline([1, 1, 0, 0, 2, 2], seed=5)
     assert [image["class"] for image in images] == ["golden retriever"] * 2 + ["tench"] * 2 + ["7"] * 2
     assert [(image["label"], image["seed"], image["index"]) for image in images] == [
         (label, 5, index) for index, label in enumerate([1, 1, 0, 0, 2, 2])
     ]
-    for image, picture in zip(images, wanted, strict=True):
-        assert np.array_equal(pixels(image["data"]), np.asarray(picture))
+    for image, expected in zip(images, wanted, strict=True):
+        assert np.array_equal(pixels(image["data"]), np.asarray(expected))
 
 
 def test_settings_reach_the_engine(http, pipeline):
@@ -57,7 +57,7 @@ def test_settings_reach_the_engine(http, pipeline):
     assert any(a["data"] != b["data"] for a, b in zip(images, draw(http, classes=[3], count=4, seed=1), strict=True))
 
 
-def test_a_seed_that_the_service_draws_gives_the_same_pictures_again(http):
+def test_a_seed_that_the_service_draws_gives_the_same_images_again(http):
     first = draw(http, classes=[0], count=2, seed=None)
     assert first[0]["seed"] == first[1]["seed"]
     assert draw(http, classes=[0], count=2, seed=first[0]["seed"]) == first
@@ -73,8 +73,8 @@ def test_formats(http, kind):
     assert same is (kind != "jpeg")
 
 
-def test_a_completion_keeps_the_first_rows(http, pipeline, make_picture):
-    data = make_picture()
+def test_a_completion_keeps_the_first_rows(http, pipeline, make_image):
+    data = make_image()
     completion = {"image": base64.b64encode(data).decode(), "rows": 2}
     images = draw(http, classes=[0, 1], seed=3, completion=completion)
     wanted = pipeline.complete(Image.open(io.BytesIO(data)), 2, [0, 1], seed=3)
@@ -83,13 +83,13 @@ def test_a_completion_keeps_the_first_rows(http, pipeline, make_picture):
     assert free == draw(http, classes=[0, 1], seed=3)
 
 
-def test_a_stream_has_every_row_in_order_and_the_pictures_of_the_plain_answer(http, pipeline):
+def test_a_stream_has_every_row_in_order_and_the_images_of_the_plain_answer(http, pipeline):
     body = {"classes": ["cup", 0], "seed": 4, "format": "webp"}
     told = events(http, **body)
     assert told[0] == (
         "start",
         {
-            "pictures": [
+            "images": [
                 {"class": "cup", "label": 3, "seed": 4, "index": 0},
                 {"class": "tench", "label": 0, "seed": 4, "index": 1},
             ],
@@ -98,18 +98,18 @@ def test_a_stream_has_every_row_in_order_and_the_pictures_of_the_plain_answer(ht
     )
     assert told[-1] == ("done", {})
     rows = [data for name, data in told if name == "row"]
-    assert sorted((row["picture"], row["row"]) for row in rows) == [(p, r) for p in range(2) for r in range(3)]
-    whole = {data["picture"]: data for name, data in told if name == "image"}
+    assert sorted((row["index"], row["row"]) for row in rows) == [(p, r) for p in range(2) for r in range(3)]
+    whole = {data["index"]: data for name, data in told if name == "image"}
     plain = draw(http, **body)
-    assert [whole[picture]["data"] for picture in range(2)] == [image["data"] for image in plain]
+    assert [whole[index]["data"] for index in range(2)] == [image["data"] for image in plain]
     assert {data["format"] for data in whole.values()} == {"webp"}
     expected = list(pipeline.stream(["cup", 0], seed=4))[:-1]
     for row in rows:
-        strip = expected[row["row"]].images[row["picture"]].transpose(1, 2, 0)
+        strip = expected[row["row"]].images[row["index"]].transpose(1, 2, 0)
         assert np.abs(pixels(row["data"]).astype(int) - strip).max() <= 1  # drawn alone, and in a batch of two
 
 
-def test_without_a_causal_decoder_there_are_finished_pictures_alone(pipeline, make_service):
+def test_without_a_causal_decoder_there_are_finished_images_alone(pipeline, make_service):
     config = replace(pipeline.tokenizer.config, stage1=None)
     tokenizer = Tokenizer(config).eval()
     tokenizer.load_state_dict(pipeline.tokenizer.state_dict(), strict=False)
@@ -147,10 +147,10 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
         again = streamed.result()
     assert found[10] == alone
     assert found[:10] + found[11:] == by_themselves
-    assert sorted(again, key=json.dumps) == sorted(watched, key=json.dumps)  # pictures of a stream may overtake others
+    assert sorted(again, key=json.dumps) == sorted(watched, key=json.dumps)  # images of a stream may overtake others
     counted = running.service.numbers.registry.get_sample_value
-    assert counted("alitok_batch_pictures_sum") == 4 + 4 + 39 + 1 + 47  # the last of them in batches of up to 32
-    assert counted("alitok_batch_pictures_count") <= 2 + 20 + 1 + 2
+    assert counted("alitok_batch_images_sum") == 4 + 4 + 39 + 1 + 47  # the last of them in batches of up to 32
+    assert counted("alitok_batch_images_count") <= 2 + 20 + 1 + 2
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
         ({"classes": [4]}, "Class 4 does not exist; classes are 0 to 3."),
         ({"classes": []}, "classes: List should have at least 1 item"),
         ({"classes": [True]}, "classes.0"),
-        ({"classes": [0], "count": 65}, "At most 64 pictures"),
+        ({"classes": [0], "count": 65}, "At most 64 images"),
         ({"classes": [0], "count": 0}, "count: Input should be greater than or equal to 1."),
         ({"classes": [0], "seed": -1}, "seed"),
         ({"classes": [0], "seed": 2**53}, "seed"),
@@ -257,7 +257,7 @@ def test_a_row_is_sent_as_soon_as_its_codes_are_there(pipeline, make_service):
             lines = (line for line in answer.iter_lines() if line.startswith("data: "))
             next(lines)  # the start
             first = json.loads(next(lines).removeprefix("data: "))
-            assert (first["picture"], first["row"]) == (0, 0)
+            assert (first["image"], first["row"]) == (0, 0)
             assert running.service.batcher.running
             gate.set()
             assert [json.loads(line.removeprefix("data: ")).get("row") for line in lines] == [1, 2, None, None]

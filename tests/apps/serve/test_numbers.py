@@ -14,14 +14,14 @@ def test_the_numbers_of_replicas_stand_side_by_side():
     other.batch(5, 20.0)
     other.requests.labels("/v1/images", "POST", "200").inc()
     text = merged({"a": one.collected(), "b": other.collected()}).decode()
-    assert text.count("# TYPE alitok_pictures_total counter") == 1
+    assert text.count("# TYPE alitok_images_total counter") == 1
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert samples["alitok_pictures_total", ("replica", "a")] == 3
-    assert samples["alitok_pictures_total", ("replica", "b")] == 5
+    assert samples["alitok_images_total", ("replica", "a")] == 3
+    assert samples["alitok_images_total", ("replica", "b")] == 5
     assert samples["alitok_batch_seconds_bucket", ("le", "1.0"), ("replica", "a")] == 1
     assert samples["alitok_batch_seconds_bucket", ("le", "1.0"), ("replica", "b")] == 0
     posted = ("method", "POST"), ("replica", "b"), ("route", "/v1/images"), ("status", "200")

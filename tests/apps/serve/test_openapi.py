@@ -31,7 +31,7 @@ ROUTES = {
     "/v1/encode": {"post"},
     "/v1/decode": {"post"},
     "/v1/run": {"get"},
-    "/v1/run/pictures/{stage}/{name}": {"get"},
+    "/v1/run/images/{stage}/{name}": {"get"},
 }
 
 

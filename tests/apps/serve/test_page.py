@@ -8,7 +8,7 @@ from math import cos, pi
 import pytest
 from PIL import Image
 
-from .page_browser import a_picture, choose, draw, drawn, low_contrast, open_browser, open_page, overflows
+from .page_browser import a_image, choose, draw, drawn, low_contrast, open_browser, open_page, overflows
 from .page_service import random_pair, write_run
 from .page_stub import PAGE
 
@@ -25,7 +25,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(browser, make_service, tmp_path_factory):
-    limits = {"most_pictures": 16, "most_upload_bytes": 200_000}
+    limits = {"most_images": 16, "most_upload_bytes": 200_000}
     run = write_run(tmp_path_factory.mktemp("run"))
     with make_service(random_pair(), limits=limits, run=run) as service:
         yield service.address
@@ -41,7 +41,7 @@ def page(browser, address):
 # Draw
 
 
-def test_draws_rows_and_then_the_pictures(page):
+def test_draws_rows_and_then_the_images(page):
     page.evaluate(
         """() => {
           window.told = [];
@@ -57,8 +57,8 @@ def test_draws_rows_and_then_the_pictures(page):
     expect(drawn(page)).to_have_count(4)
     told = page.evaluate("told")
     counts = [int(words.split()[0]) for words, images in told if "of 16 rows" in words and not images]
-    assert sorted(set(counts)) == list(range(1, 17))  # every row was on the screen before the first finished picture
-    expect(page.locator("#announcer")).to_have_text("Finished: 4 pictures.")
+    assert sorted(set(counts)) == list(range(1, 17))  # every row was on the screen before the first finished image
+    expect(page.locator("#announcer")).to_have_text("Finished: 4 images.")
     expect(page.locator(".batch-head p")).to_contain_text(
         "hammerhead, great white shark · seed 11 · guidance 2, cosine"
     )
@@ -67,15 +67,15 @@ def test_draws_rows_and_then_the_pictures(page):
     )
 
 
-def test_a_picture_is_saved_as_it_was_sent(page):
+def test_a_image_is_saved_as_it_was_sent(page):
     choose(page, "great white shark")
     page.locator("#draw-seed").fill("5")
     draw(page)
     with page.expect_download() as saving:
         page.get_by_role("link", name="Save great white shark").click()
     assert saving.value.suggested_filename == "great-white-shark-5-0.png"
-    with Image.open(saving.value.path()) as picture:
-        assert picture.size == (16, 16)
+    with Image.open(saving.value.path()) as image:
+        assert image.size == (16, 16)
 
 
 def test_same_again_and_vary(page):
@@ -148,7 +148,7 @@ def test_the_schedule_is_drawn_as_its_settings_move(page):
     page.locator("#draw-guidance_schedule").select_option("constant")
     assert scales() == pytest.approx([9.0] * 20, abs=0.02)
     assert "9 at the last" in plot.get_attribute("aria-label")
-    assert {"guidance", "code of the picture, of 20"} <= set(plot.locator("text").all_text_contents())
+    assert {"guidance", "code of the image, of 20"} <= set(plot.locator("text").all_text_contents())
 
 
 def test_settings_that_cannot_be_sent_are_told_beside_the_drawing(page):
@@ -159,7 +159,7 @@ def test_settings_that_cannot_be_sent_are_told_beside_the_drawing(page):
     choose(page, "tench", "hen")
     page.locator("#draw-count").fill("9")
     draw(page)
-    expect(problem).to_contain_text("are 18 pictures; this service draws at most 16 at a time.")
+    expect(problem).to_contain_text("are 18 images; this service draws at most 16 at a time.")
     page.locator("#draw-count").fill("1")
     page.locator("#draw-seed").fill("-3")
     draw(page)
@@ -176,7 +176,7 @@ def test_settings_that_cannot_be_sent_are_told_beside_the_drawing(page):
 
 def test_reconstructs_and_shows_the_codes(page):
     page.get_by_role("tab", name="Reconstruct").click()
-    page.locator("#reconstruct-pick input").set_input_files([a_picture()])
+    page.locator("#reconstruct-pick input").set_input_files([a_image()])
     versions = page.locator("#reconstruct-result .version")
     expect(versions).to_have_count(4)
     titles = versions.locator("figcaption").all_text_contents()
@@ -208,9 +208,9 @@ def test_reconstructs_and_shows_the_codes(page):
     expect(cells.nth(7)).to_be_focused()
 
 
-def test_a_picture_can_be_dropped(page):
+def test_a_image_can_be_dropped(page):
     page.get_by_role("tab", name="Reconstruct").click()
-    drop(page, "#reconstruct-pick .pick", a_picture())
+    drop(page, "#reconstruct-pick .pick", a_image())
     expect(page.locator("#reconstruct-result .version")).to_have_count(4)
     assert page.locator("#reconstruct-result .version img").count() == 4
 
@@ -229,21 +229,21 @@ def drop(page, place, file):
     page.dispatch_event(place, "drop", {"dataTransfer": transfer})
 
 
-def test_what_is_no_picture_is_told_where_it_was_dropped(browser, address):
+def test_what_is_no_image_is_told_where_it_was_dropped(browser, address):
     with open_page(browser, address) as (page, watch):
         watch.expected = ("415", "422")
         page.goto(f"{address}/#reconstruct")
         problem = page.locator("#reconstruct-notice [role=alert]")
         pick = page.locator("#reconstruct-pick input")
         pick.set_input_files([{"name": "words.txt", "mimeType": "text/plain", "buffer": b"words"}])
-        expect(problem).to_have_text("words.txt is no picture.")
+        expect(problem).to_have_text("words.txt is no image.")
         pick.set_input_files([{"name": "large.png", "mimeType": "image/png", "buffer": bytes(300_000)}])
-        expect(problem).to_have_text("large.png has 0.3 MB; this service takes pictures up to 0.2 MB.")
+        expect(problem).to_have_text("large.png has 0.3 MB; this service takes images up to 0.2 MB.")
         pick.set_input_files([{"name": "broken.png", "mimeType": "image/png", "buffer": b"no png at all"}])
         expect(problem.get_by_role("button", name="Try again")).to_be_visible()
         assert len(problem.locator("p").text_content()) > 15
         problem.get_by_role("button", name="Try again").press("Enter")
-        expect(page.get_by_role("button", name="Choose a picture").first).to_be_focused()
+        expect(page.get_by_role("button", name="Choose an image").first).to_be_focused()
         expect(problem).to_be_visible()
         page.get_by_role("tab", name="Complete").click()
         page.locator("#complete-pick input").set_input_files(
@@ -262,8 +262,8 @@ def test_completes_by_dragging_with_the_real_model(page):
     expect(problem).to_have_text("Choose at least one class.")
     choose(page, "cock", form="complete")
     draw(page, "complete")
-    expect(problem).to_have_text("Choose a picture first.")
-    drop(page, "#complete-pick .pick", a_picture())
+    expect(problem).to_have_text("Choose an image first.")
+    drop(page, "#complete-pick .pick", a_image())
     line = page.locator(".cut")
     expect(line).to_be_visible()
     line.scroll_into_view_if_needed()
@@ -287,8 +287,8 @@ def test_completes_by_dragging_with_the_real_model(page):
 def test_shows_a_run(page):
     page.get_by_role("tab", name="Run").click()
     cards = page.locator(".curves .card")
-    expect(cards.locator("figcaption")).to_contain_text(["loss", "learning rate", "heldout psnr"])
-    psnr = cards.filter(has_text="heldout psnr")
+    expect(cards.locator("figcaption")).to_contain_text(["loss", "learning rate", "val psnr"])
+    psnr = cards.filter(has_text="val psnr")
     assert psnr.locator(".curve").get_attribute("d").count("L") == 2
     expect(psnr.locator("output")).to_have_text("16 at step 300")
     psnr.locator("svg").focus()
@@ -375,7 +375,7 @@ def test_every_text_has_contrast(browser, address, theme):
         expect(page.locator(".cut")).to_be_visible()
         assert low_contrast(page) == []
         page.get_by_role("tab", name="Reconstruct").click()
-        page.locator("#reconstruct-pick input").set_input_files([a_picture()])
+        page.locator("#reconstruct-pick input").set_input_files([a_image()])
         expect(page.locator("#reconstruct-result .version")).to_have_count(4)
         assert low_contrast(page) == []
         page.get_by_role("tab", name="Run").click()
@@ -408,7 +408,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address):
         expect(page.locator(".cut")).to_be_visible()
         assert not overflows(page)
         page.get_by_role("tab", name="Reconstruct").tap()
-        page.locator("#reconstruct-pick input").set_input_files([a_picture()])
+        page.locator("#reconstruct-pick input").set_input_files([a_image()])
         expect(page.locator("[role=gridcell]")).to_have_count(20)
         assert not overflows(page)
         page.get_by_role("tab", name="Run").tap()
@@ -416,13 +416,13 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address):
         assert not overflows(page)
 
 
-def test_small_pictures_keep_their_pixels(page):
+def test_small_images_keep_their_pixels(page):
     choose(page, "hen")
     draw(page)
-    picture = drawn(page)
-    expect(picture).to_have_count(1)
-    assert picture.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
-    assert picture.bounding_box()["width"] == 160
+    image = drawn(page)
+    expect(image).to_have_count(1)
+    assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    assert image.bounding_box()["width"] == 160
 
 
 def test_no_file_of_the_page_asks_for_another_site():

@@ -20,7 +20,7 @@ from alitok.generator import Generator
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
-from .page_browser import a_picture, choose, draw, drawn, find_browser, open_browser, open_page, overflows
+from .page_browser import a_image, choose, draw, drawn, find_browser, open_browser, open_page, overflows
 from .page_service import write_run
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_visit(address):
             expect(drawn(page, "complete")).to_have_count(1)
 
             page.get_by_role("tab", name="Reconstruct").click()
-            page.locator("#reconstruct-pick input").set_input_files([a_picture()])
+            page.locator("#reconstruct-pick input").set_input_files([a_image()])
             expect(page.locator("#reconstruct-result .version")).to_have_count(4)
             expect(page.locator("[role=gridcell]")).to_have_count(20)
             watch.expected = ("415", "422")

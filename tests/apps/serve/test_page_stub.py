@@ -8,7 +8,7 @@ import threading
 import pytest
 from PIL import Image
 
-from .page_browser import a_picture, choose, draw, drawn, open_browser, open_page
+from .page_browser import a_image, choose, draw, drawn, open_browser, open_page
 from .page_stub import Stub, colour, serving
 
 pytestmark = pytest.mark.slow
@@ -122,11 +122,11 @@ def test_classes_are_found_by_keyboard(stub, stubbed):
 
 def test_a_full_queue_is_told_with_its_time_and_tried_again(stub, stubbed):
     page = stubbed("429")
-    stub.refuse = 429, "Too many pictures are waiting.", {"Retry-After": "7"}
+    stub.refuse = 429, "Too many images are waiting.", {"Retry-After": "7"}
     choose(page, "class 1")
     draw(page)
     problem = page.locator("#draw-progress [role=alert]")
-    expect(problem).to_contain_text("Too many pictures are waiting. Try again in 7 seconds.")
+    expect(problem).to_contain_text("Too many images are waiting. Try again in 7 seconds.")
     stub.gate = threading.Semaphore(0)
     problem.get_by_role("button", name="Try again").press("Enter")
     expect(page.get_by_role("button", name="Stop").first).to_be_focused()  # the button that was pressed is gone
@@ -214,7 +214,7 @@ def test_without_a_key_the_page_says_so(stub, stubbed):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("break_after", "before the pictures were finished."),
+        ("break_after", "before the images were finished."),
         ("fail_after", "The model ran out of memory."),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_service_that_is_gone_is_told(stub, stubbed):
     assert not page.locator("#draw-gallery .batch").count()
 
 
-def test_completes_a_drawn_picture_by_keyboard(stub, stubbed):
+def test_completes_a_drawn_image_by_keyboard(stub, stubbed):
     page = stubbed()
     choose(page, "class 4")
     draw(page)
@@ -260,18 +260,18 @@ def test_completes_a_drawn_picture_by_keyboard(stub, stubbed):
     sent = stub.asked[-1]["completion"]
     assert sent["rows"] == 3
     assert stub.asked[-1]["classes"] == [4]
-    with Image.open(io.BytesIO(base64.b64decode(sent["image"]))) as picture:
-        assert picture.size == (16, 16)
+    with Image.open(io.BytesIO(base64.b64decode(sent["image"]))) as image:
+        assert image.size == (16, 16)
         seed = 4242
-        assert picture.convert("RGB").getpixel((3, 9)) == colour(4, seed, 0, 2)
+        assert image.convert("RGB").getpixel((3, 9)) == colour(4, seed, 0, 2)
 
 
-def test_a_completion_is_varied_and_tried_again_with_its_own_picture_and_line(stub, stubbed):
+def test_a_completion_is_varied_and_tried_again_with_its_own_image_and_line(stub, stubbed):
     page = stubbed("429")
     pick, line = page.locator("#complete-pick input"), page.locator(".cut")
     page.get_by_role("tab", name="Complete").click()
     choose(page, "class 4", form="complete")
-    pick.set_input_files([a_picture()])
+    pick.set_input_files([a_image()])
     line.press("Home")  # keeps three rows
     draw(page, "complete")
     expect(drawn(page, "complete")).to_have_count(1)
@@ -284,7 +284,7 @@ def test_a_completion_is_varied_and_tried_again_with_its_own_picture_and_line(st
     page.get_by_role("button", name="Vary", exact=True).click()
     expect(drawn(page, "complete")).to_have_count(2)
     assert stub.asked[-1]["completion"] == first
-    stub.refuse = 429, "Too many pictures are waiting.", {}
+    stub.refuse = 429, "Too many images are waiting.", {}
     page.get_by_role("button", name="Vary class 4").first.click()
     page.get_by_role("button", name="Try again").click()
     expect(drawn(page, "complete")).to_have_count(3)

@@ -47,7 +47,7 @@ def test_starts_answers_and_stops(model_directory, tmp_path, until, number, stat
         drawn = []
         asking = threading.Thread(target=lambda: drawn.extend(client.draw([0], count=64)))
         asking.start()
-        until(lambda: "running_pictures 2.0" in metrics(line.split()[3]), 60)
+        until(lambda: "running_images 2.0" in metrics(line.split()[3]), 60)
         process.send_signal(number)
         asking.join(60)
         said, errors = process.communicate(timeout=60)
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_and_other_mistakes(model_directory, tmp_path):
 _LOADING = """
 import os, sys, time
 import torch
-from alitok.serve import model, run
+from alitok.apps.serve import model, run
 from alitok.apps.serve.service import ServiceSettings
 
 torch.set_num_threads(2)
@@ -155,12 +155,12 @@ def test_names_that_are_answered(options, hosts):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"most_pictures": 0},
+        {"most_images": 0},
         {"deadline_seconds": 0.0},
         {"unread_seconds": 0.0},
         {"stop_seconds": float("inf")},
-        {"most_waiting": 63},  # a request of as many pictures as are allowed would never be taken
-        {"most_waiting": 8, "most_pictures": 8},
+        {"most_waiting": 63},  # a request of as many images as are allowed would never be taken
+        {"most_waiting": 8, "most_images": 8},
     ],
 )
 def test_limits_that_let_nothing_through(wrong):

@@ -25,10 +25,10 @@ from alitok.apps.serve.service import ServiceSettings
 from alitok.core.errors import AlitokError
 
 
-def pictures_by_replica(address):
+def images_by_replica(address):
     with urlopen(f"{address}/metrics") as answer:
         text = answer.read().decode()
-    return {name: float(count) for name, count in re.findall(r'alitok_pictures_total{replica="(.+)"} (\S+)', text)}
+    return {name: float(count) for name, count in re.findall(r'alitok_images_total{replica="(.+)"} (\S+)', text)}
 
 
 def total(address, name):
@@ -55,12 +55,12 @@ def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(mod
             told = list(pool.map(lambda seed: client.draw([seed % 4], seed=seed)[0], range(24)))
         for seed, each in enumerate(told):
             wanted = pipeline([seed % 4], seed=seed)[0]
-            assert np.array_equal(np.asarray(each.picture), np.asarray(wanted)), seed
+            assert np.array_equal(np.asarray(each.image), np.asarray(wanted)), seed
         streamed = list(client.stream([1], seed=1))
         assert len(streamed) == 4
         assert isinstance(streamed[-1], Drawn)
-        assert np.array_equal(np.asarray(streamed[-1].picture), np.asarray(told[1].picture))
-        counted = pictures_by_replica(address)
+        assert np.array_equal(np.asarray(streamed[-1].image), np.asarray(told[1].image))
+        counted = images_by_replica(address)
         assert len(counted) == 2
         assert all(counted.values())
         assert sum(counted.values()) == 25
@@ -68,12 +68,12 @@ def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(mod
         left = client.stream([0], count=64)
         next(left)
         left.close()  # frees its places
-        until(lambda: not total(address, "alitok_waiting") + total(address, "alitok_running_pictures"), 60)
+        until(lambda: not total(address, "alitok_waiting") + total(address, "alitok_running_images"), 60)
 
         drawn = []
         asking = threading.Thread(target=lambda: drawn.extend(client.draw([0], count=64)))
         asking.start()
-        until(lambda: total(address, "alitok_running_pictures"), 60)
+        until(lambda: total(address, "alitok_running_images"), 60)
         process.send_signal(signal.SIGTERM)
         asking.join(60)
         said, _ = process.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""The training that the page shows: its curves and pictures, and no other file of the machine."""
+"""The training that the page shows: its curves and images, and no other file of the machine."""
 
 import json
 import os
@@ -13,24 +13,24 @@ from alitok.apps.serve.run_view import RunView
 
 
 @pytest.fixture
-def run(tmp_path, make_picture):
+def run(tmp_path, make_image):
     root = tmp_path / "run"
     for stage in ("stage1", "generator", "other"):
-        (root / stage / "pictures").mkdir(parents=True)
-        (root / stage / "pictures" / "samples-000100.png").write_bytes(make_picture())
+        (root / stage / "images").mkdir(parents=True)
+        (root / stage / "images" / "samples-000100.png").write_bytes(make_image())
     records = [{"step": step, "loss": 1 / step, "lr": 1e-4} for step in range(1, 2501)]
     records[3]["loss"] = float("nan")
     text = "".join(json.dumps(record) + "\n" for record in records)
     (root / "stage1" / "metrics.jsonl").write_text(text + '{"step": 25')
-    (root / "stage1" / "pictures" / "re-construction-000050.png").write_bytes(b"first")
-    (root / "stage1" / "pictures" / "notes.txt").write_text("secret")
-    (root / "stage1" / "pictures" / "no-12.png").write_text("secret")
+    (root / "stage1" / "images" / "re-construction-000050.png").write_bytes(b"first")
+    (root / "stage1" / "images" / "notes.txt").write_text("secret")
+    (root / "stage1" / "images" / "no-12.png").write_text("secret")
     (tmp_path / "secret-000001.png").write_text("secret")
     (root / "run.toml").write_text("secret")
     return root
 
 
-def test_curves_and_pictures_by_stage(run):
+def test_curves_and_images_by_stage(run):
     stages = RunView(run).describe()["stages"]
     assert list(stages) == ["stage1", "generator"]
     curves = stages["stage1"]["curves"]
@@ -38,9 +38,9 @@ def test_curves_and_pictures_by_stage(run):
     assert len(curves["lr"]) <= 1000
     assert curves["lr"][-1] == (2500, 1e-4)
     assert all(value == pytest.approx(1 / step) for step, value in curves["loss"])
-    assert stages["stage1"]["pictures"] == [
-        {"step": 50, "name": "re-construction", "url": "/v1/run/pictures/stage1/re-construction-000050.png"},
-        {"step": 100, "name": "samples", "url": "/v1/run/pictures/stage1/samples-000100.png"},
+    assert stages["stage1"]["images"] == [
+        {"step": 50, "name": "re-construction", "url": "/v1/run/images/stage1/re-construction-000050.png"},
+        {"step": 100, "name": "samples", "url": "/v1/run/images/stage1/samples-000100.png"},
     ]
     assert stages["generator"]["curves"] == {}
 
@@ -73,23 +73,23 @@ def test_a_growing_log_is_read_again(run):
     ],
 )
 def test_no_other_file_is_given(run, stage, name):
-    assert RunView(run).picture(stage, name) is None
+    assert RunView(run).image(stage, name) is None
 
 
 def test_links_lead_nowhere(run, tmp_path):
-    pictures = run / "stage1" / "pictures"
-    (pictures / "link-000001.png").symlink_to(tmp_path / "secret-000001.png")
+    images = run / "stage1" / "images"
+    (images / "link-000001.png").symlink_to(tmp_path / "secret-000001.png")
     (run / "stage2").symlink_to(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a-000001.png").write_text("secret")
-    os.mkfifo(pictures / "pipe-000001.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a-000001.png").write_text("secret")
+    os.mkfifo(images / "pipe-000001.png")
     view = RunView(run)
-    assert view.picture("stage1", "link-000001.png") is None
-    assert view.picture("stage1", "pipe-000001.png") is None
-    assert view.picture("stage2", "a-000001.png") is None
+    assert view.image("stage1", "link-000001.png") is None
+    assert view.image("stage1", "pipe-000001.png") is None
+    assert view.image("stage2", "a-000001.png") is None
     stages = view.describe()["stages"]
     assert list(stages) == ["stage1", "generator"]
-    assert "link" not in {picture["name"] for picture in stages["stage1"]["pictures"]}
+    assert "link" not in {image["name"] for image in stages["stage1"]["images"]}
 
 
 def test_a_record_that_is_no_text_has_no_curves(run):
@@ -102,18 +102,18 @@ def test_a_run_that_is_not_there(tmp_path):
         RunView(tmp_path / "none")
 
 
-def test_over_http(pipeline, make_service, run, make_picture, http):
+def test_over_http(pipeline, make_service, run, make_image, http):
     missing = http.get("/v1/run")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
-    assert http.get("/v1/run/pictures/stage1/samples-000100.png").status_code == 404
+    assert http.get("/v1/run/images/stage1/samples-000100.png").status_code == 404
     with make_service(pipeline, run=run) as running, running.client() as shown:
         assert shown.get("/v1/models").json()["models"][0]["run"] is True
         stages = shown.get("/v1/run").json()["stages"]
-        picture = stages["stage1"]["pictures"][1]
-        answer = shown.get(picture["url"])
+        image = stages["stage1"]["images"][1]
+        answer = shown.get(image["url"])
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-        assert answer.content == make_picture()
+        assert answer.content == make_image()
         for name in ("..%2f..%2frun.toml", "%2e%2e/%2e%2e/run.toml", "notes.txt"):
-            answer = shown.get(f"/v1/run/pictures/stage1/{name}")
+            answer = shown.get(f"/v1/run/images/stage1/{name}")
             assert answer.status_code == 404
             assert "secret" not in answer.text

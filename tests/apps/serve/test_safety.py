@@ -13,7 +13,7 @@ from alitok.core.errors import AlitokError  # noqa: E402
 
 KEY = "correct-horse-battery"
 OPEN = ["/", "/healthz", "/metrics", "/openapi.json"]
-KEYED = ["/v1/models", "/v1/run", "/v1/run/pictures/stage1/x-000001.png", "/v1/nothing"]
+KEYED = ["/v1/models", "/v1/run", "/v1/run/images/stage1/x-000001.png", "/v1/nothing"]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def raw(running, request, wait=5.0):
 
 
 def test_paths_as_no_client_would_send_them(guarded):
-    for path in ("/static/../secret.txt", "/static/%2e%2e/%2e%2e/etc/passwd", "/v1/run/pictures/../../secret.txt"):
+    for path in ("/static/../secret.txt", "/static/%2e%2e/%2e%2e/etc/passwd", "/v1/run/images/../../secret.txt"):
         said = raw(guarded, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
         assert said.startswith("HTTP/1.1 404"), said
 
@@ -207,20 +207,20 @@ def test_models_health_and_numbers(http, running, until):
     assert (model["codebook_size"], model["stages"], model["run"]) == (32, ["stage1", "stage2"], False)
     assert model["sampling"]["guidance_scale"] == 2.0
     assert {"guidance_power", "guidance_schedule", "temperature", "top_k", "top_p"} <= set(model["sampling"])
-    assert (model["limits"]["most_pictures"], model["limits"]["most_upload_bytes"]) == (64, 16 << 20)
+    assert (model["limits"]["most_images"], model["limits"]["most_upload_bytes"]) == (64, 16 << 20)
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.post("/v1/images", json={"classes": [0]}).status_code == 200
     for _ in range(3):
         http.get("/nothing/at/all")
-    until(lambda: running.service.numbers.registry.get_sample_value("alitok_pictures_total"))
+    until(lambda: running.service.numbers.registry.get_sample_value("alitok_images_total"))
     numbers = http.get("/metrics")
     assert numbers.headers["content-type"].startswith("text/plain")
     lines = dict(line.rsplit(" ", 1) for line in numbers.text.splitlines() if not line.startswith("#"))
     assert float(lines['alitok_requests_total{method="POST",route="/v1/images",status="200"}']) >= 1
     assert float(lines['alitok_requests_total{method="GET",route="other",status="404"}']) >= 3
-    assert float(lines["alitok_pictures_total"]) >= 1
+    assert float(lines["alitok_images_total"]) >= 1
     assert "at/all" not in numbers.text
-    assert {"alitok_waiting", "alitok_running_pictures", "process_resident_memory_bytes"} <= set(lines)
+    assert {"alitok_waiting", "alitok_running_images", "process_resident_memory_bytes"} <= set(lines)
 
 
 def test_classes_without_names_are_numbers(pipeline):

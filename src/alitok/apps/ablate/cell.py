@@ -1,10 +1,10 @@
 """One cell of the ablation: a tokenizer of one arm, a generator over its codes, and what both are worth.
 
-Enters: the cell, what all cells share, and the pictures. Leaves, in the cell's directory, what `alitok.run.run`
+Enters: the cell, what all cells share, and the images. Leaves, in the cell's directory, what `alitok.run.run`
 describes, and:
 
     cell.json             its numbers, written last
-    shown.npz             held-out pictures and their reconstructions
+    shown.npz             validation images and their reconstructions
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alitok.core import images as pixels
 from alitok.core.distributed import World
 from alitok.core.files import atomic_path, write_bytes
 from alitok.data.codes import CodeStore
-from alitok.data.pictures import Broken
+from alitok.data.images import Broken
 from alitok.data.source import Splits, fixed_views
 from alitok.generator import Generator
 from alitok.metrics.frechet import frechet_distance
@@ -49,12 +49,12 @@ from alitok.tokenizer.codec import TokenizerCodec
 from alitok.tokenizer.model import Stage
 from alitok.train.next_code import Guesses, guess
 
-SPLIT_SEED = 0  # every seed trains on the same pictures and is measured on the same
-_HELD_OUT, _TRAINING = 1000, 5000  # pictures that a cell is measured on, and that its samples are compared with
-_PROBED = 64  # held-out pictures that are disturbed, patch by patch
+SPLIT_SEED = 0  # every seed trains on the same images and is measured on the same
+_VAL, _TRAINING = 1000, 5000  # images that a cell is measured on, and that its samples are compared with
+_PROBED = 64  # validation images that are disturbed, patch by patch
 _SHOWN = 12  # reconstructions for people
-_BLOCK = 256  # pictures or sequences in memory at a time
-_NUMBERS, _PICTURES = "cell.json", "shown.npz"
+_BLOCK = 256  # images or sequences in memory at a time
+_NUMBERS, _IMAGES = "cell.json", "shown.npz"
 _FEATURES = "features"  # beside the cells
 
 
@@ -79,8 +79,8 @@ class Shared:
     Attributes:
         root: holds a directory for each cell.
         preset: sizes and budget.
-        image_size: pixels a side of the pictures.
-        broken: pictures that are left out.
+        image_size: pixels a side of the images.
+        broken: images that are left out.
     """
 
     root: Path
@@ -104,8 +104,8 @@ def finished(place: Path) -> CellNumbers | None:
 
 
 def shown(place: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out pictures (n, 3, h, h) uint8 and a finished cell's reconstructions of them."""
-    with np.load(place / _PICTURES) as kept:
+    """Held-out images (n, 3, h, h) uint8 and a finished cell's reconstructions of them."""
+    with np.load(place / _IMAGES) as kept:
         return kept["originals"], kept["reconstructions"]
 
 
@@ -117,7 +117,7 @@ def do_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: C
     Args:
         cell: which.
         shared: as for all cells.
-        splits: the pictures, the same for all seeds.
+        splits: the images, the same for all seeds.
         world: of one process.
         console: where its trainings are told.
 
@@ -141,7 +141,7 @@ def do_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: C
 
 
 def learn_features(shared: Shared, splits: Splits, world: World, console: Console) -> None:
-    """Train what all cells compare pictures in, where the preset has a perceptual term; before the first of them.
+    """Train what all cells compare images in, where the preset has a perceptual term; before the first of them.
 
     Raises:
         AlitokError: the directory holds features of other settings, or the training failed.
@@ -165,7 +165,7 @@ def _recipe(cell: Cell, shared: Shared, splits: Splits) -> Recipe:
 
 
 def _run(place: Path, recipe: Recipe, shared: Shared, splits: Splits, seed: int, world: World, console: Console) -> Run:
-    """A run in its directory; the pictures were checked once for all."""
+    """A run in its directory; the images were checked once for all."""
     workspace = Workspace(
         place, settings(recipe, splits, seed), outputs=outputs(), fresh=False, console=console, world=world
     )
@@ -183,20 +183,20 @@ def _inherit(source: Path, place: Path, *steps: str) -> None:
 
 
 def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
-    """All numbers of a trained cell; writes the pictures for people."""
+    """All numbers of a trained cell; writes the images for people."""
     stage: Stage = "stage2" if ARMS[cell.arm].second_stage else "stage1"
     device, splits = run.world.device, run.splits
     judge = judge_of(splits, run.world, console)
     tokenizer = run.tokenizer()
     generator = Generator.from_pretrained(run.root / STEPS["generator"].products[0]).to(device)
-    rows = np.array(spread(len(splits.heldout), _HELD_OUT))
-    originals = fixed_views(splits.heldout, rows)
+    rows = np.array(spread(len(splits.val), _VAL))
+    originals = fixed_views(splits.val, rows)
     rebuilt = torch.from_numpy(np.concatenate(list(reconstruct(tokenizer, _blocks(originals), stage, device))))
     _keep_shown(run.root, originals, pixels.to_uint8(rebuilt).numpy())
     expected = pixels.to_float(torch.from_numpy(originals))
-    told = _guesses(generator, run.trainings.codes("heldout"), rows)
+    told = _guesses(generator, run.trainings.codes("val"), rows)
     train_codes = run.trainings.codes("train")
-    train_rows = np.array(spread(train_codes.pictures, _HELD_OUT)) * train_codes.crops
+    train_rows = np.array(spread(train_codes.images, _VAL)) * train_codes.crops
     prefix, right = tokenizer.config.prefix_length, told.right.double()
     bits, grid_bits = bits_per_image(told.nats.mean(0), prefix)
     usage = usage_of(tokenizer, train_codes)
@@ -229,20 +229,20 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         tokenizer_seconds=seconds["stage1"] + seconds["stage2"],
         generator_seconds=seconds["generator"],
         influence_future=None if math.isnan(influence.grid_future_share) else influence.grid_future_share,
-        picture_psnr=tuple(decibels.tolist()),
-        picture_bits=tuple(told.bits_per_image().tolist()),
+        image_psnr=tuple(decibels.tolist()),
+        image_bits=tuple(told.bits_per_image().tolist()),
     )
 
 
-def _blocks(pictures: np.ndarray) -> Iterator[np.ndarray]:
-    return (pictures[start : start + _BLOCK] for start in range(0, len(pictures), _BLOCK))
+def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+    return (images[start : start + _BLOCK] for start in range(0, len(images), _BLOCK))
 
 
 def _keep_shown(root: Path, originals: np.ndarray, rebuilt: np.ndarray) -> None:
     some = np.array(spread(len(originals), _SHOWN))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, originals=originals[some], reconstructions=rebuilt[some])
-    write_bytes(root / _PICTURES, buffer.getvalue())
+    write_bytes(root / _IMAGES, buffer.getvalue())
 
 
 def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> Guesses:
@@ -252,14 +252,14 @@ def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> Guesse
 
 
 def _feature_distance(judge: Judge, originals: np.ndarray, rebuilt: np.ndarray, device: torch.device) -> float:
-    """Squared distance of a picture's features to its reconstruction's, over that to another picture's."""
+    """Squared distance of an image's features to its reconstruction's, over that to another image's."""
     ours, theirs = (features_of(judge, images, device)["pool"].astype(np.float64) for images in (originals, rebuilt))
-    apart = 2 * ours.var(axis=0, ddof=1).sum()  # the mean over all pairs of two pictures
+    apart = 2 * ours.var(axis=0, ddof=1).sum()  # the mean over all pairs of two images
     return float(np.square(ours - theirs).sum(1).mean() / apart)
 
 
 def _samples(run: Run, generator: Generator, tokenizer: Tokenizer, judge: Judge) -> tuple[float, float]:
-    """Frechet distance of samples to training pictures in the judge's features, and the share read as their class."""
+    """Frechet distance of samples to training images in the judge's features, and the share read as their class."""
     splits, device = run.splits, run.world.device
     labels = np.repeat(np.arange(len(splits.train.classes)), run.recipe.samples_per_class)
     drawn = features_of(judge, run.trainings.draw(generator, tokenizer, labels), device)

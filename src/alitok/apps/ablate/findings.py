@@ -14,13 +14,13 @@ from alitok.apps.ablate.steps import STEPS, read_steps, warnings_of
 from alitok.apps.ablate.table import Table, sizes_table
 
 _READING = (
-    "Bits an image: what the codes take when coded with the generator's probabilities, on held-out pictures of known "
+    "Bits an image: what the codes take when coded with the generator's probabilities, on validation images of known "
     "class. They are an upper bound: a larger or longer trained generator may take fewer.",
-    "Accuracy, the share of codes guessed right, says nothing by itself: a tokenizer that keeps less of the picture or "
+    "Accuracy, the share of codes guessed right, says nothing by itself: a tokenizer that keeps less of the image or "
     "uses few of its codes is easier to guess. Only bits at equal fidelity compare two tokenizers.",
-    "PSNR rewards blur. The feature distance is that of a classifier's features of a picture and its reconstruction: 0 "
-    "is the same, 1 as far as another picture. Where the two disagree, look at the reconstructions.",
-    "Sample distance is a Frechet distance in the features of a classifier trained on these pictures. It is no FID and "
+    "PSNR rewards blur. The feature distance is that of a classifier's features of an image and its reconstruction: 0 "
+    "is the same, 1 as far as another image. Where the two disagree, look at the reconstructions.",
+    "Sample distance is a Frechet distance in the features of a classifier trained on these images. It is no FID and "
     "compares only within this report; sample accuracy is the share that this classifier reads as the class asked for.",
     "Later patches: the share of the encoder's influence on a code that comes from patches behind its own. At 0, "
     "codes look back only, as those of a causal encoder must.",

@@ -15,7 +15,7 @@ from alitok.apps.ablate.table import Table
 def markdown_report(
     title: str, summary: str, command: str, *, arms: Table, found: Findings, settings: Mapping[str, str]
 ) -> str:
-    """The whole report but for its pictures; the plot is named as the file beside it.
+    """The whole report but for its images; the plot is named as the file beside it.
 
     Args:
         title: of the whole.

@@ -27,7 +27,7 @@ class MatchedArms:
     Attributes:
         first, second: keys of the arms.
         comparison: the second's bits minus the first's.
-        beyond: a clause for arms that never meet, where one is nearer to the picture for fewer bits in every seed.
+        beyond: a clause for arms that never meet, where one is nearer to the image for fewer bits in every seed.
     """
 
     first: str
@@ -48,7 +48,7 @@ class MatchedArms:
         if found.bounds is None:
             said += "; how sure that is cannot be told"
         else:
-            over = "trainings" if apart.trainings is not None else "pictures alone, of one training each"
+            over = "trainings" if apart.trainings is not None else "images alone, of one training each"
             verdict = "" if _sure(found.bounds) else ", so that there may be no difference at all"
             said += f"; {100 * found.level:g} % interval over {over}: {_ends(found.bounds)}{verdict}"
         lost = len(found.by_seed) - len(found.used)
@@ -60,10 +60,7 @@ def curves_of(ablation: Ablation, arm: str) -> dict[int, Curve]:
     """The curve of an arm over its codebooks, by seed."""
     return {
         seed: Curve(
-            tuple(
-                Point(c.codebook_size, c.psnr, c.bits, np.array(c.picture_psnr), np.array(c.picture_bits))
-                for c in cells
-            )
+            tuple(Point(c.codebook_size, c.psnr, c.bits, np.array(c.image_psnr), np.array(c.image_bits)) for c in cells)
         )
         for seed, cells in ablation.by_seed(arm).items()
     }
@@ -90,7 +87,7 @@ def matched_arms(ablation: Ablation, steps: Iterable[tuple[str, str]]) -> list[M
 
 
 def _beyond(first: str, curves: Mapping[int, Curve], second: str, others: Mapping[int, Curve]) -> str:
-    """Which arm is nearer to the picture than the other ever is, and yet takes fewer bits, in every seed of both."""
+    """Which arm is nearer to the image than the other ever is, and yet takes fewer bits, in every seed of both."""
     seeds = [seed for seed in curves if seed in others]
     for arm, ours, other, theirs in ((first, curves, second, others), (second, others, first, curves)):
         spared = [ours[seed].spared_beyond(theirs[seed]) for seed in seeds]
@@ -113,7 +110,7 @@ def matched_table(found: list[MatchedArms]) -> Table | None:
         "relative",
         "at the middle",
         "interval, trainings",
-        "interval, pictures",
+        "interval, images",
         "seeds",
     )
     note = (
@@ -154,7 +151,7 @@ def _row(entry: MatchedArms) -> Row:
         f"{number(100 * found.relative.value, 1, signed=True)} %" if math.isfinite(found.relative.value) else NOTHING,
         number(found.middle.value, 1, signed=True),
         _ends(found.difference.trainings),
-        _ends(found.difference.pictures),
+        _ends(found.difference.images),
         str(len(found.used)),
     )
     return Row(name, "", tuple(map(Shown, values)), strong=_sure(found.difference.trainings))

@@ -1,7 +1,7 @@
 """The finished numbers of an ablation, as they are kept in `ablation.json`.
 
 Enter: a `CellNumbers` for each cell that is finished. Leaves: the file, and cells by arm, codebook and seed.
-Shapes: N held-out pictures, the same ones in the same order in every cell.
+Shapes: N validation images, the same ones in the same order in every cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no numbers for these
 
 @config
 class CellNumbers:
-    """What one tokenizer and the generator over its codes are worth, on held-out pictures unless said otherwise.
+    """What one tokenizer and the generator over its codes are worth, on validation images unless said otherwise.
 
     Attributes:
         arm: key of the arm.
@@ -32,19 +32,19 @@ class CellNumbers:
         grid_accuracy: of the grid's codes alone.
         bits: an image's codes take when coded with the generator's probabilities.
         grid_bits: of the grid's codes alone.
-        train_bits: `bits` of training pictures; far below those of held-out ones, it has learnt pictures by heart.
-        psnr: dB, the mean over pictures.
-        ssim: the mean over pictures, in [-1, 1].
-        feature_distance: squared distance of a classifier's features of a picture and its reconstruction over that of
-            two unrelated pictures; 0 = the same, 1 = as far as another picture.
-        codebook_use: share of the codebook that the training pictures use, in [0, 1].
+        train_bits: `bits` of training images; far below those of held-out ones, it has learnt images by heart.
+        psnr: dB, the mean over images.
+        ssim: the mean over images, in [-1, 1].
+        feature_distance: squared distance of a classifier's features of an image and its reconstruction over that of
+            two unrelated images; 0 = the same, 1 = as far as another image.
+        codebook_use: share of the codebook that the training images use, in [0, 1].
         codebook_perplexity: of their codes, in [1, V].
-        sample_distance: Frechet distance of samples from training pictures in the classifier's features; no FID.
+        sample_distance: Frechet distance of samples from training images in the classifier's features; no FID.
         sample_accuracy: share of samples read as the class they were drawn for, in [0, 1].
         tokenizer_seconds, generator_seconds: of their trainings.
         influence_future: share of the influence on a code that later patches have, in [0, 1]; None = not measured.
-        picture_psnr: (N,) dB.
-        picture_bits: (N,) bits.
+        image_psnr: (N,) dB.
+        image_bits: (N,) bits.
     """
 
     arm: str
@@ -65,16 +65,16 @@ class CellNumbers:
     tokenizer_seconds: float
     generator_seconds: float
     influence_future: float | None
-    picture_psnr: tuple[float, ...]
-    picture_bits: tuple[float, ...]
+    image_psnr: tuple[float, ...]
+    image_bits: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Refuse what no measurement gives."""
         require_at_least(self, 1, "codebook_size")
-        if len(self.picture_psnr) != len(self.picture_bits):
+        if len(self.image_psnr) != len(self.image_bits):
             raise AlitokError(
-                f"picture_psnr and picture_bits must be of the same pictures, not of {len(self.picture_psnr)} and "
-                f"{len(self.picture_bits)}"
+                f"image_psnr and image_bits must be of the same images, not of {len(self.image_psnr)} and "
+                f"{len(self.image_bits)}"
             )
 
     @property
@@ -118,7 +118,7 @@ class Ablation:
     """The cells that are finished, and what they share.
 
     Attributes:
-        data: name of the pictures.
+        data: name of the images.
         preset: name of sizes and budget.
         image_size: pixels a side.
         patch_size: pixels a side of what one code of the grid stands for.

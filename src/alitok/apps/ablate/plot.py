@@ -48,7 +48,7 @@ def plot(ablation: Ablation) -> str:
         figure = Figure(figsize=(6.0, 4.2 + 0.17 * len(ablation.arms)), layout="constrained")
         axes = figure.add_subplot()
         marks = [mark for number, arm in enumerate(ablation.arms) for mark in _draw(axes, ablation, arm, number)]
-        axes.set(xlabel="bits an image (fewer to the left)", ylabel="PSNR, dB (nearer to the picture upwards)")
+        axes.set(xlabel="bits an image (fewer to the left)", ylabel="PSNR, dB (nearer to the image upwards)")
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(0.09)

@@ -23,17 +23,17 @@ from alitok.apps.ablate.findings import findings
 from alitok.apps.ablate.markdown import markdown_report
 from alitok.apps.ablate.numbers import Ablation, write_numbers
 from alitok.apps.ablate.plot import plot
-from alitok.apps.ablate.table import BRIEF, CODES, PICTURES, arms_table
+from alitok.apps.ablate.table import BRIEF, CODES, IMAGES, arms_table
 from alitok.core.files import write_bytes
 from alitok.core.images import grid
 from alitok.core.words import counted
 from alitok.report.facts import protocol_rows
 from alitok.report.page import write_page
-from alitok.report.sheets import Sheet, picture_sheet
+from alitok.report.sheets import Sheet, image_sheet
 from alitok.report.svg import inside_page
 from alitok.run.originals import say_on
 
-ORIGINALS = "originals"  # the key of the pictures themselves among the sheets
+ORIGINALS = "originals"  # the key of the images themselves among the sheets
 _SHOWN_WIDTH, _COLUMNS = 64, 6  # CSS pixels of a reconstruction, at least; reconstructions in a row
 
 
@@ -55,7 +55,7 @@ def write_ablation(
         root: the directory.
         ablation: what is finished; may be a part, or nothing.
         command: as it was typed.
-        sheets: reconstructions (n, 3, h, w) uint8 by arm, and the pictures themselves as `originals`.
+        sheets: reconstructions (n, 3, h, w) uint8 by arm, and the images themselves as `originals`.
 
     Returns:
         The warnings, one sentence or two each.
@@ -77,7 +77,7 @@ def write_ablation(
         report=head,
         found=found,
         codes=arms_table(ablation, CODES, "Codes, and how well they are guessed"),
-        pictures=arms_table(ablation, PICTURES, "Pictures, reconstructed and drawn"),
+        images=arms_table(ablation, IMAGES, "Images, reconstructed and drawn"),
         plot=inside_page(svg),
         strips=_strips(ablation, sheets or {}),
         settings=settings,
@@ -106,7 +106,7 @@ def _summary(ablation: Ablation) -> str:
         f"{counted(cells, 'cell')} of {counted(len({cell.arm for cell in ablation.cells}), 'arm')} and "
         f"{counted(seeds, 'seed')}: {ablation.data} at {ablation.image_size} px, patches of "
         f"{ablation.patch_size} px, {ablation.codebook_size:,} codes unless said otherwise. Every arm is a tokenizer "
-        "and a generator over its codes, measured on held-out pictures."
+        "and a generator over its codes, measured on validation images."
     )
 
 
@@ -117,12 +117,12 @@ def _settings(ablation: Ablation) -> dict[str, str]:
 
 
 def _strips(ablation: Ablation, sheets: Mapping[str, np.ndarray]) -> list[tuple[str, Sheet]]:
-    """Caption and pictures of each arm, in its order; first the pictures themselves."""
-    titles = {ORIGINALS: "Held-out pictures", **{arm: f"{arm}: {title}" for arm, title in ablation.arms.items()}}
+    """Caption and images of each arm, in its order; first the images themselves."""
+    titles = {ORIGINALS: "Held-out images", **{arm: f"{arm}: {title}" for arm, title in ablation.arms.items()}}
     return [(title, _strip(sheets[name], title)) for name, title in titles.items() if len(sheets.get(name, ()))]
 
 
-def _strip(pictures: np.ndarray, title: str) -> Sheet:
-    scale = -(-_SHOWN_WIDTH // pictures.shape[-1])
-    enlarged = pictures.repeat(scale, axis=2).repeat(scale, axis=3)
-    return picture_sheet(grid(enlarged, min(_COLUMNS, len(enlarged)), pad=2), f"{len(pictures)} pictures: {title}")
+def _strip(images: np.ndarray, title: str) -> Sheet:
+    scale = -(-_SHOWN_WIDTH // images.shape[-1])
+    enlarged = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    return image_sheet(grid(enlarged, min(_COLUMNS, len(enlarged)), pad=2), f"{len(images)} images: {title}")

@@ -19,7 +19,7 @@ from alitok.metrics.student import t_interval
 EQUAL_PSNR = 0.2  # dB; less is nothing that an eye or another training would notice
 _LOOSE = 0.5  # dB; where trainings of one arm differ by more, no difference of two arms says that they are equal
 EQUAL_USE, EQUAL_PERPLEXITY = 0.10, 1.25  # difference of shares of the codebook; ratio
-OVERFITTED = 0.10  # share of its held-out bits that a generator spares on training pictures
+OVERFITTED = 0.10  # share of its held-out bits that a generator spares on training images
 _SEEDS = 3  # fewer tell no spread
 _LEVEL = 0.95
 
@@ -156,7 +156,7 @@ class StepReading:
         nearer = "the first" if change.mean < 0 else "the second"
         return (
             f" Not at equal fidelity: PSNR differs by {abs(change.mean):.2f} dB, and {nearer} keeps more of the "
-            "picture, so bits and accuracy do not compare by themselves."
+            "image, so bits and accuracy do not compare by themselves."
         )
 
     def _use(self) -> str:
@@ -204,7 +204,7 @@ def warnings_of(ablation: Ablation, readings: Iterable[StepReading], beaten: Seq
     if unequal:
         said.append(
             f"Not at equal fidelity: {'; '.join(unequal)}. There, fewer bits or more codes guessed may only mean that "
-            "less of the picture is kept; compare them at equal PSNR."
+            "less of the image is kept; compare them at equal PSNR."
         )
     others = [f"{reading.step.first} to {reading.step.second}" for reading in readings if reading.other_use]
     if others:
@@ -269,13 +269,13 @@ def _overfitted(ablation: Ablation) -> list[str]:
     for arm in ablation.arms:
         for size in ablation.sizes(arm):
             cells = ablation.of(arm, size)
-            held_out, trained = (summary(getattr(cell, name) for cell in cells) for name in ("bits", "train_bits"))
-            if held_out and trained and trained.mean < (1 - OVERFITTED) * held_out.mean:
+            val, trained = (summary(getattr(cell, name) for cell in cells) for name in ("bits", "train_bits"))
+            if val and trained and trained.mean < (1 - OVERFITTED) * val.mean:
                 where = arm if size == ablation.codebook_size else f"{arm} with {size:,} codes"
-                found.append(f"{where} ({trained.mean:,.1f} against {held_out.mean:,.1f})")
+                found.append(f"{where} ({trained.mean:,.1f} against {val.mean:,.1f})")
     if not found:
         return []
     return [
-        f"The generator has learnt training pictures by heart; their bits against those of held-out ones: "
+        f"The generator has learnt training images by heart; their bits against those of held-out ones: "
         f"{'; '.join(found)}. Held-out bits then also measure how well it was kept from that, not the codes alone."
     ]

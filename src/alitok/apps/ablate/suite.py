@@ -4,7 +4,7 @@ Enters: data, a preset, arms, codebook sizes and seeds. Leaves, in the directory
 
     ablation.toml         what all cells share; another is refused here
     cells/NAME/           one run each, see `alitok.apps.ablate.cell`; NAME.log beside it tells how it went
-    cells/features/       where there is a perceptual term: what all cells compare pictures in
+    cells/features/       where there is a perceptual term: what all cells compare images in
     ablation.json, table.md, plot.svg, report.html
 
 The report is written anew whenever a cell is finished, so that an interrupted ablation can be read as far as it came.
@@ -43,7 +43,7 @@ from alitok.data.source import Splits, look_at
 from alitok.recipes.arms import ABLATION_PRESETS, ARMS, CURVE_ARMS, USUAL_ARMS, AblationPreset, ArmName
 from alitok.run.classifier import judge_of
 from alitok.run.fit import rough_duration
-from alitok.run.originals import open_pictures_of, say_on, verify
+from alitok.run.originals import open_images_of, say_on, verify
 from alitok.run.workspace import differences
 
 _SETTINGS, _CELLS = "ablation.toml", "cells"
@@ -54,7 +54,7 @@ class AblationRequest:
     """What was asked for.
 
     Attributes:
-        data: which pictures.
+        data: which images.
         out: the directory.
         preset: a name in `ABLATION_PRESETS`.
         seeds: how many trainings of each cell.
@@ -93,14 +93,14 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
         console = Console()
         say = say_on(console)
         image_size = preset.image_size(look_at(request.data, say=say).image_size)
-        splits = open_pictures_of(request.data, image_size, SPLIT_SEED, console)
+        splits = open_images_of(request.data, image_size, SPLIT_SEED, console)
         if len(np.unique(splits.train.labels)) < 2:
             raise AlitokError(f"{splits.name} has one class; the samples of an ablation are judged by at least two.")
         cells = plan(request, preset)
         jobs = _jobs(cells)
         parallel = request.parallel or _at_a_time(world)
         say(
-            f"{len(cells)} cells of {len(splits.train):,} training pictures at {image_size} px, "
+            f"{len(cells)} cells of {len(splits.train):,} training images at {image_size} px, "
             f"{parallel} at a time; to {request.out}/"
         )
         _take_settings(request, preset, splits, image_size)
@@ -217,7 +217,7 @@ class _Report:
             numbers = finished(self._shared.place(cell))
             if numbers is not None:
                 self._say(
-                    f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits a picture, {numbers.accuracy:.1%} of "
+                    f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits an image, {numbers.accuracy:.1%} of "
                     f"codes guessed, {rough_duration(numbers.tokenizer_seconds + numbers.generator_seconds)}"
                 )
         fresh, left = len(done) - self._before, len(self._cells) - len(done)
@@ -245,7 +245,7 @@ class _Report:
         return ablation
 
     def _sheets(self, cells: Sequence[Cell]) -> dict[str, np.ndarray]:
-        """Of each arm, its first seed's reconstructions (n, 3, h, h); `originals` are the pictures."""
+        """Of each arm, its first seed's reconstructions (n, 3, h, h); `originals` are the images."""
         sheets: dict[str, np.ndarray] = {}
         for cell in cells:
             if cell.codebook_size == self._shared.preset.codebook_size and cell.arm not in sheets:
@@ -261,10 +261,10 @@ class _Report:
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "cells_at_a_time": self._parallel,
-            "training_pictures": len(self._splits.train),
-            "heldout_pictures": len(self._splits.heldout),
+            "training_images": len(self._splits.train),
+            "val_images": len(self._splits.val),
             "classes": len(self._splits.train.classes),
-            "codes_per_picture": f"{preset.grid**2}, and {preset.grid} of the prefix in arms with one",
+            "codes_per_image": f"{preset.grid**2}, and {preset.grid} of the prefix in arms with one",
             **{name: value for name, value in to_dict(preset).items() if not isinstance(value, dict)},
             "seeds": self._request.seeds,
         }

@@ -107,7 +107,7 @@ CODES = (
     "codebook_perplexity",
     "influence_future",
 )
-PICTURES = ("psnr", "ssim", "feature_distance", "sample_distance", "sample_accuracy", "seconds")
+IMAGES = ("psnr", "ssim", "feature_distance", "sample_distance", "sample_accuracy", "seconds")
 BRIEF = (
     "accuracy",
     "bits",

@@ -48,7 +48,7 @@ class _Orders:
     Attributes:
         job: its cells.
         shared: as for all.
-        data: which pictures.
+        data: which images.
         device: where to compute.
         gpu: the only one that it sees; None where there is no choice.
         threads: of its arithmetic on a CPU.
@@ -76,7 +76,7 @@ def work_off(
     Args:
         jobs: in the order that they are begun in.
         shared: as for all cells.
-        data: which pictures.
+        data: which images.
         world: of this process.
         parallel: jobs at a time.
         on_end: called with each job that has ended.

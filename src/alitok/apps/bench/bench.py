@@ -1,4 +1,4 @@
-"""How fast pictures are drawn here, beside what this machine can do at most, measured in the same run.
+"""How fast images are drawn here, beside what this machine can do at most, measured in the same run.
 
 Enters: `BenchOptions`, or a pair of models. Leaves: a `BenchResult`. A step of the sampler reads all weights and the
 filled part of the cache; the limit of a step is its bytes at the machine's bandwidth or its operations at the rate of
@@ -25,7 +25,7 @@ from alitok.recipes.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING
 from alitok.sampling import Engine, SampleRequest, SamplingConfig, oracle
 from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.kernels import EnginePrecision
-from alitok.sampling.memory import most_pictures, picture_bytes
+from alitok.sampling.memory import image_bytes, most_images
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -40,7 +40,7 @@ class BenchOptions:
     Attributes:
         model: a saved pair, by its directory or its name on the hub; None = a preset with random weights.
         preset: a named generator as `alitok models` lists it, or B, L or XL; None = `alitok-256-B`.
-        batch_size: pictures drawn at a time.
+        batch_size: images drawn at a time.
         precision: of the engine.
         rounds: how often everything is drawn; the median counts.
         threads: of the CPU; None = as many as PyTorch takes.
@@ -123,7 +123,7 @@ def random_pipeline(
     device: DeviceName = "auto",
     precision: EnginePrecision = "fp32",
 ) -> Pipeline:
-    """A pair with random weights, without stage 1 and all but a layer of the encoder: they draw no picture.
+    """A pair with random weights, without stage 1 and all but a layer of the encoder: they draw no image.
 
     Raises:
         AlitokError: there is no such device.
@@ -214,10 +214,10 @@ def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
         AlitokError: `batch` is larger.
     """
     engine, tokenizer = pipeline.engine, pipeline.tokenizer
-    largest = most_pictures(engine, tokenizer, guided=guided)
+    largest = most_images(engine, tokenizer, guided=guided)
     if largest is not None and batch > largest:
-        one = picture_bytes(engine, tokenizer, guided=guided)
-        fits = f"the largest that fits is {largest:,}" if largest else "not even one picture fits"
+        one = image_bytes(engine, tokenizer, guided=guided)
+        fits = f"the largest that fits is {largest:,}" if largest else "not even one image fits"
         raise AlitokError(
             f"A batch of {batch:,} takes {batch * one / 1e9:.1f} GB, and about {largest * one / 1e9:.1f} GB are free; "
             f"{fits}."

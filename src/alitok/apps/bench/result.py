@@ -19,8 +19,8 @@ class BenchResult:
         preset: the name of a model with random weights; None where a saved one was measured.
         model: where the saved one is.
         image_size: pixels a side.
-        codes: T, of a picture.
-        batch: pictures drawn at a time.
+        codes: T, of an image.
+        batch: images drawn at a time.
         guided, soft_guidance: whether there is guidance, and whether it is SoftCFG.
         dtype: of the generator's weights in the engine.
         device, threads, torch: the machine, the threads of its CPU, and the version of PyTorch.
@@ -35,8 +35,8 @@ class BenchResult:
         reads_between: GB/s of reading, measured again behind each row of codes, so that both saw the same machine.
         matmul_tflops: rate of a large matrix product in `dtype` or in float32, whichever is faster.
         kv_cache_bytes: memory of the cache.
-        peak_memory_bytes: on a GPU of all tensors, else of the process, while pictures were drawn.
-        largest_batch: the most pictures that fit into memory; None where the system does not tell.
+        peak_memory_bytes: on a GPU of all tensors, else of the process, while images were drawn.
+        largest_batch: the most images that fit into memory; None where the system does not tell.
         oracle_seconds_per_image: of the codes by the slow sampler, which keeps no cache, in float32; None = not timed.
     """
 
@@ -90,7 +90,7 @@ class BenchResult:
 
     @property
     def ms_per_step(self) -> float:
-        """Of drawing one code of each picture in the batch."""
+        """Of drawing one code of each image in the batch."""
         return self.codes_seconds / self.codes * 1e3
 
     @property

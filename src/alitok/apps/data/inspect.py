@@ -1,4 +1,4 @@
-"""`alitok data inspect`: every picture of a source read once, and what training would do with it.
+"""`alitok data inspect`: every image of a source read once, and what training would do with it.
 
 Enters: what the user wrote for the data. Leaves: tables on the terminal, a contact sheet, and everything found as JSON.
 """
@@ -22,16 +22,16 @@ from alitok.core.runlog import progress_bar
 from alitok.core.words import counted
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import VIEWS, centre_crop
-from alitok.data.decode import read_picture, too_small, without_remarks
-from alitok.data.pictures import Broken
-from alitok.data.reading import PictureSource
+from alitok.data.decode import read_image, too_small, without_remarks
+from alitok.data.images import Broken
+from alitok.data.reading import DecodedSource
 from alitok.data.source import (
     MOST_BROKEN,
     SIZES,
     Look,
     Splits,
     check_broken,
-    crops_per_picture,
+    crops_per_image,
     list_broken,
     open_splits,
     suggest_size,
@@ -42,8 +42,8 @@ from alitok.run.originals import captioned_sheet, file_name, say_on
 from alitok.run.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
-_NAMED = 10  # pictures that a list names
-_SHEET, _SHEET_COLUMNS, _CELL = 64, 8, 96  # pictures, pictures in a row, pixels
+_NAMED = 10  # images that a list names
+_SHEET, _SHEET_COLUMNS, _CELL = 64, 8, 96  # images, images in a row, pixels
 _WHERE = {"across classes": "in different classes", "across train and held-out": "in training and held out"}
 _EDGES = (16, 32, 64, 128, 256, 512, 1024)  # of the buckets of short sides
 
@@ -57,14 +57,14 @@ def run_inspect(
     seed: int = 0,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Read every picture of a source and tell what is there; returns what `json_path` would hold.
+    """Read every image of a source and tell what is there; returns what `json_path` would hold.
 
     Args:
         source: any form that `alitok.data.source` lists.
-        size: pixels a side that training would use; chosen from the pictures unless given.
+        size: pixels a side that training would use; chosen from the images unless given.
         sheet: where the contact sheet is written; inspect-NAME.png unless given.
         json_path: also write everything found there.
-        seed: decides which pictures would be held out.
+        seed: decides which images would be held out.
         console: where to print.
 
     Raises:
@@ -75,7 +75,7 @@ def run_inspect(
     console = console or Console()
     say = say_on(console)
     splits = open_splits(source, size or (BUILTIN[source].size if source in BUILTIN else SIZES[0]), seed, say)
-    with progress_bar(console, "Reading every picture", len(splits)) as bar:
+    with progress_bar(console, "Reading every image", len(splits)) as bar:
         found = survey(splits, bar.advance)
     shorts = found.sizes[found.usable].min(axis=1)
     look = Look(suggest_size(shorts) if len(shorts) else SIZES[0], len(splits.train))
@@ -86,18 +86,18 @@ def run_inspect(
     facts = {
         "source": splits.name,
         "contents": splits.contents,
-        "pictures": len(splits),
+        "images": len(splits),
         "classes": _classes(found),
         "sizes": _sizes(found),
-        "kinds": {kind: {"pictures": count, "example": key} for kind, (count, key) in sorted(found.kinds.items())},
-        "broken": [picture._asdict() for picture in broken],
+        "kinds": {kind: {"images": count, "example": key} for kind, (count, key) in sorted(found.kinds.items())},
+        "broken": [image._asdict() for image in broken],
         "duplicates": _duplicates(found, same),
         "training": _training(found, broken, chosen, size, stops),
         "notes": list(splits.notes),
     }
     _show(facts, broken, json_path, say, console)
     sheet = sheet or Path(f"inspect-{file_name(source)}.png")
-    if _write_sheet(found, {picture.key for picture in broken}, sheet):
+    if _write_sheet(found, {image.key for image in broken}, sheet):
         say(f"Contact sheet: {sheet}")
     if json_path is not None:
         write_json(json_path, facts)
@@ -113,14 +113,14 @@ def _recipe_size(source: str, look: Look) -> int:
 
 
 def _small(found: Survey, size: int) -> list[Broken]:
-    """Pictures that are too small for training at `size`."""
+    """Images that are too small for training at `size`."""
     below = _below(found, size)
     problems = [too_small(width, height, size) for width, height in found.sizes[below].tolist()]
     return [Broken(found.key(index), said) for index, said in zip(below, problems, strict=True) if said is not None]
 
 
 def _below(found: Survey, size: int) -> list[int]:
-    """Pictures whose short side is below `size`."""
+    """Images whose short side is below `size`."""
     return np.flatnonzero((found.sizes.min(axis=1) < size) & (found.sizes[:, 0] > 0)).tolist()
 
 
@@ -135,9 +135,9 @@ def _stops(broken: Sequence[Broken], splits: Splits) -> str | None:
 
 def _classes(found: Survey) -> dict[str, dict[str, int]]:
     classes = found.splits.train.classes
-    held, train = (np.bincount(found.labels[mask], minlength=len(classes)) for mask in (found.heldout, ~found.heldout))
+    held, train = (np.bincount(found.labels[mask], minlength=len(classes)) for mask in (found.val, ~found.val))
     return {
-        name: {"pictures": int(train[row] + held[row]), "train": int(train[row]), "heldout": int(held[row])}
+        name: {"images": int(train[row] + held[row]), "train": int(train[row]), "val": int(held[row])}
         for row, name in enumerate(classes)
     }
 
@@ -172,18 +172,18 @@ def _duplicates(found: Survey, same: Duplicates) -> dict[str, Any]:
 def _training(
     found: Survey, broken: Sequence[Broken], size: int, given: int | None, stops: str | None
 ) -> dict[str, Any]:
-    rest = found.splits.without({picture.key for picture in broken})
+    rest = found.splits.without({image.key for image in broken})
     crops = VIEWS["ten"] // (1 if rest.train.flip else 2)  # half of the ten are mirror images
-    per_picture = crops if isinstance(rest.train, PictureSource) else crops_per_picture(rest.train, "ten")
+    per_image = crops if isinstance(rest.train, DecodedSource) else crops_per_image(rest.train, "ten")
     return {
         "image size": size,
         "size given": given is not None,
         "train": len(rest.train),
-        "heldout": len(rest.heldout),
+        "val": len(rest.val),
         "enlarged": len(_below(found, size)) - len(_small(found, size)),
         "mirrored": rest.train.flip,
-        "crops": per_picture,
-        "ten-crop sequences": len(rest.train) * per_picture,
+        "crops": per_image,
+        "ten-crop sequences": len(rest.train) * per_image,
         "stops": stops is not None,
     }
 
@@ -192,7 +192,7 @@ def _show(
     facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Say, console: Console
 ) -> None:
     say(
-        f"{facts['source']}: {counted(facts['pictures'], 'picture')} of "
+        f"{facts['source']}: {counted(facts['images'], 'image')} of "
         f"{counted(len(facts['classes']), 'class', 'classes')}"
     )
     for note in facts["notes"]:
@@ -201,10 +201,10 @@ def _show(
     if facts["sizes"]:
         console.print(_size_table(facts["sizes"]))
         buckets = ", ".join(f"{name}: {count:,}" for name, count in facts["sizes"]["short sides"].items())
-        say(f"Pictures by short side: {buckets}")
+        say(f"Images by short side: {buckets}")
     if facts["kinds"]:
-        rows = [(kind, f"{entry['pictures']:,}", entry["example"]) for kind, entry in facts["kinds"].items()]
-        console.print(_table("Kinds", ("kind", "pictures", "such as"), rows))
+        rows = [(kind, f"{entry['images']:,}", entry["example"]) for kind, entry in facts["kinds"].items()]
+        console.print(_table("Kinds", ("kind", "images", "such as"), rows))
     if broken:
         say(f"{len(broken):,} cannot be used:\n{list_broken(broken, _NAMED)}{_whole_list(broken, json_path)}")
     _show_duplicates(facts["duplicates"], json_path, say)
@@ -221,22 +221,22 @@ def _whole_list(items: Sequence[Any], json_path: Path | None) -> str:
 def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
     return [
         ("image size", f"{training['image size']} pixels a side{'' if training['size given'] else ', chosen'}"),
-        ("pictures for training", f"{training['train']:,}"),
-        ("held out", f"{training['heldout']:,}"),
+        ("images for training", f"{training['train']:,}"),
+        ("held out", f"{training['val']:,}"),
         ("enlarged", f"{training['enlarged']:,}"),
         ("left out as broken", f"{broken:,}; at most {MOST_BROKEN:.0%} may be"),
         ("mirrored", "by chance" if training["mirrored"] else "never"),
-        ("stored sequences", f"{training['ten-crop sequences']:,}: {counted(training['crops'], 'crop')} of a picture"),
+        ("stored sequences", f"{training['ten-crop sequences']:,}: {counted(training['crops'], 'crop')} of an image"),
         ("would it start", "no" if training["stops"] else "yes"),
     ]
 
 
 def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Say) -> None:
     if not same["surplus"]:
-        say("No two pictures have the same pixels.")
+        say("No two images have the same pixels.")
         return
     example = " and ".join(same["groups"][0][:2])
-    say(f"Copies of another picture, pixel for pixel: {same['surplus']:,}, such as {example}.")
+    say(f"Copies of another image, pixel for pixel: {same['surplus']:,}, such as {example}.")
     for where, what in _WHERE.items():
         if same[where]:
             groups = "\n".join(" = ".join(group[:3]) for group in same[where][:_NAMED])
@@ -245,12 +245,12 @@ def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Say) 
 
 
 def _class_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
-    by_count = sorted(classes.items(), key=lambda pair: -pair[1]["pictures"])
-    rows = [(name, *(f"{entry[key]:,}" for key in ("pictures", "train", "heldout"))) for name, entry in by_count]
+    by_count = sorted(classes.items(), key=lambda pair: -pair[1]["images"])
+    rows = [(name, *(f"{entry[key]:,}" for key in ("images", "train", "val"))) for name, entry in by_count]
     if len(rows) > 2 * _CLASSES_AT_AN_END:
         between = f"... {len(rows) - 2 * _CLASSES_AT_AN_END:,} more ..."
         rows = [*rows[:_CLASSES_AT_AN_END], (between, "", "", ""), *rows[-_CLASSES_AT_AN_END:]]
-    return _table("Classes, the largest first", ("class", "pictures", "train", "held out"), rows)
+    return _table("Classes, the largest first", ("class", "images", "train", "held out"), rows)
 
 
 def _size_table(sizes: Mapping[str, Any]) -> Table:
@@ -272,28 +272,28 @@ def _table(title: str, header: Sequence[str] | None, rows: Iterable[Sequence[str
 
 
 def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
-    """Up to 64 pictures, in turns from all classes, each with its class below; False if there is none to show."""
+    """Up to 64 images, in turns from all classes, each with its class below; False if there is none to show."""
     cells = [(found.key(index), index) for index in _spread(found)]
     shown = [index for key, index in cells if key not in broken]
     if not shown:
         return False
     names = [found.splits.train.classes[found.labels[index]] for index in shown]
-    pictures = [_cell(found, index) for index in shown]
+    images = [_cell(found, index) for index in shown]
     try:
-        write_bytes(path, captioned_sheet(pictures, names, min(_SHEET_COLUMNS, len(shown))))
+        write_bytes(path, captioned_sheet(images, names, min(_SHEET_COLUMNS, len(shown))))
     except OSError as error:
         raise AlitokError(f"The contact sheet {path} cannot be written: {error.strerror or error}.") from None
     return True
 
 
 def _spread(found: Survey) -> list[int]:
-    """Pictures that were decoded, as equally many of each class as there are, evenly spread in each."""
+    """Images that were decoded, as equally many of each class as there are, evenly spread in each."""
     usable = found.usable
     by_class = [usable[found.labels[usable] == label] for label in np.unique(found.labels[usable])]
     if len(by_class) > _SHEET:
         by_class = [by_class[place] for place in np.linspace(0, len(by_class) - 1, _SHEET).round().astype(int)]
     shares = [0] * len(by_class)
-    for _ in range(_SHEET):  # one more of each class, as long as there are pictures and room
+    for _ in range(_SHEET):  # one more of each class, as long as there are images and room
         for number, rows in enumerate(by_class):
             shares[number] += shares[number] < len(rows) and sum(shares) < _SHEET
     chosen = [
@@ -305,8 +305,8 @@ def _spread(found: Survey) -> list[int]:
 
 def _cell(found: Survey, index: int) -> Image.Image:
     source, row = found.place(index)
-    if isinstance(source, PictureSource):
+    if isinstance(source, DecodedSource):
         with without_remarks():
-            return centre_crop(read_picture(source.pictures, int(source.rows[row])), _CELL)
-    picture = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))
-    return picture.resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            return centre_crop(read_image(source.images, int(source.rows[row])), _CELL)
+    image = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))
+    return image.resize((_CELL, _CELL), Image.Resampling.NEAREST)

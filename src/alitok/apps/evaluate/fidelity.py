@@ -1,14 +1,14 @@
-"""How near a tokenizer's reconstructions are to their pictures: block by block, by all of its decoders at once.
+"""How near a tokenizer's reconstructions are to their images: block by block, by all of its decoders at once.
 
-Enters: blocks of pictures, a tokenizer and the networks that compare. Leaves: numbers of each picture and features on
+Enters: blocks of images, a tokenizer and the networks that compare. Leaves: numbers of each image and features on
 disk; then `Nearness`, the use of the codebook, and what the two paired sets are to one another.
-Shapes: N pictures, B of a block, T codes of each, V codebook, h image side.
+Shapes: N images, B of a block, T codes of each, V codebook, h image side.
 
 Reconstructions are rounded to 8 bits before any number is taken, PSNR, SSIM and LPIPS included: they are judged as
 a file would hold them. A block's arrays:
 
     labels                         (B,)
-    code_counts                    (V,): how often each code stands for a patch of its pictures
+    code_counts                    (V,): how often each code stands for a patch of its images
     original/, stage1/, stage2/    each with pool, spatial and probabilities, as the feature network gives them
     stage1/, stage2/               each with psnr, ssim and lpips (B,), those that were asked for
 """
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from alitok.core import images as pixels
-from alitok.core.blocks import PictureBlock
+from alitok.core.blocks import ImageBlock
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.arithmetic import full_precision
@@ -36,20 +36,20 @@ from alitok.metrics.set_distance import Compared, Seen, Target, compare, enough_
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
-ORIGINAL = "original/"  # before the names of what was seen of the pictures themselves
+ORIGINAL = "original/"  # before the names of what was seen of the images themselves
 _NEAR = ("psnr", "ssim", "lpips")
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """What pictures are rebuilt and compared with, all on `device` and in evaluation mode.
+    """What images are rebuilt and compared with, all on `device` and in evaluation mode.
 
     Attributes:
         tokenizer: that is judged.
         extractor: the feature network.
         lpips: None leaves LPIPS out.
-        ssim: whether it is taken; pictures must be large enough for it.
-        batch_size: pictures rebuilt at a time, counted from the start of a block. Another number changes the rounding
+        ssim: whether it is taken; images must be large enough for it.
+        batch_size: images rebuilt at a time, counted from the start of a block. Another number changes the rounding
             of float32, and with it a pixel here and there by 1/255.
         device: of all of these.
     """
@@ -63,7 +63,7 @@ class Instruments:
 
 
 class Rebuilt(NamedTuple):
-    """Pictures after coding.
+    """Images after coding.
 
     Attributes:
         codes: (B, T) int64.
@@ -76,7 +76,7 @@ class Rebuilt(NamedTuple):
 
 @torch.inference_mode()
 def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
-    """Encode pictures (B, 3, h, h) uint8 once, and decode them by each decoder, in float32.
+    """Encode images (B, 3, h, h) uint8 once, and decode them by each decoder, in float32.
 
     Raises:
         AlitokError: a pixel is not a finite number.
@@ -100,7 +100,7 @@ def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
 
 def measure(
     tools: Instruments,
-    blocks: Iterable[PictureBlock],
+    blocks: Iterable[ImageBlock],
     files: FeatureFiles,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -110,7 +110,7 @@ def measure(
         tools: on the device of this process.
         blocks: those that `files` misses, or this process' share of them.
         files: where the numbers are kept.
-        progress: called with the pictures done so far.
+        progress: called with the images done so far.
 
     Raises:
         AlitokError: what the blocks raise, or the tokenizer is broken.
@@ -143,7 +143,7 @@ def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 def _near(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
     """`psnr`, and `ssim` and `lpips` where they are asked for, each (B,) float32."""
     parts: dict[str, list[np.ndarray]] = {}
-    both = (torch.from_numpy(pictures).split(tools.batch_size) for pictures in (images, made))
+    both = (torch.from_numpy(part).split(tools.batch_size) for part in (images, made))
     for pair in zip(*both, strict=True):
         wanted, found = (pixels.to_float(some.to(tools.device)) for some in pair)
         numbers = {"psnr": psnr(wanted, found)}
@@ -159,7 +159,7 @@ def _near(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Nearness:
-    """How near each reconstruction is to its picture, (N,) float32 in the order of the pictures.
+    """How near each reconstruction is to its image, (N,) float32 in the order of the images.
 
     Attributes:
         psnr: decibels; inf where no pixel differs.
@@ -172,13 +172,13 @@ class Nearness:
     lpips: np.ndarray | None
 
     def means(self) -> dict[str, float]:
-        """The mean over pictures of each that was taken."""
+        """The mean over images of each that was taken."""
         there = {name: getattr(self, name) for name in _NEAR}
         return {name: float(value.mean(dtype=np.float64)) for name, value in there.items() if value is not None}
 
 
 def nearness(files: FeatureFiles, stage: Stage) -> Nearness:
-    """The numbers of all pictures of a job by the decoder of `stage`.
+    """The numbers of all images of a job by the decoder of `stage`.
 
     Raises:
         AlitokError: a block is gone or damaged.
@@ -192,7 +192,7 @@ def nearness(files: FeatureFiles, stage: Stage) -> Nearness:
 
 
 def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
-    """How often each code stands for a patch of all pictures of a job.
+    """How often each code stands for a patch of all images of a job.
 
     Raises:
         AlitokError: a block is gone or damaged.
@@ -204,18 +204,18 @@ def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
 
 
 def compare_paired(made: Seen, originals: Seen, target: Target, *, device: torch.device) -> Compared:
-    """All numbers of reconstructions against a target that is of the pictures they were made from.
+    """All numbers of reconstructions against a target that is of the images they were made from.
 
     The interval and the bias are those of paired sets; see `alitok.metrics.paired_frechet`.
 
     Args:
         made: the reconstructions.
-        originals: the pictures, by the same numbers.
-        target: statistics of these pictures.
+        originals: the images, by the same numbers.
+        target: statistics of these images.
         device: where distances of many pairs are computed.
 
     Raises:
-        AlitokError: there are fewer than two pictures.
+        AlitokError: there are fewer than two images.
     """
     found = compare(made, target, device=device, interval=False)
     if not enough_for_interval(made):

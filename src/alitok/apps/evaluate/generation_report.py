@@ -16,14 +16,14 @@ from alitok.apps.evaluate.job import NOTABLE, PUBLISHED_COUNT, Work, interval, n
 from alitok.apps.evaluate.page import EvaluationReport, Published, write_evaluation
 from alitok.apps.evaluate.references import Reference
 from alitok.apps.evaluate.rows import metric_rows, tell
-from alitok.apps.evaluate.samples import Evaluated, ModelPictures
+from alitok.apps.evaluate.samples import Evaluated, ModelImages
 from alitok.core.files import finite, write_json
 from alitok.core.words import counted
-from alitok.data.decode import BrokenPictureError, in_threads, without_remarks
+from alitok.data.decode import BrokenImageError, in_threads, without_remarks
 from alitok.data.source import ImageSource, Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.neighbours import nearest_distance
-from alitok.metrics.set_distance import Compared, shown_pictures
+from alitok.metrics.set_distance import Compared, shown_images
 from alitok.recipes.models import IMAGENET_CLASSES
 from alitok.recipes.published import Generated, applies, generation_table
 from alitok.report.curves import Curve
@@ -32,9 +32,9 @@ from alitok.report.sheets import ClassSamples, Neighbours
 from alitok.run.classifier_features import Judge
 from alitok.run.summary import environment
 
-SHOWN = 48  # the first pictures of a job, kept for the report
+SHOWN = 48  # the first images of a job, kept for the report
 _NEIGHBOURS = 10
-_SEARCHED = 10_000  # training pictures that neighbours are looked for among
+_SEARCHED = 10_000  # training images that neighbours are looked for among
 _BLOCK = 256  # of them in memory at a time
 
 
@@ -44,7 +44,7 @@ class SweepPoint:
 
     Attributes:
         settings: fields of `SamplingConfig`.
-        count: pictures it was judged by.
+        count: images it was judged by.
         distance: squared Frechet distance.
         quality: Inception Score, or with a classifier its accuracy; None where there is neither.
     """
@@ -61,12 +61,12 @@ class GenerationResult:
 
     Attributes:
         command: as it was typed.
-        judged: the pictures.
+        judged: the images.
         reference: what they were compared with.
-        files: their features, and some of the pictures.
+        files: their features, and some of the images.
         compared: what was found.
         sweep: the settings that were tried before.
-        splits: the data that training pictures are looked for in; None where they are not known.
+        splits: the data that training images are looked for in; None where they are not known.
         data: what the user wrote for them.
     """
 
@@ -89,7 +89,7 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
     found = numbers(result.compared, work.extractor, "generation")
     warnings = _warnings(result, work)
     protocol = _protocol(result, work)
-    images, labels = shown_pictures(result.files)
+    images, labels = shown_images(result.files)
     report = EvaluationReport(
         title=f"alitok: {result.judged.name}",
         summary=f"{result.judged.count:,} samples against {_named(result.reference)}.",
@@ -137,7 +137,7 @@ def _warnings(result: GenerationResult, work: Work) -> list[str]:
     if isinstance(work.extractor, Judge) and compared.accuracy is None:
         said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")
     if compared.manifold is None:
-        why = "holds no pictures" if result.reference.target.features is None else "or the samples are too few"
+        why = "holds no images" if result.reference.target.features is None else "or the samples are too few"
         said.append(f"The reference {why}: there are no precision, recall, density and coverage.")
     if official and compared.spatial is None:
         said.append("The reference holds no statistics of spatial features (mu_s, sigma_s), so there is no sFID.")
@@ -145,7 +145,7 @@ def _warnings(result: GenerationResult, work: Work) -> list[str]:
 
 
 def _bias(result: GenerationResult) -> list[str]:
-    """How far a distance of few pictures is too large."""
+    """How far a distance of few images is too large."""
     count, compared, target = result.judged.count, result.compared, result.reference.target
     features = len(target.pool.mean)
     said = []
@@ -153,14 +153,14 @@ def _bias(result: GenerationResult) -> list[str]:
         said.append(f"{count:,} samples are too few to say how far the distance is from that of many.")
     elif compared.bias > NOTABLE * compared.frechet.value:
         said.append(
-            f"A Frechet distance of few pictures is too large: with {count:,} samples by about "
+            f"A Frechet distance of few images is too large: with {count:,} samples by about "
             f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with "
             "numbers of as many samples."
         )
-    pictures = result.reference.about.get("pictures")
-    if pictures is not None and pictures < 2 * features:
+    images = result.reference.about.get("images")
+    if images is not None and images < 2 * features:
         said.append(
-            f"The reference is of {pictures:,} pictures, few for {features:,} features: that makes the distance larger "
+            f"The reference is of {images:,} images, few for {features:,} features: that makes the distance larger "
             "too, and no interval tells it."
         )
     return said
@@ -169,20 +169,20 @@ def _bias(result: GenerationResult) -> list[str]:
 def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
     """All that the numbers depend on."""
     facts: dict[str, Any] = {"samples": result.judged.name, **result.judged.settings}
-    if isinstance(result.judged, ModelPictures):
+    if isinstance(result.judged, ModelImages):
         facts["per class"] = result.judged.count / len(result.judged.plan.classes)
     if result.splits is not None:
         facts |= {"data": result.data, "data contents": result.splits.contents}
     facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
     if isinstance(work.extractor, Judge):
-        facts["classifier's accuracy on held-out pictures"] = work.extractor.heldout_accuracy
+        facts["classifier's accuracy on validation images"] = work.extractor.val_accuracy
     return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
 
 
 def _named(reference: Reference) -> str:
     about = reference.about
     where = about.get("path", about.get("data"))
-    return f"the statistics in {where}" if about.get("adm") else f"{about['pictures']:,} pictures of {where}"
+    return f"the statistics in {where}" if about.get("adm") else f"{about['images']:,} images of {where}"
 
 
 def _published(found: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
@@ -193,7 +193,7 @@ def _published(found: dict[str, float], result: GenerationResult, work: Work) ->
         return None
     name, parameters, guided = "this evaluation, guidance unknown", "", True
     differences = [] if judged.count == PUBLISHED_COUNT else [f"{judged.count:,} samples"]
-    if isinstance(judged, ModelPictures):
+    if isinstance(judged, ModelImages):
         count = sum(parameter.numel() for parameter in judged.pipeline.generator.parameters())
         name, parameters, guided = "this evaluation", f"{count / 1e6:.0f}M", judged.plan.sampling.guided
         if len(judged.plan.classes) != classes:
@@ -219,7 +219,7 @@ def _by_class(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
 
 
 def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult) -> Neighbours:
-    """For some samples the nearest of the training pictures, of the same classes where there are many."""
+    """For some samples the nearest of the training images, of the same classes where there are many."""
     assert result.splits is not None
     source = result.splits.train
     some = slice(0, _NEIGHBOURS)
@@ -229,23 +229,23 @@ def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult
     for start in range(0, len(rows), _BLOCK):
         with without_remarks():
             found = list(in_threads(partial(_readable, source), rows[start : start + _BLOCK].tolist()))
-        pictures = np.stack([picture for picture in found if picture is not None] or [nearest[0]])
-        distances, places = nearest_distance(images[some], pictures)
+        candidates = np.stack([candidate for candidate in found if candidate is not None] or [nearest[0]])
+        distances, places = nearest_distance(images[some], candidates)
         better = distances < best
-        best[better], nearest[better] = distances[better], pictures[places[better]]
+        best[better], nearest[better] = distances[better], candidates[places[better]]
     return Neighbours(images[some], nearest, best)
 
 
 def _readable(source: ImageSource, row: int) -> np.ndarray | None:
-    """One training picture; None for a broken one, which is nobody's neighbour."""
+    """One training image; None for a broken one, which is nobody's neighbour."""
     try:
         return source.read(row, None)
-    except BrokenPictureError:
+    except BrokenImageError:
         return None
 
 
 def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Rows of the training pictures that are searched: all, or those of the samples' classes, or some of those."""
+    """Rows of the training images that are searched: all, or those of the samples' classes, or some of those."""
     rows = np.arange(len(source))
     if len(rows) > _SEARCHED and classes:
         wanted = [number for number, name in enumerate(source.classes) if name in {classes[each] for each in labels}]

@@ -1,11 +1,11 @@
-"""What the evaluations share: their directory, features of pictures that are made once, and the names of numbers.
+"""What the evaluations share: their directory, features of images that are made once, and the names of numbers.
 
-Enters: pictures to judge and a feature network. Leaves: features on disk, which a later start goes on with.
+Enters: images to judge and a feature network. Leaves: features on disk, which a later start goes on with.
 
     OUT/evaluation.json       all numbers and what they depend on, written last
-    OUT/report.html           the same for people, with pictures
-    OUT/features/             what the network said of the pictures, by blocks; 20 kB a picture with Inception
-    OUT/reference/            likewise of the reference, where that is pictures
+    OUT/report.html           the same for people, with images
+    OUT/features/             what the network said of the images, by blocks; 20 kB an image with Inception
+    OUT/reference/            likewise of the reference, where that is images
     OUT/sweep/                likewise of the settings tried
 """
 
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from alitok import __version__
 from alitok.apps.evaluate.samples import Evaluated
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.extras import require_libraries
@@ -37,7 +37,7 @@ from alitok.run.classifier import judge_of
 FeaturesName = Literal["inception", "classifier"]
 EvaluationKind = Literal["generation", "reconstruction"]
 NOTABLE = 0.05  # bias, as a share of the distance, from which on a reader is warned
-PUBLISHED_COUNT = 50_000  # pictures that published numbers of generation are taken over
+PUBLISHED_COUNT = 50_000  # images that published numbers of generation are taken over
 _OWN = ("reference", "sweep")  # what may be there before the job itself has begun
 _OUTCOMES = ("evaluation.json", "report.html")
 _TOLD = 60  # letters of a setting that a message shows
@@ -79,13 +79,11 @@ def open_extractor(
     """
     if name == "classifier":
         if splits is None:
-            raise AlitokError(
-                "--features classifier needs the real pictures that it learns from; name them with --data."
-            )
+            raise AlitokError("--features classifier needs the real images that it learns from; name them with --data.")
         if weights is not None:
             raise AlitokError("--inception-weights goes with --features inception; leave one of them out.")
         return judge_of(splits, world, console).to(world.device)
-    first = world.together(lambda: InceptionFeatures.load(weights) if world.size == 1 else _fetch(weights))
+    first = world.on_rank0(lambda: InceptionFeatures.load(weights) if world.size == 1 else _fetch(weights))
     return (first or InceptionFeatures.load(weights)).to(world.device)
 
 
@@ -190,45 +188,45 @@ def _read_job(path: Path) -> dict[str, Any]:
     return found
 
 
-def features_of_pictures(work: Work, pictures: Evaluated, root: Path, title: str) -> FeatureFiles:
-    """The features of all pictures, as far as they are not there; all processes call this.
+def features_of_images(work: Work, images: Evaluated, root: Path, title: str) -> FeatureFiles:
+    """The features of all images, as far as they are not there; all processes call this.
 
     Args:
         work: of the evaluation.
-        pictures: what is judged.
+        images: what is judged.
         root: the directory of their job.
         title: of the progress bar.
 
     Raises:
-        AlitokError: the directory holds another job, or a picture cannot be made.
+        AlitokError: the directory holds another job, or an image cannot be made.
     """
-    files = begin_pictures(work, pictures, root)
-    missing = work.world.together(files.missing)
-    write_features(work, files, missing, pictures.draw(missing, work.world), title)
+    files = begin_images(work, images, root)
+    missing = work.world.on_rank0(files.missing)
+    write_features(work, files, missing, images.draw(missing, work.world), title)
     return files
 
 
-def begin_pictures(work: Work, pictures: Evaluated, root: Path) -> FeatureFiles:
+def begin_images(work: Work, images: Evaluated, root: Path) -> FeatureFiles:
     """Note in `root` what is judged, or go on with what an earlier start left; all processes call this.
 
     Raises:
         AlitokError: the directory holds another job.
     """
-    settings = {**pictures.settings, "features": work.extractor.name, "alitok": __version__}
+    settings = {**images.settings, "features": work.extractor.name, "alitok": __version__}
 
     def begin() -> dict[str, Any]:
         decided: dict[str, Any] = {}
         if work.fresh:
             discard_job(root)
-        begin_job(root, settings, lambda before: decided.update(pictures.begin(before)) or decided)
+        begin_job(root, settings, lambda before: decided.update(images.begin(before)) or decided)
         return decided
 
-    decided = pictures.begin(work.world.together(begin))
-    return FeatureFiles(root / "features", Blocks(pictures.count, decided["block"]))
+    decided = images.begin(work.world.on_rank0(begin))
+    return FeatureFiles(root / "features", Blocks(images.count, decided["block"]))
 
 
 def write_features(
-    work: Work, files: FeatureFiles, missing: list[int], blocks: Iterable[PictureBlock], title: str, shown: int = 0
+    work: Work, files: FeatureFiles, missing: list[int], blocks: Iterable[ImageBlock], title: str, shown: int = 0
 ) -> None:
     """Take this process' share of what is missing, and wait for the others."""
     total = sum(len(files.blocks[number]) for number in missing[work.world.rank :: work.world.size])
@@ -276,6 +274,6 @@ def no_fid(extractor: FeatureExtractor) -> str:
 
 
 def interval(compared: Compared) -> tuple[float, float] | None:
-    """The ends of the Frechet distance's interval; None where there were too few pictures for one."""
+    """The ends of the Frechet distance's interval; None where there were too few images for one."""
     low, high = compared.frechet.low, compared.frechet.high
     return None if math.isnan(low) else (low, high)

@@ -1,7 +1,7 @@
-"""The pictures that a tokenizer is judged by: a split of a data set, or some of it, by number.
+"""The images that a tokenizer is judged by: a split of a data set, or some of it, by number.
 
-Enter: sources and the rows that are wanted. Leave: blocks of pictures through the crop of training, read while those
-before are being measured. Shapes: N pictures, B of a block, h image side.
+Enter: sources and the rows that are wanted. Leave: blocks of images through the crop of training, read while those
+before are being measured. Shapes: N images, B of a block, h image side.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads, without_remarks
@@ -22,10 +22,10 @@ from alitok.run.originals import SplitName
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """Pictures by number.
+    """Images by number.
 
     Attributes:
-        sources: whose pictures are numbered on, one source behind the other.
+        sources: whose images are numbered on, one source behind the other.
         rows: (N,) which of them, ascending.
     """
 
@@ -53,19 +53,19 @@ class Originals:
 
     @property
     def keys(self) -> str:
-        """A hash of which pictures these are: the seed of a split, and broken ones left out, change it."""
+        """A hash of which images these are: the seed of a split, and broken ones left out, change it."""
         digest = hashlib.sha256()
         for number in range(len(self)):
             digest.update(f"{self.key(number)}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
 
     def key(self, number: int) -> str:
-        """The name of a picture."""
+        """The name of an image."""
         source, row = self._place(number)
         return source.key(row)
 
     def read(self, numbers: Iterable[int]) -> np.ndarray:
-        """Pictures (B, 3, h, h) uint8: the fixed view of each.
+        """Images (B, 3, h, h) uint8: the fixed view of each.
 
         Raises:
             AlitokError: one cannot be read.
@@ -73,17 +73,17 @@ class Originals:
         with without_remarks():
             return np.stack(list(in_threads(self._read, numbers)))
 
-    def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[PictureBlock, None, None]:
+    def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[ImageBlock, None, None]:
         """This process' share of the blocks with these numbers, a few of them read ahead.
 
         Raises:
-            AlitokError: a picture cannot be read.
+            AlitokError: an image cannot be read.
         """
         labels = self.labels
 
-        def block(number: int) -> PictureBlock:
-            pictures = blocks[number]
-            return PictureBlock(number, pictures, labels[pictures.start : pictures.stop], self.read(pictures))
+        def block(number: int) -> ImageBlock:
+            images = blocks[number]
+            return ImageBlock(number, images, labels[images.start : images.stop], self.read(images))
 
         with without_remarks():
             yield from in_threads(block, sorted(wanted)[world.rank :: world.size], threads=1)
@@ -102,25 +102,23 @@ class Originals:
 
 
 def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Originals:
-    """The pictures of a split, or `num` of them: a larger number by the same seed holds all of a smaller one.
+    """The images of a split, or `num` of them: a larger number by the same seed holds all of a smaller one.
 
     Raises:
         AlitokError: there are fewer than that, or fewer than two.
     """
     named: dict[SplitName, tuple[ImageSource, ...]] = {
-        "all": (splits.train, splits.heldout),
+        "all": (splits.train, splits.val),
         "train": (splits.train,),
-        "heldout": (splits.heldout,),
+        "val": (splits.val,),
     }
     sources = named[split]
     count = sum(map(len, sources))
     if num is not None and num > count:
-        raise AlitokError(
-            f"--num {num:,} is more than the {count:,} pictures ({split}) of {splits.name}; leave it out."
-        )
+        raise AlitokError(f"--num {num:,} is more than the {count:,} images ({split}) of {splits.name}; leave it out.")
     if (count if num is None else num) < 2:
         raise AlitokError(
-            f"A distance of two sets needs at least two pictures, not {count if num is None else num} ({split}, "
+            f"A distance of two sets needs at least two images, not {count if num is None else num} ({split}, "
             f"{splits.name}); give more, or another --split."
         )
     rows = np.arange(count)

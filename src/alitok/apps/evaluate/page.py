@@ -1,6 +1,6 @@
 """The report of an evaluation: one HTML file that opens anywhere, without a network.
 
-Enters: an `EvaluationReport`, with all its numbers (as text) and pictures (uint8, N 3 h w). Leaves: the file.
+Enters: an `EvaluationReport`, with all its numbers (as text) and images (uint8, N 3 h w). Leaves: the file.
 `templates/evaluation.html` is its form. What was not measured has no section.
 """
 
@@ -21,8 +21,8 @@ from alitok.report.sheets import (
     Sheet,
     error_map,
     error_scale,
+    image_sheet,
     neighbour_sheets,
-    picture_sheet,
     sample_sheet,
 )
 
@@ -48,12 +48,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class RankedReconstructions:
-    """Pictures with what each decoder makes of them.
+    """Images with what each decoder makes of them.
 
     Attributes:
         originals: (N, 3, h, w) uint8.
         rebuilt: by column, such as "stage 1" and "stage 2": (N, 3, h, w) uint8.
-        captions: one for each picture, such as "n01440764/3.jpg: 19.3 dB, 20.1 dB".
+        captions: one for each image, such as "n01440764/3.jpg: 19.3 dB, 20.1 dB".
         note: how they were chosen, or what they are ranked by.
     """
 
@@ -129,20 +129,20 @@ def write_evaluation(path: Path, report: EvaluationReport) -> None:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One picture of a row and what stands below it."""
+    """One image of a row and what stands below it."""
 
     sheet: Sheet
     label: str
 
 
 def _rows(shown: RankedReconstructions) -> list[tuple[str, list[_Cell]]]:
-    """For each picture its caption and its row: the picture, then for each decoder what it made and where it errs."""
+    """For each image its caption and its row: the image, then for each decoder what it made and where it errs."""
     rows = []
     for number, (original, caption) in enumerate(zip(shown.originals, shown.captions, strict=True)):
-        cells = [_Cell(picture_sheet(original, f"picture {number + 1}"), "picture")]
-        for name, pictures in shown.rebuilt.items():
-            made, errors = pictures[number], error_map(original, pictures[number])
-            cells.append(_Cell(picture_sheet(made, f"picture {number + 1} through {name}"), name))
-            cells.append(_Cell(picture_sheet(errors, f"error of {name} on picture {number + 1}"), f"error of {name}"))
+        cells = [_Cell(image_sheet(original, f"image {number + 1}"), "image")]
+        for name, images in shown.rebuilt.items():
+            made, errors = images[number], error_map(original, images[number])
+            cells.append(_Cell(image_sheet(made, f"image {number + 1} through {name}"), name))
+            cells.append(_Cell(image_sheet(errors, f"error of {name} on image {number + 1}"), f"error of {name}"))
         rows.append((caption, cells))
     return rows

@@ -1,9 +1,9 @@
-"""`alitok eval reconstruction`: what a tokenizer leaves of pictures that it never saw, in the numbers of papers.
+"""`alitok eval reconstruction`: what a tokenizer leaves of images that it never saw, in the numbers of papers.
 
 Enters: a tokenizer and a data set. Leaves: `evaluation.json` and `report.html`, see `alitok.apps.evaluate.job`; with
-Inception the features take 60 kB a picture.
+Inception the features take 60 kB an image.
 
-The reference of rFID is the pictures themselves, through the crop that the tokenizer reads; it is another one than that
+The reference of rFID is the images themselves, through the crop that the tokenizer reads; it is another one than that
 of gFID, and neither is taken for the other.
 """
 
@@ -44,7 +44,7 @@ from alitok.core.hub import locate
 from alitok.core.runlog import progress_bar
 from alitok.core.stopping import stoppable
 from alitok.data.builtin import BUILTIN
-from alitok.data.pictures import Broken
+from alitok.data.images import Broken
 from alitok.data.source import Splits, short_side
 from alitok.losses.perceptual import (
     VGG_LEAST_SIDE,
@@ -58,13 +58,13 @@ from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.metrics.set_distance import Compared, Seen, Target, compare, gather
 from alitok.run.classifier_features import Judge
-from alitok.run.originals import SplitName, open_pictures_of, tell_left_out, verify
+from alitok.run.originals import SplitName, open_images_of, tell_left_out, verify
 from alitok.run.summary import environment
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
-_BLOCK = 256  # pictures that are measured as a whole
-_SAME = 1e-6  # squared distance of two means, as a share of the variance, up to which they are of the same pictures
+_BLOCK = 256  # images that are measured as a whole
+_SAME = 1e-6  # squared distance of two means, as a share of the variance, up to which they are of the same images
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ReconstructionOptions:
     tokenizer: Path
     data: str
     out: Path
-    split: SplitName = "heldout"
+    split: SplitName = "val"
     num: int | None = None
     seed: int = 0
     reference: str | None = None
@@ -112,11 +112,11 @@ def run_eval_reconstruction(options: ReconstructionOptions) -> dict[str, dict[st
     require_evaluation()
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
-        world.together(lambda: locate(options.tokenizer, part="tokenizer"))
+        world.on_rank0(lambda: locate(options.tokenizer, part="tokenizer"))
         tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
         _ = tokenizer.stages
         size = tokenizer.config.image_size
-        splits, left_out = _usable_pictures(options, size, world, console)
+        splits, left_out = _usable_images(options, size, world, console)
         originals = choose(splits, options.split, options.num, options.seed)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         work = Work(extractor, world, console, options.out, options.fresh)
@@ -126,17 +126,17 @@ def run_eval_reconstruction(options: ReconstructionOptions) -> dict[str, dict[st
         lpips, without_lpips = open_lpips(options.lpips, size, world, download=options.features == "inception")
         tools = Instruments(tokenizer, extractor, lpips, size >= SSIM_WINDOW, options.batch_size, world.device)
         job = _Job(options, work, tools, splits, left_out, originals)
-        notes = world.together(lambda: _notes(job, reference, without_lpips))
-        settings = world.together(lambda: _settings(job))
+        notes = world.on_rank0(lambda: _notes(job, reference, without_lpips))
+        settings = world.on_rank0(lambda: _settings(job))
         files = _measured(job, settings)
         return _conclude(job, files, reference, settings, notes)
 
 
-def _usable_pictures(
+def _usable_images(
     options: ReconstructionOptions, size: int, world: World, console: Console
 ) -> tuple[Splits, list[Broken]]:
-    """The data without its broken pictures, and those; of all pictures where a classifier learns some of them."""
-    splits = open_pictures_of(options.data, size, options.seed, console)
+    """The data without its broken images, and those; of all images where a classifier learns some of them."""
+    splits = open_images_of(options.data, size, options.seed, console)
     broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
     tell_left_out(broken, console)
     return splits.without({key for key, _ in broken}), broken
@@ -154,10 +154,10 @@ def open_lpips(
         download: whether weights that are neither named nor in the cache are downloaded.
 
     Raises:
-        AlitokError: a file was named, and it cannot be used or pictures of `size` pixels are too small for LPIPS.
+        AlitokError: a file was named, and it cannot be used or images of `size` pixels are too small for LPIPS.
     """
     named = weights.vgg is not None or weights.lpips_heads is not None
-    small = f"it needs pictures of at least {VGG_LEAST_SIDE} pixels a side, not {size}"
+    small = f"it needs images of at least {VGG_LEAST_SIDE} pixels a side, not {size}"
     if size < VGG_LEAST_SIDE:
         if named:
             raise AlitokError(f"There can be no LPIPS: {small}; leave out --lpips-vgg and --lpips-heads.")
@@ -183,7 +183,7 @@ def open_lpips(
             )
         return None
 
-    left_out = world.together(fetch)
+    left_out = world.on_rank0(fetch)
     if left_out is not None:
         return None, left_out
     network = load_network("lpips", weights)
@@ -196,30 +196,30 @@ def _notes(job: _Job, reference: Reference | None, without_lpips: str | None) ->
     data, size, count = job.options.data, job.tools.tokenizer.config.image_size, len(job.originals)
     notes = [] if without_lpips is None else [without_lpips]
     if not job.tools.ssim:
-        notes.append(f"There is no SSIM: it needs pictures of at least {SSIM_WINDOW} pixels a side, not {size}.")
+        notes.append(f"There is no SSIM: it needs images of at least {SSIM_WINDOW} pixels a side, not {size}.")
     if data not in BUILTIN and short_side(data) < size:
         notes.append(
-            f"Most pictures of {data} are smaller than {size} pixels and were enlarged, so the numbers are kinder than "
-            "those of pictures of that size."
+            f"Most images of {data} are smaller than {size} pixels and were enlarged, so the numbers are kinder than "
+            "those of images of that size."
         )
-    if job.options.split != "heldout":
-        notes.append("Some of these pictures are for training: what was trained on them does better on them.")
-    if reference is not None and not _same_pictures(reference, job.originals):
+    if job.options.split != "val":
+        notes.append("Some of these images are for training: what was trained on them does better on them.")
+    if reference is not None and not _same_images(reference, job.originals):
         notes.append(
-            f"The reference is of {reference.about['pictures']:,} other pictures than the {count:,} that were "
+            f"The reference is of {reference.about['images']:,} other images than the {count:,} that were "
             "reconstructed (another --seed, --split or --num, or others left out); rFID compares reconstructions with "
-            "the very pictures that they are made from."
+            "the very images that they are made from."
         )
     return tuple(notes)
 
 
-def _same_pictures(reference: Reference, originals: Originals) -> bool:
+def _same_images(reference: Reference, originals: Originals) -> bool:
     """Whether nothing says that the reference is of others."""
-    return reference.about["pictures"] == len(originals) and reference.about["keys"] in ("", originals.keys)
+    return reference.about["images"] == len(originals) and reference.about["keys"] in ("", originals.keys)
 
 
 def _settings(job: _Job) -> dict[str, Any]:
-    """All that decides what is measured of each picture; the hashes are taken by one process."""
+    """All that decides what is measured of each image; the hashes are taken by one process."""
     tokenizer, lpips = job.tools.tokenizer, job.tools.lpips
     return {
         "evaluation": "reconstruction",
@@ -227,7 +227,7 @@ def _settings(job: _Job) -> dict[str, Any]:
         "data": job.splits.contents,
         "split": job.options.split,
         "seed": job.options.seed,
-        "pictures": len(job.originals),
+        "images": len(job.originals),
         "left out": [broken.key for broken in job.left_out],
         "features": job.work.extractor.name,
         "LPIPS": None if lpips is None else fingerprint(lpips.state_dict(), {}),
@@ -236,10 +236,10 @@ def _settings(job: _Job) -> dict[str, Any]:
 
 
 def _measured(job: _Job, settings: dict[str, Any]) -> FeatureFiles:
-    """The numbers and features of all pictures, as far as they are not there; all processes call this.
+    """The numbers and features of all images, as far as they are not there; all processes call this.
 
     Raises:
-        AlitokError: the directory holds another job, a picture cannot be read, or the tokenizer is broken.
+        AlitokError: the directory holds another job, an image cannot be read, or the tokenizer is broken.
     """
     work, world, count = job.work, job.work.world, len(job.originals)
 
@@ -255,11 +255,11 @@ def _measured(job: _Job, settings: dict[str, Any]) -> FeatureFiles:
         begin_job(work.root, settings, decide)
         return decided["block"], _files(job, decided["block"]).missing()
 
-    block, missing = world.together(begin)
+    block, missing = world.on_rank0(begin)
     files = _files(job, block)
     total = sum(len(files.blocks[number]) for number in missing[world.rank :: world.size])
     with (
-        progress_bar(work.console, f"{count:,} pictures through the tokenizer", total) as bar,
+        progress_bar(work.console, f"{count:,} images through the tokenizer", total) as bar,
         closing(job.originals.blocks(files.blocks, missing, world)) as blocks,
     ):
         measure(job.tools, blocks, files, lambda done: bar.advance(done, {}, total))
@@ -280,8 +280,8 @@ def _conclude(
 ) -> dict[str, dict[str, float]]:
     """Bring the blocks together, and write what they say.
 
-    Neither KID nor precision to coverage are taken: they compare sets that have no picture in common. A reconstruction
-    lies near its own picture, so that coverage is always about 1, and KID, unbiased for independent sets, is below 0.
+    Neither KID nor precision to coverage are taken: they compare sets that have no image in common. A reconstruction
+    lies near its own image, so that coverage is always about 1, and KID, unbiased for independent sets, is below 0.
     """
     work, world, originals = job.work, job.work.world, job.originals
     to_judge = np.arange(len(originals.classes)) if isinstance(work.extractor, Judge) else None
@@ -290,9 +290,9 @@ def _conclude(
     compared: dict[Stage, Compared] = {}
     for stage in job.tools.tokenizer.stages:
         made = gather(files, world, prefix=f"{stage}/", most_kept=0, to_judge=to_judge)
-        compared[stage] = world.together(partial(_compare, made, seen, target, world.device))
+        compared[stage] = world.on_rank0(partial(_compare, made, seen, target, world.device))
         del made  # hundreds of megabytes
-    own = {"data": originals.name, "contents": job.splits.contents, "pictures": len(originals)}
+    own = {"data": originals.name, "contents": job.splits.contents, "images": len(originals)}
 
     def write() -> dict[str, dict[str, float]]:
         result = ReconstructionResult(
@@ -313,11 +313,11 @@ def _conclude(
         )
         return write_reconstruction(result, work)
 
-    return world.together(write)
+    return world.on_rank0(write)
 
 
 def _compare(made: Seen, seen: Seen, target: Target, device: torch.device) -> Compared:
-    """Paired where the target is of the pictures themselves: without a reference, or with one that is made of them."""
+    """Paired where the target is of the images themselves: without a reference, or with one that is made of them."""
     place = in_double(device)
     own = seen.pool.total().gaussian()
     variance = float(own.covariance.trace())
@@ -349,6 +349,6 @@ def _protocol(job: _Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         "LPIPS weights": settings["LPIPS"],
     }
     if isinstance(extractor, Judge):
-        facts["classifier's accuracy on held-out pictures"] = extractor.heldout_accuracy
+        facts["classifier's accuracy on validation images"] = extractor.val_accuracy
     facts |= {"batch size": options.batch_size, "processes": job.work.world.size, "command": options.command}
     return {**facts, **environment(job.work.world.device)}

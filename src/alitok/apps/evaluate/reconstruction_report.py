@@ -1,7 +1,7 @@
 """What an evaluation of a tokenizer leaves: `evaluation.json` for programs and `report.html` for people.
 
 Enters: what was found for each decoder, and what it depends on. Leaves: the two files.
-Shapes: N pictures, h image side.
+Shapes: N images, h image side.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from alitok.recipes.published import applies, reconstruction_table
 from alitok.report.facts import protocol_rows
 from alitok.tokenizer.model import Stage
 
-_CHOSEN, _RANKED = 12, 8  # pictures shown: chosen by the seed; the worst, and as many of the best
+_CHOSEN, _RANKED = 12, 8  # images shown: chosen by the seed; the worst, and as many of the best
 _LABELS: dict[Stage, str] = {"stage1": "stage 1", "stage2": "stage 2"}
 
 
@@ -35,16 +35,16 @@ class ReconstructionResult:
     Attributes:
         title: what was judged.
         command: as it was typed.
-        originals: the pictures.
+        originals: the images.
         image_size: pixels a side.
-        rebuild: pictures (B, 3, h, h) uint8 to their reconstructions, for those that are shown.
+        rebuild: images (B, 3, h, h) uint8 to their reconstructions, for those that are shown.
         compared: the two sets, by the stage of the decoder.
-        nearness: each picture and its reconstruction, by stage.
+        nearness: each image and its reconstruction, by stage.
         usage: of the codebook.
-        original_accuracy: share of the pictures themselves that a classifier reads as their class; None without one.
+        original_accuracy: share of the images themselves that a classifier reads as their class; None without one.
         reference: facts of what was compared with.
-        own: whether that are the pictures' own statistics, and not those of a file.
-        seed: of the pictures that are shown.
+        own: whether that are the images' own statistics, and not those of a file.
+        seed: of the images that are shown.
         protocol: all that the numbers depend on.
         notes: what a reader must know, and was known before.
     """
@@ -77,7 +77,7 @@ def write_reconstruction(result: ReconstructionResult, work: Work) -> dict[str, 
     chosen, worst, best = _shown(result)
     report = EvaluationReport(
         title=f"alitok: {result.title}",
-        summary=f"{len(result.originals):,} pictures of {result.originals.name} and what is left of them after coding.",
+        summary=f"{len(result.originals):,} images of {result.originals.name} and what is left of them after coding.",
         command=result.command,
         warnings=tuple(warnings),
         columns=tuple(labels),
@@ -134,9 +134,9 @@ def _warnings(result: ReconstructionResult, work: Work) -> list[str]:
     if work.extractor.distance != "FID":
         said.append(no_fid(work.extractor))
     elif count != PUBLISHED_COUNT:
-        said.append(f"Published rFID is of {PUBLISHED_COUNT:,} held-out pictures of ImageNet; this is of {count:,}.")
+        said.append(f"Published rFID is of {PUBLISHED_COUNT:,} validation images of ImageNet; this is of {count:,}.")
     if any(compared.bias is None for compared in result.compared.values()):
-        said.append(f"{count:,} pictures are too few to say how far the distance is from that of many.")
+        said.append(f"{count:,} images are too few to say how far the distance is from that of many.")
     notable = [
         f"{compared.bias:.3g} ({_LABELS[stage]})"
         for stage, compared in result.compared.items()
@@ -144,28 +144,28 @@ def _warnings(result: ReconstructionResult, work: Work) -> list[str]:
     ]
     if notable:
         said.append(
-            f"A Frechet distance of few pictures is too large: with {count:,} pictures by about "
+            f"A Frechet distance of few images is too large: with {count:,} images by about "
             f"{' and '.join(notable)} or more (estimated from halves of them). Compare only with numbers of as many "
-            "pictures."
+            "images."
         )
     for stage, near in result.nearness.items():
         exact = int(np.isinf(near.psnr).sum())
         if exact:
             said.append(
-                f"{exact:,} of the pictures come back without any error through {_LABELS[stage]}: their PSNR is "
+                f"{exact:,} of the images come back without any error through {_LABELS[stage]}: their PSNR is "
                 "infinite, and so is the mean."
             )
     return said
 
 
 def _published(found: Mapping[str, Mapping[str, float]], result: ReconstructionResult, work: Work) -> Published | None:
-    """The table of the paper, where these pictures are of its kind."""
+    """The table of the paper, where these images are of its kind."""
     classes, count = len(result.originals.classes), len(result.originals)
     if not applies(classes=classes, image_size=result.image_size, network=work.extractor.name):
         return None
-    differences = [f"{count:,} pictures"] if count != PUBLISHED_COUNT else []
-    if result.protocol["split"] != "heldout":
-        differences.append("pictures that may have been trained on")
+    differences = [f"{count:,} images"] if count != PUBLISHED_COUNT else []
+    if result.protocol["split"] != "val":
+        differences.append("images that may have been trained on")
     if not result.own:
         differences.append("the statistics of a file as the reference")
     measured = {f"this evaluation, {_LABELS[stage]}": found[stage]["rfid"] for stage in result.compared}

@@ -1,6 +1,6 @@
-"""`alitok eval reference`: statistics of real pictures in one file, so that evaluations need the pictures no more.
+"""`alitok eval reference`: statistics of real images in one file, so that evaluations need the images no more.
 
-Enters: a source of pictures. Leaves: an npz file that knows what it is of and what it may be compared with.
+Enters: a source of images. Leaves: an npz file that knows what it is of and what it may be compared with.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 from rich.console import Console
 
 from alitok.apps.evaluate.job import FeaturesName, Work, discard_tree, open_extractor
-from alitok.apps.evaluate.references import require_large, seen_of, source_pictures
+from alitok.apps.evaluate.references import require_large, seen_of, source_images
 from alitok.core.device import DeviceName
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.core.stopping import stoppable
 from alitok.metrics.reference import Kind, Provenance, save_statistics
-from alitok.run.originals import SplitName, open_pictures_of, say_on, tell_left_out, verify
+from alitok.run.originals import SplitName, open_images_of, say_on, tell_left_out, verify
 
-_KINDS: dict[SplitName, Kind] = {"train": "generation", "heldout": "reconstruction"}
+_KINDS: dict[SplitName, Kind] = {"train": "generation", "val": "reconstruction"}
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def run_eval_reference(options: ReferenceOptions) -> None:
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         require_large(options.data, options.size, say_on(console))
-        splits = open_pictures_of(options.data, options.size, options.seed, console)
+        splits = open_images_of(options.data, options.size, options.seed, console)
         broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
         tell_left_out(broken, console)
         splits = splits.without({key for key, _ in broken})
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         beside = options.out.with_suffix(".parts")
-        pictures = source_pictures(options.data, splits, options.split)
-        seen = seen_of(Work(extractor, world, console, beside, options.fresh), pictures)
+        images = source_images(options.data, splits, options.split)
+        seen = seen_of(Work(extractor, world, console, beside, options.fresh), images)
 
         def write() -> None:
             moments = {"pool": seen.pool.total()}
@@ -72,10 +72,10 @@ def run_eval_reference(options: ReferenceOptions) -> None:
                 network=extractor.name,
                 resolution=options.size,
                 dataset=splits.contents,
-                pictures=pictures.settings["keys"],
+                images=images.settings["keys"],
             )
             save_statistics(options.out, moments, about, seen.features)
             discard_tree(beside)
-            say_on(console)(f"{seen.count:,} pictures, for {kind}: {options.out}")
+            say_on(console)(f"{seen.count:,} images, for {kind}: {options.out}")
 
-        world.together(write)
+        world.on_rank0(write)

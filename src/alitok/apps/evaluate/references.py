@@ -1,4 +1,4 @@
-"""What samples are compared with: ADM's reference, saved statistics, or real pictures, each only where it belongs.
+"""What samples are compared with: ADM's reference, saved statistics, or real images, each only where it belongs.
 
 Enters: what the user wrote for the reference. Leaves: a `Reference`, or one sentence why it is not the right one.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alitok.apps.evaluate.job import EvaluationKind, Work, features_of_pictures
+from alitok.apps.evaluate.job import EvaluationKind, Work, features_of_images
 from alitok.apps.evaluate.originals import choose
-from alitok.apps.evaluate.samples import StoredPictures
+from alitok.apps.evaluate.samples import StoredImages
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
 from alitok.data.builtin import BUILTIN
@@ -26,15 +26,15 @@ from alitok.metrics.set_distance import Seen, Target, gather
 from alitok.run.originals import SplitName, say_on
 
 _FOR_GENERATION = (
-    "is a reference for generation (the pictures that samples should look like, for gFID), but this is about "
-    "reconstruction (the held-out pictures whose reconstructions are judged, for rFID); the two numbers cannot be "
-    "compared. Leave --reference out: the held-out pictures of --data are the reference."
+    "is a reference for generation (the images that samples should look like, for gFID), but this is about "
+    "reconstruction (the validation images whose reconstructions are judged, for rFID); the two numbers cannot be "
+    "compared. Leave --reference out: the validation images of --data are the reference."
 )
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What pictures are compared with, and where it is from.
+    """What images are compared with, and where it is from.
 
     Attributes:
         target: its statistics.
@@ -49,10 +49,10 @@ def open_reference(asked: str, kind: EvaluationKind, work: Work, size: int, data
     """The reference that the user named; all processes call this.
 
     Args:
-        asked: ADM's npz, an npz of saved statistics, or any source of pictures.
+        asked: ADM's npz, an npz of saved statistics, or any source of images.
         kind: which question it should answer.
         work: of the evaluation.
-        size: pixels a side of the pictures that are judged.
+        size: pixels a side of the images that are judged.
         dataset: hash of the data that it should be of; None accepts any.
 
     Raises:
@@ -62,9 +62,9 @@ def open_reference(asked: str, kind: EvaluationKind, work: Work, size: int, data
     if path.suffix.lower() != ".npz":
         if kind == "reconstruction":
             raise AlitokError(
-                f"--reference {asked} is no saved statistics; name the pictures that are reconstructed with --data."
+                f"--reference {asked} is no saved statistics; name the images that are reconstructed with --data."
             )
-        return _of_pictures(asked, work, size)
+        return _of_images(asked, work, size)
     if is_statistics(path):
         return _of_statistics(path, kind, work, size, dataset)
     if kind == "reconstruction":
@@ -80,33 +80,33 @@ def _of_statistics(path: Path, kind: EvaluationKind, work: Work, size: int, data
     about = {
         "path": str(path),
         "sha256": sha256(path),
-        "pictures": found.moments["pool"].count,
+        "images": found.moments["pool"].count,
         "data": found.provenance.dataset,
-        "keys": found.provenance.pictures,
+        "keys": found.provenance.images,
     }
     return Reference(target, about)
 
 
 def _of_adm(path: Path, work: Work, size: int) -> Reference:
-    """ADM's statistics as they are; features of its pictures, for precision, recall and KID, are taken here."""
+    """ADM's statistics as they are; features of its images, for precision, recall and KID, are taken here."""
     found = load_adm(path)
     if found.pool is not None and work.extractor.name != OFFICIAL:
         raise AlitokError(
             f"{path} holds statistics of the official Inception's features, not of '{work.extractor.name}'; use the "
-            "official weights, or give a folder of pictures as the reference."
+            "official weights, or give a folder of images as the reference."
         )
-    if found.pictures is None:
+    if found.images is None:
         assert found.pool is not None, "else it would have been refused"
         target = Target(found.pool, found.spatial, None)
         return Reference(target, {"path": str(path), "sha256": sha256(path), "adm": True})
-    pictures = found.pictures
-    if pictures.side != size:
+    images = found.images
+    if images.side != size:
         raise AlitokError(
-            f"{path} is of pictures of {pictures.side} pixels a side, not {size} as those that are judged; give a "
+            f"{path} is of images of {images.side} pixels a side, not {size} as those that are judged; give a "
             "reference of that size."
         )
-    settings = {"pictures": pictures.fingerprint(), "count": pictures.count}
-    judged = StoredPictures(str(path), pictures.count, size, (), settings, pictures.read, None)
+    settings = {"images": images.fingerprint(), "count": images.count}
+    judged = StoredImages(str(path), images.count, size, (), settings, images.read, None)
     seen = seen_of(work, judged)
     target = target_of(seen)
     if found.pool is not None:
@@ -116,14 +116,14 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
         {
             "path": str(path),
             "sha256": sha256(path),
-            "pictures": pictures.count,
+            "images": images.count,
             "adm": found.pool is not None,
         },
     )
 
 
-def _of_pictures(asked: str, work: Work, size: int) -> Reference:
-    """All pictures of a source through the crop of training."""
+def _of_images(asked: str, work: Work, size: int) -> Reference:
+    """All images of a source through the crop of training."""
     say = say_on(work.console)
     require_large(asked, size, say)
     splits = open_splits(asked, size, 0, say)
@@ -132,45 +132,45 @@ def _of_pictures(asked: str, work: Work, size: int) -> Reference:
 
 def of_splits(asked: str, splits: Splits, split: SplitName, work: Work) -> Reference:
     """Statistics of the fixed views of a split."""
-    judged = source_pictures(asked, splits, split)
+    judged = source_images(asked, splits, split)
     seen = seen_of(work, judged)
     return Reference(
-        target_of(seen), {"data": asked, "split": split, "contents": splits.contents, "pictures": judged.count}
+        target_of(seen), {"data": asked, "split": split, "contents": splits.contents, "images": judged.count}
     )
 
 
 def require_large(data: str, size: int, say: Say | None = None) -> None:
-    """Refuse pictures that would have to be enlarged: what is judged would be compared with blurred ones.
+    """Refuse images that would have to be enlarged: what is judged would be compared with blurred ones.
 
     Raises:
-        AlitokError: most pictures of the data are smaller than `size` pixels.
+        AlitokError: most images of the data are smaller than `size` pixels.
     """
     if data not in BUILTIN and (side := short_side(data, say)) < size:
         raise AlitokError(
-            f"Most pictures of {data} have about {side:.0f} pixels, fewer than the {size} of those that are judged; "
+            f"Most images of {data} have about {side:.0f} pixels, fewer than the {size} of those that are judged; "
             "give a reference of that resolution."
         )
 
 
-def source_pictures(name: str, splits: Splits, split: SplitName) -> StoredPictures:
-    """The fixed views of a split as pictures to judge."""
+def source_images(name: str, splits: Splits, split: SplitName) -> StoredImages:
+    """The fixed views of a split as images to judge."""
     chosen = choose(splits, split, None, 0)
-    return StoredPictures(
+    return StoredImages(
         f"{name}, {split}",
         len(chosen),
         splits.train.size,
         chosen.classes,
-        {"pictures": splits.contents, "keys": chosen.keys, "count": len(chosen), "size": splits.train.size},
+        {"images": splits.contents, "keys": chosen.keys, "count": len(chosen), "size": splits.train.size},
         chosen.read,
         chosen.labels,
     )
 
 
-def seen_of(work: Work, pictures: StoredPictures) -> Seen:
-    """Statistics of a reference's pictures; each reference has a folder of its own, so that several can be tried."""
-    about = json.dumps([pictures.settings, work.extractor.name], sort_keys=True)
+def seen_of(work: Work, images: StoredImages) -> Seen:
+    """Statistics of a reference's images; each reference has a folder of its own, so that several can be tried."""
+    about = json.dumps([images.settings, work.extractor.name], sort_keys=True)
     place = work.root / "reference" / hashlib.sha256(about.encode()).hexdigest()[:12]
-    files = features_of_pictures(work, pictures, place, "features of the reference")
+    files = features_of_images(work, images, place, "features of the reference")
     return gather(files, work.world, most_kept=MOST_FEATURES)
 
 

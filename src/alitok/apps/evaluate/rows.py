@@ -26,27 +26,25 @@ _ROWS = {
     "gfid": _Row(
         "gFID", ".3f", "Frechet distance of samples from the reference in Inception's features; lower is better"
     ),
-    "rfid": _Row("rFID", ".3f", "Frechet distance of reconstructions from their pictures; lower is better"),
+    "rfid": _Row("rFID", ".3f", "Frechet distance of reconstructions from their images; lower is better"),
     "frechet_distance": _Row("", ".4g", "how far the two sets are apart; lower is better, and it is no FID"),
     "sfid": _Row("sFID", ".3f", "the same in features that keep their places; lower is better"),
     "spatial_frechet_distance": _Row("spatial Frechet distance", ".4g", "in features that keep their places; no sFID"),
     "inception_score": _Row("Inception Score", ".2f", "each sample surely of some class, and all classes come; higher"),
     "accuracy": _Row("accuracy", ".1%", "share that the classifier reads as the class it should be; higher is better"),
-    "original_accuracy": _Row(
-        "accuracy, pictures", ".1%", "the same of the pictures themselves: about the most there is"
-    ),
-    "precision": _Row("precision", ".3f", "share of samples that lie where real pictures do; higher is better"),
-    "recall": _Row("recall", ".3f", "share of real pictures that lie where samples do; higher is better"),
-    "density": _Row("density", ".3f", "how densely real pictures lie around samples; about 1 if both are alike"),
-    "coverage": _Row("coverage", ".3f", "share of real pictures with a sample near them; higher is better"),
-    "kid": _Row("KID", ".5f", "kernel distance, unbiased for few pictures; lower is better"),
-    "kernel_distance": _Row("kernel distance", ".4g", "unbiased for few pictures; lower is better, and it is no KID"),
-    "psnr": _Row("PSNR", ".2f", "dB, the mean over pictures; higher is better"),
-    "ssim": _Row("SSIM", ".4f", "structural similarity, the mean over pictures; higher is better"),
-    "lpips": _Row("LPIPS", ".4f", "distance in VGG's features, the mean over pictures; lower is better"),
-    "codebook_use": _Row("codebook use", ".1%", "share of the codebook that these pictures use"),
+    "original_accuracy": _Row("accuracy, images", ".1%", "the same of the images themselves: about the most there is"),
+    "precision": _Row("precision", ".3f", "share of samples that lie where real images do; higher is better"),
+    "recall": _Row("recall", ".3f", "share of real images that lie where samples do; higher is better"),
+    "density": _Row("density", ".3f", "how densely real images lie around samples; about 1 if both are alike"),
+    "coverage": _Row("coverage", ".3f", "share of real images with a sample near them; higher is better"),
+    "kid": _Row("KID", ".5f", "kernel distance, unbiased for few images; lower is better"),
+    "kernel_distance": _Row("kernel distance", ".4g", "unbiased for few images; lower is better, and it is no KID"),
+    "psnr": _Row("PSNR", ".2f", "dB, the mean over images; higher is better"),
+    "ssim": _Row("SSIM", ".4f", "structural similarity, the mean over images; higher is better"),
+    "lpips": _Row("LPIPS", ".4f", "distance in VGG's features, the mean over images; lower is better"),
+    "codebook_use": _Row("codebook use", ".1%", "share of the codebook that these images use"),
     "codebook_perplexity": _Row("codebook perplexity", ",.1f", "effective number of codes in use"),
-    "count": _Row("pictures", ",.0f", "how many were judged"),
+    "count": _Row("images", ",.0f", "how many were judged"),
 }
 
 

@@ -1,6 +1,6 @@
-"""The pictures that an evaluation judges: drawn by a model on the way, or read from a folder, archive or npz file.
+"""The images that an evaluation judges: drawn by a model on the way, or read from a folder, archive or npz file.
 
-Enters: what the user wrote for them. Leaves: blocks of pictures, each of which any process can make on its own, and all
+Enters: what the user wrote for them. Leaves: blocks of images, each of which any process can make on its own, and all
 that decides them.
 """
 
@@ -14,34 +14,34 @@ from typing import Any, Protocol
 import numpy as np
 from rich.console import Console
 
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.config import to_dict
 from alitok.core.device import Precision
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.data.crops import to_array
-from alitok.data.decode import header_size, in_threads, read_picture, without_remarks
-from alitok.data.opening import open_pictures
-from alitok.data.pictures import Pictures
-from alitok.metrics.adm import NpzPictures
+from alitok.data.decode import header_size, in_threads, read_image, without_remarks
+from alitok.data.images import Images
+from alitok.data.opening import open_images
+from alitok.metrics.adm import NpzImages
 from alitok.run.originals import say_on
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, pixel_precision
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.plan import model_hash
 
-_BLOCK = 256  # pictures of files that are read as a whole
+_BLOCK = 256  # images of files that are read as a whole
 
 
 class Evaluated(Protocol):
-    """A fixed number of pictures of one size, numbered.
+    """A fixed number of images of one size, numbered.
 
     Attributes:
         name: for people.
         count: N.
         size: pixels a side.
         classes: the class names, by number; empty where classes are not known.
-        settings: all that decides the pictures, and nothing that does not.
+        settings: all that decides the images, and nothing that does not.
         notes: sentences that a reader of the numbers must know.
     """
 
@@ -59,22 +59,22 @@ class Evaluated(Protocol):
         """
         ...
 
-    def draw(self, wanted: Sequence[int], world: World) -> Iterator[PictureBlock]:
+    def draw(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
         """This process' share of the blocks with these numbers.
 
         Raises:
-            AlitokError: a picture cannot be made or read.
+            AlitokError: an image cannot be made or read.
         """
         ...
 
 
-class ModelPictures:
-    """Pictures that a model draws as they are needed.
+class ModelImages:
+    """Images that a model draws as they are needed.
 
     Args:
         pipeline: on the device of this process.
         plan: what is drawn.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         name: of the model.
     """
 
@@ -104,7 +104,7 @@ class ModelPictures:
         self._blocks, self._pixels = Blocks(self.count, decided["block"]), decided["pixels"]
         return decided
 
-    def draw(self, wanted: Sequence[int], world: World) -> Iterator[PictureBlock]:
+    def draw(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
         """This process' share of the blocks with these numbers."""
         return draw_many(
             self.pipeline,
@@ -118,11 +118,11 @@ class ModelPictures:
 
 
 @dataclass
-class StoredPictures:
-    """Pictures that lie in files.
+class StoredImages:
+    """Images that lie in files.
 
     Attributes:
-        read: the pictures (B, 3, size, size) uint8 of a range.
+        read: the images (B, 3, size, size) uint8 of a range.
         labels: (N,) int64; None where classes are not known.
     """
 
@@ -142,90 +142,88 @@ class StoredPictures:
         self.block = decided["block"]
         return decided
 
-    def draw(self, wanted: Sequence[int], world: World) -> Iterator[PictureBlock]:
+    def draw(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
         """This process' share of the blocks with these numbers."""
         blocks = Blocks(self.count, self.block)
         for number in sorted(wanted)[world.rank :: world.size]:
             rows = blocks[number]
             labels = np.full(len(rows), -1) if self.labels is None else self.labels[rows.start : rows.stop]
-            yield PictureBlock(number, rows, labels.astype(np.int64), self.read(rows))
+            yield ImageBlock(number, rows, labels.astype(np.int64), self.read(rows))
 
 
-def npz_pictures(path: Path) -> StoredPictures:
-    """The pictures of an npz file as `alitok sample` and ADM write it: `arr_0` (N, h, h, 3), and class numbers `arr_1`.
+def npz_images(path: Path) -> StoredImages:
+    """The images of an npz file as `alitok sample` and ADM write it: `arr_0` (N, h, h, 3), and class numbers `arr_1`.
 
     Raises:
         AlitokError: the file is missing, damaged, or holds something else.
     """
-    pictures = NpzPictures(path)
-    settings = {"pictures": pictures.fingerprint(), "count": pictures.count}
-    labels = pictures.labels
+    images = NpzImages(path)
+    settings = {"images": images.fingerprint(), "count": images.count}
+    labels = images.labels
     notes: tuple[str, ...] = ()
     if labels is not None and labels[0] != labels[-1] and (np.diff(labels) >= 0).all():
         notes = (
             "The samples stand class by class, and the Inception Score is taken over 5,000 in their order: it is far "
             "lower than of samples whose classes take turns.",
         )
-    return StoredPictures(str(path), pictures.count, pictures.side, (), settings, pictures.read, labels, notes)
+    return StoredImages(str(path), images.count, images.side, (), settings, images.read, labels, notes)
 
 
-def folder_pictures(data: str, console: Console) -> StoredPictures:
-    """All pictures of a source as they are: none is cut or resized, which would be judged along with them.
+def folder_images(data: str, console: Console) -> StoredImages:
+    """All images of a source as they are: none is cut or resized, which would be judged along with them.
 
     Raises:
-        AlitokError: there is no such source, a picture cannot be read, or they are not all squares of one size.
+        AlitokError: there is no such source, an image cannot be read, or they are not all squares of one size.
     """
     if data in BUILTIN:
-        raise AlitokError(f"{data} are real pictures, not samples; give a model, or samples in a folder or npz file.")
+        raise AlitokError(f"{data} are real images, not samples; give a model, or samples in a folder or npz file.")
     say = say_on(console)
-    pictures = open_pictures(data, say)
-    for note in pictures.notes:
+    images = open_images(data, say)
+    for note in images.notes:
         say(note)
-    if pictures.left_out:
-        key, reason = pictures.left_out[0]
-        raise AlitokError(f"{key} of {data} {reason}; all pictures are judged, so replace or remove it.")
-    size = _common_side(pictures)
-    # Folders list pictures class by class, but every part of a job should hold all classes.
-    order = np.random.default_rng(0).permutation(len(pictures))
-    settings = {"pictures": pictures.contents, "count": len(pictures), "size": size, "order": "shuffled"}
-    several = len(pictures.classes) > 1  # a folder of pictures alone is one class, which says nothing
+    if images.left_out:
+        key, reason = images.left_out[0]
+        raise AlitokError(f"{key} of {data} {reason}; all images are judged, so replace or remove it.")
+    size = _common_side(images)
+    # Folders list images class by class, but every part of a job should hold all classes.
+    order = np.random.default_rng(0).permutation(len(images))
+    settings = {"images": images.contents, "count": len(images), "size": size, "order": "shuffled"}
+    several = len(images.classes) > 1  # a folder of images alone is one class, which says nothing
 
     def read(rows: range) -> np.ndarray:
         with without_remarks():
             wanted = order[rows.start : rows.stop].tolist()
-            return np.stack(list(in_threads(lambda row: to_array(read_picture(pictures, row)), wanted)))
+            return np.stack(list(in_threads(lambda row: to_array(read_image(images, row)), wanted)))
 
-    return StoredPictures(
+    return StoredImages(
         data,
-        len(pictures),
+        len(images),
         size,
-        pictures.classes if several else (),
+        images.classes if several else (),
         settings,
         read,
-        pictures.labels[order] if several else None,
+        images.labels[order] if several else None,
     )
 
 
-def _common_side(pictures: Pictures) -> int:
-    """Pixels a side of all pictures, as their headers tell; none is decoded for it.
+def _common_side(images: Images) -> int:
+    """Pixels a side of all images, as their headers tell; none is decoded for it.
 
     Raises:
         AlitokError: one is no square or of another size than the first, or cannot be read.
     """
     side = 0
     with without_remarks():
-        sizes = in_threads(lambda row: header_size(pictures, row), range(len(pictures)))
+        sizes = in_threads(lambda row: header_size(images, row), range(len(images)))
         for row, size in enumerate(sizes):
             if size is None:
-                read_picture(pictures, row)  # says why it cannot be read
-                raise AlitokError(
-                    f"{pictures.key(row)} of {pictures.name} does not tell its size; replace or remove it."
-                )
+                read_image(images, row)  # says why it cannot be read
+                raise AlitokError(f"{images.key(row)} of {images.name} does not tell its size; replace or remove it.")
             side = side or size[0]
             if size != (side, side):
                 wanted = f"not {side} x {side} as the first one" if row else "no square"
                 raise AlitokError(
-                    f"{pictures.key(row)} of {pictures.name} has {size[0]} x {size[1]} pixels, {wanted}; samples are "
+                    f"{images.key(row)} of {images.name} has {size[0]} x {size[1]} pixels, {wanted}; samples are "
                     "judged as they are, so write them all as squares of one size."
                 )
     return side

@@ -1,6 +1,6 @@
 """What a training on many GPUs will take: operations, memory, data, hours, and how far it scales.
 
-Enters: a recipe, how many GPUs of which kind, and what the pictures are like. Leaves: a `Budget`. Operations are those
+Enters: a recipe, how many GPUs of which kind, and what the images are like. Leaves: a `Budget`. Operations are those
 of `flops`, memory is that of `step_trace`; hours follow from the share of the rate that is assumed.
 """
 
@@ -17,13 +17,13 @@ from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.data.crops import VIEWS
 from alitok.recipes.flops import decoder_flops, drawing_flops, encoder_flops, step_weight_bytes
-from alitok.recipes.presets import IMAGENET_PICTURES, STAGES, Recipe, StageName
+from alitok.recipes.presets import IMAGENET_IMAGES, STAGES, Recipe, StageName
 
 SCALES = tuple(2**power for power in range(11))  # GPUs: 1 to 1,024
 _CODE_BYTES = 2
 _WIDTH = 4  # bytes of a number in the cache, in the precision of the jobs
 _HOUR = 3600.0
-_DRAWN = 256  # pictures at a time on a GPU, where there is room
+_DRAWN = 256  # images at a time on a GPU, where there is room
 JOBS_PRECISION: HalfOrFull = "fp32"  # codes are made in no other, and `alitok sample` draws in it unless told otherwise
 
 
@@ -34,20 +34,20 @@ class PlanRequest:
     Attributes:
         gpus: how many share each training.
         precision: of the trainings' forward passes.
-        pictures: of the training set.
-        classes: of the pictures.
-        picture_bytes: of a picture as it is read, encoded on disk or not, on average.
-        in_memory: whether pictures are there uncompressed, so that no core decodes them.
-        decoded_per_core: pictures that one core reads, decodes and cuts in a second.
-        samples: pictures that are drawn to be measured.
+        images: of the training set.
+        classes: of the images.
+        image_bytes: of an image as it is read, encoded on disk or not, on average.
+        in_memory: whether images are there uncompressed, so that no core decodes them.
+        decoded_per_core: images that one core reads, decodes and cuts in a second.
+        samples: images that are drawn to be measured.
         memory_share: of a GPU's memory that a step may fill; the rest is for the driver, messages and gaps.
     """
 
     gpus: int = 1
     precision: HalfOrFull = "bf16"
-    pictures: int = IMAGENET_PICTURES
+    images: int = IMAGENET_IMAGES
     classes: int = 1000
-    picture_bytes: float = 110e3
+    image_bytes: float = 110e3
     in_memory: bool = False
     decoded_per_core: float = 200.0
     samples: int = 50_000
@@ -55,7 +55,7 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        require_at_least(self, 1, "gpus", "pictures", "classes", "picture_bytes", "decoded_per_core", "samples")
+        require_at_least(self, 1, "gpus", "images", "classes", "image_bytes", "decoded_per_core", "samples")
         if not 0 < self.memory_share <= 1:
             raise AlitokError(f"memory_share must be above 0 and at most 1, not {self.memory_share}")
 
@@ -67,7 +67,7 @@ class PhaseBudget:
     Attributes:
         name: of the phase.
         steps: at most.
-        flops: of one picture, by the formulas that utilisation is stated in.
+        flops: of one image, by the formulas that utilisation is stated in.
         loss_flops: of its feature networks and its discriminator.
         time: of a step.
         hours: of all of them.
@@ -88,7 +88,7 @@ class Scale:
     gpus: int
     choice: Choice | None = None
     time: StepTime | None = None
-    pictures_per_second: float = 0.0
+    images_per_second: float = 0.0
     why_not: str | None = None
 
 
@@ -99,13 +99,13 @@ class StageBudget:
     Attributes:
         name: of the stage.
         trained: parameters that are trained, the discriminator's left out.
-        batch_size: pictures of a step.
+        batch_size: images of a step.
         phases: in order.
         footprints: one for each way of laying it over the GPUs, in its heaviest phase.
         choice: the fastest way that fits into the memory; None if none does.
-        read_bytes: that are read in all, pictures or codes.
+        read_bytes: that are read in all, images or codes.
         read_rate: bytes/s over all GPUs, in the fastest phase.
-        cores: that decode pictures for one GPU, in the fastest phase; 0 where codes or uncompressed pictures are read.
+        cores: that decode images for one GPU, in the fastest phase; 0 where codes or uncompressed images are read.
         checkpoint_bytes: of one training state.
         kept: states that stay on disk.
         scaling: the longest phase over 1 to 1,024 GPUs.
@@ -142,7 +142,7 @@ class JobBudget:
 
     Attributes:
         name: of the job.
-        flops: of one picture.
+        flops: of one image.
         hours: over all GPUs.
         written_bytes: that it leaves.
         read_rate: bytes/s over all GPUs.
@@ -188,7 +188,7 @@ def make_budget(
     Args:
         recipe: what is trained.
         gpu: on which.
-        request: how many, and the pictures.
+        request: how many, and the images.
         assumed: what is not known.
         stages: those that are planned.
         say: told what is being looked at.
@@ -211,7 +211,7 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
     if batch % gpus:
         divisors = [count for count in SCALES if batch % count == 0]
         raise AlitokError(
-            f"The batch of {batch} pictures of {cost.stage} does not divide over {gpus} GPUs; choose such as "
+            f"The batch of {batch} images of {cost.stage} does not divide over {gpus} GPUs; choose such as "
             f"{', '.join(map(str, divisors[-4:]))}, or another {cost.stage}.loop.batch_size with --set."
         )
     room, rate = request.memory_share * gpu.memory, gpu.rate(request.precision)
@@ -222,10 +222,10 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
         time = cost.time(place, choice or cost.fallback(gpus), gpus, gpu, rate, assumed)
         model, losses = cost.flops(place)
         phases.append(PhaseBudget(phase.name, phase.steps, model, losses, time, phase.steps * time.seconds / _HOUR))
-    pictures = sum(phase.steps for phase in phases) * batch
+    images = sum(phase.steps for phase in phases) * batch
     fastest = max(batch / phase.time.seconds for phase in phases)
     codes = cost.stage == "generator"
-    size = _CODE_BYTES * cost.sequence_length if codes else request.picture_bytes
+    size = _CODE_BYTES * cost.sequence_length if codes else request.image_bytes
     return StageBudget(
         cost.stage,
         cost.rehearsal.weights.trained // 4,
@@ -233,7 +233,7 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
         tuple(phases),
         footprints,
         choice,
-        pictures * size,
+        images * size,
         fastest * size,
         0.0 if codes or request.in_memory else fastest / gpus / request.decoded_per_core,
         cost.checkpoint_bytes(),
@@ -254,11 +254,11 @@ def _scale(cost: StageCost, gpus: int, gpu: Gpu, room: float, rate: float, assum
 
 
 def _encoding(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:
-    """All views of all pictures to codes."""
+    """All views of all images to codes."""
     flops, views = encoder_flops(recipe.tokenizer), VIEWS[recipe.crops]
-    seconds = request.pictures * views * flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)
-    codes = request.pictures * views * recipe.tokenizer.sequence_length * _CODE_BYTES
-    return JobBudget("encode", flops, seconds / _HOUR, codes, request.pictures * request.picture_bytes / seconds, 0)
+    seconds = request.images * views * flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)
+    codes = request.images * views * recipe.tokenizer.sequence_length * _CODE_BYTES
+    return JobBudget("encode", flops, seconds / _HOUR, codes, request.images * request.image_bytes / seconds, 0)
 
 
 def _sampling(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:

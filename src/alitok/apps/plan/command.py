@@ -20,11 +20,11 @@ from alitok.apps.plan.traffic import Assumptions
 from alitok.core.errors import AlitokError
 from alitok.data.builtin import BUILTIN
 from alitok.recipes.fitted import FITTED, fitted
-from alitok.recipes.presets import IMAGENET_PICTURES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
+from alitok.recipes.presets import IMAGENET_IMAGES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
 from alitok.run.resolve import PerceptualName, altered
 
-_BUILT_IN = {"digits": 1438, "photos": 1792}  # training pictures
-_IMAGENET_KB = 110.0  # of a picture
+_BUILT_IN = {"digits": 1438, "photos": 1792}  # training images
+_IMAGENET_KB = 110.0  # of an image
 _WIDTH = 150  # of tables that are not for a terminal
 
 
@@ -40,10 +40,10 @@ class PlanOptions:
     mfu: float = 0.4
     network: float | None = None
     precision: HalfOrFull = "bf16"
-    pictures: int | None = None
+    images: int | None = None
     classes: int | None = None
     image_size: int = 256
-    picture_kb: float | None = None
+    image_kb: float | None = None
     samples: int = 50_000
     perceptual: PerceptualName = "recipe"
     config: Path | None = None
@@ -62,7 +62,7 @@ def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
             raise AlitokError(f"--network must be above 0 Gbit/s, not {options.network:g}.")
         gpu = dataclasses.replace(gpu, network=options.network * 1e9 / 8)
     request = _request(options)
-    recipe = _recipe(options, request.pictures)
+    recipe = _recipe(options, request.images)
     stages = STAGES if options.stage is None else (options.stage,)
     told = Console(stderr=True, quiet=not sys.stderr.isatty())
     with told.status("Looking") as status:
@@ -79,20 +79,20 @@ def run_plan(options: PlanOptions, *, as_json: bool = False) -> Budget:
 
 
 def _request(options: PlanOptions) -> PlanRequest:
-    """The pictures that are planned for: as asked for, or of the built-in set of the preset's name, or ImageNet."""
+    """The images that are planned for: as asked for, or of the built-in set of the preset's name, or ImageNet."""
     built_in = BUILTIN.get(options.preset)
-    in_memory = built_in is not None and options.pictures is None and options.picture_kb is None
+    in_memory = built_in is not None and options.images is None and options.image_kb is None
     if built_in is not None and in_memory:
         size = 3.0 * built_in.size**2
     else:
-        size = 1000 * (_IMAGENET_KB if options.picture_kb is None else options.picture_kb)
-    usual = _BUILT_IN.get(options.preset, IMAGENET_PICTURES), RECIPE_CLASSES.get(options.preset, 1000)
+        size = 1000 * (_IMAGENET_KB if options.image_kb is None else options.image_kb)
+    usual = _BUILT_IN.get(options.preset, IMAGENET_IMAGES), RECIPE_CLASSES.get(options.preset, 1000)
     return PlanRequest(
         gpus=options.gpus,
         precision=options.precision,
-        pictures=usual[0] if options.pictures is None else options.pictures,
+        images=usual[0] if options.images is None else options.images,
         classes=usual[1] if options.classes is None else options.classes,
-        picture_bytes=size,
+        image_bytes=size,
         in_memory=in_memory,
         samples=options.samples,
     )
@@ -106,9 +106,9 @@ def _jobs_precision(budget: Budget) -> str:
     return f"{names} in {rates} at most: codes are made and, unless `alitok sample` is told otherwise, drawn in it."
 
 
-def _recipe(options: PlanOptions, pictures: int) -> Recipe:
+def _recipe(options: PlanOptions, images: int) -> Recipe:
     if options.preset in FITTED:
-        recipe = fitted(options.preset, image_size=options.image_size, pictures=pictures)
+        recipe = fitted(options.preset, image_size=options.image_size, images=images)
     elif options.preset in RECIPES:
         recipe = RECIPES[options.preset]
     else:

@@ -20,19 +20,23 @@ class Layout:
 
     Attributes:
         parallel: what they share.
-        recompute: whether blocks keep no activations.
+        activation_checkpointing: whether blocks keep no activations.
     """
 
     parallel: Parallel
-    recompute: bool
+    activation_checkpointing: bool
 
     @property
     def name(self) -> str:
         """For tables."""
-        return self.parallel.upper() + (" + recompute" if self.recompute else "")
+        return self.parallel.upper() + (" + activation_checkpointing" if self.activation_checkpointing else "")
 
 
-LAYOUTS = tuple(Layout(parallel, recompute) for parallel in ("ddp", "fsdp") for recompute in (False, True))
+LAYOUTS = tuple(
+    Layout(parallel, activation_checkpointing)
+    for parallel in ("ddp", "fsdp")
+    for activation_checkpointing in (False, True)
+)
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,16 @@ class Footprint:
 
     Attributes:
         layout: under which.
-        pictures: of a microbatch.
+        images: of a microbatch.
         weights: trained and frozen, float32.
         gradients: float32.
         optimizer: AdamW's moments, and the running average of the weights.
         activations: all that a step allocates besides: activations, bf16 copies of weights, what is in work.
-        largest: pictures of a microbatch that a GPU of this memory holds; None where it is not known, 0 = none.
+        largest: images of a microbatch that a GPU of this memory holds; None where it is not known, 0 = none.
     """
 
     layout: Layout
-    pictures: int
+    images: int
     weights: int
     gradients: int
     optimizer: int
@@ -65,23 +69,23 @@ class Footprint:
 
 @dataclass(frozen=True)
 class ActivationLine:
-    """Bytes of a step as a straight line over the pictures of a microbatch, through two that were followed."""
+    """Bytes of a step as a straight line over the images of a microbatch, through two that were followed."""
 
     fixed: float
     each: float
 
     @classmethod
     def through(cls, low: tuple[int, int], high: tuple[int, int]) -> ActivationLine:
-        """The line through two steps, each (pictures, bytes)."""
+        """The line through two steps, each (images, bytes)."""
         each = (high[1] - low[1]) / (high[0] - low[0])
         return cls(high[1] - each * high[0], each)
 
-    def at(self, pictures: int) -> int:
-        """Bytes for so many pictures."""
-        return round(self.fixed + self.each * pictures)
+    def at(self, images: int) -> int:
+        """Bytes for so many images."""
+        return round(self.fixed + self.each * images)
 
     def most(self, room: float) -> int:
-        """Pictures that fit into so many bytes."""
+        """Images that fit into so many bytes."""
         return max(0, int((room - self.fixed) / self.each))
 
 
@@ -98,7 +102,7 @@ def footprint(
     line: ActivationLine,
     layout: Layout,
     *,
-    pictures: int,
+    images: int,
     processes: int,
     average: bool,
     room: float | None = None,
@@ -109,7 +113,7 @@ def footprint(
         rehearsal: the stage.
         line: of its activations under this layout.
         layout: how it is laid over the processes.
-        pictures: of a microbatch.
+        images: of a microbatch.
         processes: that share the training.
         average: whether a running average of the weights is kept.
         room: bytes that a GPU has for all of it; None = not asked.
@@ -119,10 +123,10 @@ def footprint(
     fixed = weights + gradients + optimizer + gathered
     return Footprint(
         layout,
-        pictures,
+        images,
         weights,
         gradients,
         optimizer,
-        line.at(pictures) + gathered,
+        line.at(images) + gathered,
         None if room is None else line.most(room - fixed),
     )

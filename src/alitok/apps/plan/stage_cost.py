@@ -16,7 +16,7 @@ from alitok.apps.plan.traffic import Assumptions, Messages, Ring, StepTime, step
 from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 from alitok.recipes.presets import Recipe, StageName
 
-_FOLLOWED = 8  # pictures of the microbatch that is followed
+_FOLLOWED = 8  # images of the microbatch that is followed
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Choice:
     Attributes:
         layout: what is shared and recomputed.
         microbatches: that a process takes one after the other.
-        pictures: of each.
+        images: of each.
     """
 
     layout: Layout
     microbatches: int
-    pictures: int
+    images: int
 
     @property
     def options(self) -> str:
         """For `alitok train --set`."""
         return (
-            f"engine.parallel={self.layout.parallel} engine.accumulate={self.microbatches} "
-            f"engine.recompute={str(self.layout.recompute).lower()}"
+            f"engine.parallel={self.layout.parallel} engine.grad_accum_steps={self.microbatches} "
+            f"engine.activation_checkpointing={str(self.layout.activation_checkpointing).lower()}"
         )
 
 
@@ -48,7 +48,7 @@ class StageCost:
     Args:
         recipe: the run's.
         stage: which training.
-        classes: of the pictures.
+        classes: of the images.
         half: whether forward passes are in bf16.
 
     Raises:
@@ -91,18 +91,22 @@ class StageCost:
     @cached_property
     def _again(self) -> StepTrace:
         """The heaviest phase where blocks keep no activations."""
-        return self._step(_FOLLOWED, recompute=True)
+        return self._step(_FOLLOWED, activation_checkpointing=True)
 
     @cached_property
     def _lines(self) -> dict[bool, ActivationLine]:
-        """Bytes over pictures in the heaviest phase, without and with recomputing."""
+        """Bytes over images in the heaviest phase, without and with recomputing."""
         whole = {False: self._traces[self._heaviest], True: self._again}
-        half = {recompute: self._step(_FOLLOWED // 2, recompute) for recompute in whole}
+        half = {
+            activation_checkpointing: self._step(_FOLLOWED // 2, activation_checkpointing)
+            for activation_checkpointing in whole
+        }
         return {
-            recompute: ActivationLine.through(
-                (_FOLLOWED // 2, half[recompute].held_bytes), (_FOLLOWED, whole[recompute].held_bytes)
+            activation_checkpointing: ActivationLine.through(
+                (_FOLLOWED // 2, half[activation_checkpointing].held_bytes),
+                (_FOLLOWED, whole[activation_checkpointing].held_bytes),
             )
-            for recompute in whole
+            for activation_checkpointing in whole
         }
 
     @property
@@ -110,11 +114,13 @@ class StageCost:
         """The place of the phase that holds most."""
         return max(range(len(self._traces)), key=lambda place: self._traces[place].held_bytes)
 
-    def _step(self, pictures: int, recompute: bool) -> StepTrace:
-        return self.rehearsal.step(pictures, phase=self._heaviest, half=self._half, recompute=recompute)
+    def _step(self, images: int, activation_checkpointing: bool) -> StepTrace:
+        return self.rehearsal.step(
+            images, phase=self._heaviest, half=self._half, activation_checkpointing=activation_checkpointing
+        )
 
     def flops(self, place: int) -> tuple[int, int]:
-        """Of one picture of the phase: of the model by formula, and of what else judges it."""
+        """Of one image of the phase: of the model by formula, and of what else judges it."""
         recipe = self._recipe
         if self.stage == "generator":
             return generator_step_flops(recipe.generator_size.config(recipe.tokenizer, self._classes)), 0
@@ -127,9 +133,9 @@ class StageCost:
         return tuple(
             footprint(
                 self.rehearsal,
-                self._lines[layout.recompute],
+                self._lines[layout.activation_checkpointing],
                 layout,
-                pictures=share,
+                images=share,
                 processes=processes,
                 average=average,
                 room=room,
@@ -160,12 +166,12 @@ class StageCost:
         model, losses = self.flops(place)
         trace, heaviest = self._traces[place], self._traces[self._heaviest]
         more_flops, more_kernels = 0.0, 0
-        if choice.layout.recompute:  # the blocks' forward pass once more, in whichever phase
+        if choice.layout.activation_checkpointing:  # the blocks' forward pass once more, in whichever phase
             more_flops = (self._again.flops - heaviest.flops) / _FOLLOWED
             more_kernels = self._again.kernels - heaviest.kernels
-        pictures = choice.microbatches * choice.pictures
+        images = choice.microbatches * choice.images
         return step_time(
-            flops=pictures * (model + losses + more_flops),
+            flops=images * (model + losses + more_flops),
             kernels=trace.kernels + more_kernels,
             microbatches=choice.microbatches,
             rate=rate,

@@ -1,6 +1,6 @@
 """What one training step holds in memory and how much it computes, found without computing it.
 
-Enters: a recipe, a stage, and how many pictures a process takes at a time. Leaves: bytes of weights, and bytes,
+Enters: a recipe, a stage, and how many images a process takes at a time. Leaves: bytes of weights, and bytes,
 operations and kernels of a step. The real task takes the step, on tensors that have sizes but no numbers, so nothing
 here repeats what a model does, and sizes that no machine at hand could hold cost seconds.
 
@@ -34,8 +34,8 @@ from alitok.tokenizer import Tokenizer
 from alitok.train.features import outputs
 from alitok.train.generator import GeneratorTask
 from alitok.train.optim import trainable
-from alitok.train.parallel import recompute_activations
-from alitok.train.task import Batch, Moment, Task
+from alitok.train.parallel import checkpoint_activations
+from alitok.train.task import Batch, StepInfo, Task
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
@@ -86,7 +86,7 @@ class Rehearsal:
     Args:
         recipe: the run's.
         stage: which training.
-        classes: of the pictures.
+        classes: of the images.
         losses: False leaves feature networks and discriminator out.
 
     Raises:
@@ -127,53 +127,53 @@ class Rehearsal:
 
     def step(
         self,
-        pictures: int,
+        images: int,
         *,
         phase: int = 0,
         half: bool = True,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
         accumulating: bool = True,
         fused_attention: bool = True,
     ) -> StepTrace:
         """One microbatch.
 
         Args:
-            pictures: in it.
+            images: in it.
             phase: of the training, by its place.
             half: whether forward passes are in bf16.
-            recompute: whether blocks keep no activations.
+            activation_checkpointing: whether blocks keep no activations.
             accumulating: whether gradients are there before it, as with microbatches and with several processes.
             fused_attention: whether attention with dropout keeps no probabilities, as on a GPU but not on a CPU.
         """
         players = [parameter for module in self._task.modules.values() for parameter in trainable(module)]
-        self._set(recompute, fused_attention)
+        self._set(activation_checkpointing, fused_attention)
         with self._mode:
             for parameter in players:
                 parameter.grad = torch.empty_like(parameter) if accumulating else None
-            batch = self._batch(pictures)
+            batch = self._batch(images)
             self._task.begin()
             with _Watch() as seen:
-                for terms in _passes(self._task, batch, Moment(phase, 0, 0), half):
+                for terms in _passes(self._task, batch, StepInfo(phase, 0, 0), half):
                     terms.backward()
             gradients = 0 if accumulating else sum(p.grad.nbytes for p in players if p.grad is not None)
             self._task.begin()
         return StepTrace(max(0, seen.most - gradients), seen.kernels, seen.flops)
 
-    def _set(self, recompute: bool, fused_attention: bool) -> None:
+    def _set(self, activation_checkpointing: bool, fused_attention: bool) -> None:
         self._model.train()
-        recompute_activations(self._model, recompute)
+        checkpoint_activations(self._model, activation_checkpointing)
         for part in self._model.modules():
             if isinstance(part, Attention):
                 part.dropout = 0.0 if fused_attention else self._dropout  # with dropout the CPU does not fuse it
 
-    def _batch(self, pictures: int) -> Batch:
-        labels = torch.zeros(pictures, dtype=torch.int64)
+    def _batch(self, images: int) -> Batch:
+        labels = torch.zeros(images, dtype=torch.int64)
         if self.stage == "generator":
-            return torch.zeros(pictures, self._codes, dtype=torch.int64), labels
-        return torch.zeros(pictures, 3, self._side, self._side, dtype=torch.uint8), labels
+            return torch.zeros(images, self._codes, dtype=torch.int64), labels
+        return torch.zeros(images, 3, self._side, self._side, dtype=torch.uint8), labels
 
 
-def _passes(task: Task, batch: Batch, moment: Moment, half: bool) -> Iterator[torch.Tensor]:
+def _passes(task: Task, batch: Batch, moment: StepInfo, half: bool) -> Iterator[torch.Tensor]:
     """What is sent back, one pass after the other, as the engine does it."""
     passes = task.losses(task.modules, batch, moment)
     while True:

@@ -40,8 +40,8 @@ def show(budget: Budget, console: Console) -> None:
     """Print all tables."""
     request, assumed = budget.request, budget.assumed
     console.print(
-        f"{request.gpus} x {budget.gpu.name}, {request.precision}; {counted(request.pictures, 'picture')} of "
-        f"{counted(request.classes, 'class', 'classes')}, {size(request.picture_bytes)} each"
+        f"{request.gpus} x {budget.gpu.name}, {request.precision}; {counted(request.images, 'image')} of "
+        f"{counted(request.classes, 'class', 'classes')}, {size(request.image_bytes)} each"
         f"{', in memory' if request.in_memory else ''}.\n"
         f"Assumed, not measured: {assumed.mfu:.0%} of {budget.gpu.rate(request.precision) / 1e12:,.0f} TFLOP/s, "
         f"{assumed.launch_seconds * 1e6:g} µs from kernel to kernel, {assumed.link_share:.0%} of links, "
@@ -81,7 +81,7 @@ def _show_stage(stage: StageBudget, budget: Budget, console: Console) -> None:
 
 
 def _show_phases(stage: StageBudget, gpus: int, console: Console) -> None:
-    heads = ("phase", "steps", "GFLOP\na picture", "of its\nlosses", "ms a\nstep", "bound by", "hours", "GPU-hours")
+    heads = ("phase", "steps", "GFLOP\na image", "of its\nlosses", "ms a\nstep", "bound by", "hours", "GPU-hours")
     rows = (
         (
             phase.name,
@@ -108,13 +108,13 @@ def _show_memory(stage: StageBudget, budget: Budget, console: Console) -> None:
 def _memory_row(found: Footprint, room: float) -> tuple[str, ...]:
     together = size(found.total) + ("" if found.total <= room else " (too much)")
     parts = (found.weights, found.gradients, found.optimizer, found.activations)
-    return (found.layout.name, *map(size, parts), together, f"{found.pictures:,}", f"{found.largest or 0:,}")
+    return (found.layout.name, *map(size, parts), together, f"{found.images:,}", f"{found.largest or 0:,}")
 
 
 def _show_scaling(stage: StageBudget, console: Console) -> None:
     """A row for each number of GPUs that the training can use, and a sentence for the others."""
     costs = ("ms a\nstep", "arith-\nmetic", "launches", "sent", "not\nhidden")
-    heads = ("GPUs", "layout", "pictures\na GPU", *costs, "pictures/s", "effi-\nciency")
+    heads = ("GPUs", "layout", "images\na GPU", *costs, "images/s", "effi-\nciency")
     print_columns(console, heads, filter(None, map(_scale_row, stage.scaling)), left="layout")
     without: dict[str, list[str]] = {}
     for scale in stage.scaling:
@@ -129,14 +129,14 @@ def _scale_row(scale: Scale) -> tuple[str, ...] | None:
         return None
     time, choice = scale.time, scale.choice
     seconds = (time.seconds, time.arithmetic, time.launches, time.sent, time.exposed)
-    share = f"{choice.microbatches} x {choice.pictures}"
+    share = f"{choice.microbatches} x {choice.images}"
     milliseconds = (f"{1e3 * value:,.1f}" for value in seconds)
     return (
         f"{scale.gpus:,}",
         choice.layout.name,
         share,
         *milliseconds,
-        f"{scale.pictures_per_second:,.0f}",
+        f"{scale.images_per_second:,.0f}",
         f"{time.efficiency:.0%}",
     )
 
@@ -153,15 +153,15 @@ def _where_it_ends(stage: StageBudget) -> str:
     if after.time is None:
         return f"Scales to {counted(last.gpus, 'GPU')}; at {after.gpus:,}: {after.why_not}."
     assert after.choice is not None
-    pictures = counted(after.choice.pictures, "picture")
+    images = counted(after.choice.images, "image")
     return (
-        f"Scales to {counted(last.gpus, 'GPU')}; at {after.gpus:,} a GPU has {pictures} at a time, and only "
+        f"Scales to {counted(last.gpus, 'GPU')}; at {after.gpus:,} a GPU has {images} at a time, and only "
         f"{after.time.efficiency:.0%} of a step is arithmetic; most of it goes to {after.time.bound}."
     )
 
 
 def _show_jobs(jobs: tuple[JobBudget, ...], console: Console) -> None:
-    heads = ("other work", "GFLOP\na picture", "hours", "writes", "reads", "memory\nof a GPU")
+    heads = ("other work", "GFLOP\na image", "hours", "writes", "reads", "memory\nof a GPU")
     rows = (
         (
             job.name,

@@ -166,7 +166,7 @@ def step_time(
     """The time of a step of one process.
 
     Args:
-        flops: of all its pictures.
+        flops: of all its images.
         kernels: of one microbatch.
         microbatches: in the step; gradients are sent with the last.
         rate: FLOP/s of the data sheet.

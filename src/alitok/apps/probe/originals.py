@@ -1,7 +1,7 @@
-"""The pictures of a probe, and their codes.
+"""The images of a probe, and their codes.
 
-Enters: a split of a data set, of which some pictures are taken in an order drawn by the seed; those that cannot be read
-are passed over. Leaves: `Coded`. Shapes: N pictures, n of them kept, h image side, T codes.
+Enters: a split of a data set, of which some images are taken in an order drawn by the seed; those that cannot be read
+are passed over. Leaves: `Coded`. Shapes: N images, n of them kept, h image side, T codes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
-from alitok.data.decode import BrokenPictureError, in_threads, without_remarks
-from alitok.data.pictures import Broken
+from alitok.data.decode import BrokenImageError, in_threads, without_remarks
+from alitok.data.images import Broken
 from alitok.data.source import ImageSource
 from alitok.metrics.codec import Codec, look
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Pictures of a split and their codes; more pictures by the same seed begin with those of fewer.
+    """Images of a split and their codes; more images by the same seed begin with those of fewer.
 
     Attributes:
         images: (n, 3, h, h) uint8, of the first ones.
@@ -39,23 +39,23 @@ class Coded:
     broken: tuple[Broken, ...]
 
 
-def first_pictures(source: ImageSource, seed: int, count: int) -> torch.Tensor:
-    """The first pictures (n, 3, h, h) uint8 in the order of the seed, n <= count.
+def first_images(source: ImageSource, seed: int, count: int) -> torch.Tensor:
+    """The first images (n, 3, h, h) uint8 in the order of the seed, n <= count.
 
     Raises:
         AlitokError: there are fewer than two.
     """
     with closing(_usable(source, seed, [])) as usable:
-        found = [picture for _, picture in islice(usable, count)]
+        found = [image for _, image in islice(usable, count)]
     if len(found) < 2:
         raise AlitokError(
-            f"What stands in a picture is replaced by what stands in another, so at least two held-out pictures are "
+            f"What stands in an image is replaced by what stands in another, so at least two validation images are "
             f"needed; {source.name} has {len(found)} that can be read."
         )
     return torch.from_numpy(np.stack(found))
 
 
-def encode_pictures(
+def encode_images(
     codec: Codec,
     source: ImageSource,
     *,
@@ -65,19 +65,19 @@ def encode_pictures(
     batch_size: int,
     tell: Callable[[int, int], None],
 ) -> Coded:
-    """Encode pictures, `batch_size` at a time.
+    """Encode images, `batch_size` at a time.
 
     Args:
         codec: which.
         source: the split.
         seed: of the order.
-        most: pictures to encode, as far as there are so many.
-        kept: pictures to keep, of those.
+        most: images to encode, as far as there are so many.
+        kept: images to keep, of those.
         batch_size: of a call.
-        tell: called with the pictures done and all there are.
+        tell: called with the images done and all there are.
 
     Raises:
-        AlitokError: no picture can be read, or the codec fails.
+        AlitokError: no image can be read, or the codec fails.
     """
     broken: list[Broken] = []
     count, codes = min(most, len(source)), []
@@ -86,29 +86,29 @@ def encode_pictures(
     with closing(_usable(source, seed, broken)) as usable:
         wanted = islice(usable, count)
         while block := list(islice(wanted, batch_size)):
-            pictures = torch.from_numpy(np.stack([picture for _, picture in block]))
-            codes.append(look(codec, pixels.to_float(pictures)).codes.cpu())
-            images.append(pictures[: max(0, kept - len(rows))])
+            decoded = torch.from_numpy(np.stack([each for _, each in block]))
+            codes.append(look(codec, pixels.to_float(decoded)).codes.cpu())
+            images.append(decoded[: max(0, kept - len(rows))])
             rows += [row for row, _ in block]
             tell(len(rows), count)
     if not rows:
-        raise AlitokError(f"{source.name} has no picture that can be read.")
+        raise AlitokError(f"{source.name} has no image that can be read.")
     return Coded(torch.cat(images), torch.cat(codes), torch.from_numpy(source.labels[rows]), tuple(broken))
 
 
 def _usable(source: ImageSource, seed: int, broken: list[Broken]) -> Generator[tuple[int, np.ndarray], None, None]:
-    """Rows and pictures (3, h, h) in the order of the seed; those passed over are added to `broken`."""
+    """Rows and images (3, h, h) in the order of the seed; those passed over are added to `broken`."""
     order = np.random.default_rng(seed % 2**64).permutation(len(source)).tolist()
 
     def read(row: int) -> tuple[int, np.ndarray | Broken]:
         try:
             return row, source.read(row, None)
-        except BrokenPictureError as error:
+        except BrokenImageError as error:
             return row, Broken(error.key, error.reason)
 
     with without_remarks(), closing(in_threads(read, order)) as found:  # type: ignore[type-var]
-        for row, picture in found:
-            if isinstance(picture, Broken):
-                broken.append(picture)
+        for row, image in found:
+            if isinstance(image, Broken):
+                broken.append(image)
             else:
-                yield row, picture
+                yield row, image

@@ -1,4 +1,4 @@
-"""`alitok probe`: how the codes of a tokenizer depend on the picture, on one another, and the picture on them.
+"""`alitok probe`: how the codes of a tokenizer depend on the image, on one another, and the image on them.
 
 Enters: a tokenizer, ours or any other with `encode` and `decode`, and a data set. Leaves, in OUT:
 
@@ -7,7 +7,7 @@ Enters: a tokenizer, ours or any other with `encode` and `decode`, and a data se
     influence.png, reach.png      the two that the command is about
     report.html                   the same for people
 
-Held-out pictures are disturbed and held-out codes are guessed. Training pictures serve the small generator that learns
+Held-out images are disturbed and validation codes are guessed. Training images serve the small generator that learns
 to guess them, and mutual information, which is of the codes and needs as many as there are.
 """
 
@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from alitok.apps.probe.codecs import Subject, open_subject
-from alitok.apps.probe.originals import Coded, encode_pictures, first_pictures
+from alitok.apps.probe.originals import Coded, encode_images, first_images
 from alitok.apps.probe.place import default_place, probed, require_place
 from alitok.apps.probe.report import write_probe
 from alitok.apps.probe.result import Losses, ProbeResult
@@ -45,15 +45,15 @@ from alitok.metrics.codec import check_codec
 from alitok.metrics.influence import Influence, influence_of
 from alitok.metrics.mutual import Mutual, mutual_information
 from alitok.metrics.reach import Reach, reach_of
-from alitok.run.originals import open_pictures_of, tell_left_out
+from alitok.run.originals import open_images_of, tell_left_out
 from alitok.run.summary import environment
 from alitok.train.next_code import guess
 from alitok.train.predictability import PredictabilityConfig, probe
 
-PICTURES = 128  # that are disturbed unless another number is given
-_MOST_HELDOUT = 2048  # held-out pictures whose codes are guessed
+IMAGES = 128  # that are disturbed unless another number is given
+_MOST_VAL = 2048  # validation images whose codes are guessed
 _MOST_CODEBOOK = 65536  # larger ones are reduced to the codes that come, or a small generator would be all codebook
-_TRIED = 8  # pictures that a codec is tried out on
+_TRIED = 8  # images that a codec is tried out on
 _BY_HEART = 0.15  # accuracy on training codes, above that on held-out ones, from which on a reader is warned
 
 
@@ -65,7 +65,7 @@ class ProbeOptions:
     data: str
     out: Path | None = None
     generator: str | None = None
-    pictures: int | None = None
+    images: int | None = None
     per_place: int | None = None
     image_size: int | None = None
     grid: int | None = None
@@ -116,17 +116,17 @@ def run_probe(options: ProbeOptions) -> dict[str, float]:
     console, device = Console(), choose_device(options.device)
     subjects = open_subject(options.tokenizer, image_size=options.image_size, grid=options.grid, device=device)
     with stoppable(), subjects as subject:
-        splits = open_pictures_of(options.data, subject.image_size, options.seed, console)
-        tried = pixels.to_float(first_pictures(splits.heldout, options.seed, _TRIED))
+        splits = open_images_of(options.data, subject.image_size, options.seed, console)
+        tried = pixels.to_float(first_images(splits.val, options.seed, _TRIED))
         grid, prefix = check_codec(subject.codec, tried, grid=subject.grid)
         job = _Job(options, subject, splits, grid, prefix, console, device, {})
         generator = _open_generator(job)
-        heldout, train = _coded(job, "held-out"), _coded(job, "training")
-        tell_left_out([*heldout.broken, *train.broken], console)
-        influence = _influence(job, heldout)
-        reach = _reach(job, heldout)
-        losses = _losses(job, generator, train, heldout)
-        mutual = _mutual(job, train, heldout)
+        val, train = _coded(job, "held-out"), _coded(job, "training")
+        tell_left_out([*val.broken, *train.broken], console)
+        influence = _influence(job, val)
+        reach = _reach(job, val)
+        losses = _losses(job, generator, train, val)
+        mutual = _mutual(job, train, val)
         result = ProbeResult(
             title=f"alitok: {options.tokenizer}",
             data=splits.name,
@@ -137,7 +137,7 @@ def run_probe(options: ProbeOptions) -> dict[str, float]:
             mutual=mutual,
             seconds=job.seconds,
             warnings=tuple(_warnings(job, influence, reach, losses, mutual)),
-            protocol=_protocol(job, generator, train, heldout),
+            protocol=_protocol(job, generator, train, val),
         )
         write_probe(result, options.place, console)
         return result.numbers()
@@ -146,7 +146,7 @@ def run_probe(options: ProbeOptions) -> dict[str, float]:
 def _check(options: ProbeOptions) -> None:
     """Refuse to begin what could not be concluded."""
     for name, value, least in (
-        ("--pictures", options.pictures, 2),
+        ("--images", options.images, 2),
         ("--per-place", options.per_place, 2),
         ("--batch-size", options.batch_size, 2),
         ("--grid", options.grid, 1),
@@ -161,13 +161,13 @@ def _check(options: ProbeOptions) -> None:
 
 
 def _coded(job: _Job, split: str) -> Coded:
-    """Codes of a split; pictures are kept of the held-out one."""
+    """Codes of a split; images are kept of the held-out one."""
     options, held = job.options, split == "held-out"
-    source = job.splits.heldout if held else job.splits.train
-    most = _MOST_HELDOUT if held else options.training.pictures
-    kept = min(options.pictures or PICTURES, _MOST_HELDOUT) if held else 0
-    with job.part("codes", f"{split} pictures encoded", min(most, len(source))) as tell:
-        return encode_pictures(
+    source = job.splits.val if held else job.splits.train
+    most = _MOST_VAL if held else options.training.images
+    kept = min(options.images or IMAGES, _MOST_VAL) if held else 0
+    with job.part("codes", f"{split} images encoded", min(most, len(source))) as tell:
+        return encode_images(
             job.subject.codec,
             source,
             seed=options.seed,
@@ -178,12 +178,12 @@ def _coded(job: _Job, split: str) -> Coded:
         )
 
 
-def _influence(job: _Job, heldout: Coded) -> Influence:
+def _influence(job: _Job, val: Coded) -> Influence:
     options = job.options
-    with job.part("influence", "patches disturbed", len(heldout.images) * job.grid**2) as tell:
+    with job.part("influence", "patches disturbed", len(val.images) * job.grid**2) as tell:
         return influence_of(
             job.subject.codec,
-            pixels.to_float(heldout.images),
+            pixels.to_float(val.images),
             grid=job.grid,
             prefix=job.prefix,
             seed=options.seed,
@@ -193,8 +193,8 @@ def _influence(job: _Job, heldout: Coded) -> Influence:
         )
 
 
-def _reach(job: _Job, heldout: Coded) -> dict[str, Reach]:
-    options, codes, found = job.options, heldout.codes[: len(heldout.images)], {}
+def _reach(job: _Job, val: Coded) -> dict[str, Reach]:
+    options, codes, found = job.options, val.codes[: len(val.images)], {}
     for name, codec in job.subject.decoders.items():
         with job.part("reach", f"codes replaced ({name})", codes.numel()) as tell:
             found[name] = reach_of(
@@ -247,17 +247,17 @@ def _open_generator(job: _Job) -> _Asked | None:
     return _Asked(generator, torch.tensor([known.index(each) for each in wanted]))
 
 
-def _losses(job: _Job, asked: _Asked | None, train: Coded, heldout: Coded) -> Losses:
-    """Of the generator that was named, told the class of each picture; else of a small one that learns the codes."""
-    training, count = job.options.training, len(heldout.codes)
+def _losses(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> Losses:
+    """Of the generator that was named, told the class of each image; else of a small one that learns the codes."""
+    training, count = job.options.training, len(val.codes)
     with job.part("loss", "codes guessed", 1) as tell:
         if asked is not None:
-            _refuse_unknown(job, heldout.codes, asked.generator.config.codebook_size)
-            found = guess(asked.generator, heldout.codes, asked.classes[heldout.labels], job.options.batch_size)
+            _refuse_unknown(job, val.codes, asked.generator.config.codebook_size)
+            found = guess(asked.generator, val.codes, asked.classes[val.labels], job.options.batch_size)
             nats, right = found.by_position()
             losses = Losses("the generator, told the class", nats.numpy(), right.numpy(), job.prefix, None, count)
         else:
-            codes, others, size = _numbered(train.codes, heldout.codes, job.subject.codebook_size)
+            codes, others, size = _numbered(train.codes, val.codes, job.subject.codebook_size)
             probed = probe(
                 codes,
                 others,
@@ -268,7 +268,7 @@ def _losses(job: _Job, asked: _Asked | None, train: Coded, heldout: Coded) -> Lo
                 device=job.device,
                 seed=job.options.seed,
             )
-            by = f"a small generator of {len(codes):,} training pictures, told no class"
+            by = f"a small generator of {len(codes):,} training images, told no class"
             arrays = np.array(probed.nats), np.array(probed.right)
             losses = Losses(by, *arrays, job.prefix, probed.train_accuracy, count)
         tell(1, 1)
@@ -291,8 +291,8 @@ def _numbered(codes: torch.Tensor, others: torch.Tensor, size: int | None) -> tu
     return numbers[: len(codes)], numbers[len(codes) :], len(known)
 
 
-def _mutual(job: _Job, train: Coded, heldout: Coded) -> Mutual:
-    codes = torch.cat([train.codes, heldout.codes]).numpy()
+def _mutual(job: _Job, train: Coded, val: Coded) -> Mutual:
+    codes = torch.cat([train.codes, val.codes]).numpy()
     with job.part("mutual", "positions compared", 1) as tell:
         found = mutual_information(codes, seed=job.options.seed, lags=(1, job.grid))
         tell(1, 1)
@@ -304,44 +304,44 @@ def _warnings(
 ) -> Iterator[str]:
     """What a reader must know before the numbers."""
     options, size = job.options, job.subject.image_size
-    wanted = options.pictures or PICTURES
-    if influence.pictures < wanted and options.pictures is not None:
-        yield f"There are {influence.pictures:,} held-out pictures to disturb, fewer than the {wanted:,} asked for."
+    wanted = options.images or IMAGES
+    if influence.images < wanted and options.images is not None:
+        yield f"There are {influence.images:,} validation images to disturb, fewer than the {wanted:,} asked for."
     if np.isnan(influence.future_share):
-        yield "No patch moves any code: the encoder gives the same codes whatever it sees, or all pictures are alike."
+        yield "No patch moves any code: the encoder gives the same codes whatever it sees, or all images are alike."
     for name, each in reach.items():
         if np.isnan(each.past_share):
-            yield f"No code moves any patch ({name}): the decoder draws the same picture whatever it reads."
+            yield f"No code moves any patch ({name}): the decoder draws the same image whatever it reads."
     if options.data not in BUILTIN and short_side(options.data) < size:
-        yield f"Most pictures of {options.data} are smaller than {size} pixels and were enlarged."
+        yield f"Most images of {options.data} are smaller than {size} pixels and were enlarged."
     if losses.train_accuracy is not None and losses.train_accuracy - losses.right.mean() > _BY_HEART:
         yield (
-            f"The small generator has learnt its pictures by heart ({losses.train_accuracy:.1%} of their codes right, "
+            f"The small generator has learnt its images by heart ({losses.train_accuracy:.1%} of their codes right, "
             f"{losses.right.mean():.1%} of others'): there are too few, and codes are easier to guess than this says."
         )
     if mutual.too_few:
         yield (
-            f"{mutual.pictures:,} pictures are too few for mutual information: chance makes up more than half of what "
+            f"{mutual.images:,} images are too few for mutual information: chance makes up more than half of what "
             "they show. What is left after it is taken away is too low where codes do depend on one another; compare "
-            "it only with that of as many pictures, and of as large a codebook."
+            "it only with that of as many images, and of as large a codebook."
         )
 
 
-def _protocol(job: _Job, asked: _Asked | None, train: Coded, heldout: Coded) -> dict[str, Any]:
+def _protocol(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> dict[str, Any]:
     """All that the numbers depend on."""
     options, subject = job.options, job.subject
     facts: dict[str, Any] = {
         **probed(options.tokenizer, options.data, options.generator),
         **subject.facts,
         "image size": subject.image_size,
-        "codes of a picture": f"{job.prefix} + {job.grid} x {job.grid}",
+        "codes of an image": f"{job.prefix} + {job.grid} x {job.grid}",
         "codebook": "not stated" if subject.codebook_size is None else subject.codebook_size,
         "data contents": job.splits.contents,
         "seed": options.seed,
-        "pictures disturbed": len(heldout.images),
-        "pictures guessed": len(heldout.codes),
-        "training pictures": len(train.codes),
-        "left out": [broken.key for broken in (*heldout.broken, *train.broken)],
+        "images disturbed": len(val.images),
+        "images guessed": len(val.codes),
+        "training images": len(train.codes),
+        "left out": [broken.key for broken in (*val.broken, *train.broken)],
     }
     if asked is None:
         facts["its training"] = to_dict(options.training)

@@ -1,7 +1,7 @@
-"""What a probe leaves: numbers and maps for programs, pictures of the maps, and a report for people.
+"""What a probe leaves: numbers and maps for programs, images of the maps, and a report for people.
 
 Enters: a `ProbeResult`. Leaves: the files that `alitok.apps.probe.probe` names, each whole or not at all.
-Shapes: T codes of a picture, P = G * G patches, K prefix.
+Shapes: T codes of an image, P = G * G patches, K prefix.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from alitok.core.files import write_bytes, write_json
 from alitok.metrics.reach import Reach
 from alitok.report.curves import Curve, panels
 from alitok.report.facts import protocol_rows
-from alitok.report.heat import HeatMap, draw_maps, figure_sheet, picture_of_code
+from alitok.report.heat import HeatMap, draw_maps, figure_sheet, image_of_code
 from alitok.report.page import duration, write_page
-from alitok.report.sheets import Sheet, picture_sheet
+from alitok.report.sheets import Sheet, image_sheet
 from alitok.run.originals import say_on
 
-_GRID_CODES_SHOWN = 6  # spread over the picture; of the prefix, the first and the last
+_GRID_CODES_SHOWN = 6  # spread over the image; of the prefix, the first and the last
 _DISTURBED = "patch that is disturbed, row by row"
 _CODE = "code, in the order they are drawn"
 
@@ -71,8 +71,8 @@ def write_probe(result: ProbeResult, place: Path, console: Console) -> None:
 def influence_maps(result: ProbeResult) -> list[HeatMap]:
     """Codes first, then features and probabilities where there are any."""
     meanings = {
-        "influence": ("changes of codes", "share of pictures in which the code changes"),
-        "feature_influence": ("moves of features", "how far the feature moves; 1: as far as two pictures are apart"),
+        "influence": ("changes of codes", "share of images in which the code changes"),
+        "feature_influence": ("moves of features", "how far the feature moves; 1: as far as two images are apart"),
         "probability_influence": ("changes of probabilities", "total variation of the code's probability"),
     }
     return [
@@ -107,7 +107,7 @@ def _figure(shown: HeatMap) -> Figure:
 
 
 def _codes(result: ProbeResult, top: float) -> list[Figure]:
-    """For a few codes the picture of which patches move them."""
+    """For a few codes the image of which patches move them."""
     raster, mean = result.raster, result.influence.codes.mean
     spread = raster.prefix + np.unique(np.linspace(0, raster.patches - 1, _GRID_CODES_SHOWN).round().astype(int))
     chosen = sorted({0, raster.prefix - 1} if raster.prefix else set()) + spread.tolist()
@@ -116,8 +116,8 @@ def _codes(result: ProbeResult, top: float) -> list[Figure]:
         own = int(raster.cells()[code])
         row, column = divmod(own, raster.grid)
         name = f"prefix code {code}" if code < raster.prefix else f"row {row}, column {column}"
-        picture = picture_of_code(mean[code], own, raster.grid, top)
-        shown.append(Figure(name, picture_sheet(picture, f"patches that move the code of {name}")))
+        image = image_of_code(mean[code], own, raster.grid, top)
+        shown.append(Figure(name, image_sheet(image, f"patches that move the code of {name}")))
     return shown
 
 

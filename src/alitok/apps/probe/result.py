@@ -1,6 +1,6 @@
 """What a probe has found, as numbers by name, as JSON and as arrays.
 
-Shapes: T codes of a picture, P = G * G patches, K prefix.
+Shapes: T codes of an image, P = G * G patches, K prefix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from alitok.metrics.reach import Reach
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """How well a generator guesses held-out codes.
+    """How well a generator guesses validation codes.
 
     Attributes:
         by: which generator, in words.
@@ -29,7 +29,7 @@ class Losses:
         right: (T,) share guessed right.
         prefix: K.
         train_accuracy: of the codes that a generator trained for this probe has learnt; None for another generator.
-        pictures: whose codes it was asked about.
+        images: whose codes it was asked about.
     """
 
     by: str
@@ -37,7 +37,7 @@ class Losses:
     right: np.ndarray
     prefix: int
     train_accuracy: float | None
-    pictures: int
+    images: int
 
     @property
     def bits(self) -> np.ndarray:
@@ -54,7 +54,7 @@ class ProbeResult:
         data: for people.
         command: as it was typed.
         influence: of patches on codes.
-        reach: of codes into the picture, by decoder.
+        reach: of codes into the image, by decoder.
         losses: of a generator, by position.
         mutual: between positions.
         seconds: by part.
@@ -84,12 +84,12 @@ class ProbeResult:
         raster, influence = self.raster, self.influence
         behind = f" behind {raster.prefix} prefix codes" if raster.prefix else ""
         if influence.exact:
-            how = f"Every patch of {influence.pictures:,} held-out pictures was replaced, one at a time"
+            how = f"Every patch of {influence.images:,} validation images was replaced, one at a time"
         else:
             each = influence.pairs // raster.patches
-            how = f"Each patch was replaced in {each:,} of {influence.pictures:,} held-out pictures, drawn by the seed"
+            how = f"Each patch was replaced in {each:,} of {influence.images:,} validation images, drawn by the seed"
         codes = f"{raster.grid} x {raster.grid} codes{behind}"
-        return f"A picture is {codes}; the pictures are {self.data}. {how}: {influence.pairs:,} disturbed pictures."
+        return f"An image is {codes}; the images are {self.data}. {how}: {influence.pairs:,} disturbed images."
 
     def kinds(self) -> dict[str, Dependency]:
         """The maps of influence that were taken, by the first part of their numbers' names."""
@@ -127,14 +127,14 @@ class ProbeResult:
             "numbers": self.numbers(),
             "layout": {"grid": self.raster.grid, "prefix": self.raster.prefix, "codes": self.raster.length},
             "influence": {
-                "pictures": influence.pictures,
+                "images": influence.images,
                 "pairs": influence.pairs,
                 "exact": influence.exact,
                 "shares": {name: _divided(kind) for name, kind in self.kinds().items()},
             },
             "reach": {
                 name: {
-                    "pictures": reach.pictures,
+                    "images": reach.images,
                     "pairs": reach.pairs,
                     "exact": reach.exact,
                     "shares": _divided(reach.pixels),
@@ -143,12 +143,12 @@ class ProbeResult:
             },
             "loss": {
                 "by": self.losses.by,
-                "pictures": self.losses.pictures,
+                "images": self.losses.images,
                 "nats": self.losses.nats.tolist(),
                 "right": self.losses.right.tolist(),
             },
             "mutual": {
-                "pictures": mutual.pictures,
+                "images": mutual.images,
                 "exact": mutual.exact,
                 "too_few": mutual.too_few,
                 "entropy": mutual.entropy.tolist(),

@@ -70,7 +70,7 @@ def _influence(result: ProbeResult) -> Iterator[NumberRow]:
             "influence_future_prefix",
             "the same, prefix codes",
             shares["prefix"].future,
-            "Of changes of prefix codes, which stand for the first row: nearly all of a picture lies behind that.",
+            "Of changes of prefix codes, which stand for the first row: nearly all of an image lies behind that.",
         )
     others = {
         "feature_influence": "By how far the features move, before they are rounded to codes: a small move counts "
@@ -123,13 +123,13 @@ def _losses(result: ProbeResult) -> Iterator[NumberRow]:
         "accuracy",
         "codes guessed right",
         f"{numbers['accuracy']:.1%}",
-        f"By {by}: share of held-out codes that it held for the likeliest, knowing those before.",
+        f"By {by}: share of validation codes that it held for the likeliest, knowing those before.",
     )
     yield NumberRow(
         "bits_per_image",
-        "bits of a picture",
+        "bits of an image",
         f"{numbers['bits_per_image']:,.1f}",
-        "What a held-out picture's codes cost, each coded with the probability it was given; lower is easier to guess.",
+        "What a validation image's codes cost, each coded with the probability it was given; lower is easier to guess.",
     )
     yield NumberRow(
         "grid_bits_per_image", "bits of its grid codes", f"{numbers['grid_bits_per_image']:,.1f}", "Without the prefix."
@@ -149,7 +149,7 @@ def _mutual(result: ProbeResult) -> Iterator[NumberRow]:
         "mutual_bits",
         "bits one code tells of another",
         f"{numbers['mutual_bits']:.3f}",
-        f"Mean over pairs of positions, over {result.mutual.pictures:,} pictures, without what chance makes.",
+        f"Mean over pairs of positions, over {result.mutual.images:,} images, without what chance makes.",
     )
     yield NumberRow(
         "mutual_bits_before",

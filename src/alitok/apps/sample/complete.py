@@ -1,6 +1,6 @@
-"""`alitok complete`: the first rows of a picture are kept, and a saved pair draws the rest.
+"""`alitok complete`: the first rows of an image are kept, and a saved pair draws the rest.
 
-Enters: a picture file. Leaves: a sheet with the picture, its reconstruction and the completions.
+Enters: an image file. Leaves: a sheet with the image, its reconstruction and the completions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
 
 _COLUMNS = 8
-_LEAST_SIDE = 96  # pixels: smaller pictures are enlarged, or their captions would not fit below them
+_LEAST_SIDE = 96  # pixels: smaller images are enlarged, or their captions would not fit below them
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CompleteOptions:
     """
 
     model: str
-    picture: Path
+    image: Path
     rows: int
     out: Path
     class_name: str | None = None
@@ -54,17 +54,15 @@ def run_complete(options: CompleteOptions) -> None:
     """Write the sheet.
 
     Raises:
-        AlitokError: the model or the picture cannot be used, or the options do not fit them.
+        AlitokError: the model or the image cannot be used, or the options do not fit them.
     """
     if options.count < 1:
         raise AlitokError(f"--count must be at least 1, not {options.count}.")
     if options.out.suffix.lower() != ".png":
         raise AlitokError(f"--out {options.out} must end in .png: the sheet is a PNG.")
-    if options.out.resolve() == options.picture.resolve():
-        raise AlitokError(
-            f"--out {options.out} is the picture itself, which the sheet would replace; name another file."
-        )
-    original = _read(options.picture)
+    if options.out.resolve() == options.image.resolve():
+        raise AlitokError(f"--out {options.out} is the image itself, which the sheet would replace; name another file.")
+    original = _read(options.image)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, precision=options.precision)
     number = _class(pipeline, options)
     drawn = pipeline.complete(
@@ -78,12 +76,12 @@ def run_complete(options: CompleteOptions) -> None:
     name = (pipeline.generator.class_names or {number: str(number)})[number]
     crop = centre_crop(original, pipeline.tokenizer.config.image_size)
     scale = max(1, -(-_LEAST_SIDE // crop.width))
-    shown = [_enlarged(picture, scale) for picture in (crop, _rebuilt(pipeline, crop), *drawn)]
-    captions = ["picture", "all codes", *[name] * options.count]
+    shown = [_enlarged(image, scale) for image in (crop, _rebuilt(pipeline, crop), *drawn)]
+    captions = ["image", "all codes", *[name] * options.count]
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
     shown_class = name if name == str(number) else f"{name} ({number})"
     say_on(Console())(
-        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.picture} kept, "
+        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.image} kept, "
         f"{counted(options.count, 'completion')} as {shown_class}: {options.out}"
     )
 
@@ -92,7 +90,7 @@ def _read(path: Path) -> Image.Image:
     try:
         return decode(path.read_bytes())
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
-        raise AlitokError(f"{path} {reason(error)}; give another picture.") from None
+        raise AlitokError(f"{path} {reason(error)}; give another image.") from None
 
 
 def _class(pipeline: Pipeline, options: CompleteOptions) -> int:
@@ -100,10 +98,10 @@ def _class(pipeline: Pipeline, options: CompleteOptions) -> int:
         return pipeline.class_number(options.class_name)
     if pipeline.generator.config.classes == 1:
         return 0
-    folder = options.picture.resolve().parent.name
+    folder = options.image.resolve().parent.name
     if folder in pipeline.generator.class_names:
         return pipeline.generator.class_names.index(folder)
-    raise AlitokError(f"{options.picture} lies in no folder that is named after a class of the model; give --class.")
+    raise AlitokError(f"{options.image} lies in no folder that is named after a class of the model; give --class.")
 
 
 def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:
@@ -114,5 +112,5 @@ def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:
         return pixels.to_pil(pixels.to_uint8(tokenizer.reconstruct(image))[0].cpu().numpy())
 
 
-def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, scale: int) -> Image.Image:
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

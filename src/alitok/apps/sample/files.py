@@ -1,14 +1,14 @@
 """What a job of `alitok sample` leaves on disk, and what of it an earlier start left.
 
-Enters: drawn blocks. Leaves: one picture file each in class folders, or one archive in the form of ADM's evaluation.
+Enters: drawn blocks. Leaves: one image file each in class folders, or one archive in the form of ADM's evaluation.
 
-    OUT/sample.json               what decides the pictures
-    OUT/CLASS/000123.png          a picture, numbered through the whole job
+    OUT/sample.json               what decides the images
+    OUT/CLASS/000123.png          an image, numbered through the whole job
     OUT/samples.npz               instead: arr_0 (N, h, h, 3) uint8, arr_1 (N,) int64 class numbers
     OUT/parts/part-00000.npy      a block of it, until the archive is whole
 
 With `--out X.npz` the last two are X.npz and X.parts/, and the first is X.sample.json.
-Shapes: N pictures, B of a block, h image side.
+Shapes: N images, B of a block, h image side.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from typing import IO, Literal
 import numpy as np
 
 from alitok.core import images as pixels
-from alitok.core.blocks import Blocks, PictureBlock
+from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.config import config, from_dict, to_dict
 from alitok.core.device import Precision
 from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, remove, write_json
-from alitok.data.pictures import HELDOUT, TRAIN, normal
+from alitok.data.images import TRAIN, VAL, normal
 from alitok.sampling import SamplingConfig
 from alitok.sampling.kernels import EnginePrecision
 
 SampleFormat = Literal["png", "webp", "npz"]
 
-_WRITERS = min(8, os.cpu_count() or 1)  # threads that compress pictures while the next are drawn
+_WRITERS = min(8, os.cpu_count() or 1)  # threads that compress images while the next are drawn
 _DIGITS = 6
 _LEFTOVER = r"\.{name}\.[A-Za-z0-9-]+\.part"  # of a process that was killed
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
@@ -53,15 +53,15 @@ class SampleHead:
         model: hash of the weights that draw.
         alitok: version of this package.
         classes: class numbers in the order in which they take turns.
-        count: pictures in all.
-        seed: of all pictures.
+        count: images in all.
+        seed: of all images.
         sampling: guidance and filters.
         precision: of the engine that draws codes.
         pixels: of the decoder; decided by the first start.
         format: of the files.
         image_size: pixels a side.
         folders: name of each class's folder.
-        block: pictures that are drawn as a whole; decided by the first start.
+        block: images that are drawn as a whole; decided by the first start.
     """
 
     model: str
@@ -85,13 +85,13 @@ class SampleHead:
 
     @property
     def blocks(self) -> Blocks:
-        """The job's pictures in blocks."""
+        """The job's images in blocks."""
         return Blocks(self.count, self.block)
 
-    def file(self, picture: int) -> str:
-        """The path of a picture below OUT."""
+    def file(self, image: int) -> str:
+        """The path of an image below OUT."""
         digits = max(_DIGITS, len(str(self.count - 1)))
-        return f"{self.folders[picture % len(self.folders)]}/{picture:0{digits}d}.{self.format}"
+        return f"{self.folders[image % len(self.folders)]}/{image:0{digits}d}.{self.format}"
 
     def difference(self, asked: SampleHead) -> str | None:
         """The first setting in which this job is not the one asked for, in words."""
@@ -124,7 +124,7 @@ def class_folders(names: Iterable[str], count: int) -> tuple[str, ...]:
     names = [normal(name) for name in names]
     if not names:
         return tuple(map(str, range(count)))
-    plain = all(name and name == _safe(name) and name not in (TRAIN, *HELDOUT) for name in names)
+    plain = all(name and name == _safe(name) and name not in (TRAIN, *VAL) for name in names)
     if plain and len({name.casefold() for name in names}) == len(names):
         return tuple(names)
     digits = len(str(count - 1))
@@ -147,7 +147,7 @@ class SamplePlace:
 
     Attributes:
         root: the directory they are in.
-        manifest: what decides the pictures.
+        manifest: what decides the images.
         archive: the npz file.
         parts: the directory of its blocks.
         whole_root: whether all that is in `root` belongs to the job.
@@ -208,7 +208,7 @@ class SamplePlace:
         different = found.difference(asked)
         if different is not None:
             raise AlitokError(
-                f"{self.out} holds pictures of another job ({different}); "
+                f"{self.out} holds images of another job ({different}); "
                 "start over with --fresh, or choose another place with --out."
             )
         return found
@@ -236,8 +236,8 @@ def _read_head(path: Path) -> SampleHead:
         raise AlitokError(f"{str(error).rstrip('.')}; {path} is damaged or of another version: delete it.") from None
 
 
-class PictureFiles:
-    """Pictures in files of their own; `write` returns before they are written.
+class ImageFiles:
+    """Images in files of their own; `write` returns before they are written.
 
     Args:
         place: of the job.
@@ -249,7 +249,7 @@ class PictureFiles:
         self._pool = ThreadPoolExecutor(_WRITERS)
         self._under_way: list[Future[None]] = []
 
-    def __enter__(self) -> PictureFiles:
+    def __enter__(self) -> ImageFiles:
         return self
 
     def __exit__(
@@ -258,18 +258,18 @@ class PictureFiles:
         self._pool.shutdown(cancel_futures=kind is not None)
 
     def missing(self) -> list[int]:
-        """The numbers of the blocks of which a picture is missing."""
+        """The numbers of the blocks of which an image is missing."""
         there = {f"{folder}/{name}" for folder in self._head.folders for name in _names(self._root / folder)}
         gone = (number for number in range(self._head.count) if self._head.file(number) not in there)
         return sorted({number // self._head.block for number in gone})
 
-    def write(self, block: PictureBlock) -> None:
-        """Write the pictures of a block that are not there yet; waits for the block before."""
+    def write(self, block: ImageBlock) -> None:
+        """Write the images of a block that are not there yet; waits for the block before."""
         self.wait()
-        for number, picture in zip(block.pictures, block.images, strict=True):
+        for number, image in zip(block.indices, block.images, strict=True):
             path = self._root / self._head.file(number)
             if not path.exists():
-                self._under_way.append(self._pool.submit(_write_picture, path, picture, self._head.format))
+                self._under_way.append(self._pool.submit(_write_image, path, image, self._head.format))
 
     def wait(self) -> None:
         """Until all that was given is written; an error of a writer is raised here."""
@@ -283,7 +283,7 @@ class PictureFiles:
             _remove_matching(self._root / folder, _LEFTOVER.format(name=rf"\d+\.{self._head.format}"))
 
     def discard(self) -> None:
-        """Delete the pictures, and their folders where nothing else is in them."""
+        """Delete the images, and their folders where nothing else is in them."""
         self.finish()
         for number in range(self._head.count):
             remove(self._root / self._head.file(number))
@@ -302,14 +302,14 @@ def _remove_matching(folder: Path, pattern: str) -> None:
             remove(folder / name)
 
 
-def _write_picture(path: Path, picture: np.ndarray, file_format: str) -> None:
+def _write_image(path: Path, image: np.ndarray, file_format: str) -> None:
     with atomic_path(path) as part:
         # "lossless" is for WebP, which PNG does not ask about.
-        pixels.to_pil(picture).save(part, format=file_format.upper(), lossless=True)
+        pixels.to_pil(image).save(part, format=file_format.upper(), lossless=True)
 
 
 class ArchiveFile:
-    """Pictures in one npz file, made of parts when all are there.
+    """Images in one npz file, made of parts when all are there.
 
     Args:
         place: of the job.
@@ -333,7 +333,7 @@ class ArchiveFile:
             return []
         return [number for number in range(len(self._head.blocks)) if not self._part(number).exists()]
 
-    def write(self, block: PictureBlock) -> None:
+    def write(self, block: ImageBlock) -> None:
         """Write one part."""
         with atomic_path(self._part(block.number)) as part, part.open("wb") as file:
             np.save(file, np.ascontiguousarray(block.images.transpose(0, 2, 3, 1)))
@@ -363,10 +363,10 @@ class ArchiveFile:
         head, side = self._head, self._head.image_size
         with _member(archive, "arr_0.npy", (head.count, side, side, 3), "|u1") as member:
             for number in range(len(head.blocks)):
-                pictures = _load_part(self._part(number))
-                if pictures is None or pictures.shape != (len(head.blocks[number]), side, side, 3):
+                images = _load_part(self._part(number))
+                if images is None or images.shape != (len(head.blocks[number]), side, side, 3):
                     raise AlitokError(f"{self._part(number)} is damaged; delete it and run the same command again.")
-                member.write(pictures.tobytes())
+                member.write(images.tobytes())
         labels = np.array(head.classes, "<i8")[np.arange(head.count) % len(head.classes)]
         with _member(archive, "arr_1.npy", labels.shape, "<i8") as member:
             member.write(labels.tobytes())
@@ -379,22 +379,22 @@ class ArchiveFile:
 
 
 def _load_part(path: Path) -> np.ndarray | None:
-    """What numpy reads as bytes of pictures; None where it does not."""
+    """What numpy reads as bytes of images; None where it does not."""
     try:
-        pictures = np.load(path)
+        images = np.load(path)
     except (ValueError, EOFError):
         return None
-    return pictures if pictures.dtype == np.uint8 else None
+    return images if images.dtype == np.uint8 else None
 
 
 def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> IO[bytes]:
-    """An npy file within an archive, its header written; without a date, so that equal pictures give equal bytes."""
+    """An npy file within an archive, its header written; without a date, so that equal images give equal bytes."""
     member = archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
     header = {"descr": kind, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, header)
     return member
 
 
-def open_files(place: SamplePlace, head: SampleHead) -> PictureFiles | ArchiveFile:
+def open_files(place: SamplePlace, head: SampleHead) -> ImageFiles | ArchiveFile:
     """What writes the files of a job."""
-    return ArchiveFile(place, head) if head.format == "npz" else PictureFiles(place, head)
+    return ArchiveFile(place, head) if head.format == "npz" else ImageFiles(place, head)

@@ -1,6 +1,6 @@
-"""`alitok sample`: many pictures of a saved pair to files, by one process or by many, as far as they are not there.
+"""`alitok sample`: many images of a saved pair to files, by one process or by many, as far as they are not there.
 
-Enters: what the user asked for. Leaves: pictures in class folders or one npz file, see `alitok.apps.sample.files`.
+Enters: what the user asked for. Leaves: images in class folders or one npz file, see `alitok.apps.sample.files`.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class SampleOptions:
 
 
 def run_sample(options: SampleOptions) -> None:
-    """Draw the pictures, or those that are missing; every process of a run calls this.
+    """Draw the images, or those that are missing; every process of a run calls this.
 
     Raises:
-        AlitokError: the model cannot be used, the options do not fit it or one another, or another job's pictures or
+        AlitokError: the model cannot be used, the options do not fit it or one another, or another job's images or
             other files are in the way.
     """
     file_format, place = _format(options), SamplePlace.of(options.out)
@@ -83,7 +83,7 @@ def run_sample(options: SampleOptions) -> None:
             with open_files(place, head) as files:
                 return head, files.missing()
 
-        head, missing = world.together(begin)
+        head, missing = world.on_rank0(begin)
         began = time.monotonic()
         _draw(pipeline, plan, world, place, head, missing, min(batch_size, head.block), console)
         drawn = sum(len(head.blocks[number]) for number in missing)
@@ -138,13 +138,13 @@ def _draw(
     """Draw and write this process' share of the missing blocks; the first process then finishes the files."""
     share = sum(len(head.blocks[number]) for number in missing[world.rank :: world.size])
     done = 0
-    with open_files(place, head) as files, progress_bar(console, "pictures", share) as bar:
+    with open_files(place, head) as files, progress_bar(console, "images", share) as bar:
         drawn = draw_many(
             pipeline, plan, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
         )
         for block in drawn:
             files.write(block)
-            done += len(block.pictures)
+            done += len(block.indices)
             bar.advance(done, {}, share)
         files.wait()
         world.barrier()
@@ -154,18 +154,18 @@ def _draw(
             if gone:
                 first = head.blocks[gone[0]].start
                 raise AlitokError(
-                    f"Picture {first} is not in {place.out} after all processes have drawn theirs; they must share "
+                    f"Image {first} is not in {place.out} after all processes have drawn theirs; they must share "
                     "one disk, and nobody else may delete there. Run the same command again."
                 )
             files.finish()
 
-        world.together(finish)
+        world.on_rank0(finish)
 
 
 def _tell(console: Console, where: Path, count: int, drawn: int, seconds: float) -> None:
     if not drawn:
-        said = f"All {count:,} pictures were there before: {where}"
+        said = f"All {count:,} images were there before: {where}"
     else:
         there = "" if drawn == count else f" of {count:,}, the others were there before,"
-        said = f"{counted(drawn, 'picture')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
+        said = f"{counted(drawn, 'image')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
     say_on(console)(said)

@@ -1,1 +1,1 @@
-"""The service: HTTP requests to pictures and codes, over one pair of models in one process."""
+"""The service: HTTP requests to images and codes, over one pair of models in one process."""

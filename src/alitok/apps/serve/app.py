@@ -70,7 +70,7 @@ def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> F
     app = FastAPI(
         title="alitok",
         version=__version__,
-        summary="Pictures from predictable codes.",
+        summary="Images from predictable codes.",
         docs_url=None,  # FastAPI's pages load scripts from other sites
         redoc_url=None,
         lifespan=lifespan,
@@ -100,7 +100,7 @@ async def healthz(request: Request) -> Any:
     response_class=Response,
     tags=["service"],
     summary="Numbers for Prometheus",
-    responses={200: {"content": {"text/plain": {"example": "alitok_pictures_total 12.0"}}}, **faults()},
+    responses={200: {"content": {"text/plain": {"example": "alitok_images_total 12.0"}}}, **faults()},
 )
 async def metrics(request: Request) -> Response:
     """Counters and times."""
@@ -117,7 +117,7 @@ async def models(request: Request) -> Any:
 
 @keyed.get("/v1/run", response_model=RunAnswer, tags=["run"], summary="A training", responses=faults(401, 404))
 async def run(request: Request) -> Any:
-    """Curves and pictures of the training that the service was started with."""
+    """Curves and images of the training that the service was started with."""
     view = service_of(request).run
     if view is None:
         raise _missing("The service shows no training; start it with --run.")
@@ -125,18 +125,18 @@ async def run(request: Request) -> Any:
 
 
 @keyed.get(
-    "/v1/run/pictures/{stage}/{name}",
+    "/v1/run/images/{stage}/{name}",
     response_class=Response,
     tags=["run"],
-    summary="A picture of a training",
+    summary="An image of a training",
     responses={200: {"content": {"image/png": {}}}, **faults(401, 404, 422)},
 )
-async def run_picture(stage: str, name: str, request: Request) -> Response:
-    """A picture that `/v1/run` names."""
+async def run_image(stage: str, name: str, request: Request) -> Response:
+    """An image that `/v1/run` names."""
     view = service_of(request).run
-    data = None if view is None else await asyncio.to_thread(view.picture, stage, name)
+    data = None if view is None else await asyncio.to_thread(view.image, stage, name)
     if data is None:
-        raise _missing("There is no such picture.")
+        raise _missing("There is no such image.")
     return Response(data, media_type="image/png")
 
 

@@ -1,16 +1,16 @@
-"""Pictures of many requests through one engine: one thread owns the models, and all requests share its batches.
+"""Images of many requests through one engine: one thread owns the models, and all requests share its batches.
 
-Enter: `SampleRequest`s and short pieces of other work, from coroutines. Leave: rows and pictures as they are drawn, in
+Enter: `SampleRequest`s and short pieces of other work, from coroutines. Leave: rows and images as they are drawn, in
 the coroutines' event loop. A batch is formed between batches from all that waits; requests take turns in it, so one of
-many pictures does not hold up one of few. Other work is done between batches and between the rows of one.
+many images does not hold up one of few. Other work is done between batches and between the rows of one.
 
-A picture's codes are a function of its own request, and its pixels are decoded in groups of one size, so neither
+An image's codes are a function of its own request, and its pixels are decoded in groups of one size, so neither
 depends on what else is in the batch.
 
 A request takes its places once, before anything is done for it, and keeps them until it uses them: what has begun is
 finished, though the queue is full by now or the service stops.
 
-Shapes: B pictures, T codes, G rows of patches, f patch side, h image side.
+Shapes: B images, T codes, G rows of patches, f patch side, h image side.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 
 from alitok.apps.serve.even import EvenDecoder
 from alitok.apps.serve.faults import internal, queue_full, stopping
-from alitok.apps.serve.waiting import Call, Drawing, Finished, Picture, Row
+from alitok.apps.serve.waiting import Call, Drawing, Finished, Image, Row
 from alitok.core import images as pixels
 from alitok.sampling import Engine, SampleRequest
 from alitok.tokenizer import RowDecoder, Tokenizer
@@ -47,7 +47,7 @@ class Places:
 
     Args:
         batcher: whose queue it is.
-        count: of pictures and calls.
+        count: of images and calls.
     """
 
     def __init__(self, batcher: Batcher, count: int) -> None:
@@ -80,10 +80,10 @@ class Places:
         return results
 
     def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
-        """Queue as many pictures as there are places; called in an event loop, where the events will be.
+        """Queue as many images as there are places; called in an event loop, where the events will be.
 
         Args:
-            requests: that fit the generator, one per picture.
+            requests: that fit the generator, one per image.
             rows: whether strips are wanted too.
         """
         assert len(requests) == self.left
@@ -97,9 +97,9 @@ class Batcher:
         engine: of the generator.
         tokenizer: draws rows, where its first decoder is causal.
         decoder: of the tokenizer.
-        batch_size: pictures drawn at a time.
-        most_waiting: pictures and calls that may wait.
-        on_batch: told the pictures and the seconds of each finished batch, in the worker's thread.
+        batch_size: images drawn at a time.
+        most_waiting: images and calls that may wait.
+        on_batch: told the images and the seconds of each finished batch, in the worker's thread.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Batcher:
         *,
         batch_size: int,
         most_waiting: int,
-        on_batch: Callable[[int, float], None] = lambda pictures, seconds: None,
+        on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
         self._engine, self._tokenizer, self._decoder = engine, tokenizer, decoder
         self.batch_size, self.most_waiting, self._on_batch = batch_size, most_waiting, on_batch
         self._changed = threading.Condition()
-        self._drawings: deque[Drawing] = deque()  # that have pictures waiting
+        self._drawings: deque[Drawing] = deque()  # that have images waiting
         self._calls: deque[Call] = deque()
         self._kept = 0  # places that were taken and are not used yet; those of calls among them
         self._open, self._abandoned, self._ended = True, False, False
@@ -141,13 +141,13 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures and calls that wait, those among them that are still to come for requests that have their places."""
+        """Images and calls that wait, those among them that are still to come for requests that have their places."""
         with self._changed:
             return self._waiting()
 
     @property
     def running(self) -> int:
-        """Pictures in the batch under way."""
+        """Images in the batch under way."""
         return self._running
 
     def stop_accepting(self) -> None:
@@ -172,7 +172,7 @@ class Batcher:
         self._thread.join(patience)
 
     def places(self, count: int) -> Places:
-        """Take places for `count` pictures and calls of one request, to be used as a context.
+        """Take places for `count` images and calls of one request, to be used as a context.
 
         Raises:
             ServiceError: there are not so many, or the service is stopping.
@@ -187,7 +187,7 @@ class Batcher:
         return Places(self, count)
 
     def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
-        """Queue the pictures of one request, as `Places.submit` does.
+        """Queue the images of one request, as `Places.submit` does.
 
         Raises:
             ServiceError: there is no place for them all, or the service is stopping.
@@ -245,9 +245,9 @@ class Batcher:
             raise stopping()
 
     def _waiting(self) -> int:
-        return self._kept + self._pictures()
+        return self._kept + self._images()
 
-    def _pictures(self) -> int:
+    def _images(self) -> int:
         return sum(len(drawing.waiting) for drawing in self._drawings)
 
     def _work(self) -> None:
@@ -277,14 +277,14 @@ class Batcher:
 
         Without that, clients who once were in two batches would be drawn in turns for ever, each batch half empty.
         """
-        while self._drawings and self._pictures() < min(self._expected, self.batch_size) and self._open:
+        while self._drawings and self._images() < min(self._expected, self.batch_size) and self._open:
             left = self._until - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
-    def _take(self) -> list[Picture]:
-        batch: list[Picture] = []
+    def _take(self) -> list[Image]:
+        batch: list[Image] = []
         while self._drawings and len(batch) < self.batch_size:
             drawing = self._drawings.popleft()
             batch.append(drawing.waiting.popleft())
@@ -292,14 +292,14 @@ class Batcher:
                 self._drawings.append(drawing)
         return batch
 
-    def _batch(self, batch: list[Picture]) -> None:
+    def _batch(self, batch: list[Image]) -> None:
         began, self._running = time.monotonic(), len(batch)
         try:
             finished = self._draw(batch)
         except Exception:  # whatever it was, those who wait are told, and the next batch is drawn
             _log.exception("A batch failed")
             finished = False
-            for drawing in {id(picture.drawing): picture.drawing for picture in batch}.values():
+            for drawing in {id(image.drawing): image.drawing for image in batch}.values():
                 drawing.tell(internal())
                 self.cancel(drawing)
         finally:
@@ -311,11 +311,9 @@ class Batcher:
             self._on_batch(len(batch), seconds)
 
     @torch.inference_mode()
-    def _draw(self, batch: list[Picture]) -> bool:
+    def _draw(self, batch: list[Image]) -> bool:
         """Draw a batch; false if nobody wants it any more."""
-        decoders = {
-            place: RowDecoder(self._tokenizer, 1) for place, picture in enumerate(batch) if picture.drawing.rows
-        }
+        decoders = {place: RowDecoder(self._tokenizer, 1) for place, image in enumerate(batch) if image.drawing.rows}
         tops = dict.fromkeys(decoders, 0)
         parts = []
         for codes in self._engine.stream(self._filled(batch)):
@@ -323,38 +321,38 @@ class Batcher:
             for place, decoder in decoders.items():
                 if not batch[place].drawing.gone:
                     tops[place] += self._tell_rows(batch[place], decoder, codes[place : place + 1], tops[place])
-            if self._abandoned or all(picture.drawing.gone for picture in batch):
+            if self._abandoned or all(image.drawing.gone for image in batch):
                 return False
             self._one_call()
-        self._tell_pictures(batch, torch.cat(parts, dim=1))
+        self._tell_images(batch, torch.cat(parts, dim=1))
         return True
 
-    def _tell_pictures(self, batch: list[Picture], codes: torch.Tensor) -> None:
-        """Decode the pictures that are still wanted and hand them on, one group after the other."""
+    def _tell_images(self, batch: list[Image], codes: torch.Tensor) -> None:
+        """Decode the images that are still wanted and hand them on, one group after the other."""
         with self._changed:
-            self._expected = self._pictures() + sum(not picture.drawing.waiting for picture in batch)
-        wanted = [place for place, picture in enumerate(batch) if not picture.drawing.gone]
+            self._expected = self._images() + sum(not image.drawing.waiting for image in batch)
+        wanted = [place for place, image in enumerate(batch) if not image.drawing.gone]
         for first in range(0, len(wanted), self._decoder.group):
             places = wanted[first : first + self._decoder.group]
             images = self._decoder(codes[places]).cpu().numpy()
-            for place, image in zip(places, images, strict=True):
-                batch[place].drawing.tell(Finished(batch[place].number, image))
+            for place, decoded in zip(places, images, strict=True):
+                batch[place].drawing.tell(Finished(batch[place].number, decoded))
 
-    def _filled(self, batch: list[Picture]) -> list[SampleRequest]:
+    def _filled(self, batch: list[Image]) -> list[SampleRequest]:
         """The batch's requests; on a GPU up to a power of two of them, as each size has its own buffers and graphs."""
-        requests = [picture.request for picture in batch]
+        requests = [image.request for image in batch]
         if self._engine.device.type != "cuda":
             return requests
         size = min(1 << (len(requests) - 1).bit_length(), max(self.batch_size, len(requests)))
         return requests + [requests[-1]] * (size - len(requests))
 
-    def _tell_rows(self, picture: Picture, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
+    def _tell_rows(self, image: Image, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
         """Hand on the rows that these codes (1, n) complete; how many there were."""
         strip = pixels.to_uint8(decoder.extend(codes))[0].cpu().numpy()
         side = self._tokenizer.config.patch_size
         count = strip.shape[1] // side
         for row in range(count):
-            picture.drawing.tell(Row(picture.number, first + row, strip[:, row * side : (row + 1) * side]))
+            image.drawing.tell(Row(image.number, first + row, strip[:, row * side : (row + 1) * side]))
         return count
 
 

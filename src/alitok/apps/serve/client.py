@@ -4,7 +4,7 @@ from alitok.apps.serve.client import Client
 
 client = Client("http://127.0.0.1:8000")
 for drawn in client.draw(["3", 7], seed=0):
-    drawn.picture.save(f"{drawn.label}-{drawn.index}.png")
+    drawn.image.save(f"{drawn.label}-{drawn.index}.png")
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ class AnswerError(AlitokError):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture and what it is a function of, beside the settings."""
+    """A finished image and what it is a function of, beside the settings."""
 
     class_name: str
     label: int
     seed: int
     index: int
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True)
 class DrawnRow:
-    """A strip of picture number `picture`, the `row`-th from the top; both count from 0."""
+    """A strip of image number `image`, the `row`-th from the top; both count from 0."""
 
-    picture: int
+    image: int
     row: int
     strip: Image.Image
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture after coding: the square that was encoded, what each decoder gives (or None), PSNR, and the codes."""
+    """An image after coding: the square that was encoded, what each decoder gives (or None), PSNR, and the codes."""
 
     original: Image.Image
     stage1: Image.Image | None
@@ -112,14 +112,14 @@ class Client:
         settings: Mapping[str, Any] | None = None,
         keep: tuple[bytes, int] | None = None,
     ) -> list[Drawn]:
-        """Draw `count` pictures of each class.
+        """Draw `count` images of each class.
 
         Args:
             classes: names or numbers.
             count: at least 1.
             seed: of all; None = the service draws one.
             settings: such as `{"guidance_scale": 3.0}`; what is left out is the model's own.
-            keep: a picture file and the number of its rows of patches that are kept.
+            keep: an image file and the number of its rows of patches that are kept.
 
         Raises:
             AnswerError: the service refused or failed, or does not answer.
@@ -136,7 +136,7 @@ class Client:
         settings: Mapping[str, Any] | None = None,
         keep: tuple[bytes, int] | None = None,
     ) -> Iterator[DrawnRow | Drawn]:
-        """Draw the same pictures, with their rows as they come; leaving the loop stops the drawing.
+        """Draw the same images, with their rows as they come; leaving the loop stops the drawing.
 
         Raises:
             AnswerError: as for `draw`, or the stream broke off.
@@ -144,46 +144,46 @@ class Client:
         with self._answer(
             "POST", "/v1/images/stream", *_posted(_order(classes, count, seed, settings, keep))
         ) as answer:
-            pictures: list[dict[str, Any]] = []
+            images: list[dict[str, Any]] = []
             for name, data in _events(answer):
                 if name == "start":
-                    pictures = data["pictures"]
+                    images = data["images"]
                 elif name == "row":
-                    yield DrawnRow(data["picture"], data["row"], _picture(data["data"]))
+                    yield DrawnRow(data["image"], data["row"], _image(data["data"]))
                 elif name == "image":
-                    yield _drawn(pictures[data["picture"]], data["data"])
+                    yield _drawn(images[data["image"]], data["data"])
                 elif name == "error":
                     raise AnswerError(data["message"])
                 elif name == "done":
                     return
-        raise AnswerError("The service broke off before the pictures were finished.")
+        raise AnswerError("The service broke off before the images were finished.")
 
-    def reconstruct(self, picture: bytes) -> Reconstruction:
-        """What coding leaves of a picture file.
-
-        Raises:
-            AnswerError: the service refused or failed, or does not answer.
-        """
-        answer = self._json("POST", "/v1/reconstruct", files=[picture])
-        first, second = (None if answer[stage] is None else _picture(answer[stage]) for stage in ("stage1", "stage2"))
-        return Reconstruction(_picture(answer["original"]), first, second, answer["psnr"], answer["codes"])
-
-    def encode(self, pictures: Sequence[bytes]) -> list[list[int]]:
-        """The codes of picture files.
+    def reconstruct(self, image: bytes) -> Reconstruction:
+        """What coding leaves of an image file.
 
         Raises:
             AnswerError: the service refused or failed, or does not answer.
         """
-        return self._json("POST", "/v1/encode", files=pictures)["codes"]
+        answer = self._json("POST", "/v1/reconstruct", files=[image])
+        first, second = (None if answer[stage] is None else _image(answer[stage]) for stage in ("stage1", "stage2"))
+        return Reconstruction(_image(answer["original"]), first, second, answer["psnr"], answer["codes"])
+
+    def encode(self, images: Sequence[bytes]) -> list[list[int]]:
+        """The codes of image files.
+
+        Raises:
+            AnswerError: the service refused or failed, or does not answer.
+        """
+        return self._json("POST", "/v1/encode", files=images)["codes"]
 
     def decode(self, codes: Sequence[Sequence[int]], stage: Stage | None = None) -> list[Image.Image]:
-        """The pictures of codes, by one of the decoders; None = the last one.
+        """The images of codes, by one of the decoders; None = the last one.
 
         Raises:
             AnswerError: the service refused or failed, or does not answer.
         """
         answer = self._json("POST", "/v1/decode", {"codes": [list(each) for each in codes], "stage": stage})
-        return [_picture(image["data"]) for image in answer["images"]]
+        return [_image(image["data"]) for image in answer["images"]]
 
     def _json(self, method: str, path: str, body: Any = None, files: Sequence[bytes] | None = None) -> Any:
         with self._answer(method, path, *(_posted(body) if files is None else _form(files))) as answer:
@@ -227,7 +227,7 @@ def _posted(body: Any) -> tuple[bytes | None, str]:
 def _form(files: Sequence[bytes]) -> tuple[bytes, str]:
     """The body and its kind of a form with these files in its field `image`."""
     border = secrets.token_hex(16)
-    head = 'Content-Disposition: form-data; name="image"; filename="picture"\r\nContent-Type: application/octet-stream'
+    head = 'Content-Disposition: form-data; name="image"; filename="image"\r\nContent-Type: application/octet-stream'
     parts = [f"--{border}\r\n{head}\r\n\r\n".encode() + file + b"\r\n" for file in files]
     return b"".join([*parts, f"--{border}--\r\n".encode()]), f"multipart/form-data; boundary={border}"
 
@@ -257,10 +257,10 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
 
 
 def _drawn(wanted: Mapping[str, Any], data: str) -> Drawn:
-    return Drawn(wanted["class"], wanted["label"], wanted["seed"], wanted["index"], _picture(data))
+    return Drawn(wanted["class"], wanted["label"], wanted["seed"], wanted["index"], _image(data))
 
 
-def _picture(data: str) -> Image.Image:
+def _image(data: str) -> Image.Image:
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     image.load()
     return image

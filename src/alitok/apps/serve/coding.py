@@ -1,4 +1,4 @@
-"""Routes of the tokenizer: pictures to codes, codes to pictures, and what is lost on the way."""
+"""Routes of the tokenizer: images to codes, codes to images, and what is lost on the way."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FAULTS = faults(401, 408, 413, 415, 422, 429, 503, 504)
 
 
 @router.post("/v1/reconstruct", response_model=ReconstructAnswer, summary="What coding leaves", responses=_FAULTS)
-async def reconstruct(image: Annotated[UploadFile, File(description="A picture file.")], request: Request) -> Any:
-    """Encode a picture and decode it again with each decoder there is.
+async def reconstruct(image: Annotated[UploadFile, File(description="An image file.")], request: Request) -> Any:
+    """Encode an image and decode it again with each decoder there is.
 
-    The picture is resized and cropped about its centre; PSNR is taken against that square, in decibels.
+    The image is resized and cropped about its centre; PSNR is taken against that square, in decibels.
     """
     service = service_of(request)
     return await service.in_time(request, _reconstructed(service, image))
@@ -36,11 +36,11 @@ async def _reconstructed(service: Service, image: UploadFile) -> ReconstructAnsw
     with service.batcher.places(1) as places:
         square = to_array(await _square(service, image))
         found = await places.call(partial(model.reconstruct, square))
-    pictures = {stage: await asyncio.to_thread(encoded, picture) for stage, picture in found.pictures.items()}
+    rebuilt = {stage: await asyncio.to_thread(encoded, decoded) for stage, decoded in found.images.items()}
     return ReconstructAnswer(
         original=await asyncio.to_thread(encoded, square),
-        stage1=pictures.get("stage1"),
-        stage2=pictures.get("stage2"),
+        stage1=rebuilt.get("stage1"),
+        stage2=rebuilt.get("stage2"),
         difference=await asyncio.to_thread(encoded, found.difference),
         difference_scale=DIFFERENCE_SCALE,
         psnr=Decibels(stage1=found.decibels.get("stage1"), stage2=found.decibels.get("stage2")),
@@ -51,12 +51,12 @@ async def _reconstructed(service: Service, image: UploadFile) -> ReconstructAnsw
     )
 
 
-@router.post("/v1/encode", response_model=EncodeAnswer, summary="Pictures to codes", responses=_FAULTS)
-async def encode(image: Annotated[list[UploadFile], File(description="Picture files.")], request: Request) -> Any:
-    """Encode one picture or several, each resized and cropped about its centre."""
+@router.post("/v1/encode", response_model=EncodeAnswer, summary="Images to codes", responses=_FAULTS)
+async def encode(image: Annotated[list[UploadFile], File(description="Image files.")], request: Request) -> Any:
+    """Encode one image or several, each resized and cropped about its centre."""
     service = service_of(request)
     if len(image) > service.limits.most_uploads:
-        raise unusable(f"At most {service.limits.most_uploads} pictures can be sent at a time, not {len(image)}.")
+        raise unusable(f"At most {service.limits.most_uploads} images can be sent at a time, not {len(image)}.")
     return await service.in_time(request, _encoded(service, image))
 
 
@@ -68,7 +68,7 @@ async def _encoded(service: Service, images: list[UploadFile]) -> EncodeAnswer:
     return EncodeAnswer(codes=codes, image_size=config.image_size, grid=config.grid, prefix=config.prefix_length)
 
 
-@router.post("/v1/decode", response_model=DecodeAnswer, summary="Codes to pictures", responses=_FAULTS)
+@router.post("/v1/decode", response_model=DecodeAnswer, summary="Codes to images", responses=_FAULTS)
 async def decode(body: DecodeRequest, request: Request) -> Any:
     """Decode sequences of codes by one of the decoders."""
     service = service_of(request)
@@ -78,17 +78,17 @@ async def decode(body: DecodeRequest, request: Request) -> Any:
 
 async def _decoded(service: Service, body: DecodeRequest) -> DecodeAnswer:
     with service.batcher.places(len(body.codes)) as places:
-        pictures = await places.calls(partial(service.model.decode, codes, body.stage) for codes in body.codes)
-    files = [await asyncio.to_thread(encoded, picture, body.format) for picture in pictures]
+        images = await places.calls(partial(service.model.decode, codes, body.stage) for codes in body.codes)
+    files = [await asyncio.to_thread(encoded, image, body.format) for image in images]
     return DecodeAnswer(images=[PlainImage(format=body.format, data=data) for data in files])
 
 
 def _check_codes(service: Service, body: DecodeRequest) -> None:
-    config, most = service.model.pipeline.tokenizer.config, service.limits.most_pictures
+    config, most = service.model.pipeline.tokenizer.config, service.limits.most_images
     if len(body.codes) > most:
-        raise unusable(f"At most {most} pictures can be decoded at a time, not {len(body.codes)}.")
+        raise unusable(f"At most {most} images can be decoded at a time, not {len(body.codes)}.")
     if any(len(codes) != config.sequence_length for codes in body.codes):
-        raise unusable(f"A picture of this model has {config.sequence_length} codes.")
+        raise unusable(f"An image of this model has {config.sequence_length} codes.")
     if any(not 0 <= code < config.codebook_size for codes in body.codes for code in codes):
         raise unusable(f"Codes must be within 0 to {config.codebook_size - 1}.")
     if body.stage is not None and body.stage not in service.model.stages:
@@ -96,7 +96,7 @@ def _check_codes(service: Service, body: DecodeRequest) -> None:
 
 
 async def _square(service: Service, upload: UploadFile) -> Image.Image:
-    """The square of an uploaded picture; its name is never looked at."""
+    """The square of an uploaded image; its name is never looked at."""
     if (upload.size or 0) > service.limits.most_upload_bytes:
         raise too_many_bytes(service.limits)
     return await service.square(await upload.read())

@@ -1,4 +1,4 @@
-"""Routes that draw: whole pictures in one answer, or rows as they come in server-sent events."""
+"""Routes that draw: whole images in one answer, or rows as they come in server-sent events."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from alitok.apps.serve.documented import KEYED, faults
 from alitok.apps.serve.faults import ClientGoneError, ServiceError, internal, too_late, unusable
 from alitok.apps.serve.schemas import DrawnImage, ImagesAnswer, ImagesRequest, Wanted
 from alitok.apps.serve.service import Service, service_of
-from alitok.apps.serve.uploads import PictureFormat, encoded, from_base64
+from alitok.apps.serve.uploads import ImageFormat, encoded, from_base64
 from alitok.apps.serve.waiting import Drawing, Finished, Row
 from alitok.core.errors import AlitokError
 from alitok.sampling import SampleRequest
 from alitok.sampling.streaming import first_rows
 
-router = APIRouter(tags=["pictures"], dependencies=KEYED)
+router = APIRouter(tags=["images"], dependencies=KEYED)
 _log = logging.getLogger(__name__)
 _SEEDS = 2**32  # that the service draws from
 _QUIET_SECONDS = 15.0  # after which a waiting stream says that it is still there
@@ -43,13 +43,13 @@ _SETTINGS = (
     "min_p",
 )
 _EVENTS = """event: start
-data: {"pictures": [{"class": "0", "label": 0, "seed": 7, "index": 0}], "rows": 4}
+data: {"images": [{"class": "0", "label": 0, "seed": 7, "index": 0}], "rows": 4}
 
 event: row
-data: {"picture": 0, "row": 0, "data": "iVBORw0KGgo..."}
+data: {"image": 0, "row": 0, "data": "iVBORw0KGgo..."}
 
 event: image
-data: {"picture": 0, "data": "iVBORw0KGgo...", "format": "png"}
+data: {"image": 0, "data": "iVBORw0KGgo...", "format": "png"}
 
 event: done
 data: {}
@@ -58,7 +58,7 @@ data: {}
 
 @dataclass(frozen=True)
 class _Order:
-    """What a request asks for: one entry per picture in each."""
+    """What a request asks for: one entry per image in each."""
 
     requests: list[SampleRequest]
     wanted: list[Wanted]
@@ -67,13 +67,13 @@ class _Order:
 @router.post(
     "/v1/images",
     response_model=ImagesAnswer,
-    summary="Draw pictures",
+    summary="Draw images",
     responses=faults(401, 408, 413, 415, 422, 429, 503, 504),
 )
 async def draw(body: ImagesRequest, request: Request) -> Any:
-    """Draw pictures of the classes asked for.
+    """Draw images of the classes asked for.
 
-    Picture i has the random numbers (seed, i) and is the same whenever they, its class and its settings are the same,
+    Image i has the random numbers (seed, i) and is the same whenever they, its class and its settings are the same,
     whoever else is served.
     """
     service = service_of(request)
@@ -89,7 +89,7 @@ async def _drawn(service: Service, body: ImagesRequest) -> ImagesAnswer:
         while not drawing.finished:
             event = await drawing.next()
             if isinstance(event, Finished):
-                images[event.picture] = await asyncio.to_thread(encoded, event.image, body.format)
+                images[event.index] = await asyncio.to_thread(encoded, event.image, body.format)
     finally:
         service.batcher.cancel(drawing)
     return ImagesAnswer(
@@ -102,7 +102,7 @@ async def _drawn(service: Service, body: ImagesRequest) -> ImagesAnswer:
 
 @router.post(
     "/v1/images/stream",
-    summary="Draw pictures and watch their rows",
+    summary="Draw images and watch their rows",
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events.", "content": {"text/event-stream": {"example": _EVENTS}}},
@@ -110,10 +110,10 @@ async def _drawn(service: Service, body: ImagesRequest) -> ImagesAnswer:
     },
 )
 async def stream(body: ImagesRequest, request: Request) -> StreamingResponse:
-    """Draw the same pictures as `/v1/images`, with each row of patches as soon as it is there.
+    """Draw the same images as `/v1/images`, with each row of patches as soon as it is there.
 
-    Rows come from the first decoder, finished pictures from the last. `rows` in `start` is 0 where the first decoder is
-    not causal: then there are finished pictures alone. What goes wrong after the start is an `error` event.
+    Rows come from the first decoder, finished images from the last. `rows` in `start` is 0 where the first decoder is
+    not causal: then there are finished images alone. What goes wrong after the start is an `error` event.
     """
     service, began = service_of(request), time.monotonic()
     order = _order(service, body)
@@ -143,12 +143,12 @@ class _EventStream(StreamingResponse):
 
 
 async def _events(
-    service: Service, drawing: Drawing, wanted: list[Wanted], kind: PictureFormat, deadline: float
+    service: Service, drawing: Drawing, wanted: list[Wanted], kind: ImageFormat, deadline: float
 ) -> AsyncIterator[bytes]:
     """The stream's text."""
     grid = service.model.pipeline.tokenizer.config.grid
-    pictures = [each.model_dump(by_alias=True) for each in wanted]
-    yield _event("start", {"pictures": pictures, "rows": grid if drawing.rows else 0})
+    images = [each.model_dump(by_alias=True) for each in wanted]
+    yield _event("start", {"images": images, "rows": grid if drawing.rows else 0})
     try:
         while not drawing.finished:
             left = deadline - time.monotonic()
@@ -164,12 +164,12 @@ async def _events(
         yield _event("error", {"message": internal().message})
 
 
-async def _told(event: Row | Finished, kind: PictureFormat) -> bytes:
+async def _told(event: Row | Finished, kind: ImageFormat) -> bytes:
     if isinstance(event, Row):
         data = await asyncio.to_thread(encoded, event.strip)
-        return _event("row", {"picture": event.picture, "row": event.row, "data": data})
+        return _event("row", {"index": event.index, "row": event.row, "data": data})
     data = await asyncio.to_thread(encoded, event.image, kind)
-    return _event("image", {"picture": event.picture, "data": data, "format": kind})
+    return _event("image", {"index": event.index, "data": data, "format": kind})
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:
@@ -182,9 +182,9 @@ def _order(service: Service, body: ImagesRequest) -> _Order:
     Raises:
         ServiceError: something in it does not fit the model or the service's bounds.
     """
-    most = service.limits.most_pictures
+    most = service.limits.most_images
     if len(body.classes) * body.count > most:
-        raise unusable(f"At most {most} pictures can be asked for at a time, not {len(body.classes) * body.count}.")
+        raise unusable(f"At most {most} images can be asked for at a time, not {len(body.classes) * body.count}.")
     seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
     pipeline, names = service.model.pipeline, service.model.classes
     asked = [name for name in body.classes for _ in range(body.count)]
@@ -196,7 +196,7 @@ def _order(service: Service, body: ImagesRequest) -> _Order:
     grid = pipeline.tokenizer.config.grid
     if body.completion is not None and body.completion.rows > grid:
         rows = body.completion.rows
-        raise unusable(f"rows must be within 0 to {grid}, the rows of patches of a picture, not {rows}.")
+        raise unusable(f"rows must be within 0 to {grid}, the rows of patches of an image, not {rows}.")
     wanted = [
         Wanted.model_validate({"class": names[each.label], "label": each.label, "seed": each.seed, "index": each.index})
         for each in requests

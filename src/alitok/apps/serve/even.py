@@ -1,7 +1,7 @@
-"""Codes to pixels in groups of one size, whatever the number of pictures.
+"""Codes to pixels in groups of one size, whatever the number of images.
 
 The shape of a batch decides how the last bits of its sums are rounded, and so, now and then, a pixel. In groups of a
-size that never changes, a picture's pixels depend on its own codes alone. Shapes: B pictures, T codes, h image side.
+size that never changes, an image's pixels depend on its own codes alone. Shapes: B images, T codes, h image side.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _CHEAP = 1e8  # operations of a group on a CPU, about as long as it takes to sta
 
 
 class EvenDecoder(PixelDecoder):
-    """As `PixelDecoder`, but a picture's pixels do not depend on what else is decoded.
+    """As `PixelDecoder`, but an image's pixels do not depend on what else is decoded.
 
     Args:
         tokenizer: as there.
         precision: likewise.
 
     Attributes:
-        group: pictures decoded at a time; the last group is filled up. A function of the tokenizer and its device.
+        group: images decoded at a time; the last group is filled up. A function of the tokenizer and its device.
     """
 
     def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
@@ -32,7 +32,7 @@ class EvenDecoder(PixelDecoder):
         self.group = group_size(tokenizer)
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, T), B at least 1 -> pictures (B, 3, h, h) uint8."""
+        """Codes (B, T), B at least 1 -> images (B, 3, h, h) uint8."""
         missing = -len(codes) % self.group
         filled = torch.cat([codes, codes[-1:].expand(missing, -1)])
         # `PixelDecoder` is named as a function: `super()` means nothing inside a comprehension.
@@ -40,7 +40,7 @@ class EvenDecoder(PixelDecoder):
 
 
 def group_size(tokenizer: Tokenizer) -> int:
-    """As many pictures as take hardly longer than one: on a CPU only of small decoders, which mostly wait for calls."""
+    """As many images as take hardly longer than one: on a CPU only of small decoders, which mostly wait for calls."""
     decoder = tokenizer.decoder()
     if next(decoder.parameters()).device.type != "cpu":
         return _LARGEST

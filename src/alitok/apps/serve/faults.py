@@ -30,7 +30,7 @@ class ClientGoneError(Exception):
 
 def queue_full(seconds: int) -> ServiceError:
     """There is no place left; one may be free in so many seconds."""
-    return ServiceError(429, "busy", "Too many pictures are waiting.", {"Retry-After": str(seconds)})
+    return ServiceError(429, "busy", "Too many images are waiting.", {"Retry-After": str(seconds)})
 
 
 def stopping() -> ServiceError:
@@ -40,7 +40,7 @@ def stopping() -> ServiceError:
 
 def too_late(seconds: float) -> ServiceError:
     """The deadline has passed."""
-    return ServiceError(504, "deadline", f"The answer was not ready within {seconds:g} s; ask for fewer pictures.")
+    return ServiceError(504, "deadline", f"The answer was not ready within {seconds:g} s; ask for fewer images.")
 
 
 def internal() -> ServiceError:

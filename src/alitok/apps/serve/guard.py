@@ -42,7 +42,7 @@ _BODIES = {
     "/v1/reconstruct": _FORM,
 }
 _KNOWN = {*_BODIES, "/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/run"}
-_FOLDERS = ("/static/", "/v1/run/pictures/")
+_FOLDERS = ("/static/", "/v1/run/images/")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 
 

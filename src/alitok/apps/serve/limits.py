@@ -14,12 +14,12 @@ class ServiceLimits:
     """Bounds of one request, of all that wait, and of time.
 
     Attributes:
-        most_pictures: pictures that one request draws or decodes.
-        most_waiting: pictures and other pieces of work that wait for the model, over all requests; room for the largest
+        most_images: images that one request draws or decodes.
+        most_waiting: images and other pieces of work that wait for the model, over all requests; room for the largest
             request, which could else never be taken.
-        most_uploads: picture files in one request.
-        most_upload_bytes: bytes of one picture file.
-        most_upload_pixels: pixels of one picture file, by its header.
+        most_uploads: image files in one request.
+        most_upload_bytes: bytes of one image file.
+        most_upload_pixels: pixels of one image file, by its header.
         most_body_bytes: bytes of a whole request.
         most_connections: clients connected at a time.
         upload_seconds: in which a request's body must have arrived.
@@ -28,7 +28,7 @@ class ServiceLimits:
         stop_seconds: that running work gets when the service is asked to stop.
     """
 
-    most_pictures: int = 64
+    most_images: int = 64
     most_waiting: int = 256
     most_uploads: int = 16
     most_upload_bytes: int = 16 * _MIB
@@ -42,13 +42,13 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         """Refuse bounds that let nothing through, or not what others allow."""
-        counts = ("most_pictures", "most_waiting", "most_uploads", "most_upload_pixels", "most_connections")
+        counts = ("most_images", "most_waiting", "most_uploads", "most_upload_pixels", "most_connections")
         require_at_least(self, 1, *counts)
         require_at_least(self, 1024, "most_upload_bytes", "most_body_bytes")
         for name in ("upload_seconds", "deadline_seconds", "unread_seconds", "stop_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise AlitokError(f"{name} must be a time above 0, not {getattr(self, name)}")
-        for name in ("most_pictures", "most_uploads"):
+        for name in ("most_images", "most_uploads"):
             if self.most_waiting < getattr(self, name):
                 wanted = getattr(self, name)
                 raise AlitokError(f"most_waiting must be at least {name}, {wanted}, not {self.most_waiting}")

@@ -1,6 +1,6 @@
 """The pair that is served, and the short pieces of work on it that are no drawing.
 
-Every picture is encoded by itself and decoded in groups of one size, so no answer depends on what else is asked for.
+Every image is encoded by itself and decoded in groups of one size, so no answer depends on what else is asked for.
 All methods that compute belong into the batcher's thread. Shapes: h image side, T = K + G * G codes.
 """
 
@@ -20,7 +20,7 @@ from alitok.core import images as pixels
 from alitok.core.config import to_dict
 from alitok.metrics.reconstruction import psnr
 from alitok.sampling import SampleRequest
-from alitok.sampling.memory import most_pictures
+from alitok.sampling.memory import most_images
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Decoder
 from alitok.tokenizer.model import Stage
@@ -32,17 +32,17 @@ _BATCH_ELSEWHERE = 32
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What is left of a picture after coding.
+    """What is left of an image after coding.
 
     Attributes:
         codes: T numbers.
-        pictures: (3, h, h) uint8 by stage.
-        decibels: PSNR by stage; None where the picture is met exactly.
+        images: (3, h, h) uint8 by stage.
+        decibels: PSNR by stage; None where the image is met exactly.
         difference: (3, h, h) uint8: that of the last stage, times `DIFFERENCE_SCALE`, clipped.
     """
 
     codes: list[int]
-    pictures: dict[Stage, np.ndarray]
+    images: dict[Stage, np.ndarray]
     decibels: dict[Stage, float | None]
     difference: np.ndarray
 
@@ -61,7 +61,7 @@ class ServedModel:
 
     @cached_property
     def decoder(self) -> EvenDecoder:
-        """What draws finished pictures: in fp32 where the codes are drawn in it, so that they are always the same."""
+        """What draws finished images: in fp32 where the codes are drawn in it, so that they are always the same."""
         return EvenDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
 
     @property
@@ -73,7 +73,7 @@ class ServedModel:
 
     @property
     def draws_rows(self) -> bool:
-        """Whether rows can be shown before the picture is finished."""
+        """Whether rows can be shown before the image is finished."""
         first = self.pipeline.tokenizer.stage1
         return isinstance(first, Decoder) and first.config.causal
 
@@ -99,10 +99,10 @@ class ServedModel:
         }
 
     def largest_batch(self, asked: int | None = None) -> int:
-        """Pictures drawn at a time: those asked for, or 64 on a GPU and 32 elsewhere, as far as memory goes."""
+        """Images drawn at a time: those asked for, or 64 on a GPU and 32 elsewhere, as far as memory goes."""
         engine = self.pipeline.engine
         wanted = asked or _BATCH.get(engine.device.type, _BATCH_ELSEWHERE)
-        fitting = most_pictures(engine, self.pipeline.tokenizer, guided=True)
+        fitting = most_images(engine, self.pipeline.tokenizer, guided=True)
         return wanted if fitting is None else max(1, min(wanted, fitting))
 
     def warm_up(self, batch_size: int) -> None:
@@ -122,7 +122,7 @@ class ServedModel:
 
     @torch.inference_mode()
     def decode(self, codes: Sequence[int], stage: Stage | None) -> np.ndarray:
-        """T codes -> (3, h, h) uint8, by a decoder that is there; None = the last one, as for drawn pictures."""
+        """T codes -> (3, h, h) uint8, by a decoder that is there; None = the last one, as for drawn images."""
         sequence = torch.tensor([codes], dtype=torch.int64, device=self.pipeline.engine.device)
         if stage is None or stage == self.stages[-1]:
             return self.decoder(sequence)[0].cpu().numpy()
@@ -132,15 +132,15 @@ class ServedModel:
     def reconstruct(self, square: np.ndarray) -> Reconstructed:
         """(3, h, h) uint8 -> its codes, and what each decoder makes of them."""
         codes = self._codes(square)[0].tolist()
-        pictures = {stage: self.decode(codes, stage) for stage in self.stages}
+        images = {stage: self.decode(codes, stage) for stage in self.stages}
         original = pixels.to_float(torch.from_numpy(square))[None]
         decibels = {
-            stage: _finite(psnr(original, pixels.to_float(torch.from_numpy(picture))[None]).item())
-            for stage, picture in pictures.items()
+            stage: _finite(psnr(original, pixels.to_float(torch.from_numpy(image))[None]).item())
+            for stage, image in images.items()
         }
-        apart = np.abs(square.astype(np.int16) - pictures[self.stages[-1]])
+        apart = np.abs(square.astype(np.int16) - images[self.stages[-1]])
         difference = (DIFFERENCE_SCALE * apart).clip(0, 255).astype(np.uint8)
-        return Reconstructed(codes, pictures, decibels, difference)
+        return Reconstructed(codes, images, decibels, difference)
 
     def _codes(self, square: np.ndarray) -> torch.Tensor:
         images = pixels.to_float(torch.from_numpy(square))[None].to(self.pipeline.engine.device)

@@ -20,8 +20,8 @@ class Numbers:
     Attributes:
         requests: by route, method and status; 499 is a client that left.
         seconds: until the whole answer was sent, by route.
-        pictures: drawn in finished batches.
-        batch_size: pictures of each finished batch.
+        images: drawn in finished batches.
+        batch_size: images of each finished batch.
         batch_seconds: of each finished batch.
     """
 
@@ -33,22 +33,22 @@ class Numbers:
         self.seconds = Histogram(
             "alitok_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.pictures = Counter("alitok_pictures", "Pictures drawn.", registry=registry)
-        self.batch_size = Histogram("alitok_batch_pictures", "Pictures of a batch.", buckets=_SIZES, registry=registry)
+        self.images = Counter("alitok_images", "Images drawn.", registry=registry)
+        self.batch_size = Histogram("alitok_batch_images", "Images of a batch.", buckets=_SIZES, registry=registry)
         self.batch_seconds = Histogram("alitok_batch_seconds", "Time of a batch.", buckets=_SECONDS, registry=registry)
         ProcessCollector(registry=registry)
 
     def watch(self, batcher: Batcher) -> None:
         """Show what waits and runs, as it is when asked."""
-        waiting = Gauge("alitok_waiting", "Pictures and other work that wait.", registry=self.registry)
+        waiting = Gauge("alitok_waiting", "Images and other work that wait.", registry=self.registry)
         waiting.set_function(lambda: batcher.waiting)
-        running = Gauge("alitok_running_pictures", "Pictures in the batch under way.", registry=self.registry)
+        running = Gauge("alitok_running_images", "Images in the batch under way.", registry=self.registry)
         running.set_function(lambda: batcher.running)
 
-    def batch(self, pictures: int, seconds: float) -> None:
+    def batch(self, images: int, seconds: float) -> None:
         """Count a finished batch."""
-        self.pictures.inc(pictures)
-        self.batch_size.observe(pictures)
+        self.images.inc(images)
+        self.batch_size.observe(images)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:

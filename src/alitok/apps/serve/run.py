@@ -149,7 +149,7 @@ def _in_a_thread_that_ends(function: Callable[[], Result]) -> Result:
 
     OpenMP keeps a team of threads for every thread that has computed. If this one had a team besides the batcher's,
     there would be more threads than cores; libgomp then puts a thread to sleep at the end of each operation instead of
-    letting it wait a moment for the next, and drawing one picture takes three times as long. A team ends with its
+    letting it wait a moment for the next, and drawing one image takes three times as long. A team ends with its
     thread.
     """
     future: Future[Result] = Future()

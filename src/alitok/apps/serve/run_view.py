@@ -1,7 +1,7 @@
-"""What a training left in its run directory: curves and pictures, for the page.
+"""What a training left in its run directory: curves and images, for the page.
 
 Only files of known names in known folders below the run are ever read. Enter: the run's directory. Leave: JSON, and the
-bytes of pictures.
+bytes of images.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
 
 STAGES = ("stage1", "stage2", "generator")
-_PICTURE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,99})-(\d{6,12})\.png")
+_IMAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,99})-(\d{6,12})\.png")
 _MOST_POINTS = 1000  # of a curve
-_MOST_PICTURES = 200  # of a stage, the newest
-_MOST_BYTES = 64 << 20  # of a record or picture; larger ones are passed over
+_MOST_IMAGES = 200  # of a stage, the newest
+_MOST_BYTES = 64 << 20  # of a record or image; larger ones are passed over
 
 
 class RunView:
@@ -38,17 +38,15 @@ class RunView:
         self._seen: dict[str, tuple[tuple[int, int], dict[str, list[tuple[float, float]]]]] = {}
 
     def describe(self) -> dict[str, Any]:
-        """Curves and pictures by stage, as JSON."""
+        """Curves and images by stage, as JSON."""
         there = [stage for stage in STAGES if self._inside(self._root / stage) and (self._root / stage).is_dir()]
-        return {
-            "stages": {stage: {"curves": self._curves(stage), "pictures": self._pictures(stage)} for stage in there}
-        }
+        return {"stages": {stage: {"curves": self._curves(stage), "images": self._images(stage)} for stage in there}}
 
-    def picture(self, stage: str, name: str) -> bytes | None:
-        """The PNG file of a picture; None where there is none of this name."""
-        if stage not in STAGES or not _PICTURE.fullmatch(name):
+    def image(self, stage: str, name: str) -> bytes | None:
+        """The PNG file of an image; None where there is none of this name."""
+        if stage not in STAGES or not _IMAGE.fullmatch(name):
             return None
-        path = self._root / stage / "pictures" / name
+        path = self._root / stage / "images" / name
         try:
             return path.read_bytes() if self._readable(path) else None
         except OSError:  # it went since
@@ -67,14 +65,14 @@ class RunView:
         except (OSError, UnicodeDecodeError):  # it went since, or is no log
             return {}
 
-    def _pictures(self, stage: str) -> list[dict[str, Any]]:
-        folder = self._root / stage / "pictures"
+    def _images(self, stage: str) -> list[dict[str, Any]]:
+        folder = self._root / stage / "images"
         if not self._inside(folder) or not folder.is_dir():
             return []
-        matches = [found for path in folder.iterdir() if (found := _PICTURE.fullmatch(path.name))]
-        newest = sorted(matches, key=lambda found: (int(found[2]), found[1]))[-_MOST_PICTURES:]
+        matches = [found for path in folder.iterdir() if (found := _IMAGE.fullmatch(path.name))]
+        newest = sorted(matches, key=lambda found: (int(found[2]), found[1]))[-_MOST_IMAGES:]
         return [
-            {"step": int(found[2]), "name": found[1], "url": f"/v1/run/pictures/{stage}/{found[0]}"}
+            {"step": int(found[2]), "name": found[1], "url": f"/v1/run/images/{stage}/{found[0]}"}
             for found in newest
             if self._readable(folder / found[0])
         ]

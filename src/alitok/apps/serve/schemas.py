@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from alitok.apps.serve.uploads import PictureFormat
+from alitok.apps.serve.uploads import ImageFormat
 from alitok.sampling.settings import GuidanceSchedule
 
 LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
 _MOST_FIELDS = 50
-_MOST_CODES = 65_536  # of a picture, whatever the model
+_MOST_CODES = 65_536  # of an image, whatever the model
 _LONGEST_SHOWN = 50  # letters of a name that does not exist
 _PNG = "iVBORw0KGgo..."
 _SEQUENCE: list[JsonValue] = [3, 1, 4, 1, 5, 9]
@@ -50,14 +50,14 @@ class _Request(BaseModel):
 
 
 class Completion(_Request):
-    """A picture whose first rows are kept."""
+    """An image whose first rows are kept."""
 
-    image: StrictStr = Field(description="A picture file as base64, resized and cropped about its centre.")
+    image: StrictStr = Field(description="An image file as base64, resized and cropped about its centre.")
     rows: StrictInt = Field(ge=0, le=10_000, description="Rows of patches that are kept, 0 to the model's grid.")
 
 
 class ImagesRequest(_Request):
-    """Pictures that are wanted; settings that are left out are the model's own."""
+    """Images that are wanted; settings that are left out are the model's own."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -72,7 +72,7 @@ class ImagesRequest(_Request):
     classes: Annotated[list[ClassNumber | ClassName], FailFast()] = Field(
         min_length=1, max_length=1024, description="Names or numbers."
     )
-    count: StrictInt = Field(1, ge=1, le=1024, description="Pictures of each class.")
+    count: StrictInt = Field(1, ge=1, le=1024, description="Images of each class.")
     seed: StrictInt | None = Field(
         None, ge=0, le=LARGEST_SEED, description="null = the service draws one and tells it."
     )
@@ -86,30 +86,30 @@ class ImagesRequest(_Request):
     top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)] | None = None
     min_p: Share | None = None
-    format: PictureFormat = "png"
+    format: ImageFormat = "png"
     completion: Completion | None = None
 
 
 class Wanted(BaseModel):
-    """What a picture is a function of, beside the settings."""
+    """What an image is a function of, beside the settings."""
 
     label: int = Field(description="The class's number.")
     class_name: str = Field(alias="class", description="The class's name.")
     seed: int
-    index: int = Field(description="The picture's number among those of its seed.")
+    index: int = Field(description="The image's number among those of its seed.")
 
     model_config = ConfigDict(populate_by_name=True)
 
 
 class DrawnImage(Wanted):
-    """A finished picture."""
+    """A finished image."""
 
-    format: PictureFormat
-    data: str = Field(description="The picture file as base64.")
+    format: ImageFormat
+    data: str = Field(description="The image file as base64.")
 
 
 class ImagesAnswer(BaseModel):
-    """Pictures in the order in which they were asked for."""
+    """Images in the order in which they were asked for."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -128,7 +128,7 @@ class Decibels(BaseModel):
 
 
 class ReconstructAnswer(BaseModel):
-    """A picture, what each decoder makes of its codes, and the codes."""
+    """An image, what each decoder makes of its codes, and the codes."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -175,7 +175,7 @@ class EncodeAnswer(BaseModel):
 
 
 class DecodeRequest(_Request):
-    """Codes that become pictures."""
+    """Codes that become images."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"codes": [_SEQUENCE], "stage": None, "format": "png"}]}
@@ -184,21 +184,21 @@ class DecodeRequest(_Request):
     codes: Annotated[list[Codes], FailFast()] = Field(
         min_length=1,
         max_length=1024,
-        description="For each picture as many as /v1/models calls `codes`; the example is of a model with six.",
+        description="For each image as many as /v1/models calls `codes`; the example is of a model with six.",
     )
     stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the last decoder there is.")
-    format: PictureFormat = "png"
+    format: ImageFormat = "png"
 
 
 class PlainImage(BaseModel):
-    """A picture file."""
+    """An image file."""
 
-    format: PictureFormat
+    format: ImageFormat
     data: str
 
 
 class DecodeAnswer(BaseModel):
-    """Pictures in the order of the codes."""
+    """Images in the order of the codes."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"images": [{"format": "png", "data": _PNG}]}]})
 
@@ -211,7 +211,7 @@ class ModelFacts(BaseModel):
     name: str
     image_size: int
     classes: list[str]
-    codes: int = Field(description="Codes of a picture: prefix + grid * grid.")
+    codes: int = Field(description="Codes of an image: prefix + grid * grid.")
     prefix: int
     grid: int
     codebook_size: int
@@ -239,7 +239,7 @@ class ModelsAnswer(BaseModel):
                             "codebook_size": 4096,
                             "stages": ["stage1", "stage2"],
                             "sampling": {"guidance_scale": 3.0, "temperature": 1.0},
-                            "limits": {"most_pictures": 64, "most_upload_bytes": 16777216},
+                            "limits": {"most_images": 64, "most_upload_bytes": 16777216},
                             "run": True,
                         }
                     ]
@@ -251,8 +251,8 @@ class ModelsAnswer(BaseModel):
     models: list[ModelFacts]
 
 
-class RunPicture(BaseModel):
-    """A picture that a training left."""
+class RunImage(BaseModel):
+    """An image that a training left."""
 
     step: int
     name: str
@@ -263,7 +263,7 @@ class RunStage(BaseModel):
     """What a training left of one stage."""
 
     curves: dict[str, list[tuple[float, float]]] = Field(description="[step, value] by the metric's name.")
-    pictures: list[RunPicture]
+    images: list[RunImage]
 
 
 class RunAnswer(BaseModel):
@@ -276,11 +276,11 @@ class RunAnswer(BaseModel):
                     "stages": {
                         "stage1": {
                             "curves": {"loss": [[10, 0.61], [20, 0.48]]},
-                            "pictures": [
+                            "images": [
                                 {
                                     "step": 20,
                                     "name": "reconstructions",
-                                    "url": "/v1/run/pictures/stage1/reconstructions-000020.png",
+                                    "url": "/v1/run/images/stage1/reconstructions-000020.png",
                                 }
                             ],
                         }
@@ -310,7 +310,7 @@ class FaultAnswer(BaseModel):
     """The body of every error."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"error": {"message": "Too many pictures are waiting.", "code": "busy"}}]}
+        json_schema_extra={"examples": [{"error": {"message": "Too many images are waiting.", "code": "busy"}}]}
     )
 
     error: Fault

@@ -39,7 +39,7 @@ class ServiceSettings:
         key: that clients must give; None = nobody is asked.
         hosts: names by which clients may call the service, without a port; None = any.
         run: the directory of a run to show; None = none.
-        batch_size: pictures drawn at a time; None = as many as fit, up to a fixed number.
+        batch_size: images drawn at a time; None = as many as fit, up to a fixed number.
         page: the folder of the page.
 
     Raises:

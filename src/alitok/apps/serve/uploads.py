@@ -1,4 +1,4 @@
-"""Uploaded bytes to the square that the tokenizer reads, and pictures to the bytes that are sent.
+"""Uploaded bytes to the square that the tokenizer reads, and images to the bytes that are sent.
 
 Nothing is written to disk, and nothing of a file is decoded before its kind and its header's size are known.
 Shapes: h image side.
@@ -21,10 +21,10 @@ from alitok.apps.serve.limits import ServiceLimits
 from alitok.core import images as pixels
 from alitok.data.crops import centre_crop, to_rgb
 
-PictureFormat = Literal["png", "webp", "jpeg"]
+ImageFormat = Literal["png", "webp", "jpeg"]
 
 _READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # kinds whose readers start no other program and read no other file
-_MOST_SCANS = 100  # of a JPEG file; each is decoded over the whole picture, and usual files have about ten
+_MOST_SCANS = 100  # of a JPEG file; each is decoded over the whole image, and usual files have about ten
 _SCAN = b"\xff\xda"
 _LONGEST = 4  # times its width or height, of the part that is resized
 # Runs alone are looked for: of filtered pixels that gives smaller files than a search at level 3, in half the time.
@@ -33,7 +33,7 @@ _OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"qual
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
-    """The centre of an uploaded picture, as for training; of an animation, that of its first frame.
+    """The centre of an uploaded image, as for training; of an animation, that of its first frame.
 
     Args:
         data: a whole PNG, JPEG, WebP, GIF or BMP file.
@@ -49,7 +49,7 @@ def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
     if len(data) > limits.most_upload_bytes:
         raise too_many_bytes(limits)
     if not data:
-        raise unusable("The picture is empty.")
+        raise unusable("The image is empty.")
     try:
         with Image.open(io.BytesIO(data), formats=_READ) as image:
             _require_few_pixels(image, limits)
@@ -61,16 +61,16 @@ def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
         raise _too_many_pixels(limits) from None
     except UnidentifiedImageError:
         known = "PNG, JPEG, WebP, GIF and BMP"
-        raise ServiceError(415, "unknown_picture", f"This is no picture of a known kind; known are {known}.") from None
+        raise ServiceError(415, "unknown_image", f"This is no image of a known kind; known are {known}.") from None
     except MemoryError:
         raise _too_many_pixels(limits) from None
     except Exception:  # on damaged files Pillow's plugins raise nearly anything, with words that are not for clients
-        raise unusable("The picture is damaged or cut short and cannot be decoded.") from None
+        raise unusable("The image is damaged or cut short and cannot be decoded.") from None
 
 
 def too_many_bytes(limits: ServiceLimits) -> ServiceError:
-    """A picture file is too large."""
-    return ServiceError(413, "too_large", f"The picture has more than {limits.most_upload_bytes:,} bytes.")
+    """An image file is too large."""
+    return ServiceError(413, "too_large", f"The image has more than {limits.most_upload_bytes:,} bytes.")
 
 
 def _require_few_pixels(image: Image.Image, limits: ServiceLimits) -> None:
@@ -79,17 +79,17 @@ def _require_few_pixels(image: Image.Image, limits: ServiceLimits) -> None:
 
 
 def _too_many_pixels(limits: ServiceLimits) -> ServiceError:
-    return ServiceError(413, "too_many_pixels", f"The picture has more than {limits.most_upload_pixels:,} pixels.")
+    return ServiceError(413, "too_many_pixels", f"The image has more than {limits.most_upload_pixels:,} pixels.")
 
 
 def _require_few_scans(image: Image.Image, data: bytes) -> None:
-    # An index of further pictures in its header makes Pillow call a JPEG file MPO; it is decoded all the same.
+    # An index of further images in its header makes Pillow call a JPEG file MPO; it is decoded all the same.
     if isinstance(image, JpegImageFile) and data.count(_SCAN) > _MOST_SCANS:
         raise ServiceError(413, "too_many_scans", f"The JPEG file has more than {_MOST_SCANS} scans.")
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """The middle of a very long picture: enlarged whole, a strip of one pixel's height would take all memory."""
+    """The middle of a very long image: enlarged whole, a strip of one pixel's height would take all memory."""
     width, height = image.size
     across, along = min(width, _LONGEST * height), min(height, _LONGEST * width)
     left, top = (width - across) // 2, (height - along) // 2
@@ -97,7 +97,7 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 def from_base64(text: str, limits: ServiceLimits) -> bytes:
-    """The bytes of a picture inside JSON.
+    """The bytes of an image inside JSON.
 
     Raises:
         ServiceError: it is too long, or no base64.
@@ -107,11 +107,11 @@ def from_base64(text: str, limits: ServiceLimits) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise unusable("The picture is no base64 text.") from None
+        raise unusable("The image is no base64 text.") from None
 
 
-def encoded(image: np.ndarray, kind: PictureFormat = "png") -> str:
-    """(3, h, w) uint8 -> the base64 text of a picture file; PNG and WebP are lossless."""
+def encoded(image: np.ndarray, kind: ImageFormat = "png") -> str:
+    """(3, h, w) uint8 -> the base64 text of an image file; PNG and WebP are lossless."""
     buffer = io.BytesIO()
     pixels.to_pil(image).save(buffer, format=kind, **_OPTIONS[kind])
     return base64.b64encode(buffer.getvalue()).decode("ascii")

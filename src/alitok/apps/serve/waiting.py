@@ -1,6 +1,6 @@
 """What waits for the thread that owns the models, and how it tells what became of it.
 
-Enter: the pictures of a request, or a short function, in a coroutine. Leave: rows, pictures and results, told from the
+Enter: the images of a request, or a short function, in a coroutine. Leave: rows, images and results, told from the
 models' thread and received in the coroutine's event loop. Shapes: f patch side, h image side.
 """
 
@@ -23,33 +23,33 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """A strip (3, f, h) uint8 of a picture; both are counted within the request and the picture."""
+    """A strip (3, f, h) uint8 of an image; both are counted within the request and the image."""
 
-    picture: int
+    index: int
     row: int
     strip: np.ndarray
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole picture (3, h, h) uint8, counted within the request."""
+    """A whole image (3, h, h) uint8, counted within the request."""
 
-    picture: int
+    index: int
     image: np.ndarray
 
 
 class Drawing:
-    """A request's pictures on their way; made by `Batcher.submit`.
+    """A request's images on their way; made by `Batcher.submit`.
 
     Args:
-        requests: one per picture.
+        requests: one per image.
         rows: whether strips are wanted as they are drawn.
         loop: where the events are waited for.
     """
 
     def __init__(self, requests: Sequence[SampleRequest], rows: bool, loop: asyncio.AbstractEventLoop) -> None:
         self.rows, self.gone = rows, False
-        self.waiting = deque(Picture(self, number, request) for number, request in enumerate(requests))
+        self.waiting = deque(Image(self, number, request) for number, request in enumerate(requests))
         self._left, self._loop = len(requests), loop
         self._events: asyncio.Queue[Row | Finished | ServiceError] = asyncio.Queue()
 
@@ -60,14 +60,14 @@ class Drawing:
 
     @property
     def finished(self) -> bool:
-        """Whether all pictures have been given out."""
+        """Whether all images have been given out."""
         return not self._left
 
     async def next(self, patience: float | None = None) -> Row | Finished | None:
         """What happens next; None if nothing does for `patience` seconds.
 
         Raises:
-            ServiceError: the pictures cannot be drawn.
+            ServiceError: the images cannot be drawn.
         """
         try:
             async with asyncio.timeout(patience):
@@ -81,8 +81,8 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a drawing, for a batch."""
+class Image:
+    """One image of a drawing, for a batch."""
 
     drawing: Drawing
     number: int  # within its drawing

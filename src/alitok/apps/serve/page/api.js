@@ -33,9 +33,9 @@ export async function getBlob(path) {
   return (await ask(path)).blob();
 }
 
-export async function postPicture(path, file, signal) {
+export async function postImage(path, file, signal) {
   const form = new FormData();
-  form.append("image", file, file.name ?? "picture.png");
+  form.append("image", file, file.name ?? "image.png");
   return (await ask(path, { method: "POST", body: form, signal })).json();
 }
 
@@ -49,11 +49,11 @@ export async function streamImages(request, listeners, signal) {
   });
   let done = false;
   for await (const { name, data } of events(reply.body)) {
-    if (name === "error") throw new ServiceError(data.message ?? "The service could not finish these pictures.");
+    if (name === "error") throw new ServiceError(data.message ?? "The service could not finish these images.");
     done ||= name === "done";
     await listeners[name]?.(data);
   }
-  if (!done) throw new ServiceError("The connection ended before the pictures were finished.");
+  if (!done) throw new ServiceError("The connection ended before the images were finished.");
 }
 
 async function* events(body) {
@@ -72,7 +72,7 @@ async function* events(body) {
     }
   } catch (problem) {
     if (problem.name === "AbortError") throw problem;
-    throw new ServiceError("The connection broke before the pictures were finished.");
+    throw new ServiceError("The connection broke before the images were finished.");
   } finally {
     reader.cancel().catch(() => {});
   }

@@ -8,8 +8,8 @@ import { createReconstructTab } from "./reconstruct.js";
 import { createRunTab } from "./run.js";
 import { createTabs } from "./tabs.js";
 
-const SMALL = 64; // pictures up to this side are shown enlarged with their pixels as squares
-const SHOWN = 160; // the side of a small picture on the screen
+const SMALL = 64; // images up to this side are shown enlarged with their pixels as squares
+const SHOWN = 160; // the side of a small image on the screen
 
 async function start() {
   const held = holdsFocus(byId("start-notice"));
@@ -32,7 +32,7 @@ async function start() {
     plural(model.classes.length, "class", "classes"),
     `${model.codes} codes of ${model.codebook_size.toLocaleString("en")}`,
   ].join(" · ");
-  document.documentElement.classList.toggle("small-pictures", size <= SMALL);
+  document.documentElement.classList.toggle("small-images", size <= SMALL);
   document.documentElement.style.setProperty("--shown", `${size <= SMALL ? Math.max(1, Math.floor(SHOWN / size)) * size : size}px`);
 
   byId("studio").hidden = false;

@@ -1,9 +1,9 @@
-// The pictures of one drawing: rows as they come, then the finished picture, and what can be done with it.
+// The images of one drawing: rows as they come, then the finished image, and what can be done with it.
 
 import { blobOf, make, plural } from "./dom.js";
 import { short } from "./scale.js";
 
-// `actions`: sameAgain(settings, from), vary(settings, from), complete(picture). `from`: the picture from which the model
+// `actions`: sameAgain(settings, from), vary(settings, from), complete(image). `from`: the image from which the model
 // went on, if any; it stays with the drawing, as the form may show another one by the time.
 export function createBatch({ model, settings, from, actions }) {
   const cards = [];
@@ -18,21 +18,21 @@ export function createBatch({ model, settings, from, actions }) {
     get total() {
       return cards.length;
     },
-    start({ pictures }) {
-      const known = { ...settings, seed: pictures[0]?.seed ?? settings.seed };
+    start({ images }) {
+      const known = { ...settings, seed: images[0]?.seed ?? settings.seed };
       words.textContent = inWords(model, known);
       node.setAttribute("aria-label", words.textContent);
       again.onclick = () => actions.sameAgain(known, from);
       vary.onclick = () => actions.vary(known, from);
       again.hidden = vary.hidden = false;
-      for (const picture of pictures) {
-        const card = createCard({ model, picture, settings: known, from, actions });
+      for (const image of images) {
+        const card = createCard({ model, image, settings: known, from, actions });
         cards.push(card);
         grid.append(card.node);
       }
     },
-    row: ({ picture, row, data }) => cards[picture].row(row, data),
-    image: ({ picture, data, format }) => cards[picture].finish(data, format),
+    row: ({ index, row, data }) => cards[index].row(row, data),
+    image: ({ index, data, format }) => cards[index].finish(data, format),
     end: () => cards.forEach((card) => card.end()),
   };
 }
@@ -53,10 +53,10 @@ function inWords(model, settings) {
   return [who, seed, guidance, ...filters].filter(Boolean).join(" · ");
 }
 
-function createCard({ model, picture, settings, from, actions }) {
+function createCard({ model, image, settings, from, actions }) {
   const size = model.image_size;
-  const { class: name, label } = picture;
-  const canvas = make("canvas", { width: size, height: size, class: "picture", role: "img", "aria-label": `${name}, being drawn` });
+  const { class: name, label } = image;
+  const canvas = make("canvas", { width: size, height: size, class: "image", role: "img", "aria-label": `${name}, being drawn` });
   const context = canvas.getContext("2d");
   if (from) context.drawImage(from.canvas, 0, 0, size, from.height, 0, 0, size, from.height);
   const frame = make("div", { class: "frame drawing" }, canvas);
@@ -66,7 +66,7 @@ function createCard({ model, picture, settings, from, actions }) {
 
   return {
     node,
-    // Decoding a strip takes a moment; awaited, so that a late row never covers the finished picture.
+    // Decoding a strip takes a moment; awaited, so that a late row never covers the finished image.
     async row(row, data) {
       const strip = await createImageBitmap(blobOf(data));
       if (!finished) context.drawImage(strip, 0, row * (size / model.grid));
@@ -76,11 +76,11 @@ function createCard({ model, picture, settings, from, actions }) {
       finished = true;
       const blob = blobOf(data, format);
       const address = URL.createObjectURL(blob);
-      const file = `${name.replace(/[^\p{L}\p{N}]+/gu, "-")}-${picture.seed}-${picture.index}.${format === "jpeg" ? "jpg" : format}`;
-      frame.replaceChildren(make("img", { src: address, width: size, height: size, class: "picture", alt: `${name}, seed ${picture.seed}, picture ${picture.index}` }));
+      const file = `${name.replace(/[^\p{L}\p{N}]+/gu, "-")}-${image.seed}-${image.index}.${format === "jpeg" ? "jpg" : format}`;
+      frame.replaceChildren(make("img", { src: address, width: size, height: size, class: "image", alt: `${name}, seed ${image.seed}, image ${image.index}` }));
       frame.classList.remove("drawing");
       line.append(
-        make("a", { href: address, download: file, title: "Download this picture", "aria-label": `Save ${name}` }, "Save"),
+        make("a", { href: address, download: file, title: "Download this image", "aria-label": `Save ${name}` }, "Save"),
         make("button", { type: "button", class: "link", "aria-label": `Vary ${name}`, on: { click: () => actions.vary({ ...settings, classes: [label] }, from) } }, "Vary"),
         make("button", { type: "button", class: "link", "aria-label": `Complete ${name}`, on: { click: () => actions.complete({ blob, label, settings }) } }, "Complete"),
       );

@@ -1,4 +1,4 @@
-// The codes of a picture as coloured cells: the prefix in a row of its own, then the grid. One cell is in the tab order;
+// The codes of an image as coloured cells: the prefix in a row of its own, then the grid. One cell is in the tab order;
 // the arrow keys move between cells.
 
 import { make, plural } from "./dom.js";
@@ -16,7 +16,7 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
   for (let at = prefix; at < codes.length; at += grid) rows.push(codes.slice(at, at + grid));
 
   const readout = make("p", { class: "readout", "aria-hidden": "true" }, "Point at a cell, or move with the arrow keys, to read its code.");
-  const table = make("div", { role: "grid", class: "codes", "aria-label": "Codes of the picture" });
+  const table = make("div", { role: "grid", class: "codes", "aria-label": "Codes of the image" });
   table.style.setProperty("--columns", Math.max(prefix, grid));
 
   const cells = rows.map((row, r) =>
@@ -40,7 +40,7 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
     const { code, where } = cell.dataset;
     const alike = flat.filter((other) => other.dataset.code === code);
     for (const other of flat) other.classList.toggle("alike", other.dataset.code === code);
-    readout.textContent = `Code ${code} of ${size} at ${where}; ${alike.length === 1 ? "once" : `${alike.length} times`} in this picture.`;
+    readout.textContent = `Code ${code} of ${size} at ${where}; ${alike.length === 1 ? "once" : `${alike.length} times`} in this image.`;
   }
 
   table.addEventListener("pointerover", (event) => event.target.dataset.code && point(event.target));
@@ -64,7 +64,7 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
     "section",
     { class: "code-part" },
     make("h2", {}, "Codes"),
-    make("p", { class: "faint" }, `${plural(codes.length, "number")} are all that is left of the picture: ${prefix} prefix codes, which stand for the first row, then ${grid} × ${grid}, one for each patch. ${different} are different, out of a codebook of ${size.toLocaleString("en")}.`),
+    make("p", { class: "faint" }, `${plural(codes.length, "number")} are all that is left of the image: ${prefix} prefix codes, which stand for the first row, then ${grid} × ${grid}, one for each patch. ${different} are different, out of a codebook of ${size.toLocaleString("en")}.`),
     table,
     readout,
   );

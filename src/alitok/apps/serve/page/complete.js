@@ -1,9 +1,9 @@
-// The tab that completes: a picture, the line from which the model goes on, and the same settings as for drawing.
+// The tab that completes: an image, the line from which the model goes on, and the same settings as for drawing.
 
 import { announce, byId, make, notice } from "./dom.js";
 import { createForm } from "./form.js";
 import { createLine } from "./line.js";
-import { createPick, PictureError, squareOf } from "./pick.js";
+import { createPick, ImageError, squareOf } from "./pick.js";
 import { SettingsError } from "./settings.js";
 
 export function createCompleteTab(model, { open }) {
@@ -29,15 +29,15 @@ export function createCompleteTab(model, { open }) {
     try {
       show({ canvas: await squareOf(blob, model.image_size), rows: model.grid >> 1 });
     } catch (wrong) {
-      if (!(wrong instanceof PictureError)) throw wrong;
+      if (!(wrong instanceof ImageError)) throw wrong;
       return notice(problem, wrong.message);
     }
-    announce("The picture is here. Move the line, then press Complete.");
+    announce("The image is here. Move the line, then press Complete.");
   }
 
   // What is sent is the square on the screen, so a photograph of many megabytes costs a few kilobytes.
   function readFrom() {
-    if (!line) throw new SettingsError("Choose a picture first.", pick.button);
+    if (!line) throw new SettingsError("Choose an image first.", pick.button);
     const rows = line.kept();
     return {
       request: { image: canvas.toDataURL("image/png").split(",")[1], rows },

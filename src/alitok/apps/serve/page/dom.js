@@ -1,4 +1,4 @@
-// Elements in one expression, words for screen readers, and pictures from base64.
+// Elements in one expression, words for screen readers, and images from base64.
 
 const SVG = "http://www.w3.org/2000/svg";
 

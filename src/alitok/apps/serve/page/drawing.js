@@ -27,7 +27,7 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
 
   buttons.stop.addEventListener("click", () => running?.abort());
 
-  // `read` gives the settings, and `readFrom` {request, canvas, height, rows} of the picture from which the model goes on,
+  // `read` gives the settings, and `readFrom` {request, canvas, height, rows} of the image from which the model goes on,
   // or null; they are called here so that what is wrong with them is said in one place.
   async function draw(read, readFrom) {
     if (running) return notice(problem, "A drawing is under way. Stop it, or wait until it is finished.");
@@ -63,9 +63,9 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
     const listeners = {
       start(event) {
         batch.start(event);
-        total = event.pictures.length * event.rows;
+        total = event.images.length * event.rows;
         bar.max = total;
-        announce(`Drawing ${plural(event.pictures.length, "picture")}.`);
+        announce(`Drawing ${plural(event.images.length, "image")}.`);
       },
       async row(event) {
         await batch.row(event);
@@ -85,7 +85,7 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
 
     try {
       await streamImages({ ...settings, completion: from?.request ?? null }, listeners, running.signal);
-      announce(`Finished: ${plural(finished, "picture")}.`);
+      announce(`Finished: ${plural(finished, "image")}.`);
     } catch (failure) {
       if (failure.name === "AbortError") announce("Stopped.");
       else if (failure instanceof ServiceError) notice(problem, failure.message, { label: "Try again", run: () => draw(() => settings, () => from) });

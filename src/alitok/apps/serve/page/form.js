@@ -4,8 +4,8 @@ import { announce, byId, make } from "./dom.js";
 import { createDrawing } from "./drawing.js";
 import { anySeed, createSettings } from "./settings.js";
 
-// `name`: with which the elements' ids begin. `verb`: on the main button. `complete`: takes a finished picture.
-// `readFrom`: the picture from which the model goes on, as `draw` takes it. `putFrom`: shows such a picture again.
+// `name`: with which the elements' ids begin. `verb`: on the main button. `complete`: takes a finished image.
+// `readFrom`: the image from which the model goes on, as `draw` takes it. `putFrom`: shows such an image again.
 export function createForm(model, { name, verb, complete, readFrom = () => null, putFrom = () => {} }) {
   const buttons = {
     draw: make("button", { type: "submit", class: "main" }, verb),
@@ -25,7 +25,7 @@ export function createForm(model, { name, verb, complete, readFrom = () => null,
       sameAgain(used, from) {
         settings.put(used);
         putFrom(from);
-        announce(`These settings are in the form again. Press ${verb} for the same pictures.`);
+        announce(`These settings are in the form again. Press ${verb} for the same images.`);
         buttons.draw.focus();
       },
       vary(used, from) {

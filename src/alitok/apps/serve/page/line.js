@@ -1,4 +1,4 @@
-// A picture with a line across it that snaps to rows of patches: kept above, drawn by the model below. The line is a
+// An image with a line across it that snaps to rows of patches: kept above, drawn by the model below. The line is a
 // slider whose value is the number of rows that the model draws, so that up is more on the screen and by the keys.
 
 import { make, plural } from "./dom.js";
@@ -18,9 +18,9 @@ export function createLine({ canvas, grid, kept: keptAtFirst }) {
     "aria-valuemax": String(most),
   });
   const words = make("p", { class: "small faint" });
-  canvas.classList.add("picture");
+  canvas.classList.add("image");
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "The picture that is completed");
+  canvas.setAttribute("aria-label", "The image that is completed");
   const board = make("div", { class: "board" }, canvas, shade, handle);
 
   function put(rows) {

@@ -1,20 +1,20 @@
-// A place for one picture: chosen, dropped or pasted.
+// A place for one image: chosen, dropped or pasted.
 
 import { make } from "./dom.js";
 
-export class PictureError extends Error {}
+export class ImageError extends Error {}
 
 // `whenPicked` gets the file, `whenRefused` a sentence.
 export function createPick({ mostBytes, whenPicked, whenRefused }) {
   const input = make("input", { type: "file", accept: "image/*", hidden: true });
-  const button = make("button", { type: "button", on: { click: () => input.click() } }, "Choose a picture");
+  const button = make("button", { type: "button", on: { click: () => input.click() } }, "Choose an image");
   const node = make("div", { class: "pick" }, button, make("span", { class: "faint" }, "or drop or paste one here"), input);
 
   function take(file) {
-    if (!file) return whenRefused("There was no picture in what was dropped.");
-    if (file.type && !file.type.startsWith("image/")) return whenRefused(`${file.name} is no picture.`);
+    if (!file) return whenRefused("There was no image in what was dropped.");
+    if (file.type && !file.type.startsWith("image/")) return whenRefused(`${file.name} is no image.`);
     if (mostBytes && file.size > mostBytes) {
-      return whenRefused(`${file.name} has ${megabytes(file.size)}; this service takes pictures up to ${megabytes(mostBytes)}.`);
+      return whenRefused(`${file.name} has ${megabytes(file.size)}; this service takes images up to ${megabytes(mostBytes)}.`);
     }
     whenPicked(file);
   }
@@ -46,21 +46,21 @@ export function createPick({ mostBytes, whenPicked, whenRefused }) {
 
 const megabytes = (bytes) => (bytes < 1e5 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
-// The middle square of a picture at the model's size, on white where it is transparent: what the model will see.
+// The middle square of an image at the model's size, on white where it is transparent: what the model will see.
 export async function squareOf(blob, size) {
-  let picture;
+  let image;
   try {
-    picture = await createImageBitmap(blob);
+    image = await createImageBitmap(blob);
   } catch {
-    throw new PictureError("This browser cannot read this file as a picture.");
+    throw new ImageError("This browser cannot read this file as an image.");
   }
-  const side = Math.min(picture.width, picture.height);
+  const side = Math.min(image.width, image.height);
   const canvas = make("canvas", { width: size, height: size });
   const context = canvas.getContext("2d");
   context.fillStyle = "white";
   context.fillRect(0, 0, size, size);
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture, (picture.width - side) >> 1, (picture.height - side) >> 1, side, side, 0, 0, size, size);
-  picture.close();
+  context.drawImage(image, (image.width - side) >> 1, (image.height - side) >> 1, side, side, 0, 0, size, size);
+  image.close();
   return canvas;
 }

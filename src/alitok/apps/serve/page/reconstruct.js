@@ -1,6 +1,6 @@
-// The tab that reconstructs: a picture, both decoders' versions of it, their difference, and the codes between.
+// The tab that reconstructs: an image, both decoders' versions of it, their difference, and the codes between.
 
-import { postPicture, ServiceError } from "./api.js";
+import { postImage, ServiceError } from "./api.js";
 import { createCodes } from "./codes.js";
 import { announce, blobOf, byId, holdsFocus, make, notice, reveal } from "./dom.js";
 import { createPick } from "./pick.js";
@@ -12,7 +12,7 @@ const STAGES = [
   ["difference", "Difference", ({ difference_scale: scale }) => (scale ? `of the last stage, × ${scale}` : "of the last stage")],
 ];
 
-// null: there is nothing to tell, as a picture that is met exactly has no PSNR.
+// null: there is nothing to tell, as an image that is met exactly has no PSNR.
 const decibels = (value) => (Number.isFinite(value) ? `${value.toFixed(2)} dB` : "exact");
 
 export function createReconstructTab(model) {
@@ -29,7 +29,7 @@ export function createReconstructTab(model) {
     if (!result.children.length) result.replaceChildren(make("p", { class: "faint" }, "Reconstructing …"));
     announce("Reconstructing.");
     try {
-      const answer = await postPicture("/v1/reconstruct", file, mine.signal);
+      const answer = await postImage("/v1/reconstruct", file, mine.signal);
       show(answer);
       reveal(result);
       const best = answer.psnr.stage2 ?? answer.psnr.stage1;
@@ -48,7 +48,7 @@ export function createReconstructTab(model) {
     for (const image of result.querySelectorAll("img")) URL.revokeObjectURL(image.src);
     const figures = STAGES.filter(([name]) => answer[name]).map(([name, title, note]) => {
       const src = URL.createObjectURL(blobOf(answer[name]));
-      const image = make("img", { src, class: "picture", width: model.image_size, height: model.image_size, alt: `${title} of the picture` });
+      const image = make("img", { src, class: "image", width: model.image_size, height: model.image_size, alt: `${title} of the image` });
       return make("figure", { class: "version" }, make("figcaption", {}, title, make("span", { class: "faint small" }, note(answer))), image);
     });
     result.replaceChildren(make("div", { class: "versions" }, ...figures), createCodes(answer));

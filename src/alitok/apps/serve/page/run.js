@@ -1,4 +1,4 @@
-// The tab of a training run: its curves by stage and metric, and its pictures by step.
+// The tab of a training run: its curves by stage and metric, and its images by step.
 
 import { getBlob, getJson, ServiceError } from "./api.js";
 import { createCurve } from "./curves.js";
@@ -9,7 +9,7 @@ const WORDS = { stage1: "Stage 1", stage2: "Stage 2", generator: "Generator" };
 export function createRunTab() {
   const problem = byId("run-notice");
   const result = byId("run-result");
-  const addresses = new Map(); // of pictures that were fetched, by their url
+  const addresses = new Map(); // of images that were fetched, by their url
   let stages = null;
   let chosen = null;
 
@@ -54,16 +54,16 @@ export function createRunTab() {
   }
 
   function showStage(name, body) {
-    const { curves = {}, pictures = [] } = stages[name];
+    const { curves = {}, images = [] } = stages[name];
     body.replaceChildren(
-      ...(pictures.length ? [make("h2", {}, "Pictures"), createPictures(pictures)] : []),
+      ...(images.length ? [make("h2", {}, "Images"), createImages(images)] : []),
       make("h2", {}, "Curves"),
       make("div", { class: "curves" }, ...Object.entries(curves).map(([metric, points]) => createCurve(metric, points))),
     );
   }
 
-  function createPictures(pictures) {
-    const steps = [...new Set(pictures.map((picture) => picture.step))].sort((a, b) => a - b);
+  function createImages(images) {
+    const steps = [...new Set(images.map((image) => image.step))].sort((a, b) => a - b);
     const output = make("output", { htmlFor: "run-step", "aria-live": "off" });
     const place = make("div", { class: "sheets" });
     const input = make("input", { id: "run-step", type: "range", min: 0, max: steps.length - 1, step: 1, value: steps.length - 1, on: { input: choose } });
@@ -75,8 +75,8 @@ export function createRunTab() {
       output.value = step;
       input.setAttribute("aria-valuetext", `step ${step}`);
       const figures = await Promise.all(
-        pictures
-          .filter((picture) => picture.step === step)
+        images
+          .filter((image) => image.step === step)
           .map(async ({ name, url }) => {
             const image = make("img", { src: await addressOf(url), alt: `${name} at step ${step}`, class: "sheet" });
             return make("figure", {}, make("figcaption", {}, name), image);

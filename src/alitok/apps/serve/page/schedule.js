@@ -1,4 +1,4 @@
-// The guidance scale over the codes of a picture, drawn while its settings move.
+// The guidance scale over the codes of an image, drawn while its settings move.
 
 import { svg } from "./dom.js";
 import { short, ticks } from "./scale.js";
@@ -44,7 +44,7 @@ export function drawSchedule(place, settings, { codes, start = 0, stop = 1 }) {
       ...numbers,
       svg("path", { class: "area", d: `${line}V${y(low)}H${x(0)}Z` }),
       svg("path", { class: "curve", d: line }),
-      svg("text", { x: (BOX.left + WIDTH - BOX.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, `code of the picture, of ${codes}`),
+      svg("text", { x: (BOX.left + WIDTH - BOX.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, `code of the image, of ${codes}`),
       svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(10 ${(HEIGHT - BOX.bottom + BOX.top) / 2}) rotate(-90)` }, "guidance"),
     ),
   );

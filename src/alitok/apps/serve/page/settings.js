@@ -22,7 +22,7 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   const id = (name) => `${prefix}-${name}`;
   const classes = createClassPicker({ names: model.classes, id: id("classes"), chosen });
 
-  const count = make("input", { id: id("count"), type: "number", min: 1, max: model.limits.most_pictures, value: 1, inputMode: "numeric" });
+  const count = make("input", { id: id("count"), type: "number", min: 1, max: model.limits.most_images, value: 1, inputMode: "numeric" });
   const seed = make("input", { id: id("seed"), type: "number", min: 0, step: 1, placeholder: "a new one", inputMode: "numeric" });
   const dice = make("button", { type: "button", class: "dice", title: "Roll a seed", "aria-label": "Roll a seed", on: { click: () => (seed.value = anySeed()) } }, "⚄");
 
@@ -105,11 +105,11 @@ export function createSettings(model, { prefix, chosen = [], button }) {
     // Throws a SettingsError; the seed is null where the service shall choose one.
     read() {
       const labels = classes.read();
-      const most = model.limits.most_pictures;
+      const most = model.limits.most_images;
       if (!labels.length) throw new SettingsError("Choose at least one class.", classes.input);
-      const each = whole(count, "The number of pictures", 1, most);
+      const each = whole(count, "The number of images", 1, most);
       if (each * labels.length > most) {
-        const words = `${plural(labels.length, "class", "classes")} with ${plural(each, "picture")} each are ${each * labels.length} pictures`;
+        const words = `${plural(labels.length, "class", "classes")} with ${plural(each, "image")} each are ${each * labels.length} images`;
         throw new SettingsError(`${words}; this service draws at most ${most} at a time.`, count);
       }
       return {

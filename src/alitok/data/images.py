@@ -1,6 +1,6 @@
-"""Labelled pictures as files hold them: what every kind of source is opened as, before any picture is decoded.
+"""Labelled images as files hold them: what every kind of source is opened as, before any image is decoded.
 
-Leaves: `Pictures`, N encoded pictures in a fixed order, and what they are built from: a table of names that is lean for
+Leaves: `Images`, N encoded images in a fixed order, and what they are built from: a table of names that is lean for
 millions of them, and one rule for the order of classes.
 """
 
@@ -18,28 +18,28 @@ import numpy as np
 from alitok.core.errors import AlitokError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-TRAIN, HELDOUT = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
+TRAIN, VAL = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
 
 _WHOLE = re.compile(r"-?\d+")
 
 
 class Broken(NamedTuple):
-    """A picture that cannot be used: which, and why, as in "cannot be decoded (image file is truncated)"."""
+    """An image that cannot be used: which, and why, as in "cannot be decoded (image file is truncated)"."""
 
     key: str
     reason: str
 
 
-class Pictures(Protocol):
-    """A fixed number of labelled, encoded pictures in a fixed order. It can be pickled: loader workers may be spawned.
+class Images(Protocol):
+    """A fixed number of labelled, encoded images in a fixed order. It can be pickled: loader workers may be spawned.
 
     Attributes:
         name: for people.
         classes: the class names; a label is an index into them.
         labels: (N,) int64.
-        contents: a hash that changes when pictures are added, removed, renamed, labelled anew or of another size.
-        heldout: (N,) bool where the data brings its own split, true for pictures that are held out; else None.
-        groups: (N,) int32, equal for pictures that lie together, where reading far apart is dear; else None.
+        contents: a hash that changes when images are added, removed, renamed, labelled anew or of another size.
+        val: (N,) bool where the data brings its own split, true for images that are held out; else None.
+        groups: (N,) int32, equal for images that lie together, where reading far apart is dear; else None.
         left_out: what listing met and could not use.
         notes: sentences on what was found and is not used, for people.
     """
@@ -48,7 +48,7 @@ class Pictures(Protocol):
     classes: tuple[str, ...]
     labels: np.ndarray
     contents: str
-    heldout: np.ndarray | None
+    val: np.ndarray | None
     groups: np.ndarray | None
     left_out: tuple[Broken, ...]
     notes: tuple[str, ...]
@@ -58,14 +58,14 @@ class Pictures(Protocol):
         ...
 
     def key(self, index: int) -> str:
-        """The stable and unique name of a picture: its path below the root, shard and member, or split and row."""
+        """The stable and unique name of an image: its path below the root, shard and member, or split and row."""
         ...
 
     def encoded(self, index: int) -> bytes:
-        """A picture as its file holds it.
+        """An image as its file holds it.
 
         Raises:
-            OSError: this picture cannot be read.
+            OSError: this image cannot be read.
             AlitokError: none can, as without a network.
         """
         ...
@@ -102,14 +102,14 @@ class Strings:
 
 
 class Labels:
-    """Class names, picture by picture, as indices into the classes once all are known."""
+    """Class names, image by image, as indices into the classes once all are known."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
         self._rows = array("q")
 
     def append(self, name: str) -> None:
-        """The class of the next picture."""
+        """The class of the next image."""
         name = normal(printable(name))
         self._rows.append(self._ids.setdefault(name, len(self._ids)))
 
@@ -124,13 +124,13 @@ class Labels:
 
 
 class Contents:
-    """The hash of a listing, fed picture by picture."""
+    """The hash of a listing, fed image by image."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def append(self, *facts: object) -> None:
-        """What identifies the next picture."""
+        """What identifies the next image."""
         self._digest.update("\0".join(map(str, facts)).encode("utf-8", "surrogateescape") + b"\n")
 
     def finish(self) -> str:
@@ -160,8 +160,8 @@ def class_order(names: Iterable[str]) -> list[str]:
     return sorted(distinct)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name, without folders, is that of a picture that is not hidden."""
+def is_image(name: str) -> bool:
+    """Whether a file's name, without folders, is that of an image that is not hidden."""
     dot = name.rfind(".")
     return dot > 0 and name[0] != "." and name[dot:].lower() in SUFFIXES
 
@@ -171,27 +171,27 @@ def known_endings() -> str:
     return " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
-def heldout_names(names: Iterable[str]) -> str | None:
+def val_names(names: Iterable[str]) -> str | None:
     """Of the parts of a data set, such as folders or splits, the one that is held out; None without one."""
     present = set(names)
-    return next((name for name in HELDOUT if name in present), None)
+    return next((name for name in VAL if name in present), None)
 
 
-def require_training_classes(pictures: Pictures) -> None:
+def require_training_classes(images: Images) -> None:
     """Check a split that the data brings.
 
     Raises:
-        AlitokError: a part is empty, or a class has held-out pictures only.
+        AlitokError: a part is empty, or a class has validation images only.
     """
-    held = pictures.heldout
+    held = images.val
     if held is None:
         return
     for empty, part in ((held.all(), "for training"), (not held.any(), "held out")):
         if empty:
-            raise AlitokError(f"{pictures.name} has no pictures {part}; check how it is divided.")
-    missing = np.setdiff1d(pictures.labels[held], pictures.labels[~held])
+            raise AlitokError(f"{images.name} has no images {part}; check how it is divided.")
+    missing = np.setdiff1d(images.labels[held], images.labels[~held])
     if len(missing):
         raise AlitokError(
-            f"Class {pictures.classes[int(missing[0])]!r} of {pictures.name} has held-out pictures but none for "
+            f"Class {images.classes[int(missing[0])]!r} of {images.name} has validation images but none for "
             "training; add some or remove the class."
         )

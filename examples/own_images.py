@@ -1,9 +1,9 @@
-"""Pictures from anywhere: a class with four methods and a few attributes, and the whole training runs on it.
+"""Images from anywhere: a class with four methods and a few attributes, and the whole training runs on it.
 
-    python examples/own_pictures.py --out runs/shapes               # 2,000 drawn shapes; three minutes on two cores
-    python examples/own_pictures.py --out runs/shapes --steps 50    # one minute
+    python examples/own_images.py --out runs/shapes               # 2,000 drawn shapes; three minutes on two cores
+    python examples/own_images.py --out runs/shapes --steps 50    # one minute
 
-Write one where pictures lie in a database, a simulator or a format of your own. A folder, tar archives, tables and data
+Write one where images lie in a database, a simulator or a format of your own. A folder, tar archives, tables and data
 sets of the hub need none of this: `docs/data.md`.
 """
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.data.source import split_pictures
+from alitok.data.source import split_images
 from alitok.recipes.presets import RECIPES
 from alitok.run.resolve import altered
 from alitok.run.run import Run, settings
@@ -32,30 +32,30 @@ class Shapes:
     """Circles and squares of random colour, place and size; number `index` always looks the same."""
 
     name, classes = "shapes", ("circle", "square")
-    heldout = groups = None  # a tenth is held out; pictures may be read in any order
+    val = groups = None  # a tenth is held out; images may be read in any order
     left_out = notes = ()
 
     def __init__(self, count: int) -> None:
         self.labels = np.arange(count) % len(self.classes)
-        self.contents = f"shapes, {count}"  # says whether a run that goes on still has the same pictures
+        self.contents = f"shapes, {count}"  # says whether a run that goes on still has the same images
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """The name of a picture, which must not change."""
+        """The name of an image, which must not change."""
         return f"{self.classes[self.labels[index]]}/{index:06}"
 
     def encoded(self, index: int) -> bytes:
-        """A picture as a file of any format that Pillow reads."""
+        """An image as a file of any format that Pillow reads."""
         rng = np.random.default_rng(index)
-        picture = Image.new("RGB", (24, 24), tuple(rng.integers(0, 100, 3).tolist()))
+        image = Image.new("RGB", (24, 24), tuple(rng.integers(0, 100, 3).tolist()))
         left, top, side = rng.integers(1, 8), rng.integers(1, 8), rng.integers(8, 16)
-        draw = ImageDraw.Draw(picture)
+        draw = ImageDraw.Draw(image)
         shape = (draw.ellipse, draw.rectangle)[self.labels[index]]
         shape((left, top, left + side, top + side), fill=tuple(rng.integers(120, 256, 3).tolist()))
         file = io.BytesIO()
-        picture.save(file, "png")
+        image.save(file, "png")
         return file.getvalue()
 
 
@@ -70,14 +70,14 @@ def main() -> None:
     few = [] if options.steps is None else [f"phases.main.{n}" for n in (f"steps={options.steps}", "warmup_steps=0")]
     few = [f"{training}.{key}" for training in ("stage1", "stage2", "generator") for key in few]
     recipe = altered(RECIPES["digits"], overrides=(*few, *options.set))
-    splits = split_pictures(Shapes(options.count), "shapes", recipe.tokenizer.image_size)
+    splits = split_images(Shapes(options.count), "shapes", recipe.tokenizer.image_size)
     with join() as world:
         place = {"outputs": outputs(), "fresh": False, "console": Console(), "world": world}
         run = Run(recipe, splits, world, Workspace(options.out, settings(recipe, splits, 0), **place), 0)
         for step in ("check", "stage1", "encode", "generator", "stage2", "pair"):
             run.step(step)
-        for name, picture in zip(Shapes.classes, run.pipeline()(list(Shapes.classes), seed=0), strict=True):
-            picture.save(options.out / f"{name}.png")
+        for name, image in zip(Shapes.classes, run.pipeline()(list(Shapes.classes), seed=0), strict=True):
+            image.save(options.out / f"{name}.png")
     print(f"Done; {options.out / 'model'} draws {' and '.join(Shapes.classes)}.")
 
 
