@@ -52,6 +52,11 @@ def _stored(path, codes, labels, *, codebook_size, classes, tokenizer="t", crops
     return path
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that fork come first: autograd cannot be used in a fork of a process in which it has started threads."""
+    items.sort(key=lambda item: "together" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture
 def together():
     """Calls `work(world)` in several processes that know of one another; returns what each gave, by rank."""
