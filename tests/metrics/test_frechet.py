@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.frechet import frechet_bias, frechet_distance, frechet_interval
+from alitok.metrics.frechet import frechet_bias, frechet_distance, frechet_interval, paired_bias, paired_interval
 from alitok.metrics.moments import BlockMoments, Gaussian, Moments, merged
 
 
@@ -99,9 +99,9 @@ def test_a_resample_is_the_distance_of_its_images(monkeypatch):
     found = frechet_interval(samples, reference, resamples=2, level=0.6826894921)
     wanted = [frechet_distance(reference, merged([samples.blocks[i] for i in draw]).gaussian()) for draw in draws]
     assert found.value == pytest.approx(frechet_distance(reference, samples.total().gaussian()), rel=1e-9)
-    assert found.deviation == pytest.approx(np.std(wanted, ddof=1), rel=1e-6)
-    assert found.high == pytest.approx(found.value + found.deviation, rel=1e-6)
-    assert found.low == pytest.approx(max(0, found.value - found.deviation), rel=1e-6)
+    assert found.std == pytest.approx(np.std(wanted, ddof=1), rel=1e-6)
+    assert found.high == pytest.approx(found.value + found.std, rel=1e-6)
+    assert found.low == pytest.approx(max(0, found.value - found.std), rel=1e-6)
 
 
 class _Draws:
@@ -116,7 +116,7 @@ def test_the_deviation_is_that_of_new_samples():
     reference = Gaussian(torch.zeros(4), torch.eye(4))
     new = [torch.randn(600, 4) * 1.2 + 0.3 for _ in range(200)]
     true = float(np.std([frechet_distance(reference, _gaussian(samples)) for samples in new]))
-    found = [frechet_interval(_blocks(samples, 30), reference, resamples=60, seed=1).deviation for samples in new[:10]]
+    found = [frechet_interval(_blocks(samples, 30), reference, resamples=60, seed=1).std for samples in new[:10]]
     assert np.mean(found) == pytest.approx(true, rel=0.25)
 
 
@@ -184,3 +184,69 @@ def test_without_scipy_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.linalg.lapack", None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):
         frechet_distance(_gaussian(torch.randn(20, 3)), _gaussian(torch.randn(20, 3)))
+
+
+def drawn(count, seed, noise=0.5, width=6):
+    """Features (count, D) of images, and of what was made of them."""
+    random = np.random.default_rng(seed)
+    originals = random.normal(size=(count, width)) * np.arange(1, width + 1)
+    return torch.from_numpy(originals), torch.from_numpy(originals * 0.9 + noise * random.normal(size=(count, width)))
+
+
+def distance(originals, made):
+    return frechet_distance(_gaussian(originals), _gaussian(made))
+
+
+def test_perfect_reconstructions_are_at_distance_zero_whatever_their_number():
+    originals, _ = drawn(200, 0)
+    same = _blocks(originals, 10)
+    found = paired_interval(same, same)
+    assert found == pytest.approx((0, 0, 0, 0), abs=1e-5)
+    assert paired_bias(same, same) == pytest.approx(0, abs=1e-5)
+    # ... which those for independent sets do not know.
+    assert frechet_bias(same, same.total().gaussian()) > 0.1
+    assert frechet_interval(same, same.total().gaussian()).high > 0.1
+
+
+def test_the_value_is_the_distance_and_the_interval_covers_repetitions():
+    truth = distance(*drawn(200_000, 99))
+    inside, widths, values = 0, [], []
+    for seed in range(40):
+        originals, made = drawn(500, seed)
+        found = paired_interval(_blocks(made, 20), _blocks(originals, 20), resamples=30)
+        assert found.value == pytest.approx(distance(originals, made), rel=1e-9)
+        inside += found.low <= truth <= found.high
+        widths.append(found.std)
+        values.append(found.value)
+    assert inside >= 32  # of 40: the bias that remains costs a few
+    assert np.mean(widths) == pytest.approx(np.std(values), rel=0.4)
+
+
+def test_the_bias_is_what_more_images_take_away():
+    truth, few = distance(*drawn(200_000, 99, noise=2.0)), 60
+    values, biases = [], []
+    for seed in range(300):
+        originals, made = drawn(few, seed, noise=2.0)
+        values.append(distance(originals, made))
+        biases.append(paired_bias(_blocks(made, 4), _blocks(originals, 4)))
+    excess = np.mean(values) - truth
+    assert excess > 0.1 * truth, "else there is nothing to tell"
+    assert np.mean(biases) == pytest.approx(excess, rel=0.35)
+
+
+def test_it_is_the_same_each_time_and_for_any_order_of_the_images():
+    originals, made = drawn(100, 0)
+    found = paired_interval(_blocks(made, 10), _blocks(originals, 10))
+    assert paired_interval(_blocks(made, 10), _blocks(originals, 10)) == found
+    turned = [BlockMoments(6, 10) for _ in range(2)]
+    for moments, features in zip(turned, (made, originals), strict=True):
+        moments.update(features.flip(0), torch.arange(len(features)).flip(0))
+    assert paired_interval(*turned) == pytest.approx(found, rel=1e-9)
+
+
+def test_too_few_images_are_told():
+    originals, made = drawn(3, 0)
+    with pytest.raises(AlitokError, match="at least two images in each block"):
+        paired_interval(_blocks(made, 10), _blocks(originals, 10))
+    with pytest.raises(AlitokError, match="at least two images in each half"):
+        paired_bias(_blocks(made, 2), _blocks(originals, 2))

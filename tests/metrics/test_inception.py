@@ -229,3 +229,12 @@ def test_files_that_are_something_else_are_refused(tensors, tmp_path):
     torch.save(tensors | {"fc.weight": tensors["fc.weight"] * torch.nan}, path)
     with pytest.raises(AlitokError, match=r"weights\.pth holds other things than finite numbers"):
         InceptionFeatures.load(path)
+
+
+def test_only_the_official_weights_give_a_fid():
+    assert InceptionFeatures(torch.nn.Identity(), OFFICIAL, "a").distance == "FID"
+
+
+@pytest.mark.parametrize("name", ["inception-0123456789abcdef", f"{OFFICIAL}-2"])
+def test_other_weights_name_themselves_in_the_distance(name):
+    assert InceptionFeatures(torch.nn.Identity(), name, "a").distance == f"Frechet distance in the features of {name}"

@@ -40,7 +40,7 @@ def test_equal_to_torch_fidelity():
     score = InceptionScore(50, split=50)
     score.update(logits.double().softmax(1))
     assert score.score().mean == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
-    assert score.score().deviation == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+    assert score.score().std == pytest.approx(theirs["inception_score_std"], rel=1e-9)
 
 
 def test_sure_and_even_is_the_number_of_classes_and_unsure_is_one():
@@ -49,7 +49,7 @@ def test_sure_and_even_is_the_number_of_classes_and_unsure_is_one():
     unsure.update(torch.full((50, 5), 0.2))
     assert sure.score().mean == pytest.approx(5)
     assert unsure.score().mean == pytest.approx(1)
-    assert sure.score().deviation == 0
+    assert sure.score().std == 0
 
 
 def test_numbers_decide_the_splits_not_the_order():
@@ -68,7 +68,7 @@ def test_processes_together_see_all_samples(together):
         if world.main:
             mine = mine[: len(mine) // 2]  # ends in an earlier split than the other
         score.update(probabilities[mine], mine)
-        return score.over_processes(world).score()
+        return score.all_reduced(world).score()
 
     kept = torch.cat([torch.arange(0, 50, 2), torch.arange(1, 100, 2)]).sort().values
     wanted = InceptionScore(7, split=30)

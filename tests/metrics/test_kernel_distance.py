@@ -24,7 +24,7 @@ def test_equal_to_the_definition():
     assert float(squared_mmd(x, y)) == pytest.approx(_slow(x, y), rel=1e-10)
     found = kernel_distance(x[:7], y, subsets=3, size=7)  # a subset of all is all, in another order
     assert found.mean == pytest.approx(_slow(x[:7], y), rel=1e-10)
-    assert found.deviation == pytest.approx(0, abs=1e-12)
+    assert found.std == pytest.approx(0, abs=1e-12)
 
 
 def test_equal_to_torch_fidelity():
@@ -38,7 +38,7 @@ def test_equal_to_torch_fidelity():
     theirs = kid_features_to_metric(samples, reference, **settings | {"kid_subsets": 400, "kid_subset_size": 50})
     found = kernel_distance(samples, reference, subsets=400, size=50)
     assert found.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=0.05)  # of other subsets
-    assert found.deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.2)
+    assert found.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.2)
 
 
 def test_deviation_is_over_the_subsets_of_the_seed():

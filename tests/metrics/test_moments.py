@@ -79,7 +79,7 @@ def test_what_was_read_stays_when_more_is_shown(features):
 def test_processes_together_see_all_images(features, together):
     def work(world):
         moments = _shown(features[world.rank :: world.size], [10] * (len(features[world.rank :: world.size]) // 10))
-        whole = moments.over_processes(world)
+        whole = moments.all_reduced(world)
         return whole.count, whole.mean.numpy(), whole.products.numpy()
 
     first, second = together(work)
@@ -96,7 +96,7 @@ def test_a_process_without_images_changes_nothing(features, together):
         if world.main:
             moments.update(features)
             blocks.update(features, torch.arange(1300))
-        return moments.over_processes(world).products.numpy(), blocks.over_processes(world).total().products.numpy()
+        return moments.all_reduced(world).products.numpy(), blocks.all_reduced(world).total().products.numpy()
 
     for results in together(work):
         for found in results:

@@ -6,7 +6,7 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.precision_recall import manifold_scores
 
 
-def _slow(real, samples, neighbours=3, density_neighbours=5):
+def _slow(real, samples, neighbors=3, density_neighbors=5):
     """The definitions, by differences and sorting in float64."""
     real, samples = real.double().numpy(), samples.double().numpy()
 
@@ -19,11 +19,11 @@ def _slow(real, samples, neighbours=3, density_neighbours=5):
         return np.sort(table, axis=1)[:, k - 1]
 
     between = distances(real, samples)
-    within = between <= radii(real, density_neighbours)[:, None]
+    within = between <= radii(real, density_neighbors)[:, None]
     return (
-        (between <= radii(real, neighbours)[:, None]).any(0).mean(),
-        (between <= radii(samples, neighbours)[None]).any(1).mean(),
-        within.sum() / (density_neighbours * len(samples)),
+        (between <= radii(real, neighbors)[:, None]).any(0).mean(),
+        (between <= radii(samples, neighbors)[None]).any(1).mean(),
+        within.sum() / (density_neighbors * len(samples)),
         within.any(1).mean(),
     )
 
@@ -38,13 +38,13 @@ def test_equal_to_the_definitions(dimensions, apart):
 
 
 @pytest.mark.parametrize("most_values", [40, 1000, 10**7])
-@pytest.mark.parametrize(("neighbours", "density_neighbours"), [(3, 5), (1, 1), (6, 2)])
-def test_blocks_change_nothing(most_values, neighbours, density_neighbours):
+@pytest.mark.parametrize(("neighbors", "density_neighbors"), [(3, 5), (1, 1), (6, 2)])
+def test_blocks_change_nothing(most_values, neighbors, density_neighbors):
     real, samples = torch.randn(50, 4), torch.randn(37, 4) + 0.4
     found = manifold_scores(
-        real, samples, neighbours=neighbours, density_neighbours=density_neighbours, most_values=most_values
+        real, samples, neighbors=neighbors, density_neighbors=density_neighbors, most_values=most_values
     )
-    assert found == pytest.approx(_slow(real, samples, neighbours, density_neighbours), abs=1e-12)
+    assert found == pytest.approx(_slow(real, samples, neighbors, density_neighbors), abs=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -97,7 +97,7 @@ def test_images_that_are_all_equal_are_measured():
 
 def test_too_few_and_broken_ones_are_refused():
     real, samples = torch.randn(20, 4), torch.randn(20, 4)
-    with pytest.raises(AlitokError, match="Each of 5 real images has no 5 nearest neighbours; give at least 6"):
+    with pytest.raises(AlitokError, match="Each of 5 real images has no 5 nearest neighbors; give at least 6"):
         manifold_scores(real[:5], samples)
     with pytest.raises(AlitokError, match="Each of 3 samples has no 3 nearest"):
         manifold_scores(real, samples[:3])

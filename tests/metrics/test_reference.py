@@ -6,7 +6,7 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.metrics.moments import Moments
-from alitok.metrics.reference import MOST_FEATURES, Provenance, load_statistics, save_statistics
+from alitok.metrics.reference import MAX_FEATURES, Provenance, load_statistics, save_statistics
 
 ABOUT = Provenance(kind="generation", network="inception-2015-12-05", resolution=256, dataset="abc")
 
@@ -125,8 +125,8 @@ def test_features_of_other_images_are_refused_where_they_are_written_and_read(tm
 
 
 def test_no_more_features_than_the_scores_need_are_kept(tmp_path):
-    made, features = Moments(1), torch.randn(MOST_FEATURES + 1, 1)
+    made, features = Moments(1), torch.randn(MAX_FEATURES + 1, 1)
     made.update(features)
-    save_statistics(tmp_path / "reference.npz", {"pool": made}, ABOUT, features[:MOST_FEATURES])
+    save_statistics(tmp_path / "reference.npz", {"pool": made}, ABOUT, features[:MAX_FEATURES])
     with pytest.raises(AssertionError):
         save_statistics(tmp_path / "reference.npz", {"pool": made}, ABOUT, features)

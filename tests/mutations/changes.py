@@ -655,14 +655,14 @@ CHANGES = [
         ),
         (
             "the feature itself is its first neighbour",
-            "[found[:, k] for k in neighbours]",
-            "[found[:, k - 1] for k in neighbours]",
+            "[found[:, k] for k in neighbors]",
+            "[found[:, k - 1] for k in neighbors]",
             "test_equal_to_the_definitions",
         ),
     ),
     *_of(
-        "metrics/predictability.py",
-        "tests/metrics/test_predictability.py",
+        "metrics/codes.py",
+        "tests/metrics/test_codes.py",
         (
             "bits of the prefix for bits of the grid",
             "bits[prefix:].sum()",

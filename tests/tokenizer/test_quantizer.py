@@ -127,7 +127,7 @@ def test_two_processes_cluster_as_one_does_on_the_joined_batch(together):
             quantizer.usage.copy_(usage)
         for step in range(3):
             mine = (features + step)[world.rank * 6 : world.rank * 6 + 6]
-            quantizer.cluster(quantizer.candidates(mine).over_processes(world))
+            quantizer.cluster(quantizer.candidates(mine).all_reduced(world))
         return quantizer.codebook.detach().numpy(), quantizer.usage.numpy()
 
     joined = VectorQuantizer(64, 4)

@@ -29,7 +29,7 @@ NetworkName = Literal["convnext", "lpips", "local"]
 _CONVNEXT_SIDE = 224
 _VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 among VGG16's layers
 _VGG_CHANNELS = (64, 128, 256, 512, 512)
-VGG_LEAST_SIDE = 16  # pixels, halved four times
+VGG_MIN_SIZE = 16  # pixels, halved four times
 _CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
 _HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
 
@@ -136,9 +136,9 @@ class LpipsVgg(FeatureNetwork):
         Raises:
             AlitokError: images smaller than VGG can halve.
         """
-        if min(images.shape[-2:]) < VGG_LEAST_SIDE:
+        if min(images.shape[-2:]) < VGG_MIN_SIZE:
             raise AlitokError(
-                f"LPIPS needs images of at least {VGG_LEAST_SIDE} pixels a side, not {tuple(images.shape[-2:])}; "
+                f"LPIPS needs images of at least {VGG_MIN_SIZE} pixels a side, not {tuple(images.shape[-2:])}; "
                 "choose another perceptual network."
             )
         x = (images * 2 - 1 - self.shift) / self.scale
@@ -188,7 +188,7 @@ def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights)
     return lpips
 
 
-def vgg_is_here(weights: PerceptualWeights) -> bool:
+def vgg_available(weights: PerceptualWeights) -> bool:
     """Whether LPIPS's VGG16 can be read without a download, from the file named or torchvision's cache."""
     return weights.vgg is not None or Path(torch.hub.get_dir(), "checkpoints", _VGG_FILE).is_file()
 

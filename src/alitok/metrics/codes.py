@@ -1,25 +1,26 @@
-"""How much of a codebook is in use.
+"""Statistics of codes: how much of the codebook is used, and how predictable the codes are.
 
-Enter: integer codes of any shape, usually (B, T), in [0, V). Leave: the share of the V entries that were drawn at
-least once, and the perplexity exp(entropy), the number of equally likely codes that would be as varied. `CodeUsage`
-counts all it is shown, `UsageWindow` windows of a fixed length during training.
+Shapes: B images, T = K + G * G codes, K prefix, G grid side, V codebook.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from alitok.core.errors import AlitokError
 
-_SETTLING = 100  # windows before a fall is worth a warning: at first the codebook is still finding its features
+_SETTLING = 100  # windows before a drop is worth a warning: at first the codebook is still finding its features
 
 
 class CodeUsage:
     """Counts codes as they stream by.
 
     Args:
-        codebook_size: V, the number of entries.
+        codebook_size: V.
     """
 
     def __init__(self, codebook_size: int) -> None:
@@ -29,7 +30,7 @@ class CodeUsage:
         """Count integer codes of any shape, on any device.
 
         Raises:
-            AlitokError: a code lies outside [0, V).
+            AlitokError: a code is outside [0, V).
         """
         if codes.numel() == 0:
             return
@@ -45,12 +46,12 @@ class CodeUsage:
 
     @property
     def use(self) -> float:
-        """Share of the entries drawn at least once, in [0, 1]; 0 before any code."""
+        """Fraction of the entries seen at least once, in [0, 1]."""
         return int((self.counts > 0).sum()) / len(self.counts)
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the entropy of the shares, in [1, V]; 0 before any code."""
+        """In [1, V]; 0 before any code."""
         total = int(self.counts.sum())
         if total == 0:
             return 0.0
@@ -58,19 +59,19 @@ class CodeUsage:
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """The exponential of the entropy of counts (V,), which are not all zero: a scalar in [1, V]."""
+    """exp(entropy) of counts (V,) that are not all zero: a scalar in [1, V]."""
     return torch.special.entr(counts / counts.sum()).sum().exp()
 
 
 class UsageWindow(nn.Module):
-    """Codebook use and perplexity over windows of a fixed number of steps, kept on the device without waiting for it.
+    """Codebook use and perplexity over windows of a fixed number of steps, without host-device syncs.
 
-    A use taken over a few codes is low whatever the codebook does; over a fixed window it can be compared.
+    Use depends on how many codes are counted, so only windows of equal length can be compared.
 
     Args:
         codebook_size: V.
         window: steps.
-        alarm: share of the highest use so far below which `fallen` warns.
+        alarm: fraction of the highest use so far below which `fallen` warns.
     """
 
     counts: torch.Tensor
@@ -87,7 +88,7 @@ class UsageWindow(nn.Module):
         self.register_buffer("counts", torch.zeros(codebook_size, dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("windows", torch.zeros((), dtype=torch.int64))
-        for name in ("use", "perplexity", "highest"):  # of the last full window; 0 before there is one
+        for name in ("use", "perplexity", "highest"):  # of the last full window; 0 before the first
             self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
@@ -104,13 +105,13 @@ class UsageWindow(nn.Module):
             tensor.masked_fill_(full, 0)
 
     def report(self) -> dict[str, float]:
-        """`codebook_use` and `codebook_perplexity` of the last full window; nothing before there is one."""
+        """`codebook_use` and `codebook_perplexity` of the last full window; empty before the first."""
         if not self.highest.item():
             return {}
         return {"codebook_use": self.use.item(), "codebook_perplexity": self.perplexity.item()}
 
     def fallen(self) -> str | None:
-        """A warning when use has fallen, once for each fall."""
+        """A warning when use has dropped, once per drop."""
         use, highest = self.use.item(), self.highest.item()
         low = use < self.alarm * highest and self.windows.item() > _SETTLING
         first, self._warned = low and not self._warned, low
@@ -120,3 +121,27 @@ class UsageWindow(nn.Module):
             f"Warning: {use:.1%} of the codebook was in use over the last {self.window} steps, after {highest:.1%} "
             "before; if it does not recover, lower the learning rate."
         )
+
+
+def code_losses(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy in nats (B, T) float32, and whether each code has the largest logit (B, T) bool.
+
+    Args:
+        logits: (B, T, V) of any float type; position t depends only on the codes before t.
+        codes: (B, T) integers in [0, V).
+    """
+    assert logits.shape[:2] == codes.shape, (logits.shape, codes.shape)
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view(codes.shape)
+    return nats, logits.argmax(-1) == codes
+
+
+def bits_per_image(nats: torch.Tensor, prefix: int) -> tuple[float, float]:
+    """Code length under the model: bits of all codes, and of the grid codes alone.
+
+    Args:
+        nats: (T,) mean cross-entropy at each position, prefix first.
+        prefix: K, with 0 <= K <= T.
+    """
+    assert 0 <= prefix <= len(nats)
+    bits = nats.double() / math.log(2)
+    return float(bits.sum()), float(bits[prefix:].sum())

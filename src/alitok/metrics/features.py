@@ -1,24 +1,25 @@
-"""What every feature network says of images, and what it is known by.
+"""The interface of feature networks for images, and the arithmetic that published numbers rest on.
 
-Enter: images (B, 3, h, w) uint8. Leave: `Features`. Numbers of two networks are never compared, so each has a name;
-and only the distance in the features of the one network that published numbers are made with is called FID.
-Shapes: B images, D features, S features with places, C classes.
+Numbers from two networks are never compared, so each has a name; only distances in the features of the network that
+published numbers use are called FID. Shapes: B images, D features, S spatial features, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
 
 
 class Features(NamedTuple):
-    """What a network says of B images, all float32.
+    """Output of a feature network for B images, float32.
 
     Attributes:
-        pool: (B, D) features of whole images.
-        spatial: (B, S) features that know where in the image they are; None where the network has none.
-        probabilities: (B, C) of its classes, each row of sum 1.
+        pool: (B, D), of the whole image.
+        spatial: (B, S), features with a position in the image; None if the network has none.
+        probabilities: (B, C) of its classes.
     """
 
     pool: torch.Tensor
@@ -30,8 +31,8 @@ class FeatureExtractor(Protocol):
     """A frozen feature network.
 
     Attributes:
-        name: of the network and its weights; statistics of two names are never compared.
-        weights: a hash of its weights.
+        name: identifies network and weights; statistics with different names are never compared.
+        weights: hash of the weights.
         distance: what the Frechet distance in its features is called, such as "FID".
     """
 
@@ -40,5 +41,16 @@ class FeatureExtractor(Protocol):
     distance: str
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """The features of images (B, 3, h, w) uint8 on the network's device, without gradients."""
+        """Features of images (B, 3, h, w) uint8 on the network's device, without gradients."""
         ...
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Deterministic float32 convolutions on this device: no autocast, no TF32 (cuDNN's default)."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast(device.type, enabled=False),
+        cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False),
+    ):
+        yield

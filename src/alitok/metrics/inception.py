@@ -31,8 +31,7 @@ from alitok.core.checkpoint import Tensors, fingerprint
 from alitok.core.errors import AlitokError, said
 from alitok.core.files import sha256
 from alitok.core.pretrained import patience, read_weights
-from alitok.metrics.arithmetic import full_precision
-from alitok.metrics.features import Features
+from alitok.metrics.features import Features, full_precision
 
 POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
 OFFICIAL = "inception-2015-12-05"  # the name of the network with the weights that published numbers are made with

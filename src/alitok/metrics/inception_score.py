@@ -22,12 +22,12 @@ class Score(NamedTuple):
 
     Attributes:
         mean: over the splits, in [1, C].
-        deviation: standard deviation over the splits, 0 for one; it says little of how sure the mean is.
+        std: standard deviation over the splits, 0 for one; it says little of how sure the mean is.
         splits: how many.
     """
 
     mean: float
-    deviation: float
+    std: float
     splits: int
 
 
@@ -94,7 +94,7 @@ class InceptionScore:
         scores = (mean_negentropy + entropy_of_mean).exp()
         return Score(float(scores.mean()), float(scores.std(correction=0)), len(scores))
 
-    def over_processes(self, world: World) -> InceptionScore:
+    def all_reduced(self, world: World) -> InceptionScore:
         """What all processes were shown, the same on each; called by all of them."""
         whole = InceptionScore(self._sums.shape[1], self.split)
         self._grow(int(world.maximum(torch.tensor(len(self._counts)))))

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from alitok.metrics.arithmetic import full_precision
 from alitok.metrics.codec import Codec, Looked, device_of, look
 from alitok.metrics.dependency import ROUNDING, Dependency, Pairs, Raster, Tally, choose_pairs, pair_batches
+from alitok.metrics.features import full_precision
 
 _MOST_VALUES = 2**24  # numbers of one block of probabilities: 64 MB
 _COMPARED = 4096  # pairs whose patches are compared at a time

@@ -23,11 +23,11 @@ class KernelDistance(NamedTuple):
 
     Attributes:
         mean: over the subsets; may be a little below 0 for sets that are alike.
-        deviation: standard deviation over the subsets.
+        std: standard deviation over the subsets.
     """
 
     mean: float
-    deviation: float
+    std: float
 
 
 def kernel_distance(

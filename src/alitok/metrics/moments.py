@@ -103,7 +103,7 @@ class Moments:
         """
         return Gaussian(self.mean.cpu(), self.covariance().cpu())
 
-    def over_processes(self, world: World) -> Moments:
+    def all_reduced(self, world: World) -> Moments:
         """The moments of the images of all processes, the same on each; called by all of them."""
         if world.size == 1:
             return self
@@ -166,10 +166,10 @@ class BlockMoments:
             rows = torch.from_numpy(np.flatnonzero(places == place)).to(features.device)
             self.blocks[int(place)].update(features[rows])
 
-    def over_processes(self, world: World) -> BlockMoments:
+    def all_reduced(self, world: World) -> BlockMoments:
         """The blocks of the images of all processes, the same on each; called by all of them."""
         whole = BlockMoments(0, len(self.blocks))
-        whole.blocks = [block.over_processes(world) for block in self.blocks]
+        whole.blocks = [block.all_reduced(world) for block in self.blocks]
         return whole
 
     def total(self) -> Moments:

@@ -44,8 +44,8 @@ def manifold_scores(
     real: torch.Tensor,
     samples: torch.Tensor,
     *,
-    neighbours: int = 3,
-    density_neighbours: int = 5,
+    neighbors: int = 3,
+    density_neighbors: int = 5,
     device: torch.device | None = None,
     most_values: int = _MOST_VALUES,
 ) -> Manifold:
@@ -57,22 +57,22 @@ def manifold_scores(
     so moves images that lie near the surface of a ball.)
 
     Args:
-        real: (N, D) float, N above both numbers of neighbours.
-        samples: (M, D) float, M above `neighbours`.
-        neighbours: k of precision and recall.
-        density_neighbours: k of density and coverage.
+        real: (N, D) float, N above both numbers of neighbors.
+        samples: (M, D) float, M above `neighbors`.
+        neighbors: k of precision and recall.
+        density_neighbors: k of density and coverage.
         device: where distances are computed, that of `real` if None; the CPU instead of `mps`, which has no float64.
         most_values: numbers held at a time, in each of a few tables.
 
     Raises:
         AlitokError: too few images, other features, NaN or infinity.
     """
-    assert neighbours >= 1, neighbours
-    assert density_neighbours >= 1, density_neighbours
-    _require(real, samples, neighbours, density_neighbours)
+    assert neighbors >= 1, neighbors
+    assert density_neighbors >= 1, density_neighbors
+    _require(real, samples, neighbors, density_neighbors)
     lattice = _Lattice(real, samples, in_double(device or real.device), most_values)
-    radii = lattice.radii(real, (neighbours, density_neighbours))
-    sample_radii = lattice.radii(samples, (neighbours,))[0]
+    radii = lattice.radii(real, (neighbors, density_neighbors))
+    sample_radii = lattice.radii(samples, (neighbors,))[0]
     inside_real = torch.zeros(len(samples), dtype=torch.bool)
     inside_samples = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros(len(real), dtype=torch.bool)
@@ -86,7 +86,7 @@ def manifold_scores(
     return Manifold(
         precision=float(inside_real.double().mean()),
         recall=float(inside_samples.double().mean()),
-        density=balls / (density_neighbours * len(samples)),
+        density=balls / (density_neighbors * len(samples)),
         coverage=float(covered.double().mean()),
     )
 
@@ -108,14 +108,14 @@ class _Lattice:
         self._device = device
         self._block = max(1, min(math.isqrt(most_values), most_values // first.shape[1]))
 
-    def radii(self, features: torch.Tensor, neighbours: tuple[int, ...]) -> list[torch.Tensor]:
+    def radii(self, features: torch.Tensor, neighbors: tuple[int, ...]) -> list[torch.Tensor]:
         """The squared distance (N,) of each feature's k-th nearest other one, for each k, on the device."""
-        found = torch.empty(len(features), max(neighbours) + 1, dtype=torch.float64, device=self._device)
+        found = torch.empty(len(features), max(neighbors) + 1, dtype=torch.float64, device=self._device)
         found.fill_(math.inf)
         for rows, _, table in self.tables(features, features):
             nearest = torch.cat([found[rows], table], 1)
             found[rows] = nearest.topk(found.shape[1], largest=False, sorted=True).values
-        return [found[:, k] for k in neighbours]  # the nearest of all is the feature itself, or a copy of it, at 0
+        return [found[:, k] for k in neighbors]  # the nearest of all is the feature itself, or a copy of it, at 0
 
     def tables(self, left: torch.Tensor, right: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
         """Rows, columns and squared distances (n, m) of blocks, until all of (N, M) were given."""
@@ -133,17 +133,17 @@ class _Lattice:
         return whole, whole.square().sum(1)
 
 
-def _require(real: torch.Tensor, samples: torch.Tensor, neighbours: int, density_neighbours: int) -> None:
+def _require(real: torch.Tensor, samples: torch.Tensor, neighbors: int, density_neighbors: int) -> None:
     """Check what is compared.
 
     Raises:
         AlitokError: see `manifold_scores`.
     """
     require_same_dimensions(real.shape[1], samples.shape[1])
-    needs = (("real images", real, max(neighbours, density_neighbours)), ("samples", samples, neighbours))
+    needs = (("real images", real, max(neighbors, density_neighbors)), ("samples", samples, neighbors))
     for name, features, most in needs:
         if len(features) <= most:
             raise AlitokError(
-                f"Each of {len(features)} {name} has no {most} nearest neighbours; give at least {most + 1}."
+                f"Each of {len(features)} {name} has no {most} nearest neighbors; give at least {most + 1}."
             )
         require_finite(features, real.shape[1])

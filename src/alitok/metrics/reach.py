@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alitok.metrics.arithmetic import full_precision
 from alitok.metrics.codec import Codec, device_of, draw
 from alitok.metrics.dependency import ROUNDING, Dependency, Pairs, Raster, Tally, choose_pairs, pair_batches
+from alitok.metrics.features import full_precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.arithmetic import full_precision
+from alitok.metrics.features import full_precision
 
 SSIM_WINDOW, _DEVIATION = 11, 1.5  # pixels; smaller images have no SSIM
 

@@ -22,7 +22,7 @@ from alitok.core.files import atomic_path
 from alitok.metrics.moments import Moments
 
 Kind = Literal["generation", "reconstruction"]
-MOST_FEATURES = 10_000  # images whose features are kept; at 2048 each 82 MB
+MAX_FEATURES = 10_000  # images whose features are kept; at 2048 each 82 MB
 _FORMAT = "alitok-statistics-1"
 _FEATURES = "features"
 _MEANING = {
@@ -99,7 +99,7 @@ class Statistics:
     Attributes:
         moments: by the name of the layer, such as `pool`; all of the same images.
         provenance: what they were taken of; `Provenance.require` checks it.
-        features: the `pool` features (M, D) float32 of up to `MOST_FEATURES` of the images, for precision, recall and
+        features: the `pool` features (M, D) float32 of up to `MAX_FEATURES` of the images, for precision, recall and
             KID; None where they were not kept.
     """
 
@@ -162,7 +162,7 @@ def load_statistics(path: Path) -> Statistics:
 def _fit(features: np.ndarray, count: int, dimensions: int) -> bool:
     """Whether these are features (M, D) of some of the images."""
     right = features.ndim == 2 and features.dtype == np.float32 and features.shape[1] == dimensions
-    return right and 0 < len(features) <= min(count, MOST_FEATURES) and bool(np.isfinite(features).all())
+    return right and 0 < len(features) <= min(count, MAX_FEATURES) and bool(np.isfinite(features).all())
 
 
 def _moments(count: int, mean: np.ndarray, products: np.ndarray) -> Moments:

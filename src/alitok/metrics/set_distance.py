@@ -155,9 +155,9 @@ def gather(
     features = _kept(files, names[0], width, count if most_kept is None else most_kept) if world.main else None
     return Seen(
         count,
-        pool.over_processes(world),
-        None if spatial is None else spatial.over_processes(world),
-        score.over_processes(world),
+        pool.all_reduced(world),
+        None if spatial is None else spatial.all_reduced(world),
+        score.all_reduced(world),
         features,
         sum(world.gather(right)) if to_judge is not None else None,
     )

@@ -22,8 +22,7 @@ from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, write_json
 from alitok.losses.local_features import LocalFeatures
-from alitok.metrics.arithmetic import full_precision
-from alitok.metrics.features import Features
+from alitok.metrics.features import Features, full_precision
 
 MOST_SIDE = 64  # pixels a side that the network sees at most
 _KIND = "judge"

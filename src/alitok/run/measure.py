@@ -17,7 +17,7 @@ from alitok.data.loader import order
 from alitok.data.source import ImageSource, Splits, fixed_views
 from alitok.metrics.classifier import ImageClassifier
 from alitok.metrics.codes import CodeUsage
-from alitok.metrics.neighbours import nearest_distance
+from alitok.metrics.nearest import nearest_distance
 from alitok.metrics.reconstruction import psnr
 from alitok.run.reconstruct import reconstruct
 from alitok.run.tasks import spread

@@ -86,7 +86,7 @@ class Trainings:
             training = self.recipe.stage2
             tokenizer = Tokenizer(self.recipe.tokenizer)
             if not rehearsal:
-                tokenizer.load_codes(self.root / "stage1" / "tokenizer")
+                tokenizer.load_stage1(self.root / "stage1" / "tokenizer")
         task = TokenizerTask(
             tokenizer,
             stage,

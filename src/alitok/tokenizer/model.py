@@ -219,7 +219,7 @@ class Tokenizer(nn.Module):
         load_parts(directory, tokenizer.parts())
         return tokenizer.eval()
 
-    def load_codes(self, directory: Path) -> None:
+    def load_stage1(self, directory: Path) -> None:
         """Take encoder, quantizer and stage-1 decoder from a saved tokenizer; the stage-2 decoder stays as it is.
 
         Raises:

@@ -59,7 +59,7 @@ class Candidates:
             torch.where(closer[:, None], other.features, self.features),
         )
 
-    def over_processes(self, world: World) -> Candidates:
+    def all_reduced(self, world: World) -> Candidates:
         """Of the features of all processes, the same bits on each; among equally near ones, the lowest rank's."""
         if world.size == 1:
             return self

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from alitok.generator import Generator
-from alitok.metrics.predictability import code_losses
+from alitok.metrics.codes import code_losses
 
 
 class Guesses(NamedTuple):

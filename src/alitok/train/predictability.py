@@ -16,7 +16,7 @@ from torch import nn
 from alitok.core.config import config, require_at_least
 from alitok.core.device import autocast
 from alitok.generator import Generator, GeneratorConfig
-from alitok.metrics.predictability import bits_per_image
+from alitok.metrics.codes import bits_per_image
 from alitok.train.next_code import guess
 from alitok.train.optim import GENERATOR_ADAMW, make_optimizer
 from alitok.train.schedule import Phase, learning_rate

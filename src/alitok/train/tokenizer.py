@@ -201,7 +201,7 @@ class TokenizerTask:
         """Stage 1: one step of online clustering on the features of this step, over all processes."""
         if self._candidates is not None:
             assert self._usage is not None
-            candidates = self._candidates.over_processes(world)
+            candidates = self._candidates.all_reduced(world)
             self._tokenizer.quantizer.cluster(candidates)
             self._usage.update(candidates.counts)
         if self._adversary is not None:

@@ -28,10 +28,10 @@ from alitok.data.codes import CodeStore
 from alitok.data.images import Broken
 from alitok.data.source import Splits, fixed_views
 from alitok.generator import Generator
+from alitok.metrics.codes import bits_per_image
 from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.influence import influence_of
 from alitok.metrics.moments import Gaussian, Moments
-from alitok.metrics.predictability import bits_per_image
 from alitok.metrics.reconstruction import psnr, ssim
 from alitok.metrics.set_distance import features_of
 from alitok.recipes.arms import ARMS, AblationPreset, ArmName, cell_recipe

@@ -26,11 +26,10 @@ from alitok.core import images as pixels
 from alitok.core.blocks import ImageBlock
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
-from alitok.metrics.arithmetic import full_precision
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.feature_files import FeatureFiles
-from alitok.metrics.features import FeatureExtractor
-from alitok.metrics.paired_frechet import paired_bias, paired_interval
+from alitok.metrics.features import FeatureExtractor, full_precision
+from alitok.metrics.frechet import paired_bias, paired_interval
 from alitok.metrics.reconstruction import psnr, ssim
 from alitok.metrics.set_distance import Compared, Seen, Target, compare, enough_for_interval, features_of
 from alitok.tokenizer import Tokenizer
@@ -206,7 +205,7 @@ def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
 def compare_paired(made: Seen, originals: Seen, target: Target, *, device: torch.device) -> Compared:
     """All numbers of reconstructions against a target that is of the images they were made from.
 
-    The interval and the bias are those of paired sets; see `alitok.metrics.paired_frechet`.
+    The interval and the bias are those of paired sets; see `alitok.metrics.frechet`.
 
     Args:
         made: the reconstructions.

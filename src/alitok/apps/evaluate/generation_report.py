@@ -22,7 +22,7 @@ from alitok.core.words import counted
 from alitok.data.decode import BrokenImageError, in_threads, without_remarks
 from alitok.data.source import ImageSource, Splits
 from alitok.metrics.feature_files import FeatureFiles
-from alitok.metrics.neighbours import nearest_distance
+from alitok.metrics.nearest import nearest_distance
 from alitok.metrics.set_distance import Compared, shown_images
 from alitok.recipes.models import IMAGENET_CLASSES
 from alitok.recipes.published import Generated, applies, generation_table

@@ -47,12 +47,12 @@ from alitok.data.builtin import BUILTIN
 from alitok.data.images import Broken
 from alitok.data.source import Splits, short_side
 from alitok.losses.perceptual import (
-    VGG_LEAST_SIDE,
+    VGG_MIN_SIZE,
     LpipsVgg,
     NetworkMissingError,
     PerceptualWeights,
     load_network,
-    vgg_is_here,
+    vgg_available,
 )
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.reconstruction import SSIM_WINDOW
@@ -157,14 +157,14 @@ def open_lpips(
         AlitokError: a file was named, and it cannot be used or images of `size` pixels are too small for LPIPS.
     """
     named = weights.vgg is not None or weights.lpips_heads is not None
-    small = f"it needs images of at least {VGG_LEAST_SIDE} pixels a side, not {size}"
-    if size < VGG_LEAST_SIDE:
+    small = f"it needs images of at least {VGG_MIN_SIZE} pixels a side, not {size}"
+    if size < VGG_MIN_SIZE:
         if named:
             raise AlitokError(f"There can be no LPIPS: {small}; leave out --lpips-vgg and --lpips-heads.")
         return None, f"There is no LPIPS: {small}."
 
     def fetch() -> str | None:
-        if not download and not vgg_is_here(weights):
+        if not download and not vgg_available(weights):
             return (
                 "There is no LPIPS: its VGG16 is not in the cache, and nothing is downloaded for --features "
                 "classifier; --lpips-vgg names its file."

@@ -21,7 +21,7 @@ from alitok.data.source import Splits, open_splits, short_side
 from alitok.data.tar import Say
 from alitok.metrics.adm import is_statistics, load_adm
 from alitok.metrics.inception import OFFICIAL
-from alitok.metrics.reference import MOST_FEATURES, load_statistics
+from alitok.metrics.reference import MAX_FEATURES, load_statistics
 from alitok.metrics.set_distance import Seen, Target, gather
 from alitok.run.originals import SplitName, say_on
 
@@ -171,7 +171,7 @@ def seen_of(work: Work, images: StoredImages) -> Seen:
     about = json.dumps([images.settings, work.extractor.name], sort_keys=True)
     place = work.root / "reference" / hashlib.sha256(about.encode()).hexdigest()[:12]
     files = features_of_images(work, images, place, "features of the reference")
-    return gather(files, work.world, most_kept=MOST_FEATURES)
+    return gather(files, work.world, most_kept=MAX_FEATURES)
 
 
 def target_of(seen: Seen) -> Target:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-import alitok.metrics.neighbours as neighbours
+import alitok.metrics.nearest as nearest
 from alitok.core.errors import AlitokError
-from alitok.metrics.neighbours import nearest_distance
+from alitok.metrics.nearest import nearest_distance
 
 
 def some_images(count, seed, side=5):
@@ -31,10 +31,10 @@ def test_equals_brute_force_for_any_block(block):
 def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
     queries, references = some_images(6, 0), some_images(9, 1)
     expected = nearest_distance(queries, references)
-    monkeypatch.setattr(neighbours, "_MOST_VALUES", 2 * 75)
+    monkeypatch.setattr(nearest, "_MOST_VALUES", 2 * 75)
     seen = []
-    flat = neighbours._flat
-    monkeypatch.setattr(neighbours, "_flat", lambda some: seen.append(len(some)) or flat(some))
+    flat = nearest._flat
+    monkeypatch.setattr(nearest, "_flat", lambda some: seen.append(len(some)) or flat(some))
     distances, indices = nearest_distance(queries, references)
     assert max(seen) == 2
     assert np.array_equal(distances, expected[0])

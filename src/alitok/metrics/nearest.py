@@ -33,7 +33,7 @@ def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1
     """
     assert queries.dtype == references.dtype == np.uint8, (queries.dtype, references.dtype)
     if len(references) == 0:
-        raise AlitokError("There are no reference images to look for neighbours in; give at least one.")
+        raise AlitokError("There are no reference images to look for neighbors in; give at least one.")
     if queries.shape[1:] != references.shape[1:]:
         raise AlitokError(
             f"Images of shape {queries.shape[1:]} cannot be compared with references of shape "
