@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from alitok.sampling import Engine, SampleRequest, SamplingConfig
+    from alitok.sampling import SampleRequest, SamplingConfig
+    from alitok.sampling.engine import Engine
     from alitok.sampling.pipeline import Pipeline
 
 PARTS = ("matrix", "growth", "batches", "soft", "exactness")
@@ -167,7 +168,8 @@ def exactness(pipeline: Pipeline, images: int) -> dict[str, Any]:
     import torch
 
     from alitok.core.errors import AlitokError
-    from alitok.sampling import Engine, SampleRequest
+    from alitok.sampling import SampleRequest
+    from alitok.sampling.engine import Engine
 
     generator, sampling = pipeline.generator, pipeline.sampling
     classes = generator.config.classes
@@ -198,7 +200,7 @@ def plain_pass(pipeline: Pipeline, codes: torch.Tensor, sampling: SamplingConfig
     import torch
 
     from alitok.sampling import SampleRequest
-    from alitok.sampling.settings import RowSettings, next_codes
+    from alitok.sampling.guidance import RowSettings, next_codes
 
     generator, count = pipeline.generator, len(codes)
     with torch.inference_mode():

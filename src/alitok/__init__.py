@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alitok.core.errors import AlitokError
     from alitok.generator import Generator, GeneratorConfig
-    from alitok.sampling import Engine, SampleRequest, SamplingConfig
+    from alitok.sampling import SampleRequest, SamplingConfig
+    from alitok.sampling.engine import Engine
     from alitok.sampling.pipeline import Pipeline
     from alitok.tokenizer import Tokenizer, TokenizerConfig
 
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AlitokError": "alitok.core.errors",
-    "Engine": "alitok.sampling",
+    "Engine": "alitok.sampling.engine",
     "Generator": "alitok.generator",
     "GeneratorConfig": "alitok.generator",
     "Pipeline": "alitok.sampling.pipeline",

@@ -7,9 +7,10 @@ import torch
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
 from alitok.recipes.presets import RECIPES
-from alitok.sampling import Engine, SampleRequest, SamplingConfig, oracle
+from alitok.sampling import SampleRequest, SamplingConfig, oracle
+from alitok.sampling.engine import Engine
+from alitok.sampling.guidance import RowSettings
 from alitok.sampling.session import GRAPH_STEP, READ_AT_ONCE
-from alitok.sampling.settings import RowSettings
 
 SIZES = {
     "small": GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2),

@@ -8,8 +8,9 @@ from alitok.core.blocks import Blocks
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import Engine, SamplingConfig, decoding
+from alitok.sampling import SamplingConfig, decoding
 from alitok.sampling import job as sampling
+from alitok.sampling.engine import Engine
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
 from alitok.sampling.memory import decoder_bytes
 from alitok.sampling.pipeline import Pipeline
@@ -75,7 +76,7 @@ def test_blocks_cover_every_image_once(count, batch_size, size):
 
 def test_the_images_are_those_that_one_call_draws(pipeline):
     blocks = drawn(pipeline)
-    assert [(block.number, block.images) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
+    assert [(block.number, block.indices) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
     labels = np.concatenate([block.labels for block in blocks])
     assert labels.tolist() == ([2, 0] * 38)[:75]
     called = pipeline(labels.tolist(), seed=4, sampling=PLAN.sampling)

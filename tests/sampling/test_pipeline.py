@@ -12,7 +12,7 @@ from alitok.core.files import write_json
 from alitok.core.images import to_float, to_uint8
 from alitok.data.crops import centre_crop
 from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import SampleRequest, SamplingConfig
+from alitok.sampling import SampleRequest, SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.streaming import draw_by_rows, first_rows
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
@@ -75,12 +75,11 @@ def test_a_image_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
 
 
 def test_images_of_one_call_may_have_settings_of_their_own(pipeline):
-    strong, weak = pipeline.sampling_with(guidance_scale=9.0), pipeline.sampling_with(temperature=0.0, min_p=0.1)
+    strong = SamplingOverrides(guidance_scale=9.0).apply_to(pipeline.sampling)
+    weak = SamplingOverrides(temperature=0.0, min_p=0.1).apply_to(pipeline.sampling)
     mixed = array(pipeline([0, 0], seed=[1, 1], sampling=[strong, weak]))
     assert np.array_equal(mixed[:1], array(pipeline(0, seed=1, guidance_scale=9.0)))
     assert np.array_equal(mixed[1:], array(pipeline(0, seed=1, sampling=weak)))
-    with pytest.raises(AlitokError, match="there is none"):
-        pipeline.sampling_with(guidance_scale=1.0, soft_guidance=True)
     with pytest.raises(AlitokError, match="not both"):
         pipeline(0, sampling=weak, top_k=3)
 

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from alitok.cli.sample import AS_THE_MODEL_SAYS, SamplingFlags
 from alitok.cli.typed import typed_command
 from alitok.core.errors import AlitokError
+from alitok.sampling import SamplingOverrides
+
+_AS_THE_MODEL = SamplingOverrides()
 
 app = App(name="eval", help="Measure samples or reconstructions against real images, each with its own reference.")
 
@@ -31,7 +33,7 @@ def generation(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
-    sampling: SamplingFlags = AS_THE_MODEL_SAYS,
+    sampling: Annotated[SamplingOverrides, Parameter(name="*")] = _AS_THE_MODEL,
     sweep: str | None = None,
     scales: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     powers: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
@@ -88,7 +90,7 @@ def generation(
             seed=seed,
             batch_size=batch_size,
             precision=precision,
-            sampling=sampling.given(),
+            sampling=sampling,
             sweep=_swept(sweep, scales, powers),
             sweep_num=sweep_num,
             device=device,

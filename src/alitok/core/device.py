@@ -9,14 +9,11 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from alitok.core.choices import DeviceName, Precision
 from alitok.core.errors import AlitokError
-
-DeviceName = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: DeviceName = "auto") -> torch.device:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from alitok.generator import GeneratorConfig
 from alitok.nn.blocks import swiglu_width
-from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.settings import EnginePrecision
 from alitok.tokenizer import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig, DecoderConfig, TokenizerConfig
 from alitok.tokenizer.convolutional import widths
 from alitok.tokenizer.model import AnyDecoderConfig, Stage

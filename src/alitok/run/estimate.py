@@ -24,7 +24,8 @@ from alitok.recipes.presets import Recipe
 from alitok.run.run import needs_features
 from alitok.run.steps import TRAININGS
 from alitok.run.tasks import Training, Trainings
-from alitok.sampling import Engine, SampleRequest
+from alitok.sampling import SampleRequest
+from alitok.sampling.engine import Engine
 from alitok.tokenizer import Tokenizer
 from alitok.train.checkpoint import Checkpoints
 from alitok.train.generator import GeneratorTask

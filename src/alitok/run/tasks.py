@@ -25,8 +25,9 @@ from alitok.generator import Generator
 from alitok.losses.local_features import LocalFeatures
 from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights, load_network
 from alitok.recipes.presets import Recipe
-from alitok.sampling import Engine, SampleRequest
+from alitok.sampling import SampleRequest
 from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.engine import Engine
 from alitok.sampling.synthesize import synthesize
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage

@@ -1,6 +1,5 @@
-"""From requests to images: settings, guidance, noise, oracle, engine and its kernels, pixels, `Pipeline`."""
+"""From requests to images: settings, guidance, noise, oracle, engine and its kernels, pixel decoding, `Pipeline`."""
 
-from alitok.sampling.engine import Engine
-from alitok.sampling.settings import SampleRequest, SamplingConfig
+from alitok.sampling.settings import SampleRequest, SamplingConfig, SamplingOverrides
 
-__all__ = ["Engine", "SampleRequest", "SamplingConfig"]
+__all__ = ["SampleRequest", "SamplingConfig", "SamplingOverrides"]

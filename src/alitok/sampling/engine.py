@@ -17,10 +17,11 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.generator.model import Generator
-from alitok.sampling.kernels import KERNELS, EnginePrecision, row_class
+from alitok.sampling.guidance import RowSettings
+from alitok.sampling.kernels import KERNELS, row_class
 from alitok.sampling.runner import Runner, StepRunner
 from alitok.sampling.session import NOISE_AHEAD, READ_AT_ONCE, Kind, Session, new_cache
-from alitok.sampling.settings import RowSettings, SampleRequest
+from alitok.sampling.settings import EnginePrecision, SampleRequest
 
 _FUSED_ROWS = 16  # with more, arithmetic is the limit, and PyTorch's products are better at that
 _MEASURED_STEPS = 4

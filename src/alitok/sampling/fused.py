@@ -15,8 +15,9 @@ import torch
 from alitok.generator.model import Generator
 from alitok.nn.blocks import Block
 from alitok.sampling import numba_kernels as compiled
-from alitok.sampling.kernels import EnginePrecision, Weight, to_int8
+from alitok.sampling.kernels import Weight, to_int8
 from alitok.sampling.runner import Where, head_norms, linears, norm_weight, output_linear
+from alitok.sampling.settings import EnginePrecision
 
 Array = np.ndarray
 

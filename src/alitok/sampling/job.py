@@ -23,11 +23,12 @@ from alitok.core.device import Precision, free_memory
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.sampling import Engine, SampleRequest, SamplingConfig
+from alitok.sampling import SampleRequest, SamplingConfig
 from alitok.sampling.decoding import PixelDecoder
-from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.engine import Engine
 from alitok.sampling.memory import decoder_bytes, room
 from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.settings import EnginePrecision
 from alitok.sampling.synthesize import synthesize
 
 _GROUP = 16  # images whose pixels are computed together; the shape decides how a sum is rounded

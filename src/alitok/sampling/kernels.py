@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from alitok.core.errors import AlitokError
-
-EnginePrecision = Literal["fp32", "bf16", "int8"]
+from alitok.sampling.settings import EnginePrecision
 
 _MEASURED_WEIGHTS = 8  # of one shape; together they should not fit into a processor's cache
 _MEASURED_ROUNDS = 3

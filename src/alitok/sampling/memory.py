@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alitok.core.device import free_memory
 from alitok.generator import Generator
-from alitok.sampling import Engine
+from alitok.sampling.engine import Engine
 from alitok.tokenizer import ConvolutionalDecoderConfig, Tokenizer
 
 _SPARE = 0.95  # of the free memory that a batch may take up

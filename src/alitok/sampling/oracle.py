@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from alitok.generator.model import Generator
-from alitok.sampling.guidance import soft_weights
+from alitok.sampling.guidance import RowSettings, next_codes, soft_weights
 from alitok.sampling.noise import ImageNoise
-from alitok.sampling.settings import RowSettings, SampleRequest, next_codes
+from alitok.sampling.settings import SampleRequest
 
 
 @torch.inference_mode()

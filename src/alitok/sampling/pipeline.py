@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alitok.core import images as pixels
 from alitok.core.card import ModelCard
@@ -23,11 +23,11 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
 from alitok.core.hub import locate
 from alitok.generator import Generator
-from alitok.sampling import Engine, SampleRequest, SamplingConfig
+from alitok.sampling import SampleRequest, SamplingConfig
 from alitok.sampling.decoding import PixelDecoder
-from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.engine import Engine
 from alitok.sampling.memory import most_images
-from alitok.sampling.settings import GuidanceSchedule
+from alitok.sampling.settings import EnginePrecision, SamplingOverrides
 from alitok.sampling.streaming import DrawnRows, draw_by_rows, first_rows
 from alitok.sampling.synthesize import synthesize
 from alitok.tokenizer import Tokenizer
@@ -148,34 +148,6 @@ class Pipeline:
     def _named(self, numbers: Iterable[int]) -> str:
         return ", ".join(f"{self.generator.class_names[number]} ({number})" for number in numbers)
 
-    def sampling_with(
-        self,
-        *,
-        guidance_scale: float | None = None,
-        guidance_power: float | None = None,
-        guidance_schedule: GuidanceSchedule | None = None,
-        guidance_start: float | None = None,
-        guidance_stop: float | None = None,
-        soft_guidance: bool | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-    ) -> SamplingConfig:
-        """The pair's own default with some settings changed; None leaves one as it is.
-
-        Raises:
-            AlitokError: a value outside its range.
-        """
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        try:
-            chosen = replace(self.sampling, **given)
-        except AlitokError as error:  # configs leave the full stop to whoever tells it
-            raise AlitokError(f"{error}.") from None
-        if soft_guidance and not chosen.guided:
-            raise AlitokError("soft_guidance softens guidance, and there is none; give guidance_scale as well.")
-        return chosen
-
     def requests(
         self,
         classes: str | int | Sequence[str | int],
@@ -236,17 +208,17 @@ class Pipeline:
         Raises:
             AlitokError: an unknown class, or a value outside its range.
         """
-        changes: dict[str, Any] = {
-            "guidance_scale": guidance_scale,
-            "guidance_power": guidance_power,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-        }
-        if any(value is not None for value in changes.values()):
+        overrides = SamplingOverrides(
+            guidance_scale=guidance_scale,
+            guidance_power=guidance_power,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        if overrides.given():
             if sampling is not None:
                 raise AlitokError("Give either sampling or single settings such as guidance_scale, not both.")
-            sampling = self.sampling_with(**changes)
+            sampling = overrides.apply_to(self.sampling)
         return self._draw(self.requests(classes, seed=seed, sampling=sampling), batch_size)
 
     def complete(

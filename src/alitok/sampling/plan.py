@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
@@ -13,8 +12,8 @@ from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.core.words import counted
 from alitok.sampling.job import SamplingPlan
-from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.settings import EnginePrecision, SamplingOverrides
 
 _MOST_UNASKED = 64  # images where no number is given
 
@@ -32,7 +31,7 @@ def plan_of(
     num: int | None = None,
     per_class: int | None = None,
     seed: int = 0,
-    settings: Mapping[str, Any],
+    sampling: SamplingOverrides,
 ) -> SamplingPlan:
     """The job that is asked for, by the model's classes and its own way of sampling.
 
@@ -41,7 +40,7 @@ def plan_of(
     """
     numbers = _classes(pipeline, classes)
     count = _count(len(numbers), num, per_class)
-    return SamplingPlan(numbers, count, seed, pipeline.sampling_with(**settings))
+    return SamplingPlan(numbers, count, seed, sampling.apply_to(pipeline.sampling))
 
 
 def _classes(pipeline: Pipeline, asked: Sequence[str]) -> tuple[int, ...]:

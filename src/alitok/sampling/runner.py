@@ -17,7 +17,8 @@ from torch import nn
 from alitok.generator.model import Generator
 from alitok.nn.attention import RMS_EPS
 from alitok.nn.blocks import Block, SwiGlu
-from alitok.sampling.kernels import EnginePrecision, Kernel, Kernels, Weight
+from alitok.sampling.kernels import Kernel, Kernels, Weight
+from alitok.sampling.settings import EnginePrecision
 
 Where = slice | torch.Tensor  # of the new tokens: known to the host, or only to the device
 

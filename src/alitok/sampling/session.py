@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from alitok.generator.model import Generator
-from alitok.sampling.guidance import soft_weights
+from alitok.sampling.guidance import RowSettings, next_codes, soft_weights
 from alitok.sampling.noise import ImageNoise
 from alitok.sampling.runner import StepRunner, Where
-from alitok.sampling.settings import RowSettings, SampleRequest, next_codes
+from alitok.sampling.settings import SampleRequest
 
 NOISE_AHEAD = 16  # positions whose noise is drawn at a time
 READ_AT_ONCE = 32  # given codes that are read at a time

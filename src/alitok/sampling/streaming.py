@@ -17,8 +17,9 @@ import torch
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop, to_array, to_rgb
-from alitok.sampling import Engine, SampleRequest
+from alitok.sampling import SampleRequest
 from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.engine import Engine
 from alitok.tokenizer import RowDecoder, Tokenizer
 
 if TYPE_CHECKING:

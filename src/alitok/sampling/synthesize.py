@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.sampling import Engine, SampleRequest
+from alitok.sampling import SampleRequest
 from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.engine import Engine
 
 
 def synthesize(

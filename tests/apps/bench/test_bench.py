@@ -16,7 +16,8 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.recipes.flops import drawing_flops, step_weight_bytes
 from alitok.recipes.models import model_rows
 from alitok.recipes.presets import SAMPLING
-from alitok.sampling import Engine, SampleRequest, SamplingConfig, memory
+from alitok.sampling import SampleRequest, SamplingConfig, memory
+from alitok.sampling.engine import Engine
 from alitok.sampling.memory import decoder_bytes
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 

@@ -20,8 +20,9 @@ from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
 from alitok.generator import Generator
 from alitok.recipes.presets import GENERATORS, TOKENIZERS
-from alitok.sampling import Engine, SampleRequest, SamplingConfig, oracle
-from alitok.sampling.settings import RowSettings
+from alitok.sampling import SampleRequest, SamplingConfig, oracle
+from alitok.sampling.engine import Engine
+from alitok.sampling.guidance import RowSettings
 from alitok.tokenizer import (
     ConvolutionalDecoderConfig,
     ConvolutionalEncoderConfig,

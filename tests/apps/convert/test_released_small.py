@@ -14,7 +14,8 @@ from alitok.apps.convert.layout import (
     tokenizer_to_released,
 )
 from alitok.core.images import to_float
-from alitok.sampling import Engine, SampleRequest, SamplingConfig, oracle
+from alitok.sampling import SampleRequest, SamplingConfig, oracle
+from alitok.sampling.engine import Engine
 
 HERE = Path(__file__).parents[2] / "released_small"
 HEADS = {"encoder_heads": 2, "decoder_heads": 2}

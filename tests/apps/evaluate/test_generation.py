@@ -14,7 +14,8 @@ import alitok.apps.evaluate.generation as workflow
 from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.references import open_reference
-from alitok.apps.sample.job import SampleOptions, run_sample
+from alitok.apps.sample.job import run_sample
+from alitok.apps.sample.options import SampleOptions
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
@@ -23,7 +24,7 @@ from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.moments import Moments
 from alitok.metrics.reference import Provenance, save_statistics
-from alitok.sampling import SamplingConfig
+from alitok.sampling import SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -108,7 +109,7 @@ def ask(tmp_path, model, real, extractor):
 def samples(model, count=COUNT, **settings):
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     labels = [number % 3 for number in range(count)]
-    drawn = pipeline(labels, seed=5, sampling=pipeline.sampling_with(**settings))
+    drawn = pipeline(labels, seed=5, sampling=SamplingOverrides(**settings).apply_to(pipeline.sampling))
     return np.stack([np.asarray(image).transpose(2, 0, 1) for image in drawn])
 
 
@@ -171,7 +172,7 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
     found, _ = ask()
     nothing = {"num": None, "batch_size": None}
     for name in ("folder", "samples.npz"):
-        run_sample(SampleOptions(str(model), tmp_path / name, num=COUNT, seed=5, batch_size=16, device="cpu"))
+        run_sample(str(model), SampleOptions(out=tmp_path / name, num=COUNT, seed=5, batch_size=16, device="cpu"))
         same, written = ask(judged=str(tmp_path / name), out=tmp_path / f"of {name}", **nothing)
         assert same == pytest.approx(found, rel=1e-5)
         assert written["protocol"]["count"] == COUNT
@@ -317,7 +318,7 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
         ({"judged": "large.npz", "num": None, "batch_size": None, "sweep": {"scale": ()}}, "so it needs a model"),
         ({"judged": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
         ({"judged": "digits", "num": None, "batch_size": None}, "real images, not samples"),
-        ({"sampling": {"top_p": 2.0}}, "top_p must be within"),
+        ({"sampling": SamplingOverrides(top_p=2.0)}, "top_p must be within"),
         ({"num": 0}, "--num must be at least 1"),
     ],
 )

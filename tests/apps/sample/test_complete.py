@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from alitok.apps.sample.complete import CompleteOptions, run_complete
+from alitok.apps.sample.complete import run_complete
+from alitok.apps.sample.options import CompleteOptions
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop
 from alitok.generator import Generator, GeneratorConfig
+from alitok.sampling import SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -45,11 +47,9 @@ def ask(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "bee" / "x.png")
 
     def run(**changes):
-        options = CompleteOptions(
-            str(tmp_path / "model"), tmp_path / "bee" / "x.png", 2, tmp_path / "sheets" / "s.png", device="cpu"
-        )
-        options = replace(options, **changes)
-        run_complete(options)
+        model, image = changes.pop("model", str(tmp_path / "model")), changes.pop("image", tmp_path / "bee" / "x.png")
+        options = replace(CompleteOptions(rows=2, out=tmp_path / "sheets" / "s.png", device="cpu"), **changes)
+        run_complete(model, image, options)
         return options.out
 
     return run
@@ -68,7 +68,7 @@ def tiles(path, count):
 
 
 def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, capsys, tmp_path):
-    shown = tiles(ask(count=9, seed=3, sampling={"top_k": 5}), 11)
+    shown = tiles(ask(count=9, seed=3, sampling=SamplingOverrides(top_k=5)), 11)
     pipeline = pair()
     with Image.open(tmp_path / "bee" / "x.png") as image:
         original = image.convert("RGB")
@@ -77,7 +77,9 @@ def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, ca
     image = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1)[None] / 255
     rebuilt = pipeline.tokenizer.reconstruct(image)[0].permute(1, 2, 0).clamp(0, 1) * 255
     assert np.abs(shown[1] - rebuilt.detach().numpy()).max() <= 1
-    drawn = pipeline.complete(original, 2, [1] * 9, seed=3, sampling=pipeline.sampling_with(top_k=5))
+    drawn = pipeline.complete(
+        original, 2, [1] * 9, seed=3, sampling=SamplingOverrides(top_k=5).apply_to(pipeline.sampling)
+    )
     assert np.array_equal(shown[2:], np.stack([np.asarray(each) for each in drawn]))
     # One decoder, and a causal one: the rows that were kept are those of the reconstruction, the others are not.
     assert np.array_equal(shown[2:, :8], np.broadcast_to(shown[1, :8], (9, 8, 16, 3)))
@@ -118,7 +120,7 @@ def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
         ({"class_name": "be"}, r"near: bee \(1\)"),
         ({"image": "none.png"}, r"none\.png does not exist; give another image"),
         ({"image": "model/pipeline.json"}, "is not an image that Pillow can read; give another"),
-        ({"sampling": {"temperature": -1.0}}, "temperature must be at least 0"),
+        ({"sampling": SamplingOverrides(temperature=-1.0)}, "temperature must be at least 0"),
         ({"model": "nowhere"}, "no directory with a saved model"),
     ],
 )

@@ -15,12 +15,13 @@ from PIL import Image
 
 from alitok.apps.sample import job as workflow
 from alitok.apps.sample.files import SamplePlace, class_folders
-from alitok.apps.sample.job import SampleOptions, run_sample
+from alitok.apps.sample.job import run_sample
+from alitok.apps.sample.options import SampleOptions
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
 from alitok.data.source import open_splits
 from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import SamplingConfig
+from alitok.sampling import SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -58,9 +59,10 @@ def ask(tmp_path, model):
     """Runs a job with these options; returns its place."""
 
     def run(**changes):
-        options = SampleOptions(str(model), tmp_path / "out", num=37, seed=5, batch_size=16, device="cpu")
+        where = changes.pop("model", str(model))
+        options = SampleOptions(out=tmp_path / "out", num=37, seed=5, batch_size=16, device="cpu")
         options = replace(options, **changes)
-        run_sample(options)
+        run_sample(where, options)
         return options.out
 
     return run
@@ -166,8 +168,8 @@ def test_another_job_is_refused_by_its_first_difference_and_replaced_with_fresh(
         ({"seed": 6}, r"\(seed 5, not 6\); start over with --fresh"),
         ({"num": 36}, r"\(count 37, not 36\)"),
         ({"classes": ("bee", "ant", "2")}, r"\(classes 0, 1, 2, not 1, 0, 2\)"),
-        ({"sampling": {"top_k": 3}}, r"\(top_k 0, not 3\)"),
-        ({"sampling": {"guidance_scale": 4.0, "temperature": 0.5}}, r"\(guidance_scale 2\.0, not 4\.0\)"),
+        ({"sampling": SamplingOverrides(top_k=3)}, r"\(top_k 0, not 3\)"),
+        ({"sampling": SamplingOverrides(guidance_scale=4.0, temperature=0.5)}, r"\(guidance_scale 2\.0, not 4\.0\)"),
         ({"precision": "bf16"}, r"\(precision fp32, not bf16\)"),
         ({"format": "webp"}, r"\(format png, not webp\)"),
         ({"model": str(other)}, r"\(model \w+, not \w+\)"),
@@ -267,7 +269,7 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
         ({"classes": ("ants",)}, r"no class 'ants'; near: ant \(0\)"),
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"batch_size": 1 << 40}, "draw at most"),
-        ({"sampling": {"top_p": 1.5}}, r"top_p must be within \(0, 1\]"),
+        ({"sampling": SamplingOverrides(top_p=1.5)}, r"top_p must be within \(0, 1\]"),
         (
             {"out": "x.zip"},
             r"x\.zip is no kind of file that is written; give a directory, or .* \.npz",
@@ -297,7 +299,7 @@ def test_how_many_are_drawn(ask, model):
         (many, {"per_class": 50}, 50_000),
         (many, {"num": 7}, 7),
     ):
-        assert workflow.plan_of(pair, settings={}, **changes).count == count
+        assert workflow.plan_of(pair, sampling=SamplingOverrides(), **changes).count == count
 
 
 @pytest.mark.parametrize(
@@ -389,8 +391,7 @@ def unbroken(model, tmp_path_factory):
     """The files of jobs that one process ended undisturbed."""
     root = tmp_path_factory.mktemp("whole")
     for out in ("out", "all.npz"):
-        options = SampleOptions(str(model), root / out, num=600, batch_size=64, device="cpu")
-        run_sample(options)
+        run_sample(str(model), SampleOptions(out=root / out, num=600, batch_size=64, device="cpu"))
     return root
 
 

@@ -22,7 +22,8 @@ from alitok.apps.serve.limits import ServiceLimits  # noqa: E402
 from alitok.apps.serve.model import ServedModel  # noqa: E402
 from alitok.apps.serve.service import ServiceSettings  # noqa: E402
 from alitok.generator import Generator, GeneratorConfig  # noqa: E402
-from alitok.sampling import Engine, SamplingConfig  # noqa: E402
+from alitok.sampling import SamplingConfig  # noqa: E402
+from alitok.sampling.engine import Engine  # noqa: E402
 from alitok.sampling.pipeline import Pipeline  # noqa: E402
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig  # noqa: E402
 

@@ -19,7 +19,8 @@ from alitok.apps.serve.even import EvenDecoder  # noqa: E402
 from alitok.apps.serve.faults import ServiceError  # noqa: E402
 from alitok.apps.serve.model import ServedModel  # noqa: E402
 from alitok.apps.serve.waiting import Finished  # noqa: E402
-from alitok.sampling import Engine, SampleRequest  # noqa: E402
+from alitok.sampling import SampleRequest  # noqa: E402
+from alitok.sampling.engine import Engine  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
 FOUR = {"most_waiting": 4, "most_images": 4, "most_uploads": 4}

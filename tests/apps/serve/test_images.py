@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("fastapi")
 from fastapi.exceptions import RequestValidationError
 
+from alitok.sampling import SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
@@ -52,7 +53,7 @@ def test_settings_reach_the_engine(http, pipeline):
     settings = {"guidance_scale": 6.0, "guidance_power": 2.0, "guidance_schedule": "linear", "temperature": 0.5}
     settings |= {"top_k": 9, "top_p": 0.8}
     images = draw(http, classes=[3], count=4, seed=1, **settings)
-    wanted = pipeline([3] * 4, seed=1, sampling=pipeline.sampling_with(**settings))
+    wanted = pipeline([3] * 4, seed=1, sampling=SamplingOverrides(**settings).apply_to(pipeline.sampling))
     assert all(np.array_equal(pixels(a["data"]), np.asarray(b)) for a, b in zip(images, wanted, strict=True))
     assert any(a["data"] != b["data"] for a, b in zip(images, draw(http, classes=[3], count=4, seed=1), strict=True))
 

@@ -22,11 +22,12 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.recipes.flops import drawing_flops, step_weight_bytes
 from alitok.recipes.models import IMAGENET_CLASSES
 from alitok.recipes.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING, TOKENIZERS
-from alitok.sampling import Engine, SampleRequest, SamplingConfig, oracle
+from alitok.sampling import SampleRequest, SamplingConfig, oracle
 from alitok.sampling.decoding import PixelDecoder
-from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.engine import Engine
 from alitok.sampling.memory import image_bytes, most_images
 from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.settings import EnginePrecision
 from alitok.tokenizer import EncoderConfig, Tokenizer, TokenizerConfig
 
 DEFAULT_PRESET = "alitok-256-B"

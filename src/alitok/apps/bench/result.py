@@ -8,7 +8,7 @@ from typing import Any
 
 from alitok.apps.bench.roofline import Bandwidth
 from alitok.core.device import Precision
-from alitok.sampling.kernels import EnginePrecision
+from alitok.sampling.settings import EnginePrecision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ import torch
 
 from alitok.core.device import free_memory
 from alitok.run.measure import peak_memory
-from alitok.sampling.kernels import EnginePrecision, Kernels, Weight
+from alitok.sampling.kernels import Kernels, Weight
+from alitok.sampling.settings import EnginePrecision
 
 _BUFFER = 1 << 30  # bytes that are read over and over; far more than any cache holds
 _SHORT = 1 << 28

@@ -39,9 +39,9 @@ from alitok.metrics.set_distance import Compared, compare, gather
 from alitok.run.classifier_features import Judge
 from alitok.run.originals import open_images_of, tell_left_out, verify
 from alitok.sampling.job import SamplingPlan, fitting_batch
-from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.plan import load_pipeline, plan_of
+from alitok.sampling.settings import EnginePrecision, SamplingOverrides
 
 PER_CLASS = 50
 _SWEEP_COUNT = 5000  # images of each setting that is tried
@@ -57,7 +57,7 @@ class GenerationOptions:
 
     Attributes:
         judged: a saved pair, a source of images, or an npz file.
-        sampling: fields of `SamplingConfig` that replace the model's own.
+        sampling: settings that replace the model's own.
         sweep: values to try by the name of the setting; empty values mean some around the model's own.
     """
 
@@ -74,7 +74,7 @@ class GenerationOptions:
     seed: int = 0
     batch_size: int | None = None
     precision: EnginePrecision = "fp32"
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sweep_num: int | None = None
     device: DeviceName = "auto"
@@ -143,7 +143,7 @@ def _open(options: GenerationOptions, world: World, console: Console) -> Evaluat
             widest = replace(plan, sampling=replace(plan.sampling, guidance_scale=2.0))
         batch_size = fitting_batch(pipeline, widest, world, options.batch_size, reserve=_RESERVE)
         return ModelImages(pipeline, plan, batch_size, options.judged)
-    drawn = (options.num, options.per_class, options.batch_size, *options.classes, *options.sampling.values())
+    drawn = (options.num, options.per_class, options.batch_size, *options.classes, *options.sampling.given().values())
     if any(value is not None for value in drawn):
         raise AlitokError(
             f"{options.judged} is no saved model, and finished images are judged as they are: leave out the number, "
@@ -172,7 +172,7 @@ def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingPlan:
         num=options.num,
         per_class=per_class,
         seed=options.seed,
-        settings=options.sampling,
+        sampling=options.sampling,
     )
 
 

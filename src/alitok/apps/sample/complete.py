@@ -5,52 +5,27 @@ Enters: an image file. Leaves: a sheet with the image, its reconstruction and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from rich.console import Console
 
+from alitok.apps.sample.options import CompleteOptions
 from alitok.core import images as pixels
-from alitok.core.device import DeviceName
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
 from alitok.core.words import counted
 from alitok.data.crops import centre_crop, to_array
 from alitok.data.decode import decode, reason
 from alitok.run.originals import captioned_sheet, say_on
-from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
 
 _COLUMNS = 8
 _LEAST_SIDE = 96  # pixels: smaller images are enlarged, or their captions would not fit below them
 
 
-@dataclass(frozen=True)
-class CompleteOptions:
-    """What the user asked for; see `alitok complete --help`.
-
-    Attributes:
-        sampling: fields of `SamplingConfig` that replace the model's own.
-    """
-
-    model: str
-    image: Path
-    rows: int
-    out: Path
-    class_name: str | None = None
-    count: int = 6
-    seed: int = 0
-    batch_size: int = 64
-    precision: EnginePrecision = "fp32"
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    device: DeviceName = "auto"
-
-
-def run_complete(options: CompleteOptions) -> None:
+def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
     """Write the sheet.
 
     Raises:
@@ -60,17 +35,17 @@ def run_complete(options: CompleteOptions) -> None:
         raise AlitokError(f"--count must be at least 1, not {options.count}.")
     if options.out.suffix.lower() != ".png":
         raise AlitokError(f"--out {options.out} must end in .png: the sheet is a PNG.")
-    if options.out.resolve() == options.image.resolve():
+    if options.out.resolve() == path.resolve():
         raise AlitokError(f"--out {options.out} is the image itself, which the sheet would replace; name another file.")
-    original = _read(options.image)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, precision=options.precision)
-    number = _class(pipeline, options)
+    original = _read(path)
+    pipeline = Pipeline.from_pretrained(model, device=options.device, precision=options.precision)
+    number = _class(pipeline, path, options.class_name)
     drawn = pipeline.complete(
         original,
         options.rows,
         [number] * options.count,
         seed=options.seed,
-        sampling=pipeline.sampling_with(**options.sampling),
+        sampling=options.sampling.apply_to(pipeline.sampling),
         batch_size=options.batch_size,
     )
     name = (pipeline.generator.class_names or {number: str(number)})[number]
@@ -81,7 +56,7 @@ def run_complete(options: CompleteOptions) -> None:
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
     shown_class = name if name == str(number) else f"{name} ({number})"
     say_on(Console())(
-        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {options.image} kept, "
+        f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {path} kept, "
         f"{counted(options.count, 'completion')} as {shown_class}: {options.out}"
     )
 
@@ -93,15 +68,15 @@ def _read(path: Path) -> Image.Image:
         raise AlitokError(f"{path} {reason(error)}; give another image.") from None
 
 
-def _class(pipeline: Pipeline, options: CompleteOptions) -> int:
-    if options.class_name is not None:
-        return pipeline.class_number(options.class_name)
+def _class(pipeline: Pipeline, path: Path, class_name: str | None) -> int:
+    if class_name is not None:
+        return pipeline.class_number(class_name)
     if pipeline.generator.config.classes == 1:
         return 0
-    folder = options.image.resolve().parent.name
+    folder = path.resolve().parent.name
     if folder in pipeline.generator.class_names:
         return pipeline.generator.class_names.index(folder)
-    raise AlitokError(f"{options.image} lies in no folder that is named after a class of the model; give --class.")
+    raise AlitokError(f"{path} lies in no folder that is named after a class of the model; give --class.")
 
 
 def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:

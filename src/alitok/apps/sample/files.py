@@ -21,10 +21,11 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 
+from alitok.apps.sample.options import SampleFormat
 from alitok.core import images as pixels
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.config import config, from_dict, to_dict
@@ -33,9 +34,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, remove, write_json
 from alitok.data.images import TRAIN, VAL, normal
 from alitok.sampling import SamplingConfig
-from alitok.sampling.kernels import EnginePrecision
-
-SampleFormat = Literal["png", "webp", "npz"]
+from alitok.sampling.settings import EnginePrecision
 
 _WRITERS = min(8, os.cpu_count() or 1)  # threads that compress images while the next are drawn
 _DIGITS = 6

@@ -6,16 +6,13 @@ Enters: what the user asked for. Leaves: images in class folders or one npz file
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from alitok import __version__
-from alitok.apps.sample.files import SampleFormat, SampleHead, SamplePlace, class_folders, is_archive, open_files
-from alitok.core.device import DeviceName
+from alitok.apps.sample.files import SampleHead, SamplePlace, class_folders, is_archive, open_files
+from alitok.apps.sample.options import SampleFormat, SampleOptions
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import progress_bar
@@ -23,36 +20,13 @@ from alitok.core.stopping import stoppable
 from alitok.core.words import counted
 from alitok.run.originals import say_on
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
-from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.plan import load_pipeline, model_hash, plan_of
 
 _OTHER_FILES = (".zip", ".tar", ".gz", ".tgz", ".npy", ".png", ".webp", ".jpg", ".jpeg", ".pt", ".parquet")
 
 
-@dataclass(frozen=True)
-class SampleOptions:
-    """What the user asked for; see `alitok sample --help`.
-
-    Attributes:
-        sampling: fields of `SamplingConfig` that replace the model's own.
-    """
-
-    model: str
-    out: Path
-    num: int | None = None
-    per_class: int | None = None
-    classes: tuple[str, ...] = ()
-    seed: int = 0
-    format: SampleFormat | None = None
-    batch_size: int | None = None
-    precision: EnginePrecision = "fp32"
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    device: DeviceName = "auto"
-    fresh: bool = False
-
-
-def run_sample(options: SampleOptions) -> None:
+def run_sample(model: str, options: SampleOptions) -> None:
     """Draw the images, or those that are missing; every process of a run calls this.
 
     Raises:
@@ -62,14 +36,14 @@ def run_sample(options: SampleOptions) -> None:
     file_format, place = _format(options), SamplePlace.of(options.out)
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
-        pipeline = load_pipeline(options.model, world, options.device, options.precision)
+        pipeline = load_pipeline(model, world, options.device, options.precision)
         plan = plan_of(
             pipeline,
             classes=options.classes,
             num=options.num,
             per_class=options.per_class,
             seed=options.seed,
-            settings=options.sampling,
+            sampling=options.sampling,
         )
         batch_size = fitting_batch(pipeline, plan, world, options.batch_size)
 

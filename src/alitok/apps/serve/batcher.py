@@ -30,7 +30,8 @@ from alitok.apps.serve.even import EvenDecoder
 from alitok.apps.serve.faults import internal, queue_full, stopping
 from alitok.apps.serve.waiting import Call, Drawing, Finished, Image, Row
 from alitok.core import images as pixels
-from alitok.sampling import Engine, SampleRequest
+from alitok.sampling import SampleRequest
+from alitok.sampling.engine import Engine
 from alitok.tokenizer import RowDecoder, Tokenizer
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,25 +23,14 @@ from alitok.apps.serve.service import Service, service_of
 from alitok.apps.serve.uploads import ImageFormat, encoded, from_base64
 from alitok.apps.serve.waiting import Drawing, Finished, Row
 from alitok.core.errors import AlitokError
-from alitok.sampling import SampleRequest
+from alitok.sampling import SampleRequest, SamplingOverrides
 from alitok.sampling.streaming import first_rows
 
 router = APIRouter(tags=["images"], dependencies=KEYED)
 _log = logging.getLogger(__name__)
 _SEEDS = 2**32  # that the service draws from
 _QUIET_SECONDS = 15.0  # after which a waiting stream says that it is still there
-_SETTINGS = (
-    "guidance_scale",
-    "guidance_power",
-    "guidance_schedule",
-    "guidance_start",
-    "guidance_stop",
-    "soft_guidance",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-)
+_SETTINGS = tuple(item.name for item in fields(SamplingOverrides))
 _EVENTS = """event: start
 data: {"images": [{"class": "0", "label": 0, "seed": 7, "index": 0}], "rows": 4}
 
@@ -189,7 +178,7 @@ def _order(service: Service, body: ImagesRequest) -> _Order:
     pipeline, names = service.model.pipeline, service.model.classes
     asked = [name for name in body.classes for _ in range(body.count)]
     try:
-        sampling = pipeline.sampling_with(**{name: getattr(body, name) for name in _SETTINGS})
+        sampling = SamplingOverrides(**{name: getattr(body, name) for name in _SETTINGS}).apply_to(pipeline.sampling)
         requests = pipeline.requests(asked, seed=seed, sampling=sampling)
     except AlitokError as error:
         raise unusable(str(error)) from None

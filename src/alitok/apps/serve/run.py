@@ -27,8 +27,8 @@ from alitok.core.device import DeviceName
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.data.decode import without_remarks
-from alitok.sampling.kernels import EnginePrecision
 from alitok.sampling.pipeline import Pipeline
+from alitok.sampling.settings import EnginePrecision
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -1,0 +1,8 @@
+"""Names that users choose from. Imports no PyTorch, so that the command line parses without loading it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["auto", "fp32", "bf16"]
