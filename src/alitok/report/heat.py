@@ -1,66 +1,31 @@
-"""Heat maps of what depends on what, for files and for reports.
+"""Heat maps over codes and patches, as PNG files and as images of a report.
 
-Enter: matrices with a row or a column for each code or patch. Leave: the bytes of PNG files, and images
-(3, h, w) uint8. Shapes: G grid side, P = G * G patches, K prefix, T = K + P codes.
+P patches of a G x G grid, K prefix codes, T = K + P codes.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from alitok.metrics.dependency import Raster
-from alitok.report.page import needs_libraries
-from alitok.report.sheets import MAP_COLOURS, Sheet, coloured, png_address
+from alitok.report.html import needs_libraries
+from alitok.report.images import COLOUR_MAP, Picture, coloured, png_address
+from alitok.report.model import Axis, HeatMap
+from alitok.report.sheets import Sheet
 
-_MARK = "#35d0e8"  # told apart from every colour of the map
-_MARK_RGB = (0x35, 0xD0, 0xE8)
-_ROOT = 0.5  # colours follow this power of a value, so that weak influence is seen beside strong
-_INCHES, _DOTS = 5.6, 160  # of a panel; and dots an inch of the file
-_CSS_DOTS = 92  # at which the report shows it
+_OWN = "#35d0e8"  # unlike every colour of the map
+_OWN_RGB = (0x35, 0xD0, 0xE8)
+_ROOT = 0.5  # colours follow this power of a value, so that weak influence is visible beside strong
+_INCHES, _DPI = 5.6, 160  # of a panel, and of the file
+_CSS_DPI = 92  # in a page
 _MOST_TICKS = 16  # rows of patches that an axis names
 _BAR_TICKS = 5
-_MARKED = 0.2  # share of a cell that the line through it covers
+_LINE = 0.2  # of a cell that the line through it covers
 _CELL = 12  # pixels of one patch in the image of a single code
-
-Axis = Literal["code", "patch"]
-
-
-@dataclass(frozen=True, eq=False)
-class HeatMap:
-    """One matrix as it is drawn.
-
-    Attributes:
-        title: above it.
-        values: (rows, columns) at least 0; NaN stands grey.
-        rows, columns: what they are.
-        row_label, column_label: what they are, in words.
-        meaning: of a colour.
-        raster: where codes and patches stand.
-        limit: the value that the brightest colour stands for; None = the largest there is.
-    """
-
-    title: str
-    values: np.ndarray
-    rows: Axis
-    columns: Axis
-    row_label: str
-    column_label: str
-    meaning: str
-    raster: Raster
-    limit: float | None = None
-
-    @property
-    def top(self) -> float:
-        """What the brightest colour stands for."""
-        if self.limit is not None:
-            return self.limit
-        there = self.values[np.isfinite(self.values)]
-        return max(float(there.max(initial=0.0)), 1e-12)
 
 
 @needs_libraries
@@ -80,7 +45,7 @@ def draw_maps(maps: Sequence[HeatMap]) -> bytes:
         for number, each in enumerate(maps):
             _panel(figure, figure.add_subplot(1, len(maps), number + 1), each)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DOTS, facecolor="white", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -88,7 +53,7 @@ def _panel(figure: Any, axes: Any, shown: HeatMap) -> None:
     import matplotlib as mpl
     from matplotlib.colors import PowerNorm
 
-    colours = mpl.colormaps[MAP_COLOURS].with_extremes(bad="#bbbbbb")
+    colours = mpl.colormaps[COLOUR_MAP].with_extremes(bad="#bbbbbb")
     norm = PowerNorm(_ROOT, vmin=0, vmax=shown.top, clip=True)
     image = axes.imshow(shown.values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
     _mark_own(axes, shown)
@@ -108,8 +73,8 @@ def _panel(figure: Any, axes: Any, shown: HeatMap) -> None:
 def _mark_own(axes: Any, shown: HeatMap) -> None:
     """A line through each code's own patch, and one where the prefix ends."""
     raster = shown.raster
-    width = min(0.9, _MARKED * _INCHES * 72 / max(shown.values.shape))  # thinner than a cell, which it must not hide
-    style = {"color": _MARK, "linewidth": width, "linestyle": (0, (3 / width, 2 / width))}
+    width = min(0.9, _LINE * _INCHES * 72 / max(shown.values.shape))  # thinner than a cell, which it must not hide
+    style = {"color": _OWN, "linewidth": width, "linestyle": (0, (3 / width, 2 / width))}
     codes = np.arange(raster.length)
     own = raster.cells() if "patch" in (shown.rows, shown.columns) else codes
     for some in (slice(0, raster.prefix), slice(raster.prefix, None)):
@@ -117,9 +82,9 @@ def _mark_own(axes: Any, shown: HeatMap) -> None:
         axes.plot(along, across, **style)
     edge = raster.prefix - 0.5
     if raster.prefix and shown.rows == "code":
-        axes.axhline(edge, color=_MARK, linewidth=0.7)
+        axes.axhline(edge, color=_OWN, linewidth=0.7)
     if raster.prefix and shown.columns == "code":
-        axes.axvline(edge, color=_MARK, linewidth=0.7)
+        axes.axvline(edge, color=_OWN, linewidth=0.7)
 
 
 def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
@@ -133,25 +98,32 @@ def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
 
 
 def image_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
-    """The patches (P,) that move one code, where they stand in the image; its own patch has a frame.
+    """How much each patch (P,) changes one code, laid out as the image is; a frame marks the code's own patch.
 
     Returns:
-        (3, h, h) uint8, in the colours of a map whose brightest stands for `top`.
+        (3, h, h) uint8, in the colours of a map whose brightest is `top`.
 
     Raises:
         AlitokError: matplotlib is missing.
     """
-    shares = (np.nan_to_num(values) / top).clip(0, 1) ** _ROOT
-    large = coloured(shares.reshape(grid, grid)).repeat(_CELL, 1).repeat(_CELL, 2)
+    brightness = (np.nan_to_num(values) / top).clip(0, 1) ** _ROOT
+    large = coloured(brightness.reshape(grid, grid)).repeat(_CELL, 1).repeat(_CELL, 2)
     row, column = np.divmod(own, grid) * np.array(_CELL)
     frame = large[:, row : row + _CELL, column : column + _CELL]
     inside = frame[:, 2:-2, 2:-2].copy()
-    frame[:] = np.array(_MARK_RGB)[:, None, None]
+    frame[:] = np.array(_OWN_RGB)[:, None, None]
     frame[:, 2:-2, 2:-2] = inside
     return large
+
+
+def map_picture(shown: HeatMap) -> Picture:
+    """The map as it stands in a page."""
+    png = draw_maps([shown])
+    width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
+    return Picture(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI))
 
 
 def figure_sheet(png: bytes, alt: str) -> Sheet:
     """A drawn figure as it stands in a page."""
     width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
-    return Sheet(png_address(png), round(width * _CSS_DOTS / _DOTS), round(height * _CSS_DOTS / _DOTS), alt)
+    return Sheet(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI), alt)

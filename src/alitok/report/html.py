@@ -1,0 +1,62 @@
+"""Writes a report as one HTML file: no script, no network, light and dark, readable on a phone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes
+from alitok.report.model import NOTHING, Report, fact_text
+
+_TEMPLATE = Path(__file__).with_name("template.html")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def needs_libraries(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Report a missing optional library as an error for users."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except ImportError as error:
+            raise AlitokError(
+                f"Writing a report needs {error.name}; install it with pip install 'alitok[demo]'."
+            ) from None
+
+    return wrapped
+
+
+@needs_libraries
+def write_html(path: Path, report: Report) -> None:
+    """Write `report`, whole or not at all; the same report gives the same file.
+
+    Raises:
+        AlitokError: jinja2 or matplotlib is missing.
+    """
+    import jinja2
+
+    from alitok.report.heat import map_picture
+    from alitok.report.images import sheet_picture
+    from alitok.report.plots import curve_svg, inline_svg, points
+
+    salts = iter(range(1_000_000))  # identifiers of the curves of one page differ
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        kind=lambda block: type(block).__name__,
+        nothing=NOTHING,
+        fact_text=fact_text,
+        sheet_picture=sheet_picture,
+        map_picture=map_picture,
+        curve_svg=lambda curve: inline_svg(curve_svg(curve, salt=f"panel {next(salts)}")),
+        points=points,
+    )
+    # Names of folders may hold bytes that are not text.
+    write_bytes(path, page.encode("utf-8", "replace"))
