@@ -14,7 +14,7 @@ def usage_of(codes, codebook_size):
     return usage
 
 
-def test_use_and_perplexity_of_known_draws():
+def test_use_and_perplexity_of_known_codes():
     codes = torch.tensor([[0, 0, 1, 1], [2, 2, 5, 5]])
     assert usage_of(codes, 8).use == 0.5
     assert usage_of(codes, 8).perplexity == pytest.approx(4)
@@ -24,13 +24,13 @@ def test_use_and_perplexity_of_known_draws():
 
 def test_perplexity_is_exp_of_the_entropy():
     codes = torch.randint(0, 20, (30, 7), generator=torch.Generator().manual_seed(0)) ** 2 // 20
-    shares = [count / codes.numel() for count in Counter(codes.flatten().tolist()).values()]
-    assert usage_of(codes, 20).perplexity == pytest.approx(math.prod(share**-share for share in shares))
-    assert usage_of(codes, 20).use == len(shares) / 20
+    fractions = [count / codes.numel() for count in Counter(codes.flatten().tolist()).values()]
+    assert usage_of(codes, 20).perplexity == pytest.approx(math.prod(p**-p for p in fractions))
+    assert usage_of(codes, 20).use == len(fractions) / 20
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_a_stream_in_pieces_counts_like_the_whole(dtype):
+def test_counting_in_pieces_equals_counting_at_once(dtype):
     codes = torch.randint(0, 11, (40, 6), generator=torch.Generator().manual_seed(1)).to(dtype)
     pieces = CodeUsage(16)
     for piece in (codes[:7], codes[7:8], codes[:0], codes[8:]):
@@ -40,20 +40,20 @@ def test_a_stream_in_pieces_counts_like_the_whole(dtype):
     assert (pieces.use, pieces.perplexity) == (whole.use, whole.perplexity)
 
 
-def test_nothing_drawn_yet():
+def test_no_codes_yet():
     assert CodeUsage(4).use == 0
     assert CodeUsage(4).perplexity == 0
 
 
 @pytest.mark.parametrize("code", [-1, 8])
-def test_codes_of_another_codebook_are_refused_and_not_counted(code):
+def test_codes_outside_the_codebook_are_rejected_and_not_counted(code):
     usage = CodeUsage(8)
     with pytest.raises(AlitokError, match="codebook of 8 entries"):
         usage.update(torch.tensor([0, code]))
     assert usage.use == 0
 
 
-def test_a_window_reports_the_last_full_one_and_warns_of_a_fall_once(monkeypatch):
+def test_the_last_full_window_is_reported_and_a_drop_warned_of_once(monkeypatch):
     monkeypatch.setattr("alitok.metrics.codes._SETTLING", 0)
     window = UsageWindow(codebook_size=4, window=2, alarm=0.8)
     window.update(torch.tensor([5, 0, 0, 0]))
@@ -69,22 +69,22 @@ def test_a_window_reports_the_last_full_one_and_warns_of_a_fall_once(monkeypatch
     assert window.fallen() is None
 
 
-def test_loss_and_right_guesses_of_single_codes():
+def test_loss_and_top_1_of_each_code():
     logits = 3 * torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
     codes = torch.randint(0, 6, (4, 5), generator=torch.Generator().manual_seed(1))
     codes[0] = logits[0].argmax(-1)
-    nats, right = code_losses(logits, codes)
-    assert (nats.shape, right.shape) == ((4, 5), (4, 5))
+    nats, correct = code_losses(logits, codes)
+    assert (nats.shape, correct.shape) == ((4, 5), (4, 5))
     for t in range(5):
         for image in range(4):
             values, code = logits[image, t].tolist(), int(codes[image, t])
             loss = math.log(sum(math.exp(value) for value in values)) - values[code]
             assert nats[image, t].item() == pytest.approx(loss, rel=1e-5)
-            assert bool(right[image, t]) is (values[code] == max(values))
-    assert 0 < right.float().mean() < 1
+            assert bool(correct[image, t]) is (values[code] == max(values))
+    assert 0 < correct.float().mean() < 1
 
 
-def test_half_precision_is_summed_in_full():
+def test_half_precision_losses_are_float32():
     logits = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0)).bfloat16()
     codes = torch.randint(0, 5000, (2, 3), generator=torch.Generator().manual_seed(1))
     nats, _ = code_losses(logits, codes)
@@ -92,14 +92,14 @@ def test_half_precision_is_summed_in_full():
     assert torch.allclose(nats, code_losses(logits.float(), codes)[0], rtol=1e-6)
 
 
-def test_bits_of_an_image_are_those_of_prefix_and_grid():
-    # positions that are coded at probabilities 1/2, 1/4, 1/8, 1: 1 + 2 + 3 + 0 bits
+def test_bits_per_image_splits_prefix_and_grid():
+    # positions with probabilities 1/2, 1/4, 1/8, 1: 1 + 2 + 3 + 0 bits
     nats = -torch.tensor([0.5, 0.25, 0.125, 1.0]).log()
     for prefix, of_grid in enumerate([6, 5, 3, 0, 0]):
         assert bits_per_image(nats, prefix) == pytest.approx((6, of_grid), abs=1e-6)
 
 
-def test_bits_of_a_batch_equal_the_mean_code_length_of_its_images():
+def test_bits_per_image_is_the_mean_code_length():
     logits = torch.randn(7, 6, 4, generator=torch.Generator().manual_seed(2))
     codes = torch.randint(0, 4, (7, 6), generator=torch.Generator().manual_seed(3))
     lengths = [

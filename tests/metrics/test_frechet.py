@@ -31,7 +31,7 @@ def _by_factors(x, y):
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, 60])
-def test_equal_to_the_root_of_the_product_where_that_is_stable(dimensions):
+def test_equal_to_scipys_square_root_where_that_is_stable(dimensions):
     x = torch.randn(400, dimensions) @ torch.randn(dimensions, dimensions) + 1
     y = torch.randn(500, dimensions) @ torch.randn(dimensions, dimensions)
     a, b = _gaussian(x), _gaussian(y)
@@ -40,7 +40,7 @@ def test_equal_to_the_root_of_the_product_where_that_is_stable(dimensions):
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
-def test_of_independent_features_it_is_the_difference_of_means_and_deviations():
+def test_independent_features_differ_by_means_and_standard_deviations():
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, 2.0, 0.0])
     other, others = torch.tensor([-2.0, -2.0, 1.5]), torch.tensor([3.0, 0.5, 0.2])
     found = frechet_distance(Gaussian(mean, deviation.square().diag()), Gaussian(other, others.square().diag()))
@@ -48,19 +48,19 @@ def test_of_independent_features_it_is_the_difference_of_means_and_deviations():
 
 
 @pytest.mark.parametrize(("first", "second"), [(20, 25), (20, 300), (300, 20), (2, 2)])
-def test_fewer_images_than_features_are_measured_all_the_same(first, second):
+def test_fewer_images_than_features(first, second):
     x, y = torch.randn(first, 80) + 0.3, torch.randn(second, 80) * 1.4
     found = frechet_distance(_gaussian(x), _gaussian(y))
     assert found == pytest.approx(_by_factors(x, y), rel=1e-7)
 
 
 @pytest.mark.parametrize("images", [10, 1000])
-def test_a_set_is_at_no_distance_from_itself(images):
+def test_the_distance_to_itself_is_zero(images):
     a = _gaussian(torch.randn(images, 40) @ torch.randn(40, 40))
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6 * float(a.covariance.trace()))
 
 
-def test_no_spread_at_all_is_a_distance_of_means():
+def test_without_variance_it_is_the_distance_of_means():
     nothing = torch.zeros(4, 4)
     assert frechet_distance(Gaussian(torch.zeros(4), nothing), Gaussian(torch.ones(4), nothing)) == pytest.approx(4)
 
@@ -77,7 +77,7 @@ def test_equal_to_torch_fidelity():
     assert frechet_distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_incomparable_statistics_are_rejected():
     a = _gaussian(torch.randn(50, 4))
     with pytest.raises(AlitokError, match="Statistics of 4 features cannot be compared with statistics of 6"):
         frechet_distance(a, _gaussian(torch.randn(50, 6)))
@@ -112,7 +112,7 @@ class _Draws:
         return np.array(next(self.draws))
 
 
-def test_the_deviation_is_that_of_new_samples():
+def test_the_std_is_that_of_new_samples():
     reference = Gaussian(torch.zeros(4), torch.eye(4))
     new = [torch.randn(600, 4) * 1.2 + 0.3 for _ in range(200)]
     true = float(np.std([frechet_distance(reference, _gaussian(samples)) for samples in new]))
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert frechet_interval(samples, reference, resamples=5, seed=4) != first
 
 
-def test_too_few_blocks_have_no_interval():
+def test_too_few_images_per_block_are_rejected():
     blocks = BlockMoments(3, 4)
     blocks.update(torch.randn(1, 3), torch.tensor([0]))
     with pytest.raises(AlitokError, match="at least two images in each block"):
@@ -140,7 +140,7 @@ def test_too_few_blocks_have_no_interval():
 def test_the_bias_is_what_few_samples_add_to_the_true_distance(shift, scale, images, blocks):
     width = 6
     reference = Gaussian(torch.zeros(width), torch.eye(width))
-    true = width * (shift**2 + (scale - 1) ** 2)  # of the Gaussians that the samples are drawn from
+    true = width * (shift**2 + (scale - 1) ** 2)  # of the true Gaussians
     new = [torch.randn(images, width) * scale + shift for _ in range(400)]
     added = float(np.mean([frechet_distance(reference, _gaussian(samples)) for samples in new])) - true
     found = float(np.mean([frechet_bias(_blocks(samples, blocks), reference) for samples in new]))
@@ -158,7 +158,7 @@ def test_the_bias_is_the_mean_of_two_halves_less_the_whole():
     assert frechet_bias(blocks, reference) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_of_fewer_samples_than_features_the_bias_is_a_lower_bound():
+def test_with_fewer_samples_than_features_the_bias_is_a_lower_bound():
     width = 80
     reference = Gaussian(torch.zeros(width), torch.eye(width))
     new = [torch.randn(20, width) for _ in range(5)]
@@ -174,20 +174,20 @@ def test_a_bias_needs_two_halves():
         frechet_bias(blocks, _gaussian(torch.randn(20, 3)))
 
 
-def test_features_of_a_constant_image_do_not_stop_it():
+def test_constant_features_are_accepted():
     samples, same = Moments(3), torch.ones(5, 3)
     samples.update(same)
     assert frechet_distance(samples.gaussian(), Gaussian(torch.ones(3), torch.eye(3))) == pytest.approx(3)
 
 
-def test_without_scipy_it_says_how_to_install_it(monkeypatch):
+def test_missing_scipy_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.linalg.lapack", None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):
         frechet_distance(_gaussian(torch.randn(20, 3)), _gaussian(torch.randn(20, 3)))
 
 
-def drawn(count, seed, noise=0.5, width=6):
-    """Features (count, D) of images, and of what was made of them."""
+def reconstructed(count, seed, noise=0.5, width=6):
+    """Features (count, D) of images and of their reconstructions."""
     random = np.random.default_rng(seed)
     originals = random.normal(size=(count, width)) * np.arange(1, width + 1)
     return torch.from_numpy(originals), torch.from_numpy(originals * 0.9 + noise * random.normal(size=(count, width)))
@@ -197,45 +197,45 @@ def distance(originals, made):
     return frechet_distance(_gaussian(originals), _gaussian(made))
 
 
-def test_perfect_reconstructions_are_at_distance_zero_whatever_their_number():
-    originals, _ = drawn(200, 0)
+def test_perfect_reconstructions_have_distance_zero_for_any_number_of_images():
+    originals, _ = reconstructed(200, 0)
     same = _blocks(originals, 10)
     found = paired_interval(same, same)
     assert found == pytest.approx((0, 0, 0, 0), abs=1e-5)
     assert paired_bias(same, same) == pytest.approx(0, abs=1e-5)
-    # ... which those for independent sets do not know.
+    # ... unlike with the functions for independent sets
     assert frechet_bias(same, same.total().gaussian()) > 0.1
     assert frechet_interval(same, same.total().gaussian()).high > 0.1
 
 
-def test_the_value_is_the_distance_and_the_interval_covers_repetitions():
-    truth = distance(*drawn(200_000, 99))
+def test_the_paired_interval_covers_the_true_distance():
+    truth = distance(*reconstructed(200_000, 99))
     inside, widths, values = 0, [], []
     for seed in range(40):
-        originals, made = drawn(500, seed)
+        originals, made = reconstructed(500, seed)
         found = paired_interval(_blocks(made, 20), _blocks(originals, 20), resamples=30)
         assert found.value == pytest.approx(distance(originals, made), rel=1e-9)
         inside += found.low <= truth <= found.high
         widths.append(found.std)
         values.append(found.value)
-    assert inside >= 32  # of 40: the bias that remains costs a few
+    assert inside >= 32  # of 40: the remaining bias costs a few
     assert np.mean(widths) == pytest.approx(np.std(values), rel=0.4)
 
 
-def test_the_bias_is_what_more_images_take_away():
-    truth, few = distance(*drawn(200_000, 99, noise=2.0)), 60
+def test_the_paired_bias_is_what_more_images_remove():
+    truth, few = distance(*reconstructed(200_000, 99, noise=2.0)), 60
     values, biases = [], []
     for seed in range(300):
-        originals, made = drawn(few, seed, noise=2.0)
+        originals, made = reconstructed(few, seed, noise=2.0)
         values.append(distance(originals, made))
         biases.append(paired_bias(_blocks(made, 4), _blocks(originals, 4)))
     excess = np.mean(values) - truth
-    assert excess > 0.1 * truth, "else there is nothing to tell"
+    assert excess > 0.1 * truth, "too small to test"
     assert np.mean(biases) == pytest.approx(excess, rel=0.35)
 
 
-def test_it_is_the_same_each_time_and_for_any_order_of_the_images():
-    originals, made = drawn(100, 0)
+def test_the_paired_interval_does_not_depend_on_the_order_of_the_images():
+    originals, made = reconstructed(100, 0)
     found = paired_interval(_blocks(made, 10), _blocks(originals, 10))
     assert paired_interval(_blocks(made, 10), _blocks(originals, 10)) == found
     turned = [BlockMoments(6, 10) for _ in range(2)]
@@ -244,8 +244,8 @@ def test_it_is_the_same_each_time_and_for_any_order_of_the_images():
     assert paired_interval(*turned) == pytest.approx(found, rel=1e-9)
 
 
-def test_too_few_images_are_told():
-    originals, made = drawn(3, 0)
+def test_too_few_pairs_are_rejected():
+    originals, made = reconstructed(3, 0)
     with pytest.raises(AlitokError, match="at least two images in each block"):
         paired_interval(_blocks(made, 10), _blocks(originals, 10))
     with pytest.raises(AlitokError, match="at least two images in each half"):

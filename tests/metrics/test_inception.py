@@ -1,4 +1,4 @@
-"""Random weights stand for the official ones, which no test can count on: He's scale keeps the features alive."""
+"""Random weights in place of the official ones, which need a download; He initialization keeps features non-zero."""
 
 import math
 import pickle
@@ -20,7 +20,7 @@ FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def _bare():
-    """The library's network before any weights, which it is never without."""
+    """torch-fidelity's network without weights."""
     from torch_fidelity import feature_extractor_inceptionv3 as library
 
     class Unloaded(library.FeatureExtractorInceptionV3):
@@ -42,7 +42,7 @@ def tensors():
             made[name] = noise * math.sqrt(2 / tensor[0].numel())
         elif name.endswith(("bn.weight", "running_var")):
             made[name] = (1 + 0.1 * noise).abs()
-        elif tensor.ndim == 1:  # the counts of batches, which the official file has not, are left out
+        elif tensor.ndim == 1:  # the official file has no batch counts
             made[name] = 0.1 * noise
     return made
 
@@ -78,12 +78,12 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def _refuse(url, place, **settings):
+def _no_network(url, place, **settings):
     raise OSError("no route to host")
 
 
 def _inside(network, name, images):
-    """What comes into and out of a part of the library's network."""
+    """Input and output of a submodule of torch-fidelity's network."""
     seen = []
     handle = network.network.get_submodule(name).register_forward_hook(
         lambda module, inputs, found: seen.append((inputs[0].clone(), found.clone()))
@@ -95,7 +95,7 @@ def _inside(network, name, images):
 
 
 def _resized(image, side):
-    """(h, w) -> (side, side) as TensorFlow 1 places pixels: the i-th at i * h / side, the last one repeated."""
+    """(h, w) -> (side, side) as in TensorFlow 1: pixel i is at i * h / side, the last one repeated."""
     places = [np.arange(side) * length / side for length in image.shape]
     low = [place.astype(int) for place in places]
     high = [np.minimum(some + 1, length - 1) for some, length in zip(low, image.shape, strict=True)]
@@ -105,7 +105,7 @@ def _resized(image, side):
     return top * (1 - y[:, None]) + bottom * y[:, None]
 
 
-def test_images_are_resized_as_tensorflow_did(network, images):
+def test_images_are_resized_as_in_tensorflow_1(network, images):
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resize
 
     seen, _ = _inside(network, "Conv2d_1a_3x3", images[:1])
@@ -114,7 +114,7 @@ def test_images_are_resized_as_tensorflow_did(network, images):
     theirs = (resize(images[:1].float(), size=(299, 299), align_corners=False) - 128) / 128
     assert torch.equal(seen, theirs)
     usual = torch.nn.functional.interpolate(images[:1].float(), (299, 299), mode="bilinear")
-    assert (seen - (usual - 128) / 128).abs().max() > 0.1  # the usual one is another
+    assert (seen - (usual - 128) / 128).abs().max() > 0.1  # PyTorch's resize differs
 
 
 def test_shapes_and_ranges(output):
@@ -123,10 +123,10 @@ def test_shapes_and_ranges(output):
     assert output.pool.min() >= 0
     assert output.spatial.min() == 0
     assert torch.allclose(output.probabilities.sum(1), torch.ones(5))
-    assert (output.pool.std(0) > 1e-3 * output.pool.mean(0)).float().mean() > 0.5  # images are told apart
+    assert (output.pool.std(0) > 1e-3 * output.pool.mean(0)).float().mean() > 0.5  # images differ
 
 
-def test_pool_and_probabilities_are_the_librarys(network, path, images, output):
+def test_pool_and_probabilities_equal_torch_fidelitys(network, path, images, output):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     names = ["2048", "logits_unbiased", "logits"]
@@ -148,13 +148,13 @@ def test_spatial_is_the_first_branch_of_the_seventh_block(network, images, outpu
         assert not torch.allclose(spatial[3, 4, 11], _inside(network, other, images)[1][3, :7, 4, 11], rtol=0.1)
 
 
-def test_a_image_has_the_same_features_in_any_batch_and_every_time(network, images, output):
+def test_features_do_not_depend_on_the_batch_and_are_deterministic(network, images, output):
     for found, wanted in zip(network(images[2:3]), output, strict=True):
         torch.testing.assert_close(found[0], wanted[2], rtol=1e-5, atol=1e-5 * float(wanted.max()))
     assert all(torch.equal(found, wanted) for found, wanted in zip(network(images), output, strict=True))
 
 
-def test_nothing_around_it_reaches_it(network, images, output):
+def test_autocast_and_train_mode_have_no_effect(network, images, output):
     network.train()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
         found = network(images)
@@ -178,8 +178,8 @@ def test_other_weights_have_another_name(tensors, network, tmp_path):
 
 
 @pytest.mark.parametrize("name", [FILE, "weights-inception-2015-12-05-6726825d.pth"])
-def test_the_official_file_is_found_in_the_cache(name, cache, path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "download_url_to_file", _refuse)
+def test_the_official_file_is_read_from_the_cache(name, cache, path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     cache.mkdir(parents=True)
     shutil.copy(path, cache / name)
     with pytest.raises(AlitokError, match=f"{name} is damaged.*delete it"):
@@ -188,37 +188,37 @@ def test_the_official_file_is_found_in_the_cache(name, cache, path, monkeypatch)
     assert InceptionFeatures.load().name == OFFICIAL
 
 
-def test_it_is_downloaded_to_the_cache_and_checked(cache, path, monkeypatch):
-    asked = []
+def test_weights_are_downloaded_to_the_cache_and_checked(cache, path, monkeypatch):
+    downloads = []
 
     def download(url, place, hash_prefix, progress):
-        asked.append((url.rpartition("/")[2], hash_prefix))
+        downloads.append((url.rpartition("/")[2], hash_prefix))
         shutil.copy(path, place)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setattr(inception, "_HASH", sha256(path)[:8])
     for _ in range(2):
         assert InceptionFeatures.load().name == OFFICIAL
-    assert asked == [("weights-inception-2015-12-05-6726825d.pth", sha256(path)[:8])]
+    assert downloads == [("weights-inception-2015-12-05-6726825d.pth", sha256(path)[:8])]
 
 
-def test_offline_it_says_what_to_put_where(cache, monkeypatch):
-    monkeypatch.setattr(torch.hub, "download_url_to_file", _refuse)
+def test_offline_the_error_names_the_file_and_the_place(cache, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     with pytest.raises(AlitokError) as caught:
         InceptionFeatures.load()
     for words in ("no route to host", FILE, str(cache), "--inception-weights FILE"):
         assert words in str(caught.value)
 
 
-def test_without_the_library_it_says_how_to_install_it(monkeypatch):
+def test_missing_torch_fidelity_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):
         InceptionFeatures.load()
 
 
-def test_files_that_are_something_else_are_refused(tensors, tmp_path):
+def test_files_that_are_not_the_weights_are_rejected(tensors, tmp_path):
     path = tmp_path / "weights.pth"
-    with pytest.raises(AlitokError, match=f"weights.pth does not exist; give the path of {FILE}"):
+    with pytest.raises(AlitokError, match=f"weights.pth does not exist; pass the path of {FILE}"):
         InceptionFeatures.load(path)
     path.write_bytes(pickle.dumps(print, protocol=2))
     with pytest.raises(AlitokError, match=r"weights\.pth is truncated, or holds other things"):
@@ -227,14 +227,14 @@ def test_files_that_are_something_else_are_refused(tensors, tmp_path):
     with pytest.raises(AlitokError, match=r"weights\.pth does not hold the weights of TensorFlow's Inception"):
         InceptionFeatures.load(path)
     torch.save(tensors | {"fc.weight": tensors["fc.weight"] * torch.nan}, path)
-    with pytest.raises(AlitokError, match=r"weights\.pth holds other things than finite numbers"):
+    with pytest.raises(AlitokError, match=r"weights\.pth holds values that are not finite"):
         InceptionFeatures.load(path)
 
 
-def test_only_the_official_weights_give_a_fid():
+def test_only_the_official_weights_give_fid():
     assert InceptionFeatures(torch.nn.Identity(), OFFICIAL, "a").distance == "FID"
 
 
 @pytest.mark.parametrize("name", ["inception-0123456789abcdef", f"{OFFICIAL}-2"])
-def test_other_weights_name_themselves_in_the_distance(name):
+def test_with_other_weights_the_distance_is_named_after_them(name):
     assert InceptionFeatures(torch.nn.Identity(), name, "a").distance == f"Frechet distance in the features of {name}"

@@ -23,7 +23,7 @@ def _slow(probabilities, split):
 
 
 @pytest.mark.parametrize(("count", "splits"), [(100, 3), (90, 3), (25, 1)])
-def test_it_is_the_mean_over_splits_in_order_the_last_one_as_it_is(count, splits):
+def test_it_equals_the_definition_with_a_shorter_last_split(count, splits):
     probabilities = _probabilities(count)
     score = InceptionScore(7, split=count if splits == 1 else 40 if count == 100 else 30)
     for part in probabilities.split(11):
@@ -43,7 +43,7 @@ def test_equal_to_torch_fidelity():
     assert score.score().std == pytest.approx(theirs["inception_score_std"], rel=1e-9)
 
 
-def test_sure_and_even_is_the_number_of_classes_and_unsure_is_one():
+def test_confident_and_balanced_gives_the_number_of_classes_and_uniform_gives_one():
     sure, unsure = InceptionScore(5), InceptionScore(5)
     sure.update(torch.eye(5).repeat(10, 1))
     unsure.update(torch.full((50, 5), 0.2))
@@ -52,7 +52,7 @@ def test_sure_and_even_is_the_number_of_classes_and_unsure_is_one():
     assert sure.score().std == 0
 
 
-def test_numbers_decide_the_splits_not_the_order():
+def test_splits_follow_sample_numbers_not_arrival_order():
     probabilities, order = _probabilities(100), torch.randperm(100)
     score = InceptionScore(7, split=30)
     for part in order.split(9):
@@ -60,7 +60,7 @@ def test_numbers_decide_the_splits_not_the_order():
     assert score.score().mean == pytest.approx(_slow(probabilities, 30), rel=1e-12)
 
 
-def test_processes_together_see_all_samples(together):
+def test_all_reduce_covers_the_samples_of_all_processes(together):
     probabilities = _probabilities(100)
 
     def work(world):
@@ -77,10 +77,10 @@ def test_processes_together_see_all_samples(together):
         assert found == pytest.approx(wanted.score(), rel=1e-9)
 
 
-def test_none_and_broken_ones_are_refused():
+def test_no_samples_and_nan_are_rejected():
     score = InceptionScore(3)
     score.update(torch.zeros(0, 3))
-    with pytest.raises(AlitokError, match="needs samples"):
+    with pytest.raises(AlitokError, match="needs at least one sample"):
         score.score()
     with pytest.raises(AlitokError, match="of 1 of 2 samples are not finite"):
         score.update(torch.tensor([[0.2, 0.3, 0.5], [torch.nan, 0, 1]]))

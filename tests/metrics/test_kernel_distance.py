@@ -41,7 +41,7 @@ def test_equal_to_torch_fidelity():
     assert found.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.2)
 
 
-def test_deviation_is_over_the_subsets_of_the_seed():
+def test_mean_and_std_are_over_the_subsets_of_the_seed():
     samples, reference = torch.randn(40, 3), torch.randn(30, 3)
     random = np.random.default_rng(5)
     values = []
@@ -59,7 +59,7 @@ def test_it_is_unbiased_for_few_images():
     assert abs(np.mean(found)) < 4 * error
 
 
-def test_too_few_and_broken_ones_are_refused():
+def test_invalid_features_are_rejected():
     samples, reference = torch.randn(20, 4), torch.randn(30, 4)
     with pytest.raises(AlitokError, match="Subsets of 1000 images cannot be drawn from 20 samples"):
         kernel_distance(samples, reference)

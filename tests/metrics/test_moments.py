@@ -21,15 +21,15 @@ def _close(found, wanted):
     )
 
 
-def _shown(features, sizes):
+def _moments_of(features, sizes):
     moments = Moments(features.shape[1])
     for part in features.split(sizes):
         moments.update(part)
     return moments
 
 
-def test_mean_and_covariance_are_numpys(features):
-    moments = _shown(features, [1300])
+def test_mean_and_covariance_equal_numpys(features):
+    moments = _moments_of(features, [1300])
     values = features.double().numpy()
     assert moments.count == 1300
     np.testing.assert_allclose(moments.mean, values.mean(0), rtol=1e-12)
@@ -37,53 +37,55 @@ def test_mean_and_covariance_are_numpys(features):
 
 
 @pytest.mark.parametrize("sizes", [[1] * 1300, [1299, 1], [512, 512, 276], [0, 700, 600]])
-def test_any_batches_give_the_same(features, sizes):
-    assert _close(_shown(features, sizes), _shown(features, [1300]))
+def test_batching_changes_nothing(features, sizes):
+    assert _close(_moments_of(features, sizes), _moments_of(features, [1300]))
 
 
-def test_reading_in_between_changes_nothing(features):
+def test_reading_between_updates_changes_nothing(features):
     moments = Moments(5)
     for part in features.split(100):
         moments.update(part)
         assert moments.mean.isfinite().all()
-    assert _close(moments, _shown(features, [1300]))
+    assert _close(moments, _moments_of(features, [1300]))
 
 
 def test_a_large_mean_costs_no_precision():
     spread = torch.randn(400, 3, dtype=torch.float64)
-    far, near = _shown(spread + 1e6, [3, 397]), _shown(spread, [400])
+    far, near = _moments_of(spread + 1e6, [3, 397]), _moments_of(spread, [400])
     assert torch.allclose(far.covariance(), near.covariance(), rtol=1e-7)
 
 
 @pytest.mark.parametrize("cuts", [[0, 1300], [1, 1299], [400, 400, 500]])
 def test_parts_are_merged_in_any_order(features, cuts):
-    parts = [_shown(part, [len(part)]) for part in features.split(cuts)]
-    assert _close(merged(parts[::-1]), _shown(features, [1300]))
+    parts = [_moments_of(part, [len(part)]) for part in features.split(cuts)]
+    assert _close(merged(parts[::-1]), _moments_of(features, [1300]))
 
 
-def test_a_part_with_a_weight_counts_as_often(features):
+def test_weighted_parts_count_that_often(features):
     first, second = features[:30], features[30:100]
-    found = merged([_shown(first, [30]), _shown(second, [70]), _shown(features, [1300])], [3, 1, 0])
-    assert _close(found, _shown(torch.cat([first, first, second, first]), [160]))
+    found = merged([_moments_of(first, [30]), _moments_of(second, [70]), _moments_of(features, [1300])], [3, 1, 0])
+    assert _close(found, _moments_of(torch.cat([first, first, second, first]), [160]))
 
 
-def test_what_was_read_stays_when_more_is_shown(features):
-    moments = _shown(features[:50], [50])
+def test_results_are_not_changed_by_later_updates(features):
+    moments = _moments_of(features[:50], [50])
     again = Moments.of(moments.count, moments.mean, moments.products)
     before = moments.products.clone()
     again.update(features[50:])
     assert torch.equal(moments.products, before)
-    assert _close(again, _shown(features, [1300]))
+    assert _close(again, _moments_of(features, [1300]))
 
 
-def test_processes_together_see_all_images(features, together):
+def test_all_reduce_covers_the_images_of_all_processes(features, together):
     def work(world):
-        moments = _shown(features[world.rank :: world.size], [10] * (len(features[world.rank :: world.size]) // 10))
+        moments = _moments_of(
+            features[world.rank :: world.size], [10] * (len(features[world.rank :: world.size]) // 10)
+        )
         whole = moments.all_reduced(world)
         return whole.count, whole.mean.numpy(), whole.products.numpy()
 
     first, second = together(work)
-    wanted = _shown(features, [1300])
+    wanted = _moments_of(features, [1300])
     assert first[0] == second[0] == 1300
     for found in (first, second):
         np.testing.assert_allclose(found[1], wanted.mean, rtol=1e-12)
@@ -100,10 +102,10 @@ def test_a_process_without_images_changes_nothing(features, together):
 
     for results in together(work):
         for found in results:
-            np.testing.assert_allclose(found, _shown(features, [1300]).products, rtol=1e-9)
+            np.testing.assert_allclose(found, _moments_of(features, [1300]).products, rtol=1e-9)
 
 
-def test_broken_features_are_counted_and_refused(features):
+def test_features_that_are_not_finite_are_counted_and_rejected(features):
     features[3, 1], features[7], features[9, 0] = torch.nan, torch.inf, -torch.inf
     moments = Moments(5)
     with pytest.raises(AlitokError, match="features of 3 of 1300 images are not finite"):
@@ -115,27 +117,27 @@ def test_broken_features_are_counted_and_refused(features):
 
 def test_one_image_has_no_covariance(features):
     with pytest.raises(AlitokError, match="at least two images, not 1"):
-        _shown(features[:1], [1]).covariance()
+        _moments_of(features[:1], [1]).covariance()
 
 
-def test_half_precision_is_summed_in_full(features):
+def test_half_precision_is_accumulated_in_float64(features):
     half = features.half()
-    assert _close(_shown(half, [1300]), _shown(half.double(), [1300]))
+    assert _close(_moments_of(half, [1300]), _moments_of(half.double(), [1300]))
 
 
 @pytest.mark.parametrize("order", ["sorted by class", "classes in turn"])
-def test_blocks_are_alike_in_whatever_order_the_classes_come(order):
+def test_blocks_are_alike_for_any_order_of_the_classes(order):
     numbers = torch.arange(8000)
     classes = numbers // 400 if order == "sorted by class" else numbers % 20
     blocks = BlockMoments(20, 20)
     blocks.update(torch.nn.functional.one_hot(classes).float(), numbers)
-    shares = torch.stack([block.mean for block in blocks.blocks])
+    fractions = torch.stack([block.mean for block in blocks.blocks])
     assert all(300 < block.count < 500 for block in blocks.blocks)
-    assert shares.min() > 0.015
-    assert shares.max() < 0.1
+    assert fractions.min() > 0.015
+    assert fractions.max() < 0.1
 
 
-def test_blocks_depend_on_numbers_alone_and_add_up(features):
+def test_blocks_depend_on_numbers_only_and_add_up(features):
     numbers = torch.arange(1300)
     whole, parts = BlockMoments(5, 4), BlockMoments(5, 4)
     whole.update(features, numbers)
@@ -144,4 +146,4 @@ def test_blocks_depend_on_numbers_alone_and_add_up(features):
         parts.update(features[rows], numbers[rows])
     for one, other in zip(whole.blocks, parts.blocks, strict=True):
         assert _close(one, other)
-    assert _close(whole.total(), _shown(features, [1300]))
+    assert _close(whole.total(), _moments_of(features, [1300]))

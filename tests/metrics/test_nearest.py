@@ -31,7 +31,7 @@ def test_equals_brute_force_for_any_block(block):
 def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
     queries, references = some_images(6, 0), some_images(9, 1)
     expected = nearest_distance(queries, references)
-    monkeypatch.setattr(nearest, "_MOST_VALUES", 2 * 75)
+    monkeypatch.setattr(nearest, "_MAX_VALUES", 2 * 75)
     seen = []
     flat = nearest._flat
     monkeypatch.setattr(nearest, "_flat", lambda some: seen.append(len(some)) or flat(some))
@@ -41,7 +41,7 @@ def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
     assert np.array_equal(indices, expected[1])
 
 
-def test_a_copy_is_at_exactly_zero_and_one_grey_level_is_not():
+def test_a_copy_has_distance_zero_and_one_gray_level_does_not():
     references = np.concatenate([some_images(30, 2, 32), np.full((1, 3, 32, 32), 255, np.uint8)])
     order = np.random.default_rng(0).permutation(len(references))
     distances, indices = nearest_distance(references[order], references)
@@ -52,7 +52,7 @@ def test_a_copy_is_at_exactly_zero_and_one_grey_level_is_not():
     assert nearest_distance(almost, references)[0][0] == pytest.approx(1 / 255 / np.sqrt(3 * 32 * 32))
 
 
-def test_black_is_one_away_from_white_and_the_first_of_equals_counts():
+def test_black_to_white_is_one_and_the_first_of_equals_wins():
     black, white = np.zeros((1, 3, 4, 4), np.uint8), np.full((3, 3, 4, 4), 255, np.uint8)
     for block in (1, 2, 8):
         distances, indices = nearest_distance(black, white, block)
@@ -65,7 +65,7 @@ def test_no_queries_give_no_distances():
     assert distances.shape == indices.shape == (0,)
 
 
-def test_missing_or_different_references_are_told():
+def test_missing_or_misshapen_references_are_rejected():
     with pytest.raises(AlitokError, match="at least one"):
         nearest_distance(some_images(1, 0), some_images(0, 0))
     with pytest.raises(AlitokError, match="one size"):

@@ -9,7 +9,7 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.reconstruction import psnr, ssim
 
 
-def test_psnr_is_decibels_per_image():
+def test_psnr_equals_the_definition_for_each_image():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 5, 7, generator=generator)
     rebuilt = (
@@ -21,26 +21,26 @@ def test_psnr_is_decibels_per_image():
         assert got.item() == pytest.approx(20 * math.log10(1 / math.sqrt(error)), abs=1e-3)
 
 
-def test_a_constant_error_of_a_tenth_is_20_decibels_and_twice_the_error_6_less():
+def test_an_error_of_a_tenth_is_20_db_and_twice_that_6_db_less():
     images = torch.full((2, 3, 4, 4), 0.5)
     rebuilt = torch.stack([images[0] + 0.1, images[1] - 0.2])
     assert torch.allclose(psnr(images, rebuilt), torch.tensor([20.0, 20 - 20 * math.log10(2)]), atol=1e-4)
 
 
-def test_only_the_identical_image_is_infinite():
+def test_only_an_identical_image_has_infinite_psnr():
     images = torch.rand(2, 3, 4, 4)
     rebuilt = images.clone()
     rebuilt[1, 0, 0, 0] += 0.5
     assert psnr(images, rebuilt).isinf().tolist() == [True, False]
 
 
-def test_half_precision_is_measured_in_full():
+def test_half_precision_is_measured_in_float32():
     images = torch.rand(2, 3, 8, 8).bfloat16()
     rebuilt = (images.float() * 0.9).bfloat16()
     assert torch.equal(psnr(images, rebuilt), psnr(images.float(), rebuilt.float()))
 
 
-def test_bytes_and_other_shapes_are_refused():
+def test_uint8_and_mismatched_shapes_are_rejected():
     with pytest.raises(AssertionError):
         psnr(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(AssertionError):
@@ -48,7 +48,7 @@ def test_bytes_and_other_shapes_are_refused():
 
 
 def _scikit_map(image, other):
-    """scikit-image's map of SSIM with a Gaussian window, of an image that goes on mirrored beyond its edges."""
+    """scikit-image's SSIM map with a Gaussian window, of an image mirrored at its edges."""
     from skimage.metrics import structural_similarity
 
     padded = [
@@ -59,7 +59,7 @@ def _scikit_map(image, other):
     return full[:, 20:-20, 20:-20]
 
 
-def test_ssim_is_the_mean_of_scikits_map_with_a_gaussian_window():
+def test_ssim_equals_scikit_images():
     images = torch.nn.functional.interpolate(torch.rand(3, 3, 8, 9), (40, 50), mode="bilinear")
     rebuilt = (images + torch.tensor([0.02, 0.1, 0.3]).view(3, 1, 1, 1) * torch.randn(3, 3, 40, 50)).clamp(0, 1)
     wanted = [_scikit_map(a, b).mean() for a, b in zip(images, rebuilt, strict=True)]
@@ -67,7 +67,7 @@ def test_ssim_is_the_mean_of_scikits_map_with_a_gaussian_window():
     assert wanted[0] > 0.7 > 0.4 > wanted[2]
 
 
-def test_ssim_of_equal_images_is_one_and_each_image_has_its_own():
+def test_ssim_is_per_image_and_one_for_equal_images():
     images = torch.rand(2, 3, 11, 12)
     rebuilt = images.clone()
     rebuilt[1] = 1 - rebuilt[1]
@@ -78,8 +78,8 @@ def test_ssim_of_equal_images_is_one_and_each_image_has_its_own():
         assert torch.equal(ssim(images, rebuilt), found)
 
 
-def test_ssim_says_what_is_missing(monkeypatch):
-    with pytest.raises(AlitokError, match="window of 11 pixels; images of 10 x 32"):
+def test_missing_pixels_or_torchmetrics_are_reported(monkeypatch):
+    with pytest.raises(AlitokError, match="at least 11 x 11 px, not 10 x 32"):
         ssim(torch.rand(1, 3, 10, 32), torch.rand(1, 3, 10, 32))
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     with pytest.raises(AlitokError, match=r"pip install 'alitok\[eval\]'"):

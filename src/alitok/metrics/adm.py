@@ -1,10 +1,7 @@
-"""Files in the form of ADM's evaluator: images in an npz file, and the statistics of a reference set beside them.
-
-Enters: a path. Leave: images (B, 3, h, h) uint8, block by block, so that a file of any size is read in bounded
-memory; and mean and covariance of Inception's features, as they stand in the file.
+"""The npz files of ADM's evaluator: images, and Inception statistics of a reference set.
 
     arr_0           (N, h, h, 3) uint8, the images
-    arr_1           (N,) integers, their class numbers, where they are known; `alitok fit` calls them labels
+    arr_1           (N,) integers, their classes, if known; `alitok fit` calls them labels
     mu, sigma       (2048,), (2048, 2048), of the pool features; in references
     mu_s, sigma_s   (2023,), (2023, 2023), of the spatial features; in some references
 
@@ -32,25 +29,22 @@ from alitok.metrics.moments import Gaussian
 _IMAGES = "arr_0"
 _LABELS = ("arr_1", "labels")
 _LOCAL_HEAD = 30  # bytes of a zip member's own header, before its name
-_SKIP = 1 << 20  # bytes unpacked at a time on the way to a block
+_SKIP = 1 << 20  # bytes decompressed at a time on the way to a block
 
 
 class NpzImages:
-    """The images of an npz file, read as they are wanted and in any order.
+    """The images of an npz file of any size, read lazily and in any order.
 
-    Blocks of an uncompressed file are read where they stand. In a compressed one, all before a block is unpacked first,
-    so going on behind the last block is cheap and going back is not.
-
-    Args:
-        path: the file.
+    An uncompressed file allows random access. A compressed one is decompressed up to the block, so reading forward is
+    cheap and going back is not.
 
     Attributes:
         count: N.
-        side: pixels.
-        labels: class numbers (N,) int64; None where the file has none.
+        side: px.
+        labels: (N,) int64; None if the file has none.
 
     Raises:
-        AlitokError: the file is missing or damaged, or its `arr_0` is not N square images in colour; it says why.
+        AlitokError: the file is missing or damaged, or its `arr_0` is not N square RGB images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,21 +70,21 @@ class NpzImages:
 
     @property
     def _bytes(self) -> int:
-        """Of one image."""
+        """Per image."""
         return self.side * self.side * 3
 
     def fingerprint(self) -> str:
-        """A short hash that changes with the images or their classes; made from the file's own checksums."""
+        """A short hash of the images and their classes, from the checksums in the file."""
         digest = hashlib.sha256(repr((self._checksum, self.count, self.side)).encode())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()[:16]
 
     def read(self, rows: range) -> np.ndarray:
-        """Images of consecutive numbers, (B, 3, side, side) uint8, contiguous.
+        """Consecutive images (B, 3, side, side) uint8, contiguous.
 
         Raises:
-            AlitokError: the file is gone, or damaged at this place.
+            AlitokError: the file is gone or damaged.
         """
         assert rows.step == 1, rows
         assert 0 <= rows.start <= rows.stop <= self.count, (rows, self.count)
@@ -106,7 +100,7 @@ class NpzImages:
         return pixels.transpose(0, 3, 1, 2).copy()
 
     def blocks(self, size: int, first: int = 0) -> Iterator[np.ndarray]:
-        """All images from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
+        """The images from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
         for start in range(first, self.count, size):
             yield self.read(range(start, min(start + size, self.count)))
 
@@ -131,7 +125,7 @@ class NpzImages:
         labels = _arrays(self.path, name)[name]
         if labels.shape != (self.count,) or labels.dtype.kind not in "iu":
             raise AlitokError(
-                f"{self.path}: {name} must be {self.count} whole numbers, the images' classes, not {labels.dtype} "
+                f"{self.path}: {name} must be {self.count} integers, the images' classes, not {labels.dtype} "
                 f"of shape {labels.shape}; correct it or leave it out."
             )
         return labels.astype(np.int64)
@@ -139,12 +133,12 @@ class NpzImages:
 
 @dataclass(frozen=True, eq=False)
 class AdmReference:
-    """A reference of ADM's evaluator, or images alone that stand for one; it has statistics or images, or both.
+    """A reference with statistics, images, or both.
 
     Attributes:
-        pool: mean and covariance of the 2048 pool features, for FID; None where the file has none.
-        spatial: of the 2023 spatial features, for sFID; None where the file has none.
-        images: of the reference itself, for precision and recall; None where the file has none.
+        pool: of the 2048 pool features, for FID.
+        spatial: of the 2023 spatial features, for sFID.
+        images: for precision and recall.
     """
 
     pool: Gaussian | None
@@ -153,24 +147,20 @@ class AdmReference:
 
 
 def load_adm(path: Path) -> AdmReference:
-    """Read a reference; its images are read when they are asked for.
+    """Read a reference; its images are read lazily.
 
     Raises:
-        AlitokError: the file is missing or damaged, holds neither statistics nor images, or its statistics are not
-            those of Inception's features; or what `NpzImages` refuses.
+        AlitokError: the file is missing or damaged, or holds neither images nor statistics of Inception features.
     """
     pool, spatial = _gaussian(path, "mu", "sigma", POOL), _gaussian(path, "mu_s", "sigma_s", SPATIAL)
     images = NpzImages(path) if _has(path, _IMAGES) else None
     if pool is None and images is None:
-        raise AlitokError(
-            f"{path} holds neither mu and sigma nor images (arr_0), so it is no reference of ADM's evaluator; give "
-            "another file."
-        )
+        raise AlitokError(f"{path} holds neither mu and sigma nor images (arr_0); use a reference of ADM's evaluator.")
     return AdmReference(pool, spatial, images)
 
 
 def is_statistics(path: Path) -> bool:
-    """Whether an npz file was written by `alitok.metrics.reference`, and so is to be read by it.
+    """Whether an npz file was written by `alitok.metrics.reference`.
 
     Raises:
         AlitokError: the file is missing or damaged.
@@ -179,26 +169,25 @@ def is_statistics(path: Path) -> bool:
 
 
 def _gaussian(path: Path, mean_name: str, covariance_name: str, dimensions: int) -> Gaussian | None:
-    """Mean and covariance in float64, otherwise as they are; None where the file has neither.
+    """Mean and covariance as float64; None if the file has neither.
 
     Raises:
-        AlitokError: one is missing, they have other shapes than `dimensions` asks for, or hold other things than finite
-            numbers.
+        AlitokError: one is missing, misshapen or not finite.
     """
     names = f"{mean_name} and {covariance_name}"
     arrays = list(_arrays(path, mean_name, covariance_name).values())
     if not arrays:
         return None
     if len(arrays) < 2:
-        raise AlitokError(f"{path} has only one of {names}; get the file anew.")
+        raise AlitokError(f"{path} has only one of {names}; download the file again.")
     mean, covariance = arrays
     if mean.shape != (dimensions,) or covariance.shape != (dimensions, dimensions):
         raise AlitokError(
             f"{path}: {names} have the shapes {mean.shape} and {covariance.shape}, but Inception has {dimensions} such "
-            "features; give the reference of ADM's evaluator."
+            "features; use a reference of ADM's evaluator."
         )
     if any(part.dtype.kind != "f" or not np.isfinite(part).all() for part in arrays):
-        raise AlitokError(f"{path}: {names} hold other things than finite numbers; get the file anew.")
+        raise AlitokError(f"{path}: {names} are not finite numbers; download the file again.")
     return Gaussian(*(torch.from_numpy(part.astype(np.float64)) for part in arrays))
 
 
@@ -209,10 +198,10 @@ class _Head(NamedTuple):
 
 
 def _head(stream: IO[bytes], path: Path) -> _Head:
-    """The header of a .npy file; the stream stands behind it then.
+    """The header of a .npy file; the stream is left at the data.
 
     Raises:
-        AlitokError: it is no such file.
+        AlitokError: not a .npy file.
     """
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
@@ -222,22 +211,22 @@ def _head(stream: IO[bytes], path: Path) -> _Head:
 
 
 def _require_images(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
-    """Check what `arr_0` holds.
+    """Check that `arr_0` holds N square RGB images in uint8.
 
     Raises:
-        AlitokError: not N square images of three channels, uint8.
+        AlitokError: it does not.
     """
     found = None
     if dtype.hasobject:
-        found = "Python objects, which are not read for safety"
+        found = "Python objects, which are not loaded for safety"
     elif len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
-        found = f"grey images of shape {shape}; grey images must be saved as RGB, with three equal channels"
+        found = f"grayscale images of shape {shape}; save them as RGB, with three equal channels"
     elif len(shape) != 4 or shape[3] != 3:
         found = f"shape {shape}"
     elif dtype != np.uint8:
-        found = f"numbers of type {dtype}"
+        found = f"values of type {dtype}"
     elif shape[1] != shape[2]:
-        found = f"images of {shape[1]} x {shape[2]} pixels"
+        found = f"images of {shape[1]} x {shape[2]} px"
     elif 0 in shape:
         found = "no images"
     elif fortran:
@@ -252,7 +241,7 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The whole arrays of these names, those that there are.
+    """Those of the named arrays that exist.
 
     Raises:
         AlitokError: the file is missing or damaged, or they are pickles.
@@ -268,10 +257,10 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An npz file while the context lasts.
+    """An open npz file.
 
     Raises:
-        AlitokError: it is missing or damaged, or something else.
+        AlitokError: it is missing, damaged, or not an npz file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -290,13 +279,11 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
         return archive.getinfo(f"{name}.npy")
     except KeyError:
         there = ", ".join(sorted(Path(other).stem for other in archive.namelist())) or "nothing"
-        raise AlitokError(
-            f"{path} has no {name}, where images (N, h, h, 3) uint8 are looked for; it holds {there}."
-        ) from None
+        raise AlitokError(f"{path} has no array {name} with images (N, h, h, 3) uint8; it holds {there}.") from None
 
 
 def _place(path: Path, member: zipfile.ZipInfo) -> int | None:
-    """Where in the file a member's bytes begin; None for a compressed one."""
+    """Offset of a member's bytes in the file; None if it is compressed."""
     if member.compress_type != zipfile.ZIP_STORED:
         return None
     with path.open("rb") as file:
@@ -307,4 +294,4 @@ def _place(path: Path, member: zipfile.ZipInfo) -> int | None:
 
 
 def _damaged(path: Path) -> AlitokError:
-    return AlitokError(f"{path} is damaged or no npz file of numbers; restore it or make it anew.")
+    return AlitokError(f"{path} is damaged or not an npz file of numbers; restore it or create it again.")

@@ -1,19 +1,17 @@
-"""The feature network of FID: Inception-v3 as TensorFlow had it in 2015, in torch-fidelity's port.
+"""The feature network of FID: TensorFlow's Inception-v3 of 2015 in torch-fidelity's port.
 
-Enter: images (B, 3, h, w) uint8 of any size, resized within to 299 x 299 as TensorFlow 1 did. Leave: what ADM's
-evaluator reads of TensorFlow's graph, under the names it has there:
+Images (B, 3, h, w) uint8 of any size are resized to 299 x 299 as in TensorFlow 1. The outputs are the tensors that
+ADM's evaluator reads from TensorFlow's graph:
 
     pool           (B, 2048)  `pool_3:0`: FID, KID, precision and recall
     spatial        (B, 2023)  the first 7 of 192 channels of `mixed_6/conv:0`, 17 x 17: sFID
     probabilities  (B, 1008)  softmax of `softmax/logits/MatMul`, so without the bias: Inception Score
 
-`mixed_6` is the seventh of the graph's eleven blocks (`mixed`, `mixed_1`, ...), torch-fidelity's `Mixed_6d`, and not
-the `Mixed_6e` that its 768 features end with. `conv` is its 1 x 1 branch after batch norm and ReLU: the graph's node of
-that name comes behind `conv/batchnorm`. The numbers are in the graph's order, height, width, channel, so that ADM's
-`mu_s` and `sigma_s` fit; another order would give another sFID against them.
+`mixed_6` is the seventh of the graph's eleven blocks (`mixed`, `mixed_1`, ...): torch-fidelity's `Mixed_6d`, not the
+`Mixed_6e` that its 768 features end with. `conv` is its 1 x 1 branch after batch norm and ReLU. Values are in the
+graph's order (height, width, channel), so that ADM's `mu_s` and `sigma_s` fit.
 
-Sources: torch-fidelity 0.4 (network, resizing, and which tensor is which); Dhariwal and Nichol 2021 (evaluator); Nash
-et al. 2021 (sFID).
+Sources: torch-fidelity 0.4; Dhariwal and Nichol 2021 (evaluator); Nash et al. 2021 (sFID).
 """
 
 from __future__ import annotations
@@ -34,20 +32,22 @@ from alitok.core.pretrained import patience, read_weights
 from alitok.metrics.features import Features, full_precision
 
 POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
-OFFICIAL = "inception-2015-12-05"  # the name of the network with the weights that published numbers are made with
+OFFICIAL = "inception-2015-12-05"  # with the weights that published numbers use
 _CHANNELS = 7
 _HASH = "6726825d"  # the first digits of the official file's SHA-256
-_FILES = (f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth")  # one file: pytorch-fid's name, and its own
+_FILES = (
+    f"pt_{OFFICIAL}-{_HASH}.pth",
+    f"weights-{OFFICIAL}-{_HASH}.pth",
+)  # pytorch-fid's name, and its own
 
 
 class InceptionFeatures(nn.Module):
-    """Inception-v3 with weights from a file; always in evaluation mode and without gradients. Made by `load`.
+    """Inception-v3, always in evaluation mode and without gradients; made by `load`.
 
     Attributes:
-        name: `OFFICIAL` for the official weights, else with a hash of the weights; statistics of two names are never
-            compared.
-        weights: SHA-256 of the weights' file.
-        distance: "FID" with the official weights and no others.
+        name: `OFFICIAL` for the official weights, else with a hash of the weights.
+        weights: SHA-256 of the weights file.
+        distance: "FID" with the official weights only.
     """
 
     def __init__(self, network: nn.Module, name: str, weights: str) -> None:
@@ -58,19 +58,19 @@ class InceptionFeatures(nn.Module):
 
     @classmethod
     def load(cls, weights: Path | None = None) -> Self:
-        """The network with its weights, on the CPU.
+        """Load the network on the CPU.
 
         Args:
-            weights: the file, .pth or safetensors; None takes it from PyTorch's cache, or downloads it to there.
+            weights: .pth or safetensors; None = PyTorch's cache, downloaded if need be.
 
         Raises:
-            AlitokError: torch-fidelity is missing, or the weights cannot be had or do not fit; it says what would help.
+            AlitokError: torch-fidelity is not installed, or the weights are unavailable or do not fit.
         """
         try:
             from torch_fidelity import feature_extractor_inceptionv3 as library
         except ImportError:
             raise AlitokError(
-                "Inception's features need torch-fidelity; install it with pip install 'alitok[eval]'."
+                "Inception features need torch-fidelity; install it with pip install 'alitok[eval]'."
             ) from None
         path = _find(library.URL_INCEPTION_V3) if weights is None else weights
         tensors = _read(path)
@@ -83,11 +83,9 @@ class InceptionFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> Features:
-        """Images (B, 3, h, w) uint8, on the network's device, to features: pool and spatial are each at least 0.
+        """Images (B, 3, h, w) uint8 on the network's device -> features, in float32 without autocast or TF32.
 
-        Spatial is indexed by (row * 17 + column) * 7 + channel.
-
-        Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
+        Spatial is indexed by (row * 17 + column) * 7 + channel; it and pool are >= 0.
         """
         assert images.dtype == torch.uint8, images.dtype
         assert images.ndim == 4, images.shape
@@ -98,13 +96,13 @@ class InceptionFeatures(nn.Module):
         return Features(pool, spatial, logits.softmax(1))
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked of the module around it."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
 @contextmanager
 def _tap(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collects the outputs of a module while the context lasts."""
+    """Collects the outputs of a module."""
     taken: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: taken.append(output))
     try:
@@ -114,10 +112,10 @@ def _tap(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _find(url: str) -> Path:
-    """The official weights in PyTorch's cache, downloaded to there if need be.
+    """The official weights in PyTorch's cache, downloaded if need be.
 
     Raises:
-        AlitokError: they are not there and cannot be downloaded.
+        AlitokError: the download failed.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for file in _FILES:
@@ -131,27 +129,27 @@ def _find(url: str) -> Path:
     except Exception as error:  # no network, a full disk, a proxy's page instead: each raises something else
         reason = said(error).rstrip(".")
         raise AlitokError(
-            f"Inception's weights are not in {cache} and cannot be downloaded ({reason}): put {_FILES[0]} there, or "
-            "give its path with --inception-weights FILE."
+            f"Inception weights are not in {cache} and could not be downloaded ({reason}); put {_FILES[0]} there, or "
+            "pass its path with --inception-weights FILE."
         ) from None
     return place
 
 
 def _read(path: Path) -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle that holds nothing else.
+    """The named tensors of a safetensors file, or of a pickle of tensors only.
 
     Raises:
-        AlitokError: the file is missing, damaged, or holds other things or numbers that are not finite.
+        AlitokError: the file is missing, damaged, or not finite.
     """
-    advice = f"give the path of {_FILES[0]}"
+    advice = f"pass the path of {_FILES[0]}"
     tensors = read_weights(path, advice)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise AlitokError(f"{path} holds other things than finite numbers; {advice}.")
+        raise AlitokError(f"{path} holds values that are not finite; {advice}.")
     return tensors
 
 
 def _build(library: Any, tensors: Tensors, path: Path) -> nn.Module:
-    """The library's network, which is only made together with weights: they are handed over in memory, already read.
+    """torch-fidelity's network, whose constructor takes weights only as a file; it gets them in memory.
 
     Raises:
         AlitokError: the tensors are not those of this network.
@@ -163,8 +161,8 @@ def _build(library: Any, tensors: Tensors, path: Path) -> nn.Module:
         return library.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer
         )
-    except RuntimeError:  # a list of hundreds of names
+    except RuntimeError:  # its message lists hundreds of names
         raise AlitokError(
-            f"{path} does not hold the weights of TensorFlow's Inception-v3 with its 1008 classes (torchvision's are "
-            f"another network); give the path of {_FILES[0]}."
+            f"{path} does not hold the weights of TensorFlow's Inception-v3 with 1008 classes (torchvision's is "
+            f"another network); pass the path of {_FILES[0]}."
         ) from None

@@ -1,10 +1,7 @@
-"""Inception Score: whether each sample is surely of some class, and all classes come.
+"""Inception Score: the mean over splits of exp(mean KL(p || mean p)), in [1, C], for class probabilities p (B, C).
 
-Enter: class probabilities (B, C) of samples, in any order and from any process, with the samples' numbers. Leaves: the
-mean over splits of exp(mean KL(p || mean p)), in [1, C].
-
-Sources: Salimans et al. 2016; the splits of 5000 in order of the samples are those of ADM's evaluator (Dhariwal and
-Nichol 2021), whose last split may be shorter and counts like the others.
+Sources: Salimans et al. 2016; splits of 5000 samples in order as in ADM's evaluator (Dhariwal and Nichol 2021), whose
+last split may be shorter and counts like the others.
 """
 
 from __future__ import annotations
@@ -22,8 +19,8 @@ class Score(NamedTuple):
 
     Attributes:
         mean: over the splits, in [1, C].
-        std: standard deviation over the splits, 0 for one; it says little of how sure the mean is.
-        splits: how many.
+        std: over the splits, 0 for one split; not the uncertainty of the mean.
+        splits: their number.
     """
 
     mean: float
@@ -32,13 +29,13 @@ class Score(NamedTuple):
 
 
 class InceptionScore:
-    """Gathers what the score needs: of each split the count, the sum of p, and the sum of p log p.
+    """Accumulates the count, the sum of p, and the sum of p log p of each split, on any number of processes.
 
-    mean KL(p || q) = mean(sum p log p) - sum q log q where q is the mean of p, so that no probabilities are kept.
+    mean KL(p || q) = mean(sum p log p) - sum q log q with q the mean of p, so no probabilities are stored.
 
     Args:
         classes: C.
-        split: samples of a split.
+        split: samples per split.
     """
 
     def __init__(self, classes: int, split: int = 5000) -> None:
@@ -49,14 +46,14 @@ class InceptionScore:
         self._sums = torch.zeros(0, classes, dtype=torch.float64)
 
     def update(self, probabilities: torch.Tensor, numbers: torch.Tensor | None = None) -> None:
-        """Add the probabilities (B, C) of B samples, each row of sum 1, any float type and device.
+        """Add samples.
 
         Args:
-            probabilities: (B, C).
-            numbers: the samples' numbers (B,) from 0, which decide their splits; None goes on after the last ones.
+            probabilities: (B, C), rows of sum 1, any float type and device.
+            numbers: (B,) sample numbers from 0, which decide the splits; None continues after the last ones.
 
         Raises:
-            AlitokError: a probability is NaN or infinite; nothing is added then.
+            AlitokError: a probability is NaN or infinite; nothing is added.
         """
         found = probabilities.detach().to("cpu").to(torch.float64)
         assert found.ndim == 2, found.shape
@@ -66,7 +63,7 @@ class InceptionScore:
         broken = int((~found.isfinite().all(1)).sum())
         if broken:
             raise AlitokError(
-                f"The class probabilities of {broken} of {len(found)} samples are not finite numbers; look at these "
+                f"The class probabilities of {broken} of {len(found)} samples are not finite; check these "
                 "samples and at the network's weights."
             )
         if numbers is None:
@@ -80,14 +77,14 @@ class InceptionScore:
         self._sums.index_add_(0, places, found)
 
     def score(self) -> Score:
-        """The score of all samples shown.
+        """The score of all samples so far.
 
         Raises:
             AlitokError: there were none.
         """
         seen = self._counts > 0
         if not seen.any():
-            raise AlitokError("An Inception Score needs samples; there are none.")
+            raise AlitokError("The Inception Score needs at least one sample.")
         counts, sums = self._counts[seen].double(), self._sums[seen]
         mean_negentropy = self._negentropy[seen] / counts
         entropy_of_mean = torch.special.entr(sums / counts[:, None]).sum(1)
@@ -95,7 +92,7 @@ class InceptionScore:
         return Score(float(scores.mean()), float(scores.std(correction=0)), len(scores))
 
     def all_reduced(self, world: World) -> InceptionScore:
-        """What all processes were shown, the same on each; called by all of them."""
+        """Of the samples of all processes; every process calls it and gets the same."""
         whole = InceptionScore(self._sums.shape[1], self.split)
         self._grow(int(world.maximum(torch.tensor(len(self._counts)))))
         whole._next = int(world.maximum(torch.tensor(self._next)))

@@ -1,7 +1,6 @@
-"""Mean and covariance of features, gathered from a stream in any pieces.
+"""Mean and covariance of features, accumulated from a stream in float64.
 
-Enter: features (N, D) of images, batch by batch, on any device. Leave: their count, mean (D,) and covariance (D, D)
-in float64. However the images were divided into batches and over processes, the results agree to about 1e-12.
+However images are divided into batches and processes, the results agree to about 1e-12.
 Shapes: N images of a batch, D features, K blocks.
 
 Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
@@ -18,34 +17,34 @@ import torch
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 
-_FOLD = 512  # images gathered before their products are formed: a (D, D) matrix is read and written for each fold
+_FOLD = 512  # images collected before their products are summed: each fold reads and writes a (D, D) matrix
 _CPU = torch.device("cpu")
 
 
 class Gaussian(NamedTuple):
-    """What the Frechet distance sees of a set of images: mean (D,) and covariance (D, D), both float64."""
+    """Mean (D,) and covariance (D, D) of a set of images, float64."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
 
 
 class Moments:
-    """Count, mean and sum of centred products of the features that it was shown.
+    """Count, mean and sum of centered products of features.
 
     Args:
         dimensions: D.
-        device: where the sums are kept and formed; anything that has float64, so not `mps`.
+        device: of the sums; it needs float64, so not `mps`.
     """
 
     def __init__(self, dimensions: int, device: torch.device = _CPU) -> None:
         self._count = 0
         self._mean = torch.zeros(dimensions, dtype=torch.float64, device=device)
         self._products = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=device)
-        self._waiting: list[torch.Tensor] = []
+        self._pending: list[torch.Tensor] = []
 
     @classmethod
     def of(cls, count: int, mean: torch.Tensor, products: torch.Tensor) -> Self:
-        """From what `count`, `mean` (D,) and `products` (D, D) gave before."""
+        """From the `count`, `mean` (D,) and `products` (D, D) of another."""
         moments = cls(len(mean), mean.device)
         moments._count = count
         moments._mean.copy_(mean)
@@ -59,8 +58,8 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """How many images were shown."""
-        return self._count + sum(map(len, self._waiting))
+        """Images seen."""
+        return self._count + sum(map(len, self._pending))
 
     @property
     def mean(self) -> torch.Tensor:
@@ -70,41 +69,41 @@ class Moments:
 
     @property
     def products(self) -> torch.Tensor:
-        """The sum over images of (x - mean)(x - mean)^T, (D, D) float64."""
+        """The sum of (x - mean)(x - mean)^T, (D, D) float64."""
         self._fold()
         return self._products
 
     def update(self, features: torch.Tensor) -> None:
-        """Add the features (N, D) of N images, any float type and device.
+        """Add features (N, D), any float type and device.
 
         Raises:
-            AlitokError: a feature is NaN or infinite; nothing is added then.
+            AlitokError: a feature is NaN or infinite; nothing is added.
         """
         require_finite(features, self.dimensions)
-        self._waiting.append(features.detach().to(self._mean.device).to(torch.float64))
-        if sum(map(len, self._waiting)) >= _FOLD:
+        self._pending.append(features.detach().to(self._mean.device).to(torch.float64))
+        if sum(map(len, self._pending)) >= _FOLD:
             self._fold()
 
     def covariance(self) -> torch.Tensor:
         """Unbiased, like `numpy.cov(features, rowvar=False)`: (D, D) float64.
 
         Raises:
-            AlitokError: fewer than two images were shown.
+            AlitokError: fewer than two images.
         """
         if self.count < 2:
-            raise AlitokError(f"A covariance needs at least two images, not {self.count}; give more.")
+            raise AlitokError(f"A covariance needs at least two images, not {self.count}.")
         return self.products / (self.count - 1)
 
     def gaussian(self) -> Gaussian:
         """Mean and covariance, on the CPU.
 
         Raises:
-            AlitokError: fewer than two images were shown.
+            AlitokError: fewer than two images.
         """
         return Gaussian(self.mean.cpu(), self.covariance().cpu())
 
     def all_reduced(self, world: World) -> Moments:
-        """The moments of the images of all processes, the same on each; called by all of them."""
+        """Of the images of all processes; every process calls it and gets the same."""
         if world.size == 1:
             return self
         mean, products = self.mean, self.products
@@ -116,10 +115,10 @@ class Moments:
         return Moments.of(total, whole, world.sum(torch.addr(products, shift, shift, alpha=self.count)))
 
     def _fold(self) -> None:
-        if not self._waiting:
+        if not self._pending:
             return
-        rows = torch.cat(self._waiting)
-        self._waiting.clear()
+        rows = torch.cat(self._pending)
+        self._pending.clear()
         mean = rows.mean(0)
         rows -= mean
         self._absorb(len(rows), mean, rows.T @ rows)
@@ -137,11 +136,10 @@ class Moments:
 
 
 class BlockMoments:
-    """Moments of K random blocks of the images, from which `frechet_interval` draws resamples.
+    """Moments of K random blocks of the images, which `frechet_interval` resamples.
 
-    An image's block is a hash of its number, so that blocks are alike in whatever order the images come (sorted by
-    class, or one of each class in turn), and the same on any number of processes. Takes K · D² · 8 bytes, 670 MB for 20
-    blocks of 2048 features.
+    The block is a hash of the image's number, so blocks are alike in whatever order images come and on any number of
+    processes. Takes K · D² · 8 bytes: 670 MB for 20 blocks of 2048 features.
 
     Args:
         dimensions: D.
@@ -154,10 +152,10 @@ class BlockMoments:
         self.blocks = [Moments(dimensions, device) for _ in range(blocks)]
 
     def update(self, features: torch.Tensor, numbers: torch.Tensor) -> None:
-        """Add the features (N, D) of images with these numbers (N,), integers from 0.
+        """Add features (N, D) of the images with these numbers (N,), integers from 0.
 
         Raises:
-            AlitokError: a feature is NaN or infinite; nothing is added then.
+            AlitokError: a feature is NaN or infinite; nothing is added.
         """
         assert len(features) == len(numbers), (len(features), len(numbers))
         require_finite(features, self.blocks[0].dimensions)
@@ -167,22 +165,22 @@ class BlockMoments:
             self.blocks[int(place)].update(features[rows])
 
     def all_reduced(self, world: World) -> BlockMoments:
-        """The blocks of the images of all processes, the same on each; called by all of them."""
+        """Of the images of all processes; every process calls it and gets the same."""
         whole = BlockMoments(0, len(self.blocks))
         whole.blocks = [block.all_reduced(world) for block in self.blocks]
         return whole
 
     def total(self) -> Moments:
-        """The moments of all images shown."""
+        """The moments of all images."""
         return merged(self.blocks)
 
 
 def merged(parts: Sequence[Moments], weights: Sequence[int] | None = None) -> Moments:
-    """The moments of all images of the parts together, on the device of the first.
+    """The moments of all images of the parts, on the first one's device.
 
     Args:
-        parts: at least one, all of the same D.
-        weights: how often each part counts, once if None; a part that counts twice is as if shown twice.
+        parts: at least one, of equal D.
+        weights: how often each part counts; None = once.
     """
     times = [1] * len(parts) if weights is None else list(weights)
     whole = Moments(parts[0].dimensions, parts[0].mean.device)
@@ -195,7 +193,7 @@ def require_finite(features: torch.Tensor, dimensions: int) -> None:
     """Check features (N, D).
 
     Raises:
-        AlitokError: a feature is NaN or infinite; it says of how many images.
+        AlitokError: a feature is NaN or infinite.
     """
     assert features.ndim == 2, features.shape
     assert features.shape[1] == dimensions, (features.shape, dimensions)
@@ -203,8 +201,8 @@ def require_finite(features: torch.Tensor, dimensions: int) -> None:
     if not finite.all():
         broken = int((~finite).sum())
         raise AlitokError(
-            f"The features of {broken} of {len(finite)} images are not finite numbers; the feature network or the "
-            "images are broken: look at them, and at the network's weights."
+            f"The features of {broken} of {len(finite)} images are not finite; check these images and the "
+            "weights of the feature network."
         )
 
 
@@ -212,7 +210,7 @@ def require_same_dimensions(first: int, second: int) -> None:
     """Check that two sets have the same number of features.
 
     Raises:
-        AlitokError: they have not.
+        AlitokError: they differ.
     """
     if first != second:
         raise AlitokError(
@@ -222,7 +220,7 @@ def require_same_dimensions(first: int, second: int) -> None:
 
 
 def _mix(numbers: np.ndarray) -> np.ndarray:
-    """Integers (N,) -> (N,) uint64 that look random; the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Hash integers (N,) to uint64; the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
     mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

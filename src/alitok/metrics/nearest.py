@@ -1,7 +1,4 @@
-"""How far an image is from the nearest image of a set: a sample far nearer than real unseen images is a copy.
-
-Enter: queries (N, 3, h, w) and references (M, 3, h, w), uint8. Leave: distance and index of the nearest, (N,) each.
-"""
+"""Distance of images to the nearest image of a set: a sample much nearer than real unseen images is a copy."""
 
 from __future__ import annotations
 
@@ -9,38 +6,37 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 
-_MOST_VALUES = 2**24  # pixel values of one block in float64: 128 MB
+_MAX_VALUES = 2**24  # pixel values of one block in float64: 128 MB
 
 
 def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of each query.
+    """The nearest reference of each query, by RMS pixel difference (black to white is 1).
 
-    The distance is the root-mean-square difference over all pixels and channels, in units where black to white is
-    1. |q - r|^2 is computed as |q|^2 + |r|^2 - 2 q.r on pixel values 0..255 in float64, where every term is a whole
-    number below 2^53: nothing is rounded or cancels, an exact copy is at exactly 0, and neither `block` nor the
-    order of summation changes the result. Of references equally near, the first counts.
+    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r on pixel values 0..255 in float64, where every term is an integer below 2^53:
+    nothing is rounded, an exact copy has distance 0, and neither `block` nor summation order changes the result. Of
+    equally near references, the first wins.
 
     Args:
         queries: (N, 3, h, w) uint8.
         references: (M, 3, h, w) uint8, M at least 1.
-        block: images compared at a time, fewer when they are large; bounds the memory.
+        block: images compared at a time, fewer if they are large.
 
     Returns:
         Distances (N,) float64 in [0, 1] and indices into `references` (N,) int64.
 
     Raises:
-        AlitokError: there are no references, or their size is not that of the queries.
+        AlitokError: no references, or references of another size.
     """
     assert queries.dtype == references.dtype == np.uint8, (queries.dtype, references.dtype)
     if len(references) == 0:
-        raise AlitokError("There are no reference images to look for neighbors in; give at least one.")
+        raise AlitokError("No reference images to search; pass at least one.")
     if queries.shape[1:] != references.shape[1:]:
         raise AlitokError(
             f"Images of shape {queries.shape[1:]} cannot be compared with references of shape "
             f"{references.shape[1:]}; bring both to one size."
         )
     values = int(np.prod(queries.shape[1:]))
-    block = max(1, min(block, _MOST_VALUES // values))
+    block = max(1, min(block, _MAX_VALUES // values))
     squares = np.full(len(queries), np.inf)
     indices = np.zeros(len(queries), np.int64)
     for first in range(0, len(references), block):

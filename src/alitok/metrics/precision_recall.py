@@ -1,11 +1,10 @@
-"""Whether samples are where real images are, and the other way: precision, recall, density, coverage.
+"""Precision, recall, density and coverage: whether samples lie where real images are, and vice versa.
 
-Enter: features (N, D) of real images and (M, D) of samples. Leave: four numbers.
-A set's region is the union of a ball around each of its features, which reaches to the k-th nearest of the others.
-Shapes: N real images, M samples, D features.
+A set's manifold is the union of balls around its features (N, D), each as large as the distance to the k-th nearest
+other feature. A feature on the surface of a ball is inside, for all four.
 
 Sources: Kynkäänniemi et al. 2019 for precision and recall with k = 3, as in ADM's evaluator; Naeem et al. 2020 for
-density and coverage with k = 5. A feature on the surface of a ball is inside, for all four.
+density and coverage with k = 5.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from alitok.core.device import in_double
 from alitok.core.errors import AlitokError
 from alitok.metrics.moments import require_finite, require_same_dimensions
 
-_MOST_VALUES = 2**24  # numbers of one block in float64: 128 MB
-_EXACT = 53  # bits of whole numbers that float64 holds
+_MAX_VALUES = 2**24  # numbers of one block in float64: 128 MB
+_EXACT = 53  # bits of integers that float64 represents
 
 
 class Manifold(NamedTuple):
-    """How two sets of features lie in one another.
+    """Overlap of two sets of features.
 
     Attributes:
-        precision: share of samples inside the region of the real images, in [0, 1].
-        recall: share of real images inside the region of the samples, in [0, 1].
-        density: mean number of real balls that a sample is inside of, over k; 1 if both sets are alike, may be larger.
-        coverage: share of the real balls that hold a sample, in [0, 1].
+        precision: fraction of samples inside the manifold of the real images, in [0, 1].
+        recall: fraction of real images inside the manifold of the samples, in [0, 1].
+        density: mean number of real balls around a sample, over k; 1 for equal distributions, can be larger.
+        coverage: fraction of the real balls that contain a sample, in [0, 1].
     """
 
     precision: float
@@ -47,30 +46,30 @@ def manifold_scores(
     neighbors: int = 3,
     density_neighbors: int = 5,
     device: torch.device | None = None,
-    most_values: int = _MOST_VALUES,
+    max_values: int = _MAX_VALUES,
 ) -> Manifold:
     """Precision, recall, density and coverage.
 
-    Distances are exact: features are rounded to whole multiples of a step, about 2^-20 of the largest range for 2048
-    features, so that |x|^2 + |y|^2 - 2 x.y is made of whole numbers that float64 holds. So copies are at distance 0,
-    and neither device nor block size changes a result. (ADM's evaluator rounds distances to float16 where they fit, and
-    so moves images that lie near the surface of a ball.)
+    Distances are exact: features are rounded to multiples of a step, about 2^-20 of the largest range for 2048
+    features, so that |x|^2 + |y|^2 - 2 x.y is a sum of integers that float64 represents. Copies have distance 0, and
+    neither device nor block size changes a result. (ADM's evaluator rounds distances to float16 where they fit, which
+    moves images near the surface of a ball.)
 
     Args:
         real: (N, D) float, N above both numbers of neighbors.
         samples: (M, D) float, M above `neighbors`.
         neighbors: k of precision and recall.
         density_neighbors: k of density and coverage.
-        device: where distances are computed, that of `real` if None; the CPU instead of `mps`, which has no float64.
-        most_values: numbers held at a time, in each of a few tables.
+        device: None = that of `real`; the CPU instead of `mps`, which has no float64.
+        max_values: values in memory at a time, in each of a few tables.
 
     Raises:
-        AlitokError: too few images, other features, NaN or infinity.
+        AlitokError: too few images, features that differ in number, NaN or infinity.
     """
     assert neighbors >= 1, neighbors
     assert density_neighbors >= 1, density_neighbors
     _require(real, samples, neighbors, density_neighbors)
-    lattice = _Lattice(real, samples, in_double(device or real.device), most_values)
+    lattice = _Lattice(real, samples, in_double(device or real.device), max_values)
     radii = lattice.radii(real, (neighbors, density_neighbors))
     sample_radii = lattice.radii(samples, (neighbors,))[0]
     inside_real = torch.zeros(len(samples), dtype=torch.bool)
@@ -98,7 +97,7 @@ class _Lattice:
     is a power of two, and the centre is the middle of each feature's range: both are the same for any device.
     """
 
-    def __init__(self, first: torch.Tensor, second: torch.Tensor, device: torch.device, most_values: int) -> None:
+    def __init__(self, first: torch.Tensor, second: torch.Tensor, device: torch.device, max_values: int) -> None:
         low = torch.minimum(first.amin(0).cpu(), second.amin(0).cpu()).double()
         high = torch.maximum(first.amax(0).cpu(), second.amax(0).cpu()).double()
         bits = (_EXACT - 2 - math.ceil(math.log2(first.shape[1]))) // 2
@@ -106,7 +105,7 @@ class _Lattice:
         self._step = 2.0 ** math.ceil(math.log2(half)) if half > 0 else 1.0
         self._centre = ((low + high) / 2).to(device)
         self._device = device
-        self._block = max(1, min(math.isqrt(most_values), most_values // first.shape[1]))
+        self._block = max(1, min(math.isqrt(max_values), max_values // first.shape[1]))
 
     def radii(self, features: torch.Tensor, neighbors: tuple[int, ...]) -> list[torch.Tensor]:
         """The squared distance (N,) of each feature's k-th nearest other one, for each k, on the device."""
@@ -134,16 +133,11 @@ class _Lattice:
 
 
 def _require(real: torch.Tensor, samples: torch.Tensor, neighbors: int, density_neighbors: int) -> None:
-    """Check what is compared.
-
-    Raises:
-        AlitokError: see `manifold_scores`.
-    """
     require_same_dimensions(real.shape[1], samples.shape[1])
     needs = (("real images", real, max(neighbors, density_neighbors)), ("samples", samples, neighbors))
     for name, features, most in needs:
         if len(features) <= most:
             raise AlitokError(
-                f"Each of {len(features)} {name} has no {most} nearest neighbors; give at least {most + 1}."
+                f"{len(features)} {name} are too few for {most} nearest neighbors; use at least {most + 1}."
             )
         require_finite(features, real.shape[1])

@@ -1,8 +1,4 @@
-"""Saved statistics of a set of images, which know what they may be compared with.
-
-Enter: `Moments` by the name of the network's layer, a `Provenance`, and features of some of the images. Leaves: one
-npz file, and back; or one clear sentence why these statistics are not those that were wanted.
-"""
+"""Saved feature statistics of a set of images, which record what they may be compared with."""
 
 from __future__ import annotations
 
@@ -22,25 +18,25 @@ from alitok.core.files import atomic_path
 from alitok.metrics.moments import Moments
 
 Kind = Literal["generation", "reconstruction"]
-MAX_FEATURES = 10_000  # images whose features are kept; at 2048 each 82 MB
+MAX_FEATURES = 10_000  # images whose features are saved: 82 MB at 2048 each
 _FORMAT = "alitok-statistics-1"
 _FEATURES = "features"
 _MEANING = {
     "generation": "the images that samples should look like, for gFID",
-    "reconstruction": "the validation images whose reconstructions are judged, for rFID",
+    "reconstruction": "the originals of reconstructions, for rFID",
 }
 
 
 @config
 class Provenance:
-    """What statistics were taken of.
+    """What statistics were computed from.
 
     Attributes:
-        kind: which question the images answer; the two give different numbers and are never exchanged.
-        network: name of the feature network, with its weights' hash where there are several.
-        resolution: side of the images in pixels, before the network resizes them.
-        dataset: hash of the data set; empty where it is unknown.
-        images: hash of which of its images; likewise.
+        kind: the two answer different questions and are never interchanged.
+        network: name of the feature network, with a hash of its weights where there are several.
+        resolution: px, before the network resizes.
+        dataset: hash of the dataset; empty if unknown.
+        images: hash of the subset of its images; likewise.
     """
 
     kind: Kind
@@ -58,49 +54,48 @@ class Provenance:
         resolution: int | None = None,
         dataset: str | None = None,
     ) -> None:
-        """Check that these statistics are those wanted; None accepts any, and so does an unknown data set.
+        """Check that these are the expected statistics; None accepts any, as does an unknown dataset.
 
         Args:
-            source: where they came from, named in the error.
-            kind: see `Provenance`, as are the others.
-            network: the same.
-            resolution: the same.
-            dataset: the same.
+            source: named in the error.
+            kind: see `Provenance`, like the others.
+            network: expected.
+            resolution: expected.
+            dataset: expected.
 
         Raises:
-            AlitokError: one differs; it says which, why it matters and what to do.
+            AlitokError: one differs.
         """
         if self.kind != kind:
             raise AlitokError(
-                f"{source} is a reference for {self.kind} ({_MEANING[self.kind]}), but this is about {kind} "
-                f"({_MEANING[kind]}); the two numbers cannot be compared, so give a reference made for {kind}."
+                f"{source} is a reference for {self.kind} ({_MEANING[self.kind]}), not for {kind} "
+                f"({_MEANING[kind]}); use a reference made for {kind}."
             )
         if self.network != network:
             raise AlitokError(
-                f"{source} holds features of the network '{self.network}', not '{network}'; distances between features "
-                "of two networks mean nothing, so make the reference anew with this network."
+                f"{source} holds features of the network '{self.network}', not '{network}', and the two cannot be "
+                "compared; recompute the reference with this network."
             )
         if resolution is not None and self.resolution != resolution:
             raise AlitokError(
-                f"{source} is of images of {self.resolution} pixels a side, not {resolution}; give a reference of "
-                "that size."
+                f"{source} is of {self.resolution} px images, not {resolution} px; use a reference of that size."
             )
         if dataset and self.dataset and self.dataset != dataset:
             raise AlitokError(
-                f"{source} was made from other data (hash {self.dataset}, not {dataset}); give the reference of this "
-                "data set or make it anew."
+                f"{source} is of other data (hash {self.dataset}, not {dataset}); use the reference of this "
+                "dataset or recompute it."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is kept of a set of images.
+    """Feature statistics of a set of images.
 
     Attributes:
-        moments: by the name of the layer, such as `pool`; all of the same images.
-        provenance: what they were taken of; `Provenance.require` checks it.
-        features: the `pool` features (M, D) float32 of up to `MAX_FEATURES` of the images, for precision, recall and
-            KID; None where they were not kept.
+        moments: by layer, such as `pool`; all of the same images.
+        provenance: what they were computed from.
+        features: `pool` features (M, D) float32 of up to `MAX_FEATURES` images, if saved; for precision, recall and
+            KID.
     """
 
     moments: dict[str, Moments]
@@ -111,7 +106,7 @@ class Statistics:
 def save_statistics(
     path: Path, moments: Mapping[str, Moments], provenance: Provenance, features: torch.Tensor | None = None
 ) -> None:
-    """Write statistics as an npz file, whole or not at all; the arguments are the fields of `Statistics`."""
+    """Write an npz file atomically; the arguments are the fields of `Statistics`."""
     counts = {found.count for found in moments.values()}
     assert len(counts) == 1, f"layers of different images: {counts}"
     count = counts.pop()
@@ -121,9 +116,9 @@ def save_statistics(
         arrays[f"{name}/mean"] = found.mean.cpu().numpy()
         arrays[f"{name}/products"] = found.products.cpu().numpy()
     if features is not None:
-        kept = features.detach().cpu().to(torch.float32).numpy()
-        assert _fit(kept, count, moments["pool"].dimensions), (kept.shape, count)
-        arrays[_FEATURES] = kept
+        saved = features.detach().cpu().to(torch.float32).numpy()
+        assert _fit(saved, count, moments["pool"].dimensions), (saved.shape, count)
+        arrays[_FEATURES] = saved
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # a name might be allow_pickle, mypy fears
 
@@ -140,7 +135,7 @@ def load_statistics(path: Path) -> Statistics:
     except FileNotFoundError:
         raise AlitokError(f"{path} does not exist; check the path.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError):
-        raise AlitokError(f"{path} is damaged or no npz file; restore it or make it anew.") from None
+        raise AlitokError(f"{path} is damaged or not an npz file; restore it or recompute it.") from None
     try:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
@@ -153,14 +148,14 @@ def load_statistics(path: Path) -> Statistics:
         head = about["provenance"]
     except (KeyError, TypeError, ValueError):
         raise AlitokError(
-            f"{path} holds no statistics that alitok wrote, or of another version; give another file or make it anew."
+            f"{path} does not hold statistics of this version of alitok; use another file or recompute it."
         ) from None
-    kept = None if features is None else torch.from_numpy(features)
-    return Statistics(moments, from_dict(Provenance, head, str(path)), kept)
+    pool = None if features is None else torch.from_numpy(features)
+    return Statistics(moments, from_dict(Provenance, head, str(path)), pool)
 
 
 def _fit(features: np.ndarray, count: int, dimensions: int) -> bool:
-    """Whether these are features (M, D) of some of the images."""
+    """Whether these can be features (M, D) of some of the images."""
     right = features.ndim == 2 and features.dtype == np.float32 and features.shape[1] == dimensions
     return right and 0 < len(features) <= min(count, MAX_FEATURES) and bool(np.isfinite(features).all())
 

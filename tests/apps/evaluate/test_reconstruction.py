@@ -396,9 +396,9 @@ def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
     ("changes", "said"),
     [
         ({"reference": "adm.npz"}, r"is a reference for generation .* Leave --reference out: the validation images"),
-        ({"reference": "generation"}, "is a reference for generation .* but this is about reconstruction"),
+        ({"reference": "generation"}, "is a reference for generation .* not for reconstruction"),
         ({"reference": "network"}, "features of the network 'other', not 'projections'"),
-        ({"reference": "resolution"}, "of 32 pixels a side, not 16"),
+        ({"reference": "resolution"}, "of 32 px images, not 16"),
         ({"reference": "none.npz"}, r"none\.npz does not exist"),
         ({"reference": "texts"}, "is no saved statistics; name the images that are reconstructed with --data"),
         ({"tokenizer": "texts"}, r"config\.json does not exist"),
