@@ -30,16 +30,16 @@ import torch
 from PIL import Image
 
 from alitok.core.machine import cores
-from alitok.data.builtin import PHOTOS
 from alitok.data.codes import CodeStore
+from alitok.data.codes.shards import StoreHead, StoreWriter, crop_names, shard_images
 from alitok.data.loader import Batches, CodeBatches, image_rng
-from alitok.data.shards import StoreHead, StoreWriter, crop_names, shard_images
-from alitok.data.source import open_splits
+from alitok.data.sources.builtin import PHOTOS
+from alitok.data.sources.opening import open_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from alitok.data.source import ImageSource
+    from alitok.data.sources.decoded import ImageSource
 
 LENGTH, CODEBOOK, CLASSES = 272, 4096, 1000
 BATCH, ROUNDS = 256, 5

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.data.source import split_images
+from alitok.data.split import split_images
 from alitok.recipes.presets import RECIPES
 from alitok.run.resolve import altered
 from alitok.run.run import Run, settings

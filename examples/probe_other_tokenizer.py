@@ -19,7 +19,7 @@ from rich.table import Table
 
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.metrics.influence import influence_of
 from alitok.metrics.reach import reach_of
 

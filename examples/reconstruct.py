@@ -18,7 +18,7 @@ import torch
 import alitok
 from alitok.core.errors import AlitokError
 from alitok.core.images import grid, to_float, to_pil, to_uint8
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.metrics.reconstruction import psnr
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from alitok.core.distributed import join
-from alitok.data.shards import StoreHead, StoreWriter
+from alitok.data.codes.shards import StoreHead, StoreWriter
 
 torch.set_num_threads(1)  # for fixtures of whole modules too, which are made before those of a test
 

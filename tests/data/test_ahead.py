@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.data.ahead import read_ahead
+from alitok.data.loader import read_ahead
 
 
 class Squares:

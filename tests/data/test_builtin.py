@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import PHOTOS, TRAINING_CROPS, VAL_CROPS, open_digits, open_photos, photo_sources
+from alitok.data.sources.builtin import PHOTOS, TRAINING_CROPS, VAL_CROPS, open_digits, open_photos, photo_sources
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 

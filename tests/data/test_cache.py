@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.cache import Cache, open_cache
 from alitok.data.loader import Batches
-from alitok.data.source import Look, look_at, open_images, open_splits
+from alitok.data.sources.cache import Cache, open_cache
+from alitok.data.sources.opening import open_images, open_splits
+from alitok.data.survey import Preview, preview
 
 pytest.importorskip("aiohttp")
 
@@ -101,7 +102,7 @@ def server():
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("alitok.data.cache.time.sleep", lambda _: None)
+    monkeypatch.setattr("alitok.data.sources.cache.time.sleep", lambda _: None)
     return Cache(tmp_path / "cache", 10**9)
 
 
@@ -138,7 +139,7 @@ def content(cache, url):
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("drops", [(), (0,), (1,), (0, 1, 2), (0, 2, 4, 6, 8, 10, 12)])
 def test_what_arrives_is_what_was_sent_whatever_drops(server, cache, ranges, drops, monkeypatch):
-    monkeypatch.setattr("alitok.data.cache._CHUNK", 1 << 17)
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
     whole = np.random.default_rng(0).bytes(1 << 20)
     server.files["/x.tar"], server.ranges, server.drops = whole, ranges, drops
     assert content(cache, f"{server.url}/x.tar") == whole
@@ -152,7 +153,7 @@ def test_what_arrives_is_what_was_sent_whatever_drops(server, cache, ranges, dro
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_what_has_come_is_kept_when_the_server_fails_for_good(server, cache, ranges, monkeypatch):
-    monkeypatch.setattr("alitok.data.cache._CHUNK", 1 << 17)
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
     whole = np.random.default_rng(0).bytes(1 << 20)
     server.files["/x.tar"], server.ranges, server.drops = whole, ranges, range(3, 1000)
     if not ranges:
@@ -168,14 +169,14 @@ def test_what_has_come_is_kept_when_the_server_fails_for_good(server, cache, ran
 
 
 def test_a_server_that_does_not_say_that_it_has_no_ranges(server, cache, monkeypatch):
-    monkeypatch.setattr("alitok.data.cache._CHUNK", 1 << 17)
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
     whole = np.random.default_rng(0).bytes(1 << 20)
     server.files["/x.tar"], server.ranges, server.says_so = whole, False, False
     assert content(cache, f"{server.url}/x.tar") == whole
 
 
 def test_a_file_that_has_changed_meanwhile_is_fetched_anew(server, cache, monkeypatch):
-    monkeypatch.setattr("alitok.data.cache._CHUNK", 100)
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 100)
     server.files["/x.tar"], server.drops = b"a" * 1000, range(3, 1000)
     url = f"{server.url}/x.tar"
     with pytest.raises(AlitokError):
@@ -186,8 +187,8 @@ def test_a_file_that_has_changed_meanwhile_is_fetched_anew(server, cache, monkey
 
 
 def test_what_came_of_an_archive_that_nobody_fetches_any_more_makes_room(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("alitok.data.cache._CHUNK", 100)
-    monkeypatch.setattr("alitok.data.cache.time.sleep", lambda _: None)
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 100)
+    monkeypatch.setattr("alitok.data.sources.cache.time.sleep", lambda _: None)
     server.files |= {"/x.tar": b"x" * 1000, "/y.tar": b"y" * 1000}
     server.drops = range(5, 1000)
     cache = Cache(tmp_path / "cache", 1400)
@@ -217,7 +218,7 @@ def test_a_server_that_is_busy_is_asked_again(server, cache, monkeypatch):
         if len(waits) == 3:
             server.status.clear()
 
-    monkeypatch.setattr("alitok.data.cache.time.sleep", wait)
+    monkeypatch.setattr("alitok.data.sources.cache.time.sleep", wait)
     assert content(cache, f"{server.url}/x.tar") == b"x" * 100
     assert waits == [1, 2, 4]
 
@@ -370,9 +371,9 @@ def test_a_first_look_opens_few_archives(server, cache, tmp_path):
         (cache.root / "shards" / name).unlink()
     server.gets.clear()
     said = []
-    assert look_at(source, say=said.append) == Look(16, 72)
+    assert preview(source, log=said.append) == Preview(16, 72)
     assert 0 < len({path for path, _ in server.gets}) <= 4
-    assert said == [f"Looking at 16 images from 4 archives of {source}"]
+    assert said == [f"Previewing 16 images from 4 archives of {source}"]
 
 
 def test_many_archives_are_told_of_a_hundred_times_at_most(cache, tmp_path):
@@ -402,7 +403,7 @@ def test_batches_are_the_same_when_the_cache_holds_one_archive_only(server, cach
     largest = max(map(len, server.files.values()))
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "small"))
     monkeypatch.setenv("ALITOK_CACHE_GB", str(1.5 * largest / 1e9))
-    monkeypatch.setattr("alitok.data.tar._MOST_OPEN_FETCHED", 1)
+    monkeypatch.setattr("alitok.data.sources.archive._MOST_OPEN_FETCHED", 1)
     small = open_splits(source, 16).train
     iterator = iter(Batches(small, 10, 3, 2, workers))
     for batch, same in zip(islice(iterator, 7), expected, strict=True):

@@ -7,7 +7,8 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import to_rgb
-from alitok.data.decode import BrokenImageError, decode, examine, in_threads, reason, too_small
+from alitok.data.decode import BrokenImageError, decode, in_threads, reason, too_small
+from alitok.data.survey import examine
 
 
 def encoded(image, form="PNG", **options):

@@ -8,9 +8,9 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop, five_crops
-from alitok.data.folder import open_folder
-from alitok.data.reading import DecodedSource
-from alitok.data.source import open_splits
+from alitok.data.sources.decoded import DecodedSource
+from alitok.data.sources.folder import open_folder
+from alitok.data.sources.opening import open_splits
 
 
 def save_image(path, width=24, height=20, mode="RGB", **options):
@@ -174,7 +174,7 @@ def test_a_class_that_is_val_only(tmp_path):
     two_classes(tmp_path / "train")
     two_classes(tmp_path / "val")
     save_image(tmp_path / "val" / "wasps" / "1.png")
-    assert_refused(tmp_path, "'wasps'", "none for training")
+    assert_refused(tmp_path, "'wasps'", "no training images")
 
 
 def test_a_flat_folder_is_one_class_named_after_it(tmp_path):
@@ -203,7 +203,7 @@ def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
 
 def test_nothing_can_be_val_of_one_image_a_class(tmp_path):
     two_classes(tmp_path, 1)
-    assert_refused(tmp_path, "one image per class only")
+    assert_refused(tmp_path, "only one image per class")
 
 
 def test_images_can_be_sent_to_workers(tmp_path):
@@ -328,7 +328,7 @@ def test_missing_path(tmp_path):
 
 def test_path_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert_refused(tmp_path / "file", tmp_path / "file", "no source of images")
+    assert_refused(tmp_path / "file", tmp_path / "file", "not a source of images")
 
 
 def test_empty_folder(tmp_path):
@@ -380,7 +380,7 @@ def test_too_small_a_image(tmp_path, width, height, size, least):
     for name in ("ants/1", "ants/2", "bees/1"):
         save_image(tmp_path / f"{name}.png", least, least)
     save_image(tmp_path / "bees" / "2.png", width, height)
-    assert_broken(tmp_path, "bees/2.png", f"is {width} x {height} pixels", f"at least {least}", size=size)
+    assert_broken(tmp_path, "bees/2.png", f"is {width} x {height} px", f"at least {least}", size=size)
 
 
 def test_a_image_that_is_turned_is_judged_upright_and_by_both_sides(tmp_path):
@@ -388,7 +388,7 @@ def test_a_image_that_is_turned_is_judged_upright_and_by_both_sides(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save_image(tmp_path / "bees" / "turned.png", 7, 30, exif=exif)
-    assert_broken(tmp_path, "bees/turned.png", "is 30 x 7 pixels")
+    assert_broken(tmp_path, "bees/turned.png", "is 30 x 7 px")
 
 
 def test_the_smallest_allowed_image_is_enlarged(tmp_path):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.loader import Batches
-from alitok.data.source import open_images, open_splits
-from alitok.data.tables import find_columns
+from alitok.data.sources.opening import open_images, open_splits
+from alitok.data.sources.table import find_columns
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")
@@ -283,7 +283,9 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch, form, message):
 
 def shard_rows(monkeypatch, rows):
     """Archives of about so many rows."""
-    monkeypatch.setattr("alitok.data.streams._SHARD_BYTES", rows * 2048 - 1024)  # a header and a block for each member
+    monkeypatch.setattr(
+        "alitok.data.sources.stream._SHARD_BYTES", rows * 2048 - 1024
+    )  # a header and a block for each member
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 7, 14, 15, 21])
@@ -298,7 +300,7 @@ def test_a_stream_that_breaks_off_is_gone_on_with(tmp_path, monkeypatch, stop_at
         f"{number:05d}.tar" for number in range(5)
     ]
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "broken"))
-    import alitok.data.streams as streams
+    import alitok.data.sources.stream as streams
 
     real, seen = streams._encoded, []
 

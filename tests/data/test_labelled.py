@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.images import class_order
-from alitok.data.labelled import label_name, read_labels
-from alitok.data.source import open_images, open_splits
+from alitok.data.sources.images import class_order
+from alitok.data.sources.labels_file import label_name, read_labels
+from alitok.data.sources.opening import open_images, open_splits
 
 ROWS = {"a.png": "cat", "sub/b.png": "dog", "c.png": "cat"}
 

@@ -208,7 +208,7 @@ def test_workers_survive_the_signals_of_a_terminal_and_a_scheduler():
 LEAK = """
 import sys
 from alitok.data.loader import Batches
-from alitok.data.builtin import DigitSource
+from alitok.data.sources.builtin import DigitSource
 import numpy as np
 source = DigitSource("x", ("a",), np.zeros(5, np.int64), 8, np.zeros((5, 8, 8), np.uint8))
 iterator = iter(Batches(source, 2, 0, workers=1))

@@ -3,8 +3,16 @@ from pathlib import Path
 import pytest
 
 from alitok.core.errors import AlitokError
-from alitok.data.opening import full_name
-from alitok.data.patterns import divide, expand_braces, expand_paths, is_pattern, is_url, read_options, with_options
+from alitok.data.sources.opening import full_name
+from alitok.data.sources.patterns import (
+    divide,
+    expand_braces,
+    expand_paths,
+    is_pattern,
+    is_url,
+    read_options,
+    with_options,
+)
 
 
 @pytest.mark.parametrize(

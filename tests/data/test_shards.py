@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alitok.core.errors import AlitokError
-from alitok.data import shards
-from alitok.data.codes import CodeStore
-from alitok.data.shards import StoreHead, StoreWriter, crop_names, label_type, shard_images
+from alitok.data.codes import CodeStore, shards
+from alitok.data.codes.shards import StoreHead, StoreWriter, crop_names, label_type, shard_images
 
 LENGTH = 6
 HEAD = StoreHead(

@@ -3,8 +3,10 @@ import pytest
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.opening import open_images
-from alitok.data.source import Look, check_broken, crops_per_image, fixed_views, look_at, open_splits, suggest_size
+from alitok.data.sources.decoded import crops_per_image, fixed_views
+from alitok.data.sources.opening import open_images, open_splits
+from alitok.data.split import check_broken
+from alitok.data.survey import Preview, preview, suggest_size
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
@@ -78,7 +80,9 @@ def test_an_option_of_no_sense_is_told(tmp_path, data, said):
 @pytest.mark.parametrize("query", ["?a=1&a=2", "?id=7&confirm=", "?sig=x"])
 def test_the_query_of_an_address_is_left_alone(query, monkeypatch):
     seen = []
-    monkeypatch.setattr("alitok.data.opening._open_archives", lambda name, options, say: seen.append((name, options)))
+    monkeypatch.setattr(
+        "alitok.data.sources.opening._open_archives", lambda name, options, say: seen.append((name, options))
+    )
     for option in ("", "?mirror=0"):
         open_images(f"https://h/y.tar{query}{option}")
     assert seen == [(f"https://h/y.tar{query}", {})] * 2
@@ -168,7 +172,7 @@ def test_more_than_a_hundredth_stops_with_the_list(tmp_path, good, bad):
     with pytest.raises(AlitokError) as caught:
         checked(splits)
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith(f"{bad} of {good + bad} images of {splits.name} cannot be used, {bad / (good + bad):.1%}")
+    assert first.startswith(f"{bad} of {good + bad} images of {splits.name} cannot be used ({bad / (good + bad):.1%}")
     assert "replace or remove" in first
     assert len(lines) == min(bad, 11)
     assert all("is not an image that Pillow can read" in line for line in lines[:10])
@@ -207,14 +211,14 @@ def test_the_size_that_at_least_half_of_the_images_fill(sides, size):
 def test_a_first_look_reads_headers_and_passes_over_what_is_broken(tmp_path):
     folder_of(tmp_path, 40, 4)
     Image.new("RGB", (40, 70)).save(tmp_path / "cats" / "0008.png")
-    assert look_at(str(tmp_path)) == Look(16, 40)
+    assert preview(str(tmp_path)) == Preview(16, 40)
     for path in tmp_path.rglob("*.png"):
         Image.new("RGB", (70, 64)).save(path)
-    assert look_at(str(tmp_path)) == Look(64, 40)
+    assert preview(str(tmp_path)) == Preview(64, 40)
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(AlitokError, match="can be read"):
-        look_at(str(tmp_path))
+        preview(str(tmp_path))
 
 
 @pytest.mark.parametrize("rows", [[], [5, 2, 2], np.array([1, 7]), range(0, 20, 3)])

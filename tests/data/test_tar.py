@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.images import Broken, Strings
 from alitok.data.loader import Batches
-from alitok.data.source import open_images, open_splits
-from alitok.data.tar import LocalShard, OpenShards
-from alitok.data.tar_index import ShardIndex, index_shard
+from alitok.data.sources.archive import LocalShard, OpenShards
+from alitok.data.sources.archive_index import ArchiveIndex, index_archive
+from alitok.data.sources.images import Broken, Strings
+from alitok.data.sources.opening import open_images, open_splits
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_headers_of_all_formats(tmp_path, kind, name):
     except ValueError:
         assert kind == tarfile.USTAR_FORMAT  # which has no long names
         return
-    index = index_shard((tmp_path / "x.tar").open("rb"), "x.tar")
+    index = index_archive((tmp_path / "x.tar").open("rb"), "x.tar")
     assert [index.keys[row] for row in range(2)] == ["z/0.png", name]
     data = (tmp_path / "x.tar").read_bytes()
     rows = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
@@ -312,8 +312,8 @@ def test_the_index_is_kept_and_made_anew_when_the_archive_changes_or_the_index_i
     first = found(open_images(str(path)))
     (kept,) = cache.glob("indexes/*.npz")
     calls = []
-    real = index_shard
-    monkeypatch.setattr("alitok.data.tar.index_shard", lambda *args: calls.append(1) or real(*args))
+    real = index_archive
+    monkeypatch.setattr("alitok.data.sources.archive.index_archive", lambda *args: calls.append(1) or real(*args))
     assert found(open_images(str(path))) == first
     assert not calls
     kept.write_bytes(kept.read_bytes()[:50])
@@ -333,7 +333,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, cache):
 
 def test_an_index_is_the_same_after_storing(tmp_path):
     names = ["é.png", "b\udcff.png", "c.png"]
-    index = ShardIndex(
+    index = ArchiveIndex(
         keys=Strings(names),
         labels=Strings(["", "x", "y\n"]),
         offsets=np.arange(3),
@@ -342,7 +342,7 @@ def test_an_index_is_the_same_after_storing(tmp_path):
         surplus=7,
         example="d\udcff.png",
     )
-    again = ShardIndex.from_bytes(index.to_bytes())
+    again = ArchiveIndex.from_bytes(index.to_bytes())
     assert [again.keys[row] for row in range(3)] == names
     assert [again.labels[row] for row in range(3)] == ["", "x", "y\n"]
     assert (again.offsets == index.offsets).all()
@@ -361,7 +361,7 @@ def big(count):
 
 def test_wherever_an_archive_is_cut_what_is_whole_is_used_and_the_cut_is_named_once(tmp_path):
     whole = write(tmp_path / "whole.tar", [("c", None), *big(5)])
-    data, index = whole.read_bytes(), index_shard(whole.open("rb"), "x")
+    data, index = whole.read_bytes(), index_archive(whole.open("rb"), "x")
     ends = index.offsets + index.sizes
     end_of_members = int(ends[-1] + 511) // 512 * 512
     for keep in [*range(1100, end_of_members + 1, 377), int(ends[2]), int(index.offsets[2]), end_of_members]:
@@ -387,7 +387,7 @@ def test_wherever_an_archive_is_cut_what_is_whole_is_used_and_the_cut_is_named_o
 def test_a_damaged_header_is_named(tmp_path):
     path = write(tmp_path / "x.tar", big(5))
     data = bytearray(path.read_bytes())
-    start = int(index_shard(path.open("rb"), "x").offsets[3]) - 512
+    start = int(index_archive(path.open("rb"), "x").offsets[3]) - 512
     data[start : start + 100] = b"\xff" * 100
     path.write_bytes(data)
     images = open_images(str(path))
@@ -397,7 +397,7 @@ def test_a_damaged_header_is_named(tmp_path):
 
 def test_the_cut_counts_as_broken_when_a_run_checks(tmp_path):
     path = write(tmp_path / "x.tar", big(5))
-    os.truncate(path, int(index_shard(path.open("rb"), "x").offsets[3]) + 100)
+    os.truncate(path, int(index_archive(path.open("rb"), "x").offsets[3]) + 100)
     splits = open_splits(str(path), 16)
     broken = [*splits.train.verify(part=(1, 2)), *splits.train.verify(part=(0, 2)), *splits.val.verify()]
     assert [key for key, _ in broken] == ["x.tar/c/3.png"]

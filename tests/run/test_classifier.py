@@ -10,7 +10,7 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.losses.local_features import LocalFeaturesConfig
 from alitok.run import classifier as module
 from alitok.run.classifier import judge_of, judge_training

@@ -14,7 +14,7 @@ from PIL import Image
 from alitok.apps.data.show import decode_rows, run_show
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.run.encode import EncodeOptions, run_encode
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 

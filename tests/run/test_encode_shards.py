@@ -14,8 +14,9 @@ from PIL import Image
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
-from alitok.data.join import JoinedSource, joined
-from alitok.data.source import open_splits
+from alitok.data.sources.decoded import JoinedSource
+from alitok.data.sources.opening import open_splits
+from alitok.data.split import joined
 from alitok.run.encode_shards import Origin, encode_store
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -297,7 +298,7 @@ def test_photographs_have_their_own_recipe_for_each_split():
     pytest.importorskip("skimage")
     splits = open_splits("photos", 16)
     assert len(joined(splits, "centre")) == len(splits)
-    with pytest.raises(AlitokError, match="makes 10 views of a training image and 1 of a held-out one"):
+    with pytest.raises(AlitokError, match="10 views of each training image of photos and 1 of each val"):
         joined(splits, "ten")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import alitok.run.measure as measure_module
-from alitok.data.builtin import DigitSource
+from alitok.data.sources.builtin import DigitSource
 from alitok.run.measure import _images
 
 

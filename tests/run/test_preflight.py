@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import DigitSource
+from alitok.data.sources.builtin import DigitSource
 from alitok.run.preflight import _guessable
 from alitok.run.resolve import Request
 from alitok.run.tasks import Trainings

@@ -30,7 +30,7 @@ def test_what_is_fetched_to_choose_the_sizes_is_told(far, tmp_path):
     request = Request(out=tmp_path / "run", data=far, preset="small", device="cpu")
     assert resolve(request, said.append).recipe.tokenizer.image_size == 32
     assert {f"Fetching memory://looked-at/{shard}.tar" for shard in range(2)} < set(said)
-    assert said[-1] == f"Looking at 40 images from 2 archives of {far}"
+    assert said[-1] == f"Previewing 40 images from 2 archives of {far}"
     before = len(said)
     named = Request(out=tmp_path / "run", data=far, preset="photos", device="cpu")  # sizes that no image changes
     resolve(named, said.append)

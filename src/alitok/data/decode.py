@@ -1,12 +1,7 @@
-"""Encoded images to upright RGB, and what there is to know of one.
-
-Enters: the bytes of an image file. Leaves: an RGB Pillow image, or one sentence on why there is none; for
-`alitok data inspect` the facts of the image.
-"""
+"""Encoded images to upright RGB, and one sentence on why an image cannot be decoded."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from collections import deque
@@ -15,20 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
 from alitok.core.errors import AlitokError, said
 from alitok.core.machine import cores
-from alitok.data.crops import orientation, to_rgb
-from alitok.data.images import Images
+from alitok.data.crops import to_rgb
+from alitok.data.sources.images import EncodedImages
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LEAST_SIDE = 8  # pixels
+_LEAST_SIDE = 8  # px
 _MOST_ENLARGED = 4  # times
 _MOST_THREADS = 16
 _STARTS_PROGRAMS = ("EPS",)  # Ghostscript, also for a .jpg that holds EPS
@@ -43,7 +37,7 @@ class BrokenImageError(AlitokError):
     """
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(key, reason)  # both, so that it can be pickled on its way from a worker
+        super().__init__(key, reason)  # both, so that a worker can pickle it
         self.key, self.reason = key, reason
 
     def __str__(self) -> str:
@@ -51,25 +45,25 @@ class BrokenImageError(AlitokError):
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """RGB, upright; raises whatever Pillow raises, which `reason` puts in words."""
-    if not encoded:
-        raise EOFError("the file is empty")
-    with _opened(encoded) as image:
+    """RGB, upright; raises whatever Pillow raises, see `reason`."""
+    with open_encoded(encoded) as image:
         return to_rgb(image)
 
 
-def _opened(encoded: bytes) -> Image.Image:
-    """Its header is read, by whichever reader knows it; none that would start another program."""
-    return Image.open(io.BytesIO(encoded), formats=_readers())
+def open_encoded(encoded: bytes) -> Image.Image:
+    """Read the header of an image in any format whose decoder does not start another program."""
+    if not encoded:
+        raise EOFError("the file is empty")
+    return Image.open(io.BytesIO(encoded), formats=_formats())
 
 
 @cache
-def _readers() -> tuple[str, ...]:
+def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _STARTS_PROGRAMS)
 
 
-def read_image(images: Images, index: int) -> Image.Image:
+def read_image(images: EncodedImages, index: int) -> Image.Image:
     """One image, RGB and upright.
 
     Raises:
@@ -82,14 +76,14 @@ def read_image(images: Images, index: int) -> Image.Image:
         raise BrokenImageError(images.key(index), reason(error)) from None
 
 
-def header_size(images: Images, index: int) -> tuple[int, int] | None:
-    """Width and height as the header of an image tells them; None where it does not.
+def header_size(images: EncodedImages, index: int) -> tuple[int, int] | None:
+    """Width and height from the header of an image; None where it cannot be read.
 
     Raises:
         AlitokError: no image can be read.
     """
     try:
-        with _opened(images.encoded(index)) as image:
+        with open_encoded(images.encoded(index)) as image:
             return image.size
     except Exception as error:
         reason(error)
@@ -119,91 +113,26 @@ def reason(error: Exception) -> str:
 
 
 def too_small(width: int, height: int, size: int) -> str | None:
-    """Why an image is too small for training at `size` pixels a side; None when it is not."""
+    """Why an image is too small for training at `size` px; None when it is not."""
     least = max(_LEAST_SIDE, size // _MOST_ENLARGED)
     if min(width, height) >= least:
         return None
-    return f"is {width} x {height} pixels; for images of {size} pixels it needs at least {least} a side"
+    return f"is {width} x {height} px; an image size of {size} needs at least {least} px"
 
 
 @contextmanager
-def without_remarks() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files from the terminal; what is wrong enough raises.
+def silence_pillow() -> Iterator[None]:
+    """Suppress Pillow's warnings on odd files; real problems raise.
 
-    Python's filters belong to the whole process: around threads this is entered once, outside.
+    Warning filters belong to the whole process: around threads this is entered once, outside.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-class Facts(NamedTuple):
-    """What an image is.
-
-    Attributes:
-        width: pixels, upright.
-        height: pixels, upright.
-        kinds: what it is besides an 8-bit RGB image of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
-        digest: equal for images of the same decoded pixels.
-        problem: why it cannot be decoded, or None; the others are then empty.
-    """
-
-    width: int = 0
-    height: int = 0
-    kinds: tuple[str, ...] = ()
-    digest: bytes = b""
-    problem: str | None = None
-
-
-def examine(read: Callable[[], bytes]) -> Facts:
-    """Read and decode one image.
-
-    Raises:
-        AlitokError: no image can be read.
-    """
-    try:
-        encoded = read()
-        if not encoded:
-            raise EOFError("the file is empty")
-        with _opened(encoded) as image:
-            kinds = tuple(_kinds(image))
-            pixels = to_rgb(image)
-    except Exception as error:
-        return Facts(problem=reason(error))
-    return facts_of(np.asarray(pixels), kinds)
-
-
-def facts_of(pixels: np.ndarray, kinds: tuple[str, ...] = ()) -> Facts:
-    """The facts of decoded pixels (h, w, 3) uint8."""
-    height, width, _ = pixels.shape
-    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, person=b"%dx%d" % (width, height))
-    return Facts(width, height, kinds, digest.digest())
-
-
-def _kinds(image: Image.Image) -> Iterator[str]:
-    """Of an opened image whose pixels were not read yet: the file's own form is gone after that."""
-    form = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    animated = getattr(image, "is_animated", False)
-    if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
-        yield "black and white" if image.mode == "1" else "grey"
-    elif image.mode in ("P", "PA"):
-        yield "palette"
-    elif image.mode not in ("RGB", "RGBA", "RGBX"):
-        yield image.mode
-    if ";16" in form or image.mode == "I" or image.mode.startswith("I;16"):
-        yield "16-bit"
-    if image.mode == "F":
-        yield "float"
-    if image.has_transparency_data:
-        yield "alpha"
-    if orientation(image) != 1:
-        yield "turned by EXIF"
-    if animated:
-        yield "animated"
-
-
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
-    """`map` over several threads, results in the order of the items; few are under way or waiting at any time."""
+    """`map` over several threads, results in the order of the items; few items are in flight at any time."""
     threads = threads or min(_MOST_THREADS, cores())
     rest = iter(items)
     with ThreadPoolExecutor(threads) as pool:

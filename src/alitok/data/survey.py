@@ -1,20 +1,153 @@
-"""Every image of a data set read once, and what that tells of the whole.
+"""What a data set holds: a preview from the headers of some images, or a survey that decodes every image.
 
-Enters: splits as they were opened. Leaves: `Survey`, a few numbers per image, and the duplicates among them.
-Shapes: N images, training images first.
+N images, training images first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from alitok.data.decode import Facts, examine, facts_of, in_threads, without_remarks
-from alitok.data.images import Broken
-from alitok.data.reading import DecodedSource
-from alitok.data.source import ImageSource, Splits
+from alitok.core.errors import AlitokError
+from alitok.core.words import counted
+from alitok.data.crops import orientation, to_rgb
+from alitok.data.decode import header_size, in_threads, open_encoded, reason, silence_pillow
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.decoded import DecodedSource, ImageSource
+from alitok.data.sources.images import Broken, EncodedImages, Log
+from alitok.data.sources.opening import open_images, open_splits
+from alitok.data.split import Splits, split_images
+
+SIZES = (16, 32, 64, 128, 256)  # px that `suggest_size` chooses from
+_PREVIEWED, _PREVIEWED_GROUPS = 256, 4  # images whose headers a preview reads, and groups they come from
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the listing and some headers of a data set show.
+
+    Attributes:
+        image_size: px that most images can fill.
+        images: number of training images.
+    """
+
+    image_size: int
+    images: int
+
+
+def preview(data: str, log: Log | None = None) -> Preview:
+    """List a data set and read the headers of some of its images.
+
+    Raises:
+        AlitokError: there is no such data set, or its images cannot be used.
+    """
+    if data in BUILTIN:
+        size = BUILTIN[data].size
+        return Preview(size, len(open_splits(data, size).train))
+    images = open_images(data, log)
+    sides = _short_sides(images, data, log)
+    return Preview(suggest_size(sides), len(split_images(images, data, SIZES[0]).train))
+
+
+def short_side(data: str, log: Log | None = None) -> float:
+    """Median short side in px of some images; of a built-in set its own image size.
+
+    Raises:
+        AlitokError: there is no such data set, or its images cannot be used.
+    """
+    if data in BUILTIN:
+        return BUILTIN[data].size
+    return float(np.median(_short_sides(open_images(data, log), data, log)))
+
+
+def suggest_size(short_sides: Sequence[int] | np.ndarray) -> int:
+    """The largest of 16, 32, 64, 128 and 256 px that at least half of the images fill; 16 at least."""
+    median = np.median(short_sides)
+    return max((size for size in SIZES if size <= median), default=SIZES[0])
+
+
+def _short_sides(images: EncodedImages, data: str, log: Log | None) -> list[int]:
+    """Of evenly spread images whose headers can be read; of few groups where reading far apart is slow."""
+    rows = np.arange(len(images))
+    if images.groups is not None:
+        groups = np.unique(images.groups)
+        rows = np.flatnonzero(np.isin(images.groups, groups[:: -(-len(groups) // _PREVIEWED_GROUPS)]))
+    rows = rows[:: -(-len(rows) // _PREVIEWED)]
+    if log is not None and images.groups is not None:
+        archives = counted(len(np.unique(images.groups[rows])), "archive")
+        log(f"Previewing {counted(len(rows), 'image')} from {archives} of {data}")
+    with silence_pillow():
+        shapes = [shape for row in rows.tolist() if (shape := header_size(images, row)) is not None]
+    if not shapes:
+        raise AlitokError(f"None of the previewed images of {data} can be read; see alitok data inspect {data}.")
+    return [min(shape) for shape in shapes]
+
+
+class Facts(NamedTuple):
+    """What one image is.
+
+    Attributes:
+        width: px, upright.
+        height: px, upright.
+        kinds: how it differs from an 8-bit RGB image of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
+        digest: equal for images of the same decoded pixels.
+        problem: why it cannot be decoded, or None; the others are then empty.
+    """
+
+    width: int = 0
+    height: int = 0
+    kinds: tuple[str, ...] = ()
+    digest: bytes = b""
+    problem: str | None = None
+
+
+def examine(read: Callable[[], bytes]) -> Facts:
+    """Read and decode one image.
+
+    Raises:
+        AlitokError: no image can be read.
+    """
+    try:
+        with open_encoded(read()) as image:
+            kinds = tuple(_kinds(image))
+            pixels = to_rgb(image)
+    except Exception as error:
+        return Facts(problem=reason(error))
+    return _facts(np.asarray(pixels), kinds)
+
+
+def _facts(pixels: np.ndarray, kinds: tuple[str, ...] = ()) -> Facts:
+    """The facts of decoded pixels (h, w, 3) uint8."""
+    height, width, _ = pixels.shape
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, person=b"%dx%d" % (width, height))
+    return Facts(width, height, kinds, digest.digest())
+
+
+def _kinds(image: Image.Image) -> Iterator[str]:
+    """Of an opened image that is not loaded yet: loading discards the file's own form."""
+    form = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    animated = getattr(image, "is_animated", False)
+    if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
+        yield "black and white" if image.mode == "1" else "grey"
+    elif image.mode in ("P", "PA"):
+        yield "palette"
+    elif image.mode not in ("RGB", "RGBA", "RGBX"):
+        yield image.mode
+    if ";16" in form or image.mode == "I" or image.mode.startswith("I;16"):
+        yield "16-bit"
+    if image.mode == "F":
+        yield "float"
+    if image.has_transparency_data:
+        yield "alpha"
+    if orientation(image) != 1:
+        yield "turned by EXIF"
+    if animated:
+        yield "animated"
 
 
 @dataclass
@@ -63,7 +196,7 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
         progress: called with the number of images done after each image.
 
     Raises:
-        AlitokError: no image can be read, as when the network is gone.
+        AlitokError: no image can be read, as when the network is down.
     """
     sources = (splits.train, splits.val)
     count = len(splits)
@@ -79,10 +212,10 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
     def facts(index: int) -> Facts:
         source, row = found.place(index)
         if isinstance(source, DecodedSource):
-            return examine(lambda: source.images.encoded(int(source.rows[row])))
-        return facts_of(source.read(row, None).transpose(1, 2, 0))
+            return examine(lambda: source.encoded(row))
+        return _facts(source.read(row, None).transpose(1, 2, 0))
 
-    with without_remarks():
+    with silence_pillow():
         for index, seen in enumerate(in_threads(facts, range(count))):
             if seen.problem is not None:
                 found.broken.append(Broken(found.key(index), seen.problem))
@@ -102,10 +235,10 @@ class Duplicates:
     """Images of the same pixels.
 
     Attributes:
-        surplus: images that could go without losing any content.
+        surplus: images that could be removed without losing any content.
         groups: indices of the images of each group, in order.
         across_classes: numbers of the groups whose images are of different classes.
-        across_splits: numbers of the groups that are in training and held out.
+        across_splits: numbers of the groups that are in both splits.
     """
 
     surplus: int
@@ -115,7 +248,7 @@ class Duplicates:
 
 
 def duplicates(found: Survey) -> Duplicates:
-    """Find images whose decoded pixels are the same, to the bit."""
+    """Find images whose decoded pixels are bitwise equal."""
     usable = found.usable
     rows = np.ascontiguousarray(found.digests[usable]).view("V16").ravel()
     order = np.argsort(rows, kind="stable")

@@ -27,9 +27,10 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.core.runlog import progress_bar
-from alitok.data.cache import open_cache
 from alitok.data.loader import Batches
-from alitok.data.source import ImageSource, Splits, fixed_views
+from alitok.data.sources.cache import open_cache
+from alitok.data.sources.decoded import ImageSource, fixed_views
+from alitok.data.split import Splits
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.run.classifier_features import Judge, seen
 from alitok.run.originals import say_on

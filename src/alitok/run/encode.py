@@ -1,6 +1,6 @@
 """`alitok encode`: images of any source to a store of codes, by one process, many, or independent jobs.
 
-Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store, see `alitok.data.shards`.
+Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store, see `alitok.data.codes.shards`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from alitok.core.errors import AlitokError
 from alitok.core.runlog import progress_bar
 from alitok.core.stopping import stoppable
 from alitok.core.words import counted
+from alitok.data.codes.shards import find_head, require_store
 from alitok.data.crops import CropRecipe
-from alitok.data.images import Broken
-from alitok.data.join import joined
-from alitok.data.shards import find_head, require_store
-from alitok.data.source import ImageSource, Splits
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits, joined
 from alitok.run.encode_shards import Encoded, Origin, encode_store
 from alitok.run.originals import SplitName, open_images_of, tell_left_out, verify
 from alitok.tokenizer import Tokenizer

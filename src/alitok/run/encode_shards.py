@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.ahead import read_ahead
-from alitok.data.builtin import PhotoTrainSource
+from alitok.data.codes.shards import StoreHead, StoreWriter, as_stored, crop_names, shard_images
 from alitok.data.crops import CropRecipe
-from alitok.data.shards import StoreHead, StoreWriter, as_stored, crop_names, shard_images
-from alitok.data.source import ImageSource, crops_per_image
+from alitok.data.loader import read_ahead
+from alitok.data.sources.builtin import PhotoTrainSource
+from alitok.data.sources.decoded import ImageSource, crops_per_image
 from alitok.run.tokenize import codes_of
 from alitok.tokenizer import Tokenizer
 

@@ -17,8 +17,9 @@ import torch
 
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import DigitSource
-from alitok.data.source import ImageSource, Splits
+from alitok.data.sources.builtin import DigitSource
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.split import Splits
 from alitok.generator import Generator
 from alitok.recipes.presets import Recipe
 from alitok.run.run import needs_features

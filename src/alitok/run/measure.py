@@ -14,7 +14,8 @@ from alitok.core import images as pixels
 from alitok.core.machine import peak_memory
 from alitok.data.codes import CodeStore
 from alitok.data.loader import order
-from alitok.data.source import ImageSource, Splits, fixed_views
+from alitok.data.sources.decoded import ImageSource, fixed_views
+from alitok.data.split import Splits
 from alitok.metrics.classifier import ImageClassifier
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.nearest import nearest_distance

@@ -17,15 +17,15 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.runlog import progress_bar
-from alitok.data.images import Broken
-from alitok.data.source import Splits, check_broken, list_broken, open_splits
-from alitok.data.tar import Say
+from alitok.data.sources.images import Broken, Log
+from alitok.data.sources.opening import open_splits
+from alitok.data.split import Splits, check_broken, list_broken
 
 SplitName = Literal["all", "train", "val"]
 _CAPTION, _GAP = 14, 4  # pixels on a sheet: below each image, and around it
 
 
-def say_on(console: Console) -> Say:
+def say_on(console: Console) -> Log:
     """What prints sentences as they are; lines are left to the terminal to break, so that paths can be copied."""
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 

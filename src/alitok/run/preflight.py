@@ -29,7 +29,7 @@ from torch import nn
 from alitok.core import images as pixels
 from alitok.core.files import remove
 from alitok.core.runlog import progress_bar
-from alitok.data.source import fixed_views
+from alitok.data.sources.decoded import fixed_views
 from alitok.metrics.reconstruction import psnr
 from alitok.recipes.presets import StageName
 from alitok.run.findings import Findings, by_class, rows_by_class

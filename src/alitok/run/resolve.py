@@ -13,8 +13,8 @@ from typing import Any, Literal
 from alitok.core.config import from_dict, merge, override, read_toml, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
-from alitok.data.source import Look, look_at
-from alitok.data.tar import Say
+from alitok.data.sources.images import Log
+from alitok.data.survey import Preview, preview
 from alitok.recipes.fitted import FITTED, fitted
 from alitok.recipes.presets import RECIPE_CLASSES, RECIPES, Recipe, with_generator
 from alitok.run.stores import Stores, open_stores
@@ -70,7 +70,7 @@ class Resolved:
     stores: Stores | None = None
 
 
-def resolve(request: Request, say: Say | None = None) -> Resolved:
+def resolve(request: Request, say: Log | None = None) -> Resolved:
     """Data, seed and recipe: the options, over what the run in `out` holds, over the preset.
 
     Args:
@@ -180,7 +180,7 @@ def _stored(request: Request) -> dict[str, Any]:
 
 
 def named_recipe(
-    name: str, data: str, device: DeviceName = "auto", look: Look | None = None, say: Say | None = None
+    name: str, data: str, device: DeviceName = "auto", look: Preview | None = None, say: Log | None = None
 ) -> Recipe:
     """A recipe by its name, cut to the images where it is one of those.
 
@@ -199,7 +199,7 @@ def named_recipe(
             return RECIPES[data]
         name = "base" if choose_device(device).type == "cuda" else "small"
     if name in FITTED:
-        look = look or look_at(data, say=say)
+        look = look or preview(data, log=say)
         return fitted(name, image_size=look.image_size, images=look.images)
     if name not in RECIPES:
         raise AlitokError(f"There is no preset {name!r}; choose one of: {', '.join((_AUTO, *FITTED, *RECIPES))}.")

@@ -28,8 +28,9 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
-from alitok.data.images import Broken
-from alitok.data.source import ImageSource, Splits
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits
 from alitok.generator import Generator
 from alitok.losses.local_features import LocalFeatures
 from alitok.recipes.presets import Recipe

@@ -14,7 +14,7 @@ import torch
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
-from alitok.data.source import crops_per_image
+from alitok.data.sources.decoded import crops_per_image
 from alitok.metrics.reconstruction import psnr
 from alitok.run.findings import Findings, by_class, rows_by_class
 from alitok.run.run import Run

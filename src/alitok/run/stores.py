@@ -19,8 +19,9 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.data.codes import CodeStore
 from alitok.data.crops import CropRecipe
-from alitok.data.images import Broken
-from alitok.data.source import Look, Splits
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits
+from alitok.data.survey import Preview
 from alitok.tokenizer import Tokenizer
 
 _BATCH = 32
@@ -42,9 +43,9 @@ class Stores:
         parts = [_Absent(f"{store.path} ", store.classes, store.image_labels) for store in (self.train, self.val)]
         return Splits(parts[0], parts[1], heads[0].source or str(self.train.path), contents)
 
-    def look(self) -> Look:
+    def look(self) -> Preview:
         """What decides the size of a generator that is cut to the images."""
-        return Look(self.tokenizer.config.image_size, self.train.images)
+        return Preview(self.tokenizer.config.image_size, self.train.images)
 
     def settings(self) -> dict[str, Any]:
         """Where the codes are, for `run.toml`."""

@@ -20,7 +20,8 @@ from alitok.core.device import seed_step
 from alitok.core.distributed import World
 from alitok.data.codes import CodeStore
 from alitok.data.loader import Batches, CodeBatches
-from alitok.data.source import Splits, fixed_views
+from alitok.data.sources.decoded import fixed_views
+from alitok.data.split import Splits
 from alitok.generator import Generator
 from alitok.losses.local_features import LocalFeatures
 from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights, load_network

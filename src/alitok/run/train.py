@@ -16,7 +16,7 @@ from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.stopping import stoppable
 from alitok.core.words import counted
-from alitok.data.source import Splits
+from alitok.data.split import Splits
 from alitok.recipes.presets import Recipe, StageName
 from alitok.run.originals import open_images_of, say_on
 from alitok.run.preflight import preflight as check_before

@@ -11,7 +11,7 @@ from rich.console import Console
 from alitok.apps.data.inspect import run_inspect
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.data.survey import duplicates, survey
 
 
@@ -162,7 +162,7 @@ def test_with_more_broken_everything_is_told_before_the_error(tmp_path):
     text, error = refused(root, json_path=tmp_path / "found.json", sheet=tmp_path / "sheet.png")
     for part in ("62 images", "2 cannot be used", "ant/cut.png cannot be decoded (image file is truncated"):
         assert part in text
-    assert "bee/small.png is 7 x 30 pixels" in text
+    assert "bee/small.png is 7 x 30 px" in text
     assert re.search(r"would it start\W+no", text)
     assert error.startswith("2 of 62 images")
     found = json.loads((tmp_path / "found.json").read_text())
@@ -172,7 +172,7 @@ def test_with_more_broken_everything_is_told_before_the_error(tmp_path):
 
 
 def test_the_error_is_the_one_of_a_training(tmp_path):
-    from alitok.data.source import check_broken
+    from alitok.data.split import check_broken
 
     root = folder(tmp_path / "pets", each=30)
     for number in range(13):
@@ -189,7 +189,7 @@ def test_images_that_are_too_small_count_at_the_size_that_is_used(tmp_path):
     assert inspect(root, size=128)[0]["training"]["enlarged"] == 60
     _, error = refused(root, size=256)
     assert error.startswith("60 of 60 images")
-    assert "is 40 x 36 pixels; for images of 256 pixels it needs at least 64 a side" in error
+    assert "is 40 x 36 px; an image size of 256 needs at least 64 px" in error
 
 
 def test_duplicates_by_brute_force(tmp_path):

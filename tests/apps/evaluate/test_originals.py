@@ -8,7 +8,8 @@ from alitok.apps.evaluate.originals import choose
 from alitok.core.blocks import Blocks
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.source import Splits, open_splits
+from alitok.data.sources.opening import open_splits
+from alitok.data.split import Splits
 
 CPU = torch.device("cpu")
 

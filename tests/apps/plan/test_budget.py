@@ -18,8 +18,8 @@ from alitok.apps.plan.traffic import Assumptions
 from alitok.cli import app
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import BUILTIN
-from alitok.data.source import open_splits
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.opening import open_splits
 from alitok.recipes.flops import decoder_flops, drawing_flops, encoder_flops, generator_step_flops, step_weight_bytes
 from alitok.recipes.presets import RECIPES, GeneratorSize
 from alitok.run.estimate import generator_on_noise, noise_splits

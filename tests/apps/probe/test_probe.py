@@ -18,7 +18,7 @@ from alitok.apps.probe.place import probed, require_place
 from alitok.apps.probe.probe import ProbeOptions, run_probe
 from alitok.core.errors import AlitokError
 from alitok.core.images import png_bytes
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.generator import Generator, GeneratorConfig
 from alitok.metrics import mutual
 from alitok.metrics.influence import influence_of

@@ -19,7 +19,7 @@ from alitok.apps.sample.job import run_sample
 from alitok.apps.sample.options import SampleOptions
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 from alitok.generator import Generator, GeneratorConfig
 from alitok.sampling import SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline

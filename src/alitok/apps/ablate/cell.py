@@ -25,8 +25,9 @@ from alitok.core import images as pixels
 from alitok.core.distributed import World
 from alitok.core.files import atomic_path, write_bytes
 from alitok.data.codes import CodeStore
-from alitok.data.images import Broken
-from alitok.data.source import Splits, fixed_views
+from alitok.data.sources.decoded import fixed_views
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits
 from alitok.generator import Generator
 from alitok.metrics.codes import bits_per_image
 from alitok.metrics.frechet import frechet_distance

@@ -39,7 +39,8 @@ from alitok.core.files import write_bytes
 from alitok.core.machine import cores
 from alitok.core.stopping import stoppable
 from alitok.data.codes import MAX_CODEBOOK
-from alitok.data.source import Splits, look_at
+from alitok.data.split import Splits
+from alitok.data.survey import preview
 from alitok.recipes.arms import ABLATION_PRESETS, ARMS, CURVE_ARMS, USUAL_ARMS, AblationPreset, ArmName
 from alitok.run.classifier import judge_of
 from alitok.run.fit import rough_duration
@@ -92,7 +93,7 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
     with join(request.device) as world, stoppable():
         console = Console()
         say = say_on(console)
-        image_size = preset.image_size(look_at(request.data, say=say).image_size)
+        image_size = preset.image_size(preview(request.data, log=say).image_size)
         splits = open_images_of(request.data, image_size, SPLIT_SEED, console)
         if len(np.unique(splits.train.labels)) < 2:
             raise AlitokError(f"{splits.name} has one class; the samples of an ablation are judged by at least two.")

@@ -24,7 +24,7 @@ from alitok.apps.ablate.cell import SPLIT_SEED, Cell, Shared, do_cell, finished
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
-from alitok.data.source import open_splits
+from alitok.data.sources.opening import open_splits
 
 _PATIENCE = 60  # seconds for a process to save its state when asked to stop
 

@@ -20,24 +20,14 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
 from alitok.core.runlog import progress_bar
 from alitok.core.words import counted
-from alitok.data.builtin import BUILTIN
 from alitok.data.crops import VIEWS, centre_crop
-from alitok.data.decode import read_image, too_small, without_remarks
-from alitok.data.images import Broken
-from alitok.data.reading import DecodedSource
-from alitok.data.source import (
-    MOST_BROKEN,
-    SIZES,
-    Look,
-    Splits,
-    check_broken,
-    crops_per_image,
-    list_broken,
-    open_splits,
-    suggest_size,
-)
-from alitok.data.survey import Duplicates, Survey, duplicates, survey
-from alitok.data.tar import Say
+from alitok.data.decode import read_image, silence_pillow, too_small
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.decoded import DecodedSource, crops_per_image
+from alitok.data.sources.images import Broken, Log
+from alitok.data.sources.opening import open_splits
+from alitok.data.split import MOST_BROKEN, Splits, check_broken, list_broken
+from alitok.data.survey import SIZES, Duplicates, Preview, Survey, duplicates, suggest_size, survey
 from alitok.run.originals import captioned_sheet, file_name, say_on
 from alitok.run.resolve import named_recipe
 
@@ -60,7 +50,7 @@ def run_inspect(
     """Read every image of a source and tell what is there; returns what `json_path` would hold.
 
     Args:
-        source: any form that `alitok.data.source` lists.
+        source: any form that `alitok.data.sources.decoded` lists.
         size: pixels a side that training would use; chosen from the images unless given.
         sheet: where the contact sheet is written; inspect-NAME.png unless given.
         json_path: also write everything found there.
@@ -78,7 +68,7 @@ def run_inspect(
     with progress_bar(console, "Reading every image", len(splits)) as bar:
         found = survey(splits, bar.advance)
     shorts = found.sizes[found.usable].min(axis=1)
-    look = Look(suggest_size(shorts) if len(shorts) else SIZES[0], len(splits.train))
+    look = Preview(suggest_size(shorts) if len(shorts) else SIZES[0], len(splits.train))
     chosen = size or (BUILTIN[source].size if source in BUILTIN else _recipe_size(source, look))
     broken = found.broken + _small(found, chosen)
     same = duplicates(found)
@@ -107,7 +97,7 @@ def run_inspect(
     return facts
 
 
-def _recipe_size(source: str, look: Look) -> int:
+def _recipe_size(source: str, look: Preview) -> int:
     """What `alitok fit` would choose on this machine."""
     return named_recipe("auto", source, look=look).tokenizer.image_size
 
@@ -189,7 +179,7 @@ def _training(
 
 
 def _show(
-    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Say, console: Console
+    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Log, console: Console
 ) -> None:
     say(
         f"{facts['source']}: {counted(facts['images'], 'image')} of "
@@ -231,7 +221,7 @@ def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
     ]
 
 
-def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Say) -> None:
+def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Log) -> None:
     if not same["surplus"]:
         say("No two images have the same pixels.")
         return
@@ -306,7 +296,7 @@ def _spread(found: Survey) -> list[int]:
 def _cell(found: Survey, index: int) -> Image.Image:
     source, row = found.place(index)
     if isinstance(source, DecodedSource):
-        with without_remarks():
+        with silence_pillow():
             return centre_crop(read_image(source.images, int(source.rows[row])), _CELL)
     image = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))
     return image.resize((_CELL, _CELL), Image.Resampling.NEAREST)

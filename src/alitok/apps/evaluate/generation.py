@@ -34,7 +34,7 @@ from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import is_hub_name
 from alitok.core.stopping import stoppable
-from alitok.data.source import Splits
+from alitok.data.split import Splits
 from alitok.metrics.set_distance import Compared, compare, gather
 from alitok.run.classifier_features import Judge
 from alitok.run.originals import open_images_of, tell_left_out, verify

@@ -19,8 +19,9 @@ from alitok.apps.evaluate.rows import metric_rows, tell
 from alitok.apps.evaluate.samples import Evaluated, ModelImages
 from alitok.core.files import finite, write_json
 from alitok.core.words import counted
-from alitok.data.decode import BrokenImageError, in_threads, without_remarks
-from alitok.data.source import ImageSource, Splits
+from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.split import Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.nearest import nearest_distance
 from alitok.metrics.set_distance import Compared, shown_images
@@ -227,7 +228,7 @@ def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult
     best = np.full(len(images[some]), math.inf)
     nearest = np.zeros_like(images[some])
     for start in range(0, len(rows), _BLOCK):
-        with without_remarks():
+        with silence_pillow():
             found = list(in_threads(partial(_readable, source), rows[start : start + _BLOCK].tolist()))
         candidates = np.stack([candidate for candidate in found if candidate is not None] or [nearest[0]])
         distances, places = nearest_distance(images[some], candidates)

@@ -27,7 +27,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.extras import require_libraries
 from alitok.core.files import read_json, write_json
 from alitok.core.runlog import progress_bar
-from alitok.data.source import Splits
+from alitok.data.split import Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor
 from alitok.metrics.inception import InceptionFeatures

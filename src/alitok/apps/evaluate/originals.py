@@ -15,8 +15,9 @@ import numpy as np
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.decode import in_threads, without_remarks
-from alitok.data.source import ImageSource, Splits
+from alitok.data.decode import in_threads, silence_pillow
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.split import Splits
 from alitok.run.originals import SplitName
 
 
@@ -70,7 +71,7 @@ class Originals:
         Raises:
             AlitokError: one cannot be read.
         """
-        with without_remarks():
+        with silence_pillow():
             return np.stack(list(in_threads(self._read, numbers)))
 
     def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[ImageBlock, None, None]:
@@ -85,7 +86,7 @@ class Originals:
             images = blocks[number]
             return ImageBlock(number, images, labels[images.start : images.stop], self.read(images))
 
-        with without_remarks():
+        with silence_pillow():
             yield from in_threads(block, sorted(wanted)[world.rank :: world.size], threads=1)
 
     def _read(self, number: int) -> np.ndarray:

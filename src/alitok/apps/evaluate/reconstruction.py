@@ -43,9 +43,10 @@ from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.core.runlog import progress_bar
 from alitok.core.stopping import stoppable
-from alitok.data.builtin import BUILTIN
-from alitok.data.images import Broken
-from alitok.data.source import Splits, short_side
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits
+from alitok.data.survey import short_side
 from alitok.losses.perceptual import (
     VGG_MIN_SIZE,
     LpipsVgg,

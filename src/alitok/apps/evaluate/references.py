@@ -16,9 +16,11 @@ from alitok.apps.evaluate.originals import choose
 from alitok.apps.evaluate.samples import StoredImages
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
-from alitok.data.builtin import BUILTIN
-from alitok.data.source import Splits, open_splits, short_side
-from alitok.data.tar import Say
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.images import Log
+from alitok.data.sources.opening import open_splits
+from alitok.data.split import Splits
+from alitok.data.survey import short_side
 from alitok.metrics.adm import is_statistics, load_adm
 from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.reference import MAX_FEATURES, load_statistics
@@ -139,7 +141,7 @@ def of_splits(asked: str, splits: Splits, split: SplitName, work: Work) -> Refer
     )
 
 
-def require_large(data: str, size: int, say: Say | None = None) -> None:
+def require_large(data: str, size: int, say: Log | None = None) -> None:
     """Refuse images that would have to be enlarged: what is judged would be compared with blurred ones.
 
     Raises:

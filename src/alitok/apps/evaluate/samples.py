@@ -19,11 +19,11 @@ from alitok.core.config import to_dict
 from alitok.core.device import Precision
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import BUILTIN
 from alitok.data.crops import to_array
-from alitok.data.decode import header_size, in_threads, read_image, without_remarks
-from alitok.data.images import Images
-from alitok.data.opening import open_images
+from alitok.data.decode import header_size, in_threads, read_image, silence_pillow
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.images import EncodedImages
+from alitok.data.sources.opening import open_images
 from alitok.metrics.adm import NpzImages
 from alitok.run.originals import say_on
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, pixel_precision
@@ -69,7 +69,7 @@ class Evaluated(Protocol):
 
 
 class ModelImages:
-    """Images that a model draws as they are needed.
+    """EncodedImages that a model draws as they are needed.
 
     Args:
         pipeline: on the device of this process.
@@ -119,7 +119,7 @@ class ModelImages:
 
 @dataclass
 class StoredImages:
-    """Images that lie in files.
+    """EncodedImages that lie in files.
 
     Attributes:
         read: the images (B, 3, size, size) uint8 of a range.
@@ -191,7 +191,7 @@ def folder_images(data: str, console: Console) -> StoredImages:
     several = len(images.classes) > 1  # a folder of images alone is one class, which says nothing
 
     def read(rows: range) -> np.ndarray:
-        with without_remarks():
+        with silence_pillow():
             wanted = order[rows.start : rows.stop].tolist()
             return np.stack(list(in_threads(lambda row: to_array(read_image(images, row)), wanted)))
 
@@ -206,14 +206,14 @@ def folder_images(data: str, console: Console) -> StoredImages:
     )
 
 
-def _common_side(images: Images) -> int:
+def _common_side(images: EncodedImages) -> int:
     """Pixels a side of all images, as their headers tell; none is decoded for it.
 
     Raises:
         AlitokError: one is no square or of another size than the first, or cannot be read.
     """
     side = 0
-    with without_remarks():
+    with silence_pillow():
         sizes = in_threads(lambda row: header_size(images, row), range(len(images)))
         for row, size in enumerate(sizes):
             if size is None:

@@ -18,7 +18,7 @@ from alitok.apps.plan.hardware import HalfOrFull, gpu_named
 from alitok.apps.plan.tables import show, to_json
 from alitok.apps.plan.traffic import Assumptions
 from alitok.core.errors import AlitokError
-from alitok.data.builtin import BUILTIN
+from alitok.data.sources.builtin import BUILTIN
 from alitok.recipes.fitted import FITTED, fitted
 from alitok.recipes.presets import IMAGENET_IMAGES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
 from alitok.run.resolve import PerceptualName, altered

@@ -16,9 +16,9 @@ import torch
 
 from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
-from alitok.data.decode import BrokenImageError, in_threads, without_remarks
-from alitok.data.images import Broken
-from alitok.data.source import ImageSource
+from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
+from alitok.data.sources.decoded import ImageSource
+from alitok.data.sources.images import Broken
 from alitok.metrics.codec import Codec, look
 
 
@@ -106,7 +106,7 @@ def _usable(source: ImageSource, seed: int, broken: list[Broken]) -> Generator[t
         except BrokenImageError as error:
             return row, Broken(error.key, error.reason)
 
-    with without_remarks(), closing(in_threads(read, order)) as found:  # type: ignore[type-var]
+    with silence_pillow(), closing(in_threads(read, order)) as found:  # type: ignore[type-var]
         for row, image in found:
             if isinstance(image, Broken):
                 broken.append(image)

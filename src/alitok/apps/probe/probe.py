@@ -38,8 +38,9 @@ from alitok.core.errors import AlitokError
 from alitok.core.extras import require_libraries
 from alitok.core.runlog import progress_bar
 from alitok.core.stopping import stoppable
-from alitok.data.builtin import BUILTIN
-from alitok.data.source import Splits, short_side
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.split import Splits
+from alitok.data.survey import short_side
 from alitok.generator import Generator
 from alitok.metrics.codec import check_codec
 from alitok.metrics.influence import Influence, influence_of

@@ -32,7 +32,7 @@ from alitok.core.config import config, from_dict, to_dict
 from alitok.core.device import Precision
 from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, remove, write_json
-from alitok.data.images import TRAIN, VAL, normal
+from alitok.data.sources.images import TRAIN, VAL, normal
 from alitok.sampling import SamplingConfig
 from alitok.sampling.settings import EnginePrecision
 

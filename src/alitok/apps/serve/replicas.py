@@ -35,7 +35,7 @@ from alitok.apps.serve.service import ServiceSettings
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.core.words import counted
-from alitok.data.decode import without_remarks
+from alitok.data.decode import silence_pillow
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -147,7 +147,7 @@ def run_replicas(options: ServeOptions, settings: ServiceSettings) -> int:
         settings = replace(settings, run=settings.run.resolve())
     with bound_socket(options.host, options.port) as taken:
         address, (host, port) = address_of(taken), taken.getsockname()[:2]
-    with without_remarks(), told.installed():
+    with silence_pillow(), told.installed():
         _start(options.cluster)
         try:
             with told.installed():  # Ray has its own

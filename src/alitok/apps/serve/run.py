@@ -26,7 +26,7 @@ from alitok.apps.serve.model import ServedModel
 from alitok.core.device import DeviceName
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
-from alitok.data.decode import without_remarks
+from alitok.data.decode import silence_pillow
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.settings import EnginePrecision
 
@@ -93,7 +93,7 @@ def run_serve(options: ServeOptions) -> int:
     if options.gpus_per_replica is not None or options.cluster is not None:
         raise AlitokError("--gpus-per-replica and --cluster are for replicas; give their number as --replicas.")
     told = Told()
-    with bound_socket(options.host, options.port) as taken, without_remarks(), told.installed():
+    with bound_socket(options.host, options.port) as taken, silence_pillow(), told.installed():
         app = load_app(options, settings)
         warn_if_open(options, settings)
         say(f"Serving {app.state.service.model.name} at {address_of(taken)} (Ctrl-C stops).")
@@ -230,7 +230,7 @@ def address_of(taken: socket.socket) -> str:
 
 
 def warn_if_open(options: ServeOptions, settings: ServiceSettings) -> None:
-    """Say so if whoever reaches the machine may use the service."""
+    """Log so if whoever reaches the machine may use the service."""
     if not options.local and settings.key is None:
         say("Anybody who reaches this machine can use the service; --key-file asks for a key.")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.data.images import Broken, Contents, Labels
-from alitok.data.labelled import label_name
+from alitok.data.sources.images import Broken, Contents, Labels
+from alitok.data.sources.labels_file import label_name
 
 _IMAGE_NAMES = ("image", "img", "image", "photo", "jpg", "jpeg", "png", "webp")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "category", "target")
@@ -163,7 +163,7 @@ class _Rows:
 
 @dataclass(eq=False)
 class TableImages:
-    """Images in tables; see `Images` for the rest.
+    """Images in tables; see `EncodedImages` for the rest.
 
     Attributes:
         splits: names of the parts, for keys.
@@ -198,7 +198,7 @@ class TableImages:
 
 
 def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str]) -> TableImages:
-    """Data sets in memory-mapped tables as `Images`.
+    """Data sets in memory-mapped tables as `EncodedImages`.
 
     Args:
         name: for people.

@@ -1,8 +1,4 @@
-"""Labelled images as files hold them: what every kind of source is opened as, before any image is decoded.
-
-Leaves: `Images`, N encoded images in a fixed order, and what they are built from: a table of names that is lean for
-millions of them, and one rule for the order of classes.
-"""
+"""Encoded, labelled images: the interface of every opened source, and what listings are built from."""
 
 from __future__ import annotations
 
@@ -10,15 +6,15 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from alitok.core.errors import AlitokError
-
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
+
+Log = Callable[[str], None]  # prints a line of progress
 
 _WHOLE = re.compile(r"-?\d+")
 
@@ -30,7 +26,7 @@ class Broken(NamedTuple):
     reason: str
 
 
-class Images(Protocol):
+class EncodedImages(Protocol):
     """A fixed number of labelled, encoded images in a fixed order. It can be pickled: loader workers may be spawned.
 
     Attributes:
@@ -175,23 +171,3 @@ def val_names(names: Iterable[str]) -> str | None:
     """Of the parts of a data set, such as folders or splits, the one that is held out; None without one."""
     present = set(names)
     return next((name for name in VAL if name in present), None)
-
-
-def require_training_classes(images: Images) -> None:
-    """Check a split that the data brings.
-
-    Raises:
-        AlitokError: a part is empty, or a class has validation images only.
-    """
-    held = images.val
-    if held is None:
-        return
-    for empty, part in ((held.all(), "for training"), (not held.any(), "held out")):
-        if empty:
-            raise AlitokError(f"{images.name} has no images {part}; check how it is divided.")
-    missing = np.setdiff1d(images.labels[held], images.labels[~held])
-    if len(missing):
-        raise AlitokError(
-            f"Class {images.classes[int(missing[0])]!r} of {images.name} has validation images but none for "
-            "training; add some or remove the class."
-        )

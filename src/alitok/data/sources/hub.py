@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from alitok.core.errors import AlitokError, said
-from alitok.data.cache import Cache
-from alitok.data.images import TRAIN, Images, val_names
-from alitok.data.patterns import is_on, require_options
-from alitok.data.streams import open_stream
-from alitok.data.tables import from_tables
-from alitok.data.tar import Say
+from alitok.data.sources.cache import Cache
+from alitok.data.sources.images import TRAIN, EncodedImages, Log, val_names
+from alitok.data.sources.patterns import is_on, require_options
+from alitok.data.sources.stream import open_stream
+from alitok.data.sources.table import from_tables
 
 PREFIX = "hf:"
 TABLES = (".parquet", ".arrow")
@@ -50,7 +49,7 @@ def library() -> Any:
     return datasets
 
 
-def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | None = None) -> Images:
+def open_hub(source: str, options: Mapping[str, str], cache: Cache, log: Log | None = None) -> EncodedImages:
     """A data set of the hub, named `owner/name`.
 
     Raises:
@@ -65,7 +64,7 @@ def open_hub(source: str, options: Mapping[str, str], cache: Cache, say: Say | N
         with told(name):
             return datasets.load_dataset(name, config, split=split, streaming=_streaming(options))
 
-    return _open(name, (name, config), parts, load, options, cache, say)
+    return _open(name, (name, config), parts, load, options, cache, log)
 
 
 def open_tables(
@@ -74,8 +73,8 @@ def open_tables(
     val: Sequence[Path] | None,
     options: Mapping[str, str],
     cache: Cache,
-    say: Say | None = None,
-) -> Images:
+    log: Log | None = None,
+) -> EncodedImages:
     """Parquet or arrow files; `val` holds the files of validation images where the split is given.
 
     Raises:
@@ -100,10 +99,10 @@ def open_tables(
             )
 
     identity = [(path, path.stat().st_size, path.stat().st_mtime_ns) for paths in files.values() for path in paths]
-    return _open(name, identity, list(files), load, options, cache, say)
+    return _open(name, identity, list(files), load, options, cache, log)
 
 
-def open_saved(folder: Path, options: Mapping[str, str]) -> Images:
+def open_saved(folder: Path, options: Mapping[str, str]) -> EncodedImages:
     """What `save_to_disk` wrote: one data set, or several splits.
 
     Raises:
@@ -143,8 +142,8 @@ def _open(
     load: Callable[[str], Any],
     options: Mapping[str, str],
     cache: Cache,
-    say: Say | None,
-) -> Images:
+    log: Log | None,
+) -> EncodedImages:
     if _streaming(options):
-        return open_stream(name, identity, splits, load, options, cache, say)
+        return open_stream(name, identity, splits, load, options, cache, log)
     return from_tables(name, {split: load(split) for split in splits}, options)

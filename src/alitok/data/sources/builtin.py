@@ -17,7 +17,7 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.crops import CropRecipe, stack_views, to_array, to_rgb
-from alitok.data.images import Broken
+from alitok.data.sources.images import Broken
 from alitok.data.split import val_mask
 
 # Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter

@@ -1,6 +1,6 @@
 """The code store, read: code sequences with labels, keys and crops, from memory-mapped shards.
 
-Enters: a directory that `alitok.data.shards` wrote. Leaves: any rows in any order. Shapes: N images, C crops of a
+Enters: a directory that `alitok.data.codes.shards` wrote. Leaves: any rows in any order. Shapes: N images, C crops of a
 image, T codes of a sequence; row r is crop r % C of image r // C.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
-from alitok.data.shards import JOB, MANIFEST, MAX_CODEBOOK, StoreHead, label_type, read_head, read_keys
+from alitok.data.codes.shards import JOB, MANIFEST, MAX_CODEBOOK, StoreHead, label_type, read_head, read_keys
 
 __all__ = ["MAX_CODEBOOK", "CodeStore"]
 

@@ -1,7 +1,6 @@
-"""Data sets that come as a stream, written to tar archives once and read from there ever after.
+"""Streamed data sets, written to tar archives in the cache once and read from there.
 
-Enters: streams of the package `datasets`. Leaves: `TarImages` over archives in the cache. Each archive appears whole,
-with the state of the stream behind it, so that what was interrupted goes on at the archive that was being written.
+Each archive is saved with the state of the stream after it, so an interrupted run resumes there.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from typing import Any
 
 from alitok.core.errors import AlitokError, said
 from alitok.core.files import atomic_path, read_json, write_json
-from alitok.data.cache import Cache
-from alitok.data.tables import Columns, find_columns, kind_of, notes_on
-from alitok.data.tar import LocalShard, Say, TarImages, open_tars
+from alitok.data.sources.archive import ArchiveImages, LocalShard, open_archives
+from alitok.data.sources.cache import Cache
+from alitok.data.sources.images import Log
+from alitok.data.sources.table import Columns, find_columns, kind_of, notes_on
 
 _SHARD_BYTES = 1 << 28
 _STATE = "state.json"
@@ -31,8 +31,8 @@ def open_stream(
     load: Callable[[str], Any],
     options: Mapping[str, str],
     cache: Cache,
-    say: Say | None = None,
-) -> TarImages:
+    log: Log | None = None,
+) -> ArchiveImages:
     """Images of streamed splits, training first and then, where there is one, what is held out.
 
     Args:
@@ -42,7 +42,7 @@ def open_stream(
         load: opens the stream of a split.
         options: of the source.
         cache: where the archives are kept.
-        say: told how many images have come.
+        log: told how many images have come.
 
     Raises:
         AlitokError: a stream breaks off, or does not fit the cache.
@@ -59,12 +59,12 @@ def open_stream(
                 if stream.features is None:
                     stream = stream._resolve_features()  # of the first rows
                 found = find_columns(stream.features, options, name)
-                written = _write(stream, found, folder, written, f"Split {split} of {name}", cache.limit, say)
+                written = _write(stream, found, folder, written, f"Split {split} of {name}", cache.limit, log)
         columns = columns or written.columns
         shards.append([LocalShard(f"{split}-{path.name}", path) for path in written.shards])
     assert columns is not None
-    images = open_tars(
-        name, shards[0], shards[1] if len(shards) > 1 else None, cache=cache, classes=columns.names, say=say
+    images = open_archives(
+        name, shards[0], shards[1] if len(shards) > 1 else None, cache=cache, classes=columns.names, log=log
     )
     images.notes = notes_on(name, columns, images.classes)
     return images
@@ -104,7 +104,7 @@ class _Written:
 
 
 def _write(
-    stream: Any, columns: Columns, folder: Path, written: _Written | None, name: str, limit: int, say: Say | None
+    stream: Any, columns: Columns, folder: Path, written: _Written | None, name: str, limit: int, log: Log | None
 ) -> _Written:
     """Write what is not written yet, archive by archive."""
     if kind_of(stream.features[columns.image]) == "Image":
@@ -133,8 +133,8 @@ def _write(
             raise AlitokError(
                 f"{name} takes more than the {limit / 1e9:.2f} GB of the cache; allow more in ALITOK_CACHE_GB."
             )
-        if say is not None:
-            say(f"{written.rows:,} rows of {name} read")
+        if log is not None:
+            log(f"{written.rows:,} rows of {name} read")
     return written
 
 

@@ -1,6 +1,6 @@
 """Where the images of a tar archive stand.
 
-Enters: an archive, of which headers and label files are read and images passed over. Leaves: `ShardIndex`.
+Enters: an archive, of which headers and label files are read and images passed over. Leaves: `ArchiveIndex`.
 
 Members that share their path up to the first dot of the last part are one sample: `a/0001.jpg` and `a/0001.cls`. Its
 class is in `.cls` or `.cls.txt`, or in `.json` under `label`, `class` or `cls`. Of a sample's images the first with
@@ -21,8 +21,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.data.images import SUFFIXES, Broken, Strings, is_image
-from alitok.data.labelled import label_name
+from alitok.data.sources.images import SUFFIXES, Broken, Strings, is_image
+from alitok.data.sources.labels_file import label_name
 
 _BLOCK = 512  # bytes; an archive ends with blocks of zeros
 _CLASS_ENDINGS = ("cls", "cls.txt")
@@ -31,7 +31,7 @@ _MOST_LABEL_BYTES = 1 << 20  # of a file that holds a label
 
 
 @dataclass
-class ShardIndex:
+class ArchiveIndex:
     """Where the images of one archive stand.
 
     Attributes:
@@ -71,7 +71,7 @@ class ShardIndex:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ShardIndex:
+    def from_bytes(cls, data: bytes) -> ArchiveIndex:
         """What `to_bytes` returned, as it was; anything else raises."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             keys, labels = (Strings.from_arrays(arrays[name], arrays[f"{name}_ends"]) for name in ("keys", "labels"))
@@ -95,7 +95,7 @@ class _Sample:
     label: _Member | None = None
 
 
-def index_shard(file: BinaryIO, name: str) -> ShardIndex:
+def index_archive(file: BinaryIO, name: str) -> ArchiveIndex:
     """Read the headers of an archive, and the small files that hold labels; `name` is for messages.
 
     Raises:
@@ -120,7 +120,7 @@ def index_shard(file: BinaryIO, name: str) -> ShardIndex:
             if label is not None:
                 rows.append(image)
                 labels.append(label)
-    return ShardIndex(
+    return ArchiveIndex(
         Strings(row.name for row in rows),
         Strings(labels),
         np.array([row.offset for row in rows], np.int64),

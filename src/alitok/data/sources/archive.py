@@ -1,6 +1,6 @@
 """Tar archives of images, as WebDataset writes them or as they come, on this machine or elsewhere.
 
-Enters: archives. Leaves: `TarImages`, each image read where it stands in its archive.
+Enters: archives. Leaves: `ArchiveImages`, each image read where it stands in its archive.
 
 A class is what the archive says of a sample, see `tar_index`. Where no archive says anything, the first folder below
 the one that all images are in is the class, and without such folders all are of one class.
@@ -12,7 +12,7 @@ import os
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -22,12 +22,10 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.core.words import are, counted
-from alitok.data.cache import Cache, keep
 from alitok.data.decode import in_threads
-from alitok.data.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_names
-from alitok.data.tar_index import ShardFile, ShardIndex, index_shard
-
-Say = Callable[[str], None]
+from alitok.data.sources.archive_index import ArchiveIndex, ShardFile, index_archive
+from alitok.data.sources.cache import Cache, keep
+from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Log, Strings, printable, val_names
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
@@ -130,8 +128,8 @@ class OpenShards:
 
 
 @dataclass(eq=False)
-class TarImages:
-    """Images in archives; see `Images` for the rest.
+class ArchiveImages:
+    """Images in archives; see `EncodedImages` for the rest.
 
     Attributes:
         shards: the archives.
@@ -173,7 +171,7 @@ class TarImages:
         return data
 
 
-def open_tars(
+def open_archives(
     name: str,
     train: Sequence[Shard],
     val: Sequence[Shard] | None = None,
@@ -182,8 +180,8 @@ def open_tars(
     notes: tuple[str, ...] = (),
     only_class: str | None = None,
     classes: Sequence[str] | None = None,
-    say: Say | None = None,
-) -> TarImages:
+    log: Log | None = None,
+) -> ArchiveImages:
     """List the images of archives.
 
     Args:
@@ -194,14 +192,14 @@ def open_tars(
         notes: what finding the archives met.
         only_class: the class of images without labels and folders; `name` unless given.
         classes: the order of the classes, where it is given.
-        say: told what takes long.
+        log: told what takes long.
 
     Raises:
         AlitokError: an archive cannot be read, or there are no images.
     """
     shards = (*train, *(val or ()))
     fetched = any(isinstance(shard, FetchedShard) for shard in shards)
-    indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, say))
+    indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, log))
     shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
     held = None if val is None else shard_of >= len(train)
     if any(index.says_labels() for index in indexes):
@@ -217,7 +215,7 @@ def open_tars(
     class_names, labels = listed.labels.finish(classes)
     mask = np.array(listed.kept, bool)
     problems = [(shard, *broken) for shard, index in zip(shards, indexes, strict=True) for broken in index.problems]
-    return TarImages(
+    return ArchiveImages(
         name=name,
         classes=class_names,
         labels=labels,
@@ -241,7 +239,7 @@ def open_tars(
     )
 
 
-def _surplus(shards: Sequence[Shard], indexes: Sequence[ShardIndex]) -> tuple[str, ...]:
+def _surplus(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex]) -> tuple[str, ...]:
     """What is to be said of images that another one of their sample stands for."""
     count = sum(index.surplus for index in indexes)
     if not count:
@@ -266,7 +264,7 @@ class _Listed:
     members: Strings
 
 
-def _list(shards: Sequence[Shard], indexes: Sequence[ShardIndex], names: Iterator[str | None]) -> _Listed:
+def _list(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex], names: Iterator[str | None]) -> _Listed:
     listed = _Listed(Labels(), Contents(), array("b"), [], Strings())
 
     def members() -> Iterator[str]:
@@ -285,33 +283,33 @@ def _list(shards: Sequence[Shard], indexes: Sequence[ShardIndex], names: Iterato
     return listed
 
 
-def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, say: Say | None) -> Iterator[ShardIndex]:
-    """The indexes of archives, in order; `say` is told of those that were not in the cache."""
+def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, log: Log | None) -> Iterator[ArchiveIndex]:
+    """The indexes of archives, in order; `log` is told of those that were not in the cache."""
     count, last = len(shards), 0
-    for done, (index, anew) in enumerate(in_threads(lambda shard: _index(shard, cache, say), shards, threads), start=1):
-        if say is not None and anew and count > 1 and (done == count or (done - last) * _MOST_SAID >= count):
-            say(f"{done:,} of {count:,} archives listed")
+    for done, (index, anew) in enumerate(in_threads(lambda shard: _index(shard, cache, log), shards, threads), start=1):
+        if log is not None and anew and count > 1 and (done == count or (done - last) * _MOST_SAID >= count):
+            log(f"{done:,} of {count:,} archives listed")
             last = done
         yield index
 
 
-def _index(shard: Shard, cache: Cache, say: Say | None) -> tuple[ShardIndex, bool]:
+def _index(shard: Shard, cache: Cache, log: Log | None) -> tuple[ArchiveIndex, bool]:
     """The index of an archive, from the cache if it is there, and whether it had to be made."""
     try:
         path = cache.index(*shard.identity())
         try:
-            return ShardIndex.from_bytes(path.read_bytes()), False
+            return ArchiveIndex.from_bytes(path.read_bytes()), False
         except Exception:  # none yet, or a damaged one, on which numpy and zipfile raise nearly anything
-            if say is not None and isinstance(shard, FetchedShard) and not cache.has(shard.url):
-                say(f"Fetching {shard.url}")
-            index = index_shard(shard.open().stream(), shard.name)
+            if log is not None and isinstance(shard, FetchedShard) and not cache.has(shard.url):
+                log(f"Fetching {shard.url}")
+            index = index_archive(shard.open().stream(), shard.name)
     except OSError as error:
         raise AlitokError(f"{shard.name} cannot be read: {error.strerror or error}.") from None
     keep(path, index.to_bytes())
     return index, True
 
 
-def _folders(indexes: Sequence[ShardIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
+def _folders(indexes: Sequence[ArchiveIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
     """The class of each image by its folder, None where others have one; and the split, if folders are one."""
 
     def paths() -> Iterator[list[str]]:

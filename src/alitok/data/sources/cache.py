@@ -25,7 +25,7 @@ from typing import IO, Any
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
 from alitok.core.lock import locked
-from alitok.data.tar_index import ShardFile
+from alitok.data.sources.archive_index import ShardFile
 
 _DEFAULT_GB = 200.0
 _TRIES = 5  # in a row without a byte more

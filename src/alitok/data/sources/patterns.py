@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from alitok.core.errors import AlitokError
-from alitok.data.images import TRAIN, val_names
+from alitok.data.sources.images import TRAIN, val_names
 
 OPTIONS = ("split", "val", "image", "label", "config", "streaming", "mirror")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.core.words import are, counted
-from alitok.data.images import (
+from alitok.data.sources.images import (
     TRAIN,
     Broken,
     Contents,
@@ -28,7 +28,7 @@ from alitok.data.images import (
     printable,
     val_names,
 )
-from alitok.data.labelled import find_labels, read_labels
+from alitok.data.sources.labels_file import find_labels, read_labels
 
 
 class File(NamedTuple):
@@ -49,7 +49,7 @@ class Listing:
 
 @dataclass(eq=False)
 class FileImages:
-    """Images in files of their own below one root; see `Images` for the rest."""
+    """Images in files of their own below one root; see `EncodedImages` for the rest."""
 
     root: str
     name: str
@@ -111,7 +111,7 @@ def open_labels(labels: Path) -> FileImages:
 
 
 def collect(root: Path, train: Iterable[File], val: Iterable[File] | None = None) -> FileImages:
-    """Listed files as `Images`; with `val`, the split is given."""
+    """Listed files as `EncodedImages`; with `val`, the split is given."""
     labels, contents = Labels(), Contents()
     counts = [0, 0]
 
