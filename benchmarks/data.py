@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alitok.core.machine import cores
+from alitok.core.system import cores
 from alitok.data.codes import CodeStore
 from alitok.data.codes.shards import StoreHead, StoreWriter, crop_names, shard_images
 from alitok.data.loader import Batches, CodeBatches, image_rng

@@ -30,7 +30,7 @@ import torch
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.device import choose_device
 from alitok.core.distributed import World
-from alitok.core.machine import peak_memory
+from alitok.core.system import peak_memory
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import Features
 from alitok.metrics.inception import CLASSES, POOL, SPATIAL, InceptionFeatures

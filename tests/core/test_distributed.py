@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from alitok.core.distributed import World, join
-from alitok.core.errors import AlitokError, ToldElsewhereError
+from alitok.core.errors import AlitokError, OtherRankError
 
 
 def test_one_process_needs_no_launcher_and_changes_nothing():
@@ -48,7 +48,7 @@ def test_an_error_of_the_first_process_ends_all_and_is_told_once(together):
 
         try:
             world.on_rank0(fail)
-        except ToldElsewhereError:
+        except OtherRankError:
             return "silent"
         except AlitokError as error:
             return str(error)

@@ -1,12 +1,10 @@
-import io
 import json
 import math
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
-from alitok.core.runlog import RunLog, progress_bar, read_metrics
+from alitok.core.runlog import RunLog, read_metrics
 
 
 def test_a_resumed_log_drops_what_was_written_behind_the_checkpoint(tmp_path):
@@ -43,13 +41,3 @@ def test_images_are_numbered_by_step(tmp_path):
     with RunLog(tmp_path) as log:
         log.image(7, "samples", np.zeros((3, 4, 5), np.uint8), scale=2)
     assert Image.open(tmp_path / "images" / "samples-000007.png").size == (10, 8)
-
-
-def test_without_a_terminal_a_bar_prints_a_few_plain_lines():
-    console = Console(file=io.StringIO(), width=200)
-    with progress_bar(console, "stage1", total=100) as bar:
-        for step in range(1, 101):
-            bar.advance(step, {"loss": 0.5})
-    lines = console.file.getvalue().splitlines()
-    assert len(lines) == 5
-    assert "stage1  100/100  loss 0.5" in lines[-1]

@@ -17,7 +17,7 @@ from PIL import Image
 from alitok.core.config import to_dict, to_toml
 from alitok.core.errors import AlitokError
 from alitok.recipes.presets import RECIPES
-from alitok.run.fit import rough_duration, run_fit
+from alitok.run.fit import run_fit
 from alitok.run.resolve import Request, resolve
 from alitok.sampling.pipeline import Pipeline
 
@@ -236,11 +236,6 @@ def test_a_dry_run_refuses_what_the_run_would(copied, tmp_path, capsys):
 def test_the_run_is_not_taken_for_its_model(finished):
     with pytest.raises(AlitokError, match=r"is a run and no model; its models are in .*model"):
         Pipeline.from_pretrained(finished)
-
-
-def test_durations_are_said_as_people_do():
-    said = [rough_duration(seconds) for seconds in (0.4, 119, 120, 3_601, 7_200, 100_000, 200_000)]
-    assert said == ["0 s", "119 s", "2.0 min", "60 min", "2.0 h", "28 h", "2.3 days"]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from alitok import __version__
-from alitok.core.errors import AlitokError, ToldElsewhereError
+from alitok.core.errors import AlitokError, OtherRankError
 
 app = App(
     name="alitok",
@@ -128,7 +128,7 @@ def _explain(error: BaseException, tokens: Sequence[str]) -> int:
             return _fail(f"Asked to stop ({error}); {again} to continue.", 0)
         detail = f" ({error})" if str(error) else ""
         return _fail(f"Interrupted{detail}. What was finished is kept; {again} to continue.", 130)
-    if isinstance(error, ToldElsewhereError):
+    if isinstance(error, OtherRankError):
         return 2
     if isinstance(error, AlitokError):
         return _fail(str(error), 2)

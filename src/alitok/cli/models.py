@@ -33,13 +33,13 @@ def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
         return
     from rich.console import Console
 
-    from alitok.core.columns import print_columns
+    from alitok.core.console import print_table
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    print_columns(console, _TOKENIZER, (_tokenizer(row) for row in rows if row.kind == "tokenizer"))
+    print_table(console, _TOKENIZER, (_tokenizer(row) for row in rows if row.kind == "tokenizer"))
     console.print()
     heads = (*_GENERATOR, "gFID\npub-\nlished", "meas-\nured\nhere")
-    print_columns(console, heads, (_generator(row) for row in rows if row.kind == "generator"))
+    print_table(console, heads, (_generator(row) for row in rows if row.kind == "generator"))
 
 
 def _sizes(row: ModelRow) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from alitok.core.device import DeviceName, choose_device
-from alitok.core.errors import AlitokError, ToldElsewhereError
+from alitok.core.errors import AlitokError, OtherRankError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)  # of those that wait for what one process does alone, such as drawing samples
@@ -78,7 +78,7 @@ class World:
         """Do `work` on the first process; every process gets its result, or ends with it.
 
         Raises:
-            ToldElsewhereError: on the other processes, when `work` failed on the first, where its own error goes on.
+            OtherRankError: on the other processes, when `work` failed on the first, where its own error goes on.
         """
         if self.size == 1:
             return work()
@@ -94,7 +94,7 @@ class World:
             raise error
         worked, result = told[0]
         if not worked:
-            raise ToldElsewhereError("The first process of the run failed.")
+            raise OtherRankError("The first process of the run failed.")
         return result
 
     def same(self, tensors: list[torch.Tensor]) -> bool:

@@ -1,24 +1,21 @@
-"""The exceptions meant for users, and what others' exceptions say in a line."""
+"""The exceptions meant for users, and the messages of other libraries' exceptions."""
 
 from __future__ import annotations
 
 
 class AlitokError(ValueError):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    The message is one sentence or two: what is wrong, where, and what to do. The command line prints it
-    without a traceback and exits with status 2.
+    The message says in one or two sentences what happened, where, and what to do. The command line prints it without a
+    traceback and exits with status 2.
     """
 
 
-class ToldElsewhereError(AlitokError):
-    """Another process of the run failed and tells why; this one only ends."""
+class OtherRankError(AlitokError):
+    """Rank 0 failed and reports why; this process only ends."""
 
 
-def said(error: BaseException, *, whole: bool = False) -> str:
-    """What an exception of a library says, in one line: its first one, or all of them where they are one sentence.
-
-    An exception without words gives its kind.
-    """
+def error_text(error: BaseException, *, whole: bool = False) -> str:
+    """An exception's first line, or all lines joined; its type where it has no message."""
     text = str(error).strip() or type(error).__name__
     return " ".join(text.split()) if whole else text.splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 from alitok.core.errors import AlitokError
 
 _PART, _OLD = ".part", ".old"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems without hard links
 
 
 @contextmanager
@@ -82,6 +85,25 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_path(path) as part:
         part.write_bytes(data)
+
+
+def create_bytes(path: Path, data: bytes) -> bool:
+    """Write a new file, whole or not at all; False where it exists already: of several writers the first one wins."""
+    part = path.with_name(f".{path.name}.{_mine()}-{threading.get_ident()}{_PART}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.write_bytes(data)
+        _sync(part)
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        part.replace(path)  # without hard links the last writer wins
+    finally:
+        remove(part)
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from alitok.core.errors import AlitokError, said
+from alitok.core.errors import AlitokError, error_text
 
 
 def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None = None) -> Path:
@@ -51,4 +51,4 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
 
 def _reason(error: BaseException) -> str:
     """What the hub's library says, without the word that it puts before what it was told itself."""
-    return said(error).removeprefix("Got:").strip().removesuffix(".") + "."
+    return error_text(error).removeprefix("Got:").strip().removesuffix(".") + "."

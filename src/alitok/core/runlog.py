@@ -1,27 +1,21 @@
-"""The run log: numbers as JSON lines, TensorBoard scalars, images, and a progress bar. Nothing else prints.
+"""The run log: scalars as JSON lines and for TensorBoard, images and curves.
 
-Enters: (step, name -> number) and uint8 images. Leaves: `metrics.jsonl`, `images/NAME-STEP.png`,
-`curves/NAME-STEP.json`, `tensorboard/` (when that package is installed), and lines on the terminal.
+Writes `metrics.jsonl`, `images/NAME-STEP.png`, `curves/NAME-STEP.json` and
+`tensorboard/`, if that package is installed.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alitok.core import images
 from alitok.core.files import finite, write_bytes, write_json
-
-_PLAIN_LINES = 5  # lines per bar where the output is no terminal
 
 
 class RunLog:
@@ -29,7 +23,7 @@ class RunLog:
 
     Args:
         directory: the run directory.
-        resume_step: records after this step are dropped: an interrupted run wrote them behind its last checkpoint.
+        resume_step: records after this step are dropped: an interrupted run wrote them after its last checkpoint.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
@@ -110,40 +104,3 @@ def _tensorboard(directory: Path, resume_step: int) -> Any:
     except ImportError:  # an extra: alitok[tensorboard]
         return None
     return SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step else None)
-
-
-class Bar:
-    """The progress of one stage; `advance` shows the step, the numbers and the speed."""
-
-    def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
-        self._progress, self._title, self._total = progress, title, total
-        self._task = progress.add_task(title, total=total, completed=done, numbers="")
-        self._last_line, self._began, self._first = done, time.monotonic(), done
-
-    def advance(self, step: int, numbers: Mapping[str, float] | None = None, total: int | None = None) -> None:
-        """Move to `step`; `numbers` replace those shown, and `total` the steps in all."""
-        self._total = total or self._total
-        self._progress.update(self._task, completed=step, total=self._total)
-        if numbers is None:
-            return
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        self._progress.update(self._task, numbers=shown)
-        console = self._progress.console
-        if not console.is_terminal and (step - self._last_line) * _PLAIN_LINES >= self._total:
-            self._last_line = step
-            left = (time.monotonic() - self._began) / max(step - self._first, 1) * (self._total - step)
-            console.print(f"  {self._title}  {step}/{self._total}  {shown}  {left:.0f} s left", highlight=False)
-
-
-@contextmanager
-def progress_bar(console: Console, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar on a terminal; a few plain lines elsewhere; nothing on a quiet console."""
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Bar(progress, title, total, done)

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from alitok.core.errors import AlitokError, said
-from alitok.core.machine import cores
+from alitok.core.errors import AlitokError, error_text
+from alitok.core.system import cores
 from alitok.data.crops import to_rgb
 from alitok.data.sources.images import EncodedImages
 
@@ -109,7 +109,7 @@ def reason(error: Exception) -> str:
             return "is not an image that Pillow can read"
         case OSError(strerror=str(text)):  # of the system; Pillow's own have a text only
             return f"cannot be read ({text})"
-    return f"cannot be decoded ({said(error, whole=True)})"
+    return f"cannot be decoded ({error_text(error, whole=True)})"
 
 
 def too_small(width: int, height: int, size: int) -> str | None:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from alitok.core.console import Reporter, counted
 from alitok.core.errors import AlitokError
-from alitok.core.words import counted
 from alitok.data.crops import orientation, to_rgb
 from alitok.data.decode import header_size, in_threads, open_encoded, reason, silence_pillow
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.decoded import DecodedSource, ImageSource
-from alitok.data.sources.images import Broken, EncodedImages, Log
+from alitok.data.sources.images import Broken, EncodedImages
 from alitok.data.sources.opening import open_images, open_splits
 from alitok.data.split import Splits, split_images
 
@@ -40,7 +40,7 @@ class Preview:
     images: int
 
 
-def preview(data: str, log: Log | None = None) -> Preview:
+def preview(data: str, log: Reporter | None = None) -> Preview:
     """List a data set and read the headers of some of its images.
 
     Raises:
@@ -54,7 +54,7 @@ def preview(data: str, log: Log | None = None) -> Preview:
     return Preview(suggest_size(sides), len(split_images(images, data, SIZES[0]).train))
 
 
-def short_side(data: str, log: Log | None = None) -> float:
+def short_side(data: str, log: Reporter | None = None) -> float:
     """Median short side in px of some images; of a built-in set its own image size.
 
     Raises:
@@ -71,7 +71,7 @@ def suggest_size(short_sides: Sequence[int] | np.ndarray) -> int:
     return max((size for size in SIZES if size <= median), default=SIZES[0])
 
 
-def _short_sides(images: EncodedImages, data: str, log: Log | None) -> list[int]:
+def _short_sides(images: EncodedImages, data: str, log: Reporter | None) -> list[int]:
     """Of evenly spread images whose headers can be read; of few groups where reading far apart is slow."""
     rows = np.arange(len(images))
     if images.groups is not None:

@@ -21,7 +21,7 @@ from torch import nn
 
 from alitok.core.checkpoint import Tensors, load_strictly, require_same
 from alitok.core.config import config
-from alitok.core.errors import AlitokError, said
+from alitok.core.errors import AlitokError, error_text
 from alitok.core.pretrained import patience, read_weights
 
 NetworkName = Literal["convnext", "lpips", "local"]
@@ -207,7 +207,7 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # no network, a broken torchvision, a damaged file: each raises something else
-        reason = said(error).rstrip(".")
+        reason = error_text(error).rstrip(".")
         if isinstance(error, ImportError):
             reason += "; pip install 'alitok[perceptual]'"
         raise NetworkMissingError(

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from alitok.core.checkpoint import Tensors, fingerprint
-from alitok.core.errors import AlitokError, said
+from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import sha256
 from alitok.core.pretrained import patience, read_weights
 from alitok.metrics.features import Features, full_precision
@@ -127,7 +127,7 @@ def _find(url: str) -> Path:
         with patience():
             torch.hub.download_url_to_file(url, str(place), hash_prefix=_HASH, progress=False)
     except Exception as error:  # no network, a full disk, a proxy's page instead: each raises something else
-        reason = said(error).rstrip(".")
+        reason = error_text(error).rstrip(".")
         raise AlitokError(
             f"Inception weights are not in {cache} and could not be downloaded ({reason}); put {_FILES[0]} there, or "
             "pass its path with --inception-weights FILE."

@@ -22,18 +22,17 @@ from rich.console import Console
 
 from alitok import __version__
 from alitok.core.config import to_dict
+from alitok.core.console import progress_bar, reporter
 from alitok.core.device import seed_step
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import remove
-from alitok.core.runlog import progress_bar
 from alitok.data.loader import Batches
 from alitok.data.sources.cache import open_cache
 from alitok.data.sources.decoded import ImageSource, fixed_views
 from alitok.data.split import Splits
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.run.classifier_features import Judge, seen
-from alitok.run.originals import say_on
 from alitok.run.tasks import spread
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
 from alitok.train.loop import train
@@ -138,7 +137,7 @@ def _make(
     training: FeaturesTraining,
 ) -> Judge:
     """Train a judge, measure it on validation images and keep it; the same on every process."""
-    say, source = say_on(console), splits.train
+    say, source = reporter(console), splits.train
     if world.main:
         say(f"Training the classifier that judges {splits.name}, once; it is kept in {place}")
     seed_step(seed, "classifier weights", 0)

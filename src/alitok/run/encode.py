@@ -12,12 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alitok.core.console import counted, progress_bar
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
-from alitok.core.runlog import progress_bar
-from alitok.core.stopping import stoppable
-from alitok.core.words import counted
+from alitok.core.system import stoppable
 from alitok.data.codes.shards import find_head, require_store
 from alitok.data.crops import CropRecipe
 from alitok.data.sources.decoded import ImageSource

@@ -28,17 +28,16 @@ from rich.table import Table
 from alitok.core import images as pixels
 from alitok.core.card import ModelCard
 from alitok.core.config import read_toml, to_toml
+from alitok.core.console import counted, duration, reporter
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.core.extras import require_libraries
 from alitok.core.files import finite, read_json, write_bytes, write_json
-from alitok.core.stopping import stoppable
-from alitok.core.words import counted
+from alitok.core.system import require_libraries, stoppable
 from alitok.data.codes import CodeStore
 from alitok.recipes.presets import Recipe
 from alitok.run.estimate import estimate
 from alitok.run.measure import measure
-from alitok.run.originals import open_images_of, say_on
+from alitok.run.originals import open_images_of
 from alitok.run.resolve import Request, resolve
 from alitok.run.run import Run, needs_features, settings
 from alitok.run.steps import STEPS, TRAININGS, begun, outputs, remains, stale
@@ -67,7 +66,7 @@ def run_fit(request: Request, *, command: str, dry_run: bool = False) -> dict[st
     require_libraries("The report", "demo", "sklearn", "jinja2", "matplotlib")
     with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
-        say = say_on(console)
+        say = reporter(console)
         resolved = resolve(request, say)
         if resolved.stores is not None:
             raise AlitokError(
@@ -149,7 +148,7 @@ class _Changes:
         again = stale(changed)
         if again:
             titles = ", ".join(STEPS[name].title for name in again)
-            say_on(self.console)(f"Changed: {', '.join(changed)}. To be done again: {titles}.")
+            reporter(self.console)(f"Changed: {', '.join(changed)}. To be done again: {titles}.")
         return [path for name in again for path in remains(name)]
 
 
@@ -233,21 +232,13 @@ def _show_plan(
             continue
         steps = sum(phase.steps for phase in getattr(recipe, name).phases) if name in TRAININGS else 0
         if name in done:
-            told = f"done, {rough_duration(done[name]['seconds'])}"
+            told = f"done, {duration(done[name]['seconds'])}"
         else:
-            told = f"about {rough_duration(seconds[name])}" if name in seconds else ""
+            told = f"about {duration(seconds[name])}" if name in seconds else ""
         table.add_row(step.title, f"{steps:,}" if steps else "", told)
     left = sum(value for name, value in seconds.items() if name not in done)
-    table.add_row("[bold]still to do[/bold]", "", f"[bold]about {rough_duration(left)}[/bold]")
+    table.add_row("[bold]still to do[/bold]", "", f"[bold]about {duration(left)}[/bold]")
     console.print(table)
-
-
-def rough_duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    for unit, name in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.1f} {name}" if seconds < 10 * unit else f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
 
 
 def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
@@ -255,4 +246,4 @@ def _show(console: Console, metrics: dict[str, Any], out: Path) -> None:
     for name, value in metrics.items():
         table.add_row(name, "not finite" if value is None else f"{value:.4g}")
     console.print(table)
-    say_on(console)(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+    reporter(console)(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")

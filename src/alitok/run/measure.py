@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from alitok.core import images as pixels
-from alitok.core.machine import peak_memory
+from alitok.core.system import peak_memory
 from alitok.data.codes import CodeStore
 from alitok.data.loader import order
 from alitok.data.sources.decoded import ImageSource, fixed_views

@@ -8,26 +8,20 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from alitok.core.console import progress_bar, reporter
 from alitok.core.distributed import World
-from alitok.core.runlog import progress_bar
-from alitok.data.sources.images import Broken, Log
+from alitok.data.sources.images import Broken
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import Splits, check_broken, list_broken
 
 SplitName = Literal["all", "train", "val"]
 _CAPTION, _GAP = 14, 4  # pixels on a sheet: below each image, and around it
-
-
-def say_on(console: Console) -> Log:
-    """What prints sentences as they are; lines are left to the terminal to break, so that paths can be copied."""
-    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def open_images_of(data: str, size: int, seed: int, console: Console) -> Splits:
@@ -36,7 +30,7 @@ def open_images_of(data: str, size: int, seed: int, console: Console) -> Splits:
     Raises:
         AlitokError: there is no such data set, or its images cannot be used.
     """
-    say = say_on(console)
+    say = reporter(console)
     splits = open_splits(data, size, seed, say)
     for note in splits.notes:
         say(note)
@@ -72,7 +66,7 @@ def tell_left_out(broken: Sequence[Broken], console: Console) -> None:
     """Name images that are left out."""
     if broken:
         what = "1 broken image is" if len(broken) == 1 else f"{len(broken)} broken images are"
-        say_on(console)(f"{what} left out:\n{list_broken(broken)}")
+        reporter(console)(f"{what} left out:\n{list_broken(broken)}")
 
 
 def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> bytes:

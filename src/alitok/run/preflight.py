@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from alitok.core import images as pixels
+from alitok.core.console import progress_bar
 from alitok.core.files import remove
-from alitok.core.runlog import progress_bar
 from alitok.data.sources.decoded import fixed_views
 from alitok.metrics.reconstruction import psnr
 from alitok.recipes.presets import StageName

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alitok.core.config import from_dict, merge, override, read_toml, to_dict
+from alitok.core.console import Reporter
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
-from alitok.data.sources.images import Log
 from alitok.data.survey import Preview, preview
 from alitok.recipes.fitted import FITTED, fitted
 from alitok.recipes.presets import RECIPE_CLASSES, RECIPES, Recipe, with_generator
@@ -70,7 +70,7 @@ class Resolved:
     stores: Stores | None = None
 
 
-def resolve(request: Request, say: Log | None = None) -> Resolved:
+def resolve(request: Request, say: Reporter | None = None) -> Resolved:
     """Data, seed and recipe: the options, over what the run in `out` holds, over the preset.
 
     Args:
@@ -180,7 +180,7 @@ def _stored(request: Request) -> dict[str, Any]:
 
 
 def named_recipe(
-    name: str, data: str, device: DeviceName = "auto", look: Preview | None = None, say: Log | None = None
+    name: str, data: str, device: DeviceName = "auto", look: Preview | None = None, say: Reporter | None = None
 ) -> Recipe:
     """A recipe by its name, cut to the images where it is one of those.
 

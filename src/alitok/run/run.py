@@ -23,10 +23,10 @@ from torch import nn
 
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import from_dict, read_toml, to_dict
+from alitok.core.console import Bar, progress_bar
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import remove
-from alitok.core.runlog import Bar, progress_bar
 from alitok.data.crops import CropRecipe
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.sources.images import Broken

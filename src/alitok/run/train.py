@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from alitok.core.console import counted, reporter
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
-from alitok.core.stopping import stoppable
-from alitok.core.words import counted
+from alitok.core.system import stoppable
 from alitok.data.split import Splits
 from alitok.recipes.presets import Recipe, StageName
-from alitok.run.originals import open_images_of, say_on
+from alitok.run.originals import open_images_of
 from alitok.run.preflight import preflight as check_before
 from alitok.run.resolve import Request, Resolved, resolve
 from alitok.run.run import Run, settings
@@ -51,7 +51,7 @@ def run_training(stage: StageName, request: Request, *, dry_run: bool = False, p
     out = request.out
     with join(request.device) as world, stoppable():
         console = Console(quiet=not world.main)
-        resolved = resolve(request, say_on(console))
+        resolved = resolve(request, reporter(console))
         recipe, stores = resolved.recipe, resolved.stores
         if stores is not None and stage != "generator":
             raise AlitokError(f"{stage} is trained on images; codes alone train a generator.")

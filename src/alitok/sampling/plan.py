@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
+from alitok.core.console import counted
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
-from alitok.core.words import counted
 from alitok.sampling.job import SamplingPlan
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.settings import EnginePrecision, SamplingOverrides

@@ -18,10 +18,11 @@ from types import FrameType
 import torch
 from rich.console import Console
 
+from alitok.core.console import Bar, progress_bar
 from alitok.core.device import seed_step
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.core.runlog import Bar, RunLog, progress_bar
+from alitok.core.runlog import RunLog
 from alitok.train.state import TrainingState
 from alitok.train.task import EngineConfig, Evaluation, LoopConfig, Task
 

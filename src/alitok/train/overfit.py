@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from alitok.core.device import seed_step
 from alitok.core.distributed import World
-from alitok.core.machine import peak_memory
+from alitok.core.system import peak_memory
 from alitok.train.schedule import Phase
 from alitok.train.state import TrainingState
 from alitok.train.task import Batch, EngineConfig, LoopConfig, Task

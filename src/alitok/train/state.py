@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from alitok.core.config import to_dict
+from alitok.core.console import counted
 from alitok.core.device import autocast
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.core.words import counted
 from alitok.train import parallel
 from alitok.train.checkpoint import Checkpoints
 from alitok.train.optim import WeightAverage, clip_gradients, gradient_norm, make_optimizer, trainable

@@ -24,14 +24,13 @@ from alitok.apps.ablate.markdown import markdown_report
 from alitok.apps.ablate.numbers import Ablation, write_numbers
 from alitok.apps.ablate.plot import plot
 from alitok.apps.ablate.table import BRIEF, CODES, IMAGES, arms_table
+from alitok.core.console import counted, reporter
 from alitok.core.files import write_bytes
 from alitok.core.images import grid
-from alitok.core.words import counted
 from alitok.report.facts import protocol_rows
 from alitok.report.page import write_page
 from alitok.report.sheets import Sheet, image_sheet
 from alitok.report.svg import inside_page
-from alitok.run.originals import say_on
 
 ORIGINALS = "originals"  # the key of the images themselves among the sheets
 _SHOWN_WIDTH, _COLUMNS = 64, 6  # CSS pixels of a reconstruction, at least; reconstructions in a row
@@ -93,7 +92,7 @@ def print_ablation(console: Console, ablation: Ablation) -> None:
     for row in table.rows:
         shown.add_row(escape(row.name), *(entry.text for entry in row.values))
     console.print(shown, highlight=False)
-    say = say_on(console)
+    say = reporter(console)
     for sentence in found.matched_sentences:
         say(sentence)
     for warning in found.warnings:

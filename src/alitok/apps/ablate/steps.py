@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from alitok.apps.ablate.numbers import Ablation, CellNumbers, Summary, summary
 from alitok.apps.ablate.table import COLUMNS, number, shown
-from alitok.core.words import listed
+from alitok.core.console import listed
 from alitok.metrics.student import t_interval
 
 EQUAL_PSNR = 0.2  # dB; less is nothing that an eye or another training would notice

@@ -31,20 +31,18 @@ from alitok.apps.ablate.numbers import Ablation
 from alitok.apps.ablate.report import print_ablation, write_ablation
 from alitok.apps.ablate.workers import Job, work_off
 from alitok.core.config import from_dict, override, read_toml, to_dict, to_toml
+from alitok.core.console import duration, reporter
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join, launched
 from alitok.core.errors import AlitokError
-from alitok.core.extras import require_libraries
 from alitok.core.files import write_bytes
-from alitok.core.machine import cores
-from alitok.core.stopping import stoppable
+from alitok.core.system import cores, require_libraries, stoppable
 from alitok.data.codes import MAX_CODEBOOK
 from alitok.data.split import Splits
 from alitok.data.survey import preview
 from alitok.recipes.arms import ABLATION_PRESETS, ARMS, CURVE_ARMS, USUAL_ARMS, AblationPreset, ArmName
 from alitok.run.classifier import judge_of
-from alitok.run.fit import rough_duration
-from alitok.run.originals import open_images_of, say_on, verify
+from alitok.run.originals import open_images_of, verify
 from alitok.run.workspace import differences
 
 _SETTINGS, _CELLS = "ablation.toml", "cells"
@@ -92,7 +90,7 @@ def run_ablation(request: AblationRequest, *, command: str) -> Ablation:
     preset = _preset(request)
     with join(request.device) as world, stoppable():
         console = Console()
-        say = say_on(console)
+        say = reporter(console)
         image_size = preset.image_size(preview(request.data, log=say).image_size)
         splits = open_images_of(request.data, image_size, SPLIT_SEED, console)
         if len(np.unique(splits.train.labels)) < 2:
@@ -205,7 +203,7 @@ class _Report:
         console: Console,
     ) -> None:
         self._request, self._shared, self._splits, self._parallel = request, shared, splits, parallel
-        self._cells, self._command, self._say = cells, command, say_on(console)
+        self._cells, self._command, self._say = cells, command, reporter(console)
         self._began, self._before = time.monotonic(), len(self._done())
 
     def _done(self) -> list[Cell]:
@@ -219,12 +217,12 @@ class _Report:
             if numbers is not None:
                 self._say(
                     f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits an image, {numbers.accuracy:.1%} of "
-                    f"codes guessed, {rough_duration(numbers.tokenizer_seconds + numbers.generator_seconds)}"
+                    f"codes guessed, {duration(numbers.tokenizer_seconds + numbers.generator_seconds)}"
                 )
         fresh, left = len(done) - self._before, len(self._cells) - len(done)
         if fresh and left:
             seconds = (time.monotonic() - self._began) / fresh * left
-            self._say(f"{len(done)} of {len(self._cells)} cells done, about {rough_duration(seconds)} to go")
+            self._say(f"{len(done)} of {len(self._cells)} cells done, about {duration(seconds)} to go")
         if done:
             self.write()
 

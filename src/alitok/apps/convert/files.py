@@ -24,7 +24,7 @@ from alitok.apps.convert.layout import (
     tokenizer_to_released,
 )
 from alitok.core.card import ModelCard
-from alitok.core.errors import AlitokError, said
+from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import atomic_path
 from alitok.generator import Generator
 from alitok.recipes.presets import GENERATORS, SAMPLING, imagenet_classes
@@ -62,7 +62,7 @@ def read_released(path: Path) -> dict[str, Any]:
             "Save the plain state dict of the model instead."
         ) from None
     except Exception as error:  # truncated archives raise whatever the reader stumbles over
-        raise AlitokError(f"{path} is truncated or no weights file ({said(error)}); fetch it again.") from None
+        raise AlitokError(f"{path} is truncated or no weights file ({error_text(error)}); fetch it again.") from None
     if not isinstance(state, dict):
         raise AlitokError(f"{path} holds a {type(state).__name__}, not the named tensors of a model.")
     return state

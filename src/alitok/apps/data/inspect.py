@@ -16,19 +16,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alitok.core.console import Reporter, counted, progress_bar, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes, write_json
-from alitok.core.runlog import progress_bar
-from alitok.core.words import counted
 from alitok.data.crops import VIEWS, centre_crop
 from alitok.data.decode import read_image, silence_pillow, too_small
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.decoded import DecodedSource, crops_per_image
-from alitok.data.sources.images import Broken, Log
+from alitok.data.sources.images import Broken
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import MOST_BROKEN, Splits, check_broken, list_broken
 from alitok.data.survey import SIZES, Duplicates, Preview, Survey, duplicates, suggest_size, survey
-from alitok.run.originals import captioned_sheet, file_name, say_on
+from alitok.run.originals import captioned_sheet, file_name
 from alitok.run.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
@@ -63,7 +62,7 @@ def run_inspect(
     if size is not None and size < 1:
         raise AlitokError(f"--size must be at least 1, not {size}.")
     console = console or Console()
-    say = say_on(console)
+    say = reporter(console)
     splits = open_splits(source, size or (BUILTIN[source].size if source in BUILTIN else SIZES[0]), seed, say)
     with progress_bar(console, "Reading every image", len(splits)) as bar:
         found = survey(splits, bar.advance)
@@ -179,7 +178,7 @@ def _training(
 
 
 def _show(
-    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Log, console: Console
+    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Reporter, console: Console
 ) -> None:
     say(
         f"{facts['source']}: {counted(facts['images'], 'image')} of "
@@ -221,7 +220,7 @@ def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
     ]
 
 
-def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Log) -> None:
+def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Reporter) -> None:
     if not same["surplus"]:
         say("No two images have the same pixels.")
         return

@@ -33,7 +33,7 @@ from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import is_hub_name
-from alitok.core.stopping import stoppable
+from alitok.core.system import stoppable
 from alitok.data.split import Splits
 from alitok.metrics.set_distance import Compared, compare, gather
 from alitok.run.classifier_features import Judge

@@ -17,8 +17,8 @@ from alitok.apps.evaluate.page import EvaluationReport, Published, write_evaluat
 from alitok.apps.evaluate.references import Reference
 from alitok.apps.evaluate.rows import metric_rows, tell
 from alitok.apps.evaluate.samples import Evaluated, ModelImages
+from alitok.core.console import counted
 from alitok.core.files import finite, write_json
-from alitok.core.words import counted
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.split import Splits

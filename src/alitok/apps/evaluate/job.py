@@ -22,11 +22,11 @@ from rich.console import Console
 from alitok import __version__
 from alitok.apps.evaluate.samples import Evaluated
 from alitok.core.blocks import Blocks, ImageBlock
+from alitok.core.console import progress_bar
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.core.extras import require_libraries
 from alitok.core.files import read_json, write_json
-from alitok.core.runlog import progress_bar
+from alitok.core.system import require_libraries
 from alitok.data.split import Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor

@@ -37,12 +37,12 @@ from alitok.apps.evaluate.references import Reference, open_reference, target_of
 from alitok.core.blocks import Blocks
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
+from alitok.core.console import progress_bar
 from alitok.core.device import DeviceName, in_double
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
-from alitok.core.runlog import progress_bar
-from alitok.core.stopping import stoppable
+from alitok.core.system import stoppable
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits

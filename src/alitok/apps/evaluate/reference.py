@@ -12,12 +12,13 @@ from rich.console import Console
 
 from alitok.apps.evaluate.job import FeaturesName, Work, discard_tree, open_extractor
 from alitok.apps.evaluate.references import require_large, seen_of, source_images
+from alitok.core.console import reporter
 from alitok.core.device import DeviceName
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
-from alitok.core.stopping import stoppable
+from alitok.core.system import stoppable
 from alitok.metrics.reference import Kind, Provenance, save_statistics
-from alitok.run.originals import SplitName, open_images_of, say_on, tell_left_out, verify
+from alitok.run.originals import SplitName, open_images_of, tell_left_out, verify
 
 _KINDS: dict[SplitName, Kind] = {"train": "generation", "val": "reconstruction"}
 
@@ -53,7 +54,7 @@ def run_eval_reference(options: ReferenceOptions) -> None:
         raise AlitokError("With --split all, say with --kind what the reference is for: generation or reconstruction.")
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
-        require_large(options.data, options.size, say_on(console))
+        require_large(options.data, options.size, reporter(console))
         splits = open_images_of(options.data, options.size, options.seed, console)
         broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
         tell_left_out(broken, console)
@@ -76,6 +77,6 @@ def run_eval_reference(options: ReferenceOptions) -> None:
             )
             save_statistics(options.out, moments, about, seen.features)
             discard_tree(beside)
-            say_on(console)(f"{seen.count:,} images, for {kind}: {options.out}")
+            reporter(console)(f"{seen.count:,} images, for {kind}: {options.out}")
 
         world.on_rank0(write)

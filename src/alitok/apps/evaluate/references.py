@@ -14,10 +14,10 @@ from typing import Any
 from alitok.apps.evaluate.job import EvaluationKind, Work, features_of_images
 from alitok.apps.evaluate.originals import choose
 from alitok.apps.evaluate.samples import StoredImages
+from alitok.core.console import Reporter, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
 from alitok.data.sources.builtin import BUILTIN
-from alitok.data.sources.images import Log
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import Splits
 from alitok.data.survey import short_side
@@ -25,7 +25,7 @@ from alitok.metrics.adm import is_statistics, load_adm
 from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.reference import MAX_FEATURES, load_statistics
 from alitok.metrics.set_distance import Seen, Target, gather
-from alitok.run.originals import SplitName, say_on
+from alitok.run.originals import SplitName
 
 _FOR_GENERATION = (
     "is a reference for generation (the images that samples should look like, for gFID), but this is about "
@@ -126,7 +126,7 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
 
 def _of_images(asked: str, work: Work, size: int) -> Reference:
     """All images of a source through the crop of training."""
-    say = say_on(work.console)
+    say = reporter(work.console)
     require_large(asked, size, say)
     splits = open_splits(asked, size, 0, say)
     return of_splits(asked, splits, "train" if asked in BUILTIN else "all", work)
@@ -141,7 +141,7 @@ def of_splits(asked: str, splits: Splits, split: SplitName, work: Work) -> Refer
     )
 
 
-def require_large(data: str, size: int, say: Log | None = None) -> None:
+def require_large(data: str, size: int, say: Reporter | None = None) -> None:
     """Refuse images that would have to be enlarged: what is judged would be compared with blurred ones.
 
     Raises:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.page import EvaluationReport, Metric
-from alitok.run.originals import say_on
+from alitok.core.console import reporter
 
 
 class _Row(NamedTuple):
@@ -88,7 +88,7 @@ def tell(work: Work, report: EvaluationReport) -> None:
         )
         table.add_row(escape(metric.label), *shown)
     work.console.print(table, highlight=False)
-    say = say_on(work.console)
+    say = reporter(work.console)
     for warning in report.warnings:
         say(f"Note: {warning}")
     say(f"Written: {work.root / 'evaluation.json'}, {work.root / 'report.html'}")

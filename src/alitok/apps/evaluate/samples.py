@@ -16,6 +16,7 @@ from rich.console import Console
 
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.config import to_dict
+from alitok.core.console import reporter
 from alitok.core.device import Precision
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
@@ -25,7 +26,6 @@ from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.images import EncodedImages
 from alitok.data.sources.opening import open_images
 from alitok.metrics.adm import NpzImages
-from alitok.run.originals import say_on
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, pixel_precision
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.plan import model_hash
@@ -177,7 +177,7 @@ def folder_images(data: str, console: Console) -> StoredImages:
     """
     if data in BUILTIN:
         raise AlitokError(f"{data} are real images, not samples; give a model, or samples in a folder or npz file.")
-    say = say_on(console)
+    say = reporter(console)
     images = open_images(data, say)
     for note in images.notes:
         say(note)

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from alitok.apps.plan.budget import Budget, JobBudget, Scale, StageBudget
 from alitok.apps.plan.footprint import Footprint
-from alitok.core.columns import print_columns
-from alitok.core.words import counted, listed
+from alitok.core.console import counted, listed, print_table
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -95,14 +94,14 @@ def _show_phases(stage: StageBudget, gpus: int, console: Console) -> None:
         )
         for phase in stage.phases
     )
-    print_columns(console, heads, rows)
+    print_table(console, heads, rows)
 
 
 def _show_memory(stage: StageBudget, budget: Budget, console: Console) -> None:
     parts = ("weights", "gradi-\nents", "opti-\nmizer,\naverage", "activa-\ntions")
     heads = ("memory of a GPU", *parts, "together", "pic-\ntures", "at\nmost")
     room = budget.request.memory_share * budget.gpu.memory
-    print_columns(console, heads, (_memory_row(found, room) for found in stage.footprints))
+    print_table(console, heads, (_memory_row(found, room) for found in stage.footprints))
 
 
 def _memory_row(found: Footprint, room: float) -> tuple[str, ...]:
@@ -115,7 +114,7 @@ def _show_scaling(stage: StageBudget, console: Console) -> None:
     """A row for each number of GPUs that the training can use, and a sentence for the others."""
     costs = ("ms a\nstep", "arith-\nmetic", "launches", "sent", "not\nhidden")
     heads = ("GPUs", "layout", "images\na GPU", *costs, "images/s", "effi-\nciency")
-    print_columns(console, heads, filter(None, map(_scale_row, stage.scaling)), left="layout")
+    print_table(console, heads, filter(None, map(_scale_row, stage.scaling)), left=["layout"])
     without: dict[str, list[str]] = {}
     for scale in stage.scaling:
         if scale.why_not is not None:
@@ -173,7 +172,7 @@ def _show_jobs(jobs: tuple[JobBudget, ...], console: Console) -> None:
         )
         for job in jobs
     )
-    print_columns(console, heads, rows)
+    print_table(console, heads, rows)
 
 
 def to_json(budget: Budget) -> dict[str, Any]:

@@ -32,12 +32,11 @@ from alitok.apps.probe.result import Losses, ProbeResult
 from alitok.core import images as pixels
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
+from alitok.core.console import progress_bar
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
-from alitok.core.extras import require_libraries
-from alitok.core.runlog import progress_bar
-from alitok.core.stopping import stoppable
+from alitok.core.system import require_libraries, stoppable
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.split import Splits
 from alitok.data.survey import short_side

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from alitok.apps.probe.result import ProbeResult
 from alitok.apps.probe.rows import NumberRow, named, number_rows
+from alitok.core.console import reporter
 from alitok.core.files import write_bytes, write_json
 from alitok.metrics.reach import Reach
 from alitok.report.curves import Curve, panels
@@ -24,7 +25,6 @@ from alitok.report.facts import protocol_rows
 from alitok.report.heat import HeatMap, draw_maps, figure_sheet, image_of_code
 from alitok.report.page import duration, write_page
 from alitok.report.sheets import Sheet, image_sheet
-from alitok.run.originals import say_on
 
 _GRID_CODES_SHOWN = 6  # spread over the image; of the prefix, the first and the last
 _DISTURBED = "patch that is disturbed, row by row"
@@ -147,7 +147,7 @@ def _tell(result: ProbeResult, rows: list[NumberRow], place: Path, console: Cons
     for row in rows:
         table.add_row(escape(row.label), row.value, row.interval, row.even)
     console.print(table, highlight=False)
-    say = say_on(console)
+    say = reporter(console)
     for warning in result.warnings:
         say(f"Note: {warning}")
     say(f"Written: {place / 'probe.json'}, {place / 'report.html'}, maps in {place / 'maps.npz'}")

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from alitok.apps.sample.options import CompleteOptions
 from alitok.core import images as pixels
+from alitok.core.console import counted, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
-from alitok.core.words import counted
 from alitok.data.crops import centre_crop, to_array
 from alitok.data.decode import decode, reason
-from alitok.run.originals import captioned_sheet, say_on
+from alitok.run.originals import captioned_sheet
 from alitok.sampling.pipeline import Pipeline
 
 _COLUMNS = 8
@@ -55,7 +55,7 @@ def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
     captions = ["image", "all codes", *[name] * options.count]
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
     shown_class = name if name == str(number) else f"{name} ({number})"
-    say_on(Console())(
+    reporter(Console())(
         f"{options.rows} of {pipeline.tokenizer.config.grid} rows of {path} kept, "
         f"{counted(options.count, 'completion')} as {shown_class}: {options.out}"
     )

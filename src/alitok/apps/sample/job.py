@@ -13,12 +13,10 @@ from rich.console import Console
 from alitok import __version__
 from alitok.apps.sample.files import SampleHead, SamplePlace, class_folders, is_archive, open_files
 from alitok.apps.sample.options import SampleFormat, SampleOptions
+from alitok.core.console import counted, progress_bar, reporter
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
-from alitok.core.runlog import progress_bar
-from alitok.core.stopping import stoppable
-from alitok.core.words import counted
-from alitok.run.originals import say_on
+from alitok.core.system import stoppable
 from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.plan import load_pipeline, model_hash, plan_of
@@ -142,4 +140,4 @@ def _tell(console: Console, where: Path, count: int, drawn: int, seconds: float)
     else:
         there = "" if drawn == count else f" of {count:,}, the others were there before,"
         said = f"{counted(drawn, 'image')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
-    say_on(console)(said)
+    reporter(console)(said)

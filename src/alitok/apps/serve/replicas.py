@@ -32,9 +32,9 @@ from ray.serve.exceptions import RayServeException
 from alitok.apps.serve.numbers import merged
 from alitok.apps.serve.run import ServeOptions, Told, address_of, bound_socket, load_app, say, warn_if_open
 from alitok.apps.serve.service import ServiceSettings
+from alitok.core.console import counted
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
-from alitok.core.words import counted
 from alitok.data.decode import silence_pillow
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from typing import Protocol
 
 import numpy as np
 
+from alitok.core.console import Reporter, are, counted
 from alitok.core.errors import AlitokError
-from alitok.core.words import are, counted
 from alitok.data.decode import in_threads
 from alitok.data.sources.archive_index import ArchiveIndex, ShardFile, index_archive
 from alitok.data.sources.cache import Cache, keep
-from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Log, Strings, printable, val_names
+from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_names
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
@@ -180,7 +180,7 @@ def open_archives(
     notes: tuple[str, ...] = (),
     only_class: str | None = None,
     classes: Sequence[str] | None = None,
-    log: Log | None = None,
+    log: Reporter | None = None,
 ) -> ArchiveImages:
     """List the images of archives.
 
@@ -283,7 +283,9 @@ def _list(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex], names: Itera
     return listed
 
 
-def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, log: Log | None) -> Iterator[ArchiveIndex]:
+def _indexes(
+    shards: Sequence[Shard], cache: Cache, threads: int | None, log: Reporter | None
+) -> Iterator[ArchiveIndex]:
     """The indexes of archives, in order; `log` is told of those that were not in the cache."""
     count, last = len(shards), 0
     for done, (index, anew) in enumerate(in_threads(lambda shard: _index(shard, cache, log), shards, threads), start=1):
@@ -293,7 +295,7 @@ def _indexes(shards: Sequence[Shard], cache: Cache, threads: int | None, log: Lo
         yield index
 
 
-def _index(shard: Shard, cache: Cache, log: Log | None) -> tuple[ArchiveIndex, bool]:
+def _index(shard: Shard, cache: Cache, log: Reporter | None) -> tuple[ArchiveIndex, bool]:
     """The index of an archive, from the cache if it is there, and whether it had to be made."""
     try:
         path = cache.index(*shard.identity())

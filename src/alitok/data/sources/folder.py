@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alitok.core.console import are, counted
 from alitok.core.errors import AlitokError
-from alitok.core.words import are, counted
 from alitok.data.sources.images import (
     TRAIN,
     Broken,

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alitok.core.errors import AlitokError, said
+from alitok.core.console import Reporter
+from alitok.core.errors import AlitokError, error_text
 from alitok.data.sources.cache import Cache
-from alitok.data.sources.images import TRAIN, EncodedImages, Log, val_names
+from alitok.data.sources.images import TRAIN, EncodedImages, val_names
 from alitok.data.sources.patterns import is_on, require_options
 from alitok.data.sources.stream import open_stream
 from alitok.data.sources.table import from_tables
@@ -32,7 +33,7 @@ def told(name: str) -> Iterator[None]:
     except AlitokError:
         raise
     except Exception as error:  # missing, private, offline, damaged: each has kinds of its own
-        why = said(error, whole=True)[:_MOST_SAID].rstrip(".")
+        why = error_text(error, whole=True)[:_MOST_SAID].rstrip(".")
         raise AlitokError(f"{name} cannot be loaded: {why}; check the name, the options and the network.") from None
 
 
@@ -49,7 +50,7 @@ def library() -> Any:
     return datasets
 
 
-def open_hub(source: str, options: Mapping[str, str], cache: Cache, log: Log | None = None) -> EncodedImages:
+def open_hub(source: str, options: Mapping[str, str], cache: Cache, log: Reporter | None = None) -> EncodedImages:
     """A data set of the hub, named `owner/name`.
 
     Raises:
@@ -73,7 +74,7 @@ def open_tables(
     val: Sequence[Path] | None,
     options: Mapping[str, str],
     cache: Cache,
-    log: Log | None = None,
+    log: Reporter | None = None,
 ) -> EncodedImages:
     """Parquet or arrow files; `val` holds the files of validation images where the split is given.
 
@@ -142,7 +143,7 @@ def _open(
     load: Callable[[str], Any],
     options: Mapping[str, str],
     cache: Cache,
-    log: Log | None,
+    log: Reporter | None,
 ) -> EncodedImages:
     if _streaming(options):
         return open_stream(name, identity, splits, load, options, cache, log)

@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
 
-Log = Callable[[str], None]  # prints a line of progress
 
 _WHOLE = re.compile(r"-?\d+")
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alitok.core.console import counted
 from alitok.core.errors import AlitokError
-from alitok.core.words import counted
 
 LABEL_SUFFIXES = frozenset({".csv", ".json", ".jsonl"})
 # What a folder's labels may be in; metadata.* is the Hub's image folder, dataset.json that of StyleGAN and EDM.

@@ -31,13 +31,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alitok.core.console import Reporter
 from alitok.core.errors import AlitokError
 from alitok.data.sources.archive import FetchedShard, LocalShard, open_archives
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.cache import open_cache
 from alitok.data.sources.folder import images_below, open_folder, open_labels
 from alitok.data.sources.hub import PREFIX, TABLES, open_hub, open_saved, open_tables
-from alitok.data.sources.images import EncodedImages, Log
+from alitok.data.sources.images import EncodedImages
 from alitok.data.sources.labels_file import LABEL_SUFFIXES
 from alitok.data.sources.patterns import (
     OPTIONS,
@@ -55,7 +56,7 @@ from alitok.data.sources.patterns import (
 from alitok.data.split import Splits, split_images
 
 
-def open_splits(data: str, size: int, seed: int = 0, log: Log | None = None) -> Splits:
+def open_splits(data: str, size: int, seed: int = 0, log: Reporter | None = None) -> Splits:
     """Open a data set: list its images without reading them.
 
     Args:
@@ -72,7 +73,7 @@ def open_splits(data: str, size: int, seed: int = 0, log: Log | None = None) -> 
     return split_images(open_images(data, log), full_name(data), size, seed, allows_flip(data))
 
 
-def open_images(data: str, log: Log | None = None) -> EncodedImages:
+def open_images(data: str, log: Reporter | None = None) -> EncodedImages:
     """List the images of anything but the built-in sets.
 
     Raises:
@@ -152,7 +153,7 @@ def _unknown(data: str, name: str, path: Path) -> AlitokError:
     )
 
 
-def _open_directory(path: Path, options: Mapping[str, str], log: Log | None) -> EncodedImages:
+def _open_directory(path: Path, options: Mapping[str, str], log: Reporter | None) -> EncodedImages:
     if _is_saved(path):
         require_options(str(path), options, "split", "val", "image", "label", "mirror")
         return open_saved(path, options)
@@ -186,7 +187,9 @@ def _packed(path: Path) -> tuple[Path, str, Callable[..., EncodedImages]] | None
     return None
 
 
-def _open_tables(pattern: str, options: Mapping[str, str], log: Log | None, name: str | None = None) -> EncodedImages:
+def _open_tables(
+    pattern: str, options: Mapping[str, str], log: Reporter | None, name: str | None = None
+) -> EncodedImages:
     require_options(pattern, options, "val", "image", "label", "streaming", "mirror")
     train, val, notes = _files(pattern, options, TABLES)
     name = name or (train[0].stem if len(train) == 1 else f"{len(train):,} files from {train[0].name}")
@@ -195,7 +198,9 @@ def _open_tables(pattern: str, options: Mapping[str, str], log: Log | None, name
     return images
 
 
-def _open_archives(pattern: str, options: Mapping[str, str], log: Log | None, name: str | None = None) -> EncodedImages:
+def _open_archives(
+    pattern: str, options: Mapping[str, str], log: Reporter | None, name: str | None = None
+) -> EncodedImages:
     require_options(pattern, options, "val", "mirror")
     cache, notes = open_cache(), tuple[str, ...]()
     train: Sequence[str | Path]

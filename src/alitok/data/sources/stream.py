@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alitok.core.errors import AlitokError, said
+from alitok.core.console import Reporter
+from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import atomic_path, read_json, write_json
 from alitok.data.sources.archive import ArchiveImages, LocalShard, open_archives
 from alitok.data.sources.cache import Cache
-from alitok.data.sources.images import Log
 from alitok.data.sources.table import Columns, find_columns, kind_of, notes_on
 
 _SHARD_BYTES = 1 << 28
@@ -31,7 +31,7 @@ def open_stream(
     load: Callable[[str], Any],
     options: Mapping[str, str],
     cache: Cache,
-    log: Log | None = None,
+    log: Reporter | None = None,
 ) -> ArchiveImages:
     """Images of streamed splits, training first and then, where there is one, what is held out.
 
@@ -104,7 +104,7 @@ class _Written:
 
 
 def _write(
-    stream: Any, columns: Columns, folder: Path, written: _Written | None, name: str, limit: int, log: Log | None
+    stream: Any, columns: Columns, folder: Path, written: _Written | None, name: str, limit: int, log: Reporter | None
 ) -> _Written:
     """Write what is not written yet, archive by archive."""
     if kind_of(stream.features[columns.image]) == "Image":
@@ -124,7 +124,7 @@ def _write(
         except AlitokError:
             raise
         except Exception as error:  # whatever the network or the library raises
-            why = said(error, whole=True)
+            why = error_text(error, whole=True)
             raise AlitokError(f"{name} broke off: {why}. Start again to go on from row {written.rows:,}.") from None
         written.count, written.rows, written.done = written.count + 1, written.rows + came, done
         written.stream = stream.state_dict()
