@@ -280,7 +280,7 @@ def trained(config, stage, directory, *, steps=100, adversarial=False, world=Non
             yield torch.from_numpy(mine.copy()), torch.zeros(share, dtype=torch.int64)
 
     model = model or Tokenizer(config)
-    task = TokenizerTask(model, stage, training, batches, images(10_000, 20), probed=images(10_001, 16))
+    task = TokenizerTask(model, stage, training, batches, images(10_000, 20), predictability_images=images(10_001, 16))
     console = Console(file=io.StringIO())
     result = train(task, training.loop, directory, world=world, seed=0, console=console, engine=EngineConfig(**engine))
     if result.weights:
@@ -291,7 +291,7 @@ def trained(config, stage, directory, *, steps=100, adversarial=False, world=Non
 def test_both_stages_lower_the_loss_and_the_second_leaves_the_codes(tmp_path):
     model, records = trained(SMALL, "stage1", tmp_path / "1")
     codes = model.codes_fingerprint()
-    assert 0 < records[-1]["probe_accuracy"] <= 1
+    assert 0 < records[-1]["predictability_accuracy"] <= 1
     looked_at = images(10_000, 20) / 255
     grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
     assert records[-1]["val_psnr"] > grey + 1  # better than one colour for all

@@ -17,7 +17,7 @@ SMALL = DiscriminatorConfig(width=32, stages=1, regions=4)
 def test_the_verdict_reaches_the_image_and_leaves_the_discriminator_alone():
     adversary = Adversary(AdversaryConfig(network=SMALL), torch.nn.Parameter(torch.ones(1)))
     image = torch.rand(2, 3, 16, 16, requires_grad=True)
-    verdict = adversary.judge(image, torch.zeros(()), 0.5)
+    verdict = adversary.decoder_loss(image, torch.zeros(()), 0.5)
     assert verdict.minimise.item() == pytest.approx(-0.5 * adversary.discriminator(image).mean().item(), rel=1e-5)
     verdict.minimise.backward()
     assert image.grad.abs().sum() > 0
@@ -28,16 +28,16 @@ def test_the_adaptive_weight_of_the_step_before_is_used():
     layer = torch.nn.Parameter(torch.rand(3))
     adversary = Adversary(AdversaryConfig(network=SMALL, weight="adaptive"), layer)
 
-    def judge():
+    def step():
         image = (layer[:, None, None] * torch.ones(1, 3, 16, 16)).requires_grad_()
-        return adversary.judge(image, 2 * layer.sum(), 0.5)
+        return adversary.decoder_loss(image, 2 * layer.sum(), 0.5)
 
-    first = judge()
+    first = step()
     assert first.minimise.item() == 0  # nothing was measured yet
     adversary.update(World(torch.device("cpu")))
     measured = adversary.adaptive.weight.item()
     assert measured > 0
-    second = judge()
+    second = step()
     assert second.minimise.item() == pytest.approx(0.5 * measured * second.logged["adversarial"].item(), rel=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_the_lesson_reaches_the_discriminator_and_its_means_are_remembered():
     real, fake = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         means = adversary.discriminator(real).mean().item(), adversary.discriminator(fake).mean().item()
-    adversary.learn(adversary.discriminator, real, fake, LossWeights(lecam=0.1)).minimise.backward()
+    adversary.discriminator_loss(adversary.discriminator, real, fake, LossWeights(lecam=0.1)).minimise.backward()
     assert all(parameter.grad is not None for parameter in adversary.discriminator.parameters())
     adversary.update(World(torch.device("cpu")))
     assert adversary.lecam.real.item() == pytest.approx(0.001 * means[0], rel=1e-3)
@@ -84,8 +84,8 @@ def test_both_sides_learn_each_step_or_in_turns(turns):
 
 
 @pytest.mark.parametrize("setting", [{"ema_decay": 0.9}, {"rate_rule": "sqrt"}, {"reference_batch": 64}])
-def test_settings_of_the_optimizer_that_would_change_nothing_are_refused(setting):
+def test_settings_of_the_optimizer_that_would_change_nothing_are_rejected(setting):
     (name,) = setting
-    with pytest.raises(AlitokError, match=rf"optimizer\.{name} changes nothing here"):
+    with pytest.raises(AlitokError, match=rf"optimizer\.{name} has no effect here"):
         from_dict(AdversaryConfig, {"optimizer": setting}, "recipe")
     from_dict(AdversaryConfig, {"optimizer": {"clip": 0.5, "weight_decay": 0.1, "betas": [0.5, 0.9]}}, "recipe")

@@ -36,7 +36,7 @@ def test_tensors_it_does_not_hold_are_named(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2, ALONE)
     checkpoints.save(1, {"model": {"x": torch.ones(2)}}, {})
     for tensors in ({"y": torch.ones(2)}, {"x": torch.ones(3)}):
-        with pytest.raises(AlitokError, match="step-00000001 does not fit this training"):
+        with pytest.raises(AlitokError, match="step-00000001 does not match this training"):
             checkpoints.load(1, {"model": tensors})
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_written_is_an_error_of_the_system_and_leaves_the_old_one
     assert checkpoints.latest([])[0]["step"] == 1
 
 
-def test_a_checkpoint_of_two_processes_is_read_by_one(tmp_path, together):
+def test_a_checkpoint_of_two_ranks_is_read_by_one(tmp_path, together):
     def work(world):
         checkpoints = Checkpoints(tmp_path, 2, world)
         checkpoints.save(3, {"model": {"x": torch.arange(5.0)}}, {"who": "both"})

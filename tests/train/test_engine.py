@@ -61,10 +61,10 @@ def test_in_bf16_losses_stay_near_those_in_float32_and_so_do_all_weights(tmp_pat
         state.advance(batch, lambda: False)
     assert half
     assert set(half) == {torch.bfloat16}
-    kept = [*state.model.state_dict().values(), *state.average.weights.values()]
+    kept = [*state.model.state_dict().values(), *state.ema.weights.values()]
     kept += [
         value
-        for player in state.players.values()
+        for player in state.trained.values()
         for slots in player.optimizer.state.values()
         for value in slots.values()
     ]
@@ -129,7 +129,7 @@ def test_the_codes_of_a_image_do_not_depend_on_the_precision_of_the_training(sma
 
 
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
-def test_sharded_in_bf16_they_train_and_are_looked_at(tmp_path, together, small, stage):
+def test_sharded_in_bf16_they_train_and_evaluate(tmp_path, together, small, stage):
     small.run(stage, tmp_path / "one", precision="bf16")
     together(lambda world: small.run(stage, tmp_path / "two", world, parallel="fsdp", precision="bf16"))
     one, two = small.course(tmp_path / "one"), small.course(tmp_path / "two")

@@ -30,7 +30,7 @@ def _task(network, training, batches=None, val=None):
 
 
 class _Told(nn.Module):
-    """Remembers what it is asked, and answers with what it is told to."""
+    """Remembers what it is asked, and answers with what it is reported to."""
 
     def __init__(self, answers):
         super().__init__()
@@ -46,13 +46,13 @@ class _Told(nn.Module):
 def test_the_loss_is_that_of_each_image_in_its_turn(turns):
     images, labels = _images(16), torch.randint(3, (16,))
     answers = torch.randn(16, 3 * turns)
-    task, told = _task(LocalFeatures(SMALL, outputs(3, turns)), FeaturesTraining(turns=turns)), _Told([answers])
+    task, reported = _task(LocalFeatures(SMALL, outputs(3, turns)), FeaturesTraining(turns=turns)), _Told([answers])
     torch.manual_seed(5)
-    (terms,) = task.losses({"model": told}, (images, labels), StepInfo(0, 0, 0))
+    (terms,) = task.losses({"model": reported}, (images, labels), StepInfo(0, 0, 0))
     torch.manual_seed(5)
     drawn = torch.randint(turns, (16,)).numpy()
     assert turns == 1 or len(set(drawn)) > 1
-    for image, turn, seen in zip(images.numpy(), drawn, told.asked[0].numpy(), strict=True):
+    for image, turn, seen in zip(images.numpy(), drawn, reported.asked[0].numpy(), strict=True):
         np.testing.assert_array_equal(np.rot90(image, turn, (1, 2)) / np.float32(255), seen)
     wanted = labels.numpy() * turns + drawn
     logs = np.log(np.exp(answers.numpy()).sum(1)) - answers.numpy()[np.arange(16), wanted]
@@ -82,8 +82,8 @@ def _six_and_nine(start):
         yield torch.from_numpy(images), torch.from_numpy(labels)
 
 
-@pytest.mark.parametrize(("turns", "told"), [(1, True), (4, False)])
-def test_only_without_turns_a_six_is_no_nine(turns, told, tmp_path):
+@pytest.mark.parametrize(("turns", "reported"), [(1, True), (4, False)])
+def test_only_without_turns_a_six_is_no_nine(turns, reported, tmp_path):
     training = FeaturesTraining(
         network=SMALL,
         phases=(Phase(steps=60, learning_rate=1e-2),),
@@ -100,15 +100,15 @@ def test_only_without_turns_a_six_is_no_nine(turns, told, tmp_path):
     assert not any(parameter.requires_grad for parameter in finished.parameters())
     logits = finished.logits(images.float() / 255).view(16, 2, turns)
     right = (logits.logsumexp(2).argmax(1) == labels).float().mean().item()
-    assert (right == 1) is told
+    assert (right == 1) is reported
 
 
-def test_a_plan_that_would_train_nothing_is_refused():
+def test_a_training_without_phases_is_rejected():
     with pytest.raises(AlitokError, match="phases is empty; give at least one"):
         from_dict(FeaturesTraining, {"phases": []}, "run.toml")
 
 
-def test_turns_that_leave_some_out_are_refused():
+def test_turns_that_leave_some_out_are_rejected():
     for turns in (0, 2, 3, 5):
         with pytest.raises(AlitokError, match=f"turns must be 1 .* or 4 .*, not {turns}"):
             from_dict(FeaturesTraining, {"turns": turns}, "run.toml")

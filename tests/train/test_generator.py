@@ -65,7 +65,7 @@ def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
     assert sum(curve) / 6 == pytest.approx(last["val_loss"])
 
 
-def test_the_loss_is_that_of_each_code_behind_its_class_and_the_codes_before_it():
+def test_the_loss_is_that_of_each_code_given_its_class_and_the_codes_before_it():
     model = Generator(CONFIG)
     torch.nn.init.normal_(model.output.weight)
     codes, classes = torch.randint(8, (3, 6)), torch.tensor([0, 1, 1])
@@ -93,7 +93,7 @@ def test_the_class_is_hidden_as_often_as_asked():
         assert set(seen[-1].tolist()) <= {1, model.null_class}
 
 
-def test_of_ten_stored_crops_one_is_drawn_for_each_image_and_epoch(tmp_path, stored):
+def test_one_of_ten_stored_crops_is_used_per_image_and_epoch(tmp_path, stored):
     """A code is ten times the image plus the crop, so that what the model was given tells where it came from."""
     images, crops, batch, epochs = 12, 10, 8, 4
     config = dataclasses.replace(CONFIG, codebook_size=images * crops)

@@ -51,7 +51,7 @@ class Regression:
     def begin(self):
         pass
 
-    def losses(self, models, batch, moment):
+    def losses(self, models, batch, info):
         loss = (models["model"](batch[0]) - batch[1]).square().mean()
         yield LossTerms(loss, {"loss": loss})
 
@@ -138,9 +138,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path,
         (newest / "state.json").write_text("{}")
     else:
         (newest / "checksums.json").unlink()
-    said = io.StringIO()
-    again = run(Regression(), tmp_path / "cut", console=Console(file=said, width=500))
-    assert f"Checkpoint {newest} cannot be used" in said.getvalue()
+    output = io.StringIO()
+    again = run(Regression(), tmp_path / "cut", console=Console(file=output, width=500))
+    assert f"Checkpoint {newest} cannot be used" in output.getvalue()
     assert same_weights(whole.weights, again.weights)
 
 
@@ -152,13 +152,13 @@ def test_when_all_checkpoints_are_damaged_it_says_what_to_delete(tmp_path):
         run(Regression(), tmp_path)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+def test_a_checkpoint_of_another_configuration_is_rejected(tmp_path):
     run(Regression(20), tmp_path)
-    with pytest.raises(AlitokError, match=r"another configuration \(phases\)"):
+    with pytest.raises(AlitokError, match=r"conflicting settings: phases"):
         run(Regression(30), tmp_path)
 
 
-def test_the_average_is_kept_apart_from_the_trained_weights(tmp_path):
+def test_the_ema_is_separate_from_the_trained_weights(tmp_path):
     task = Regression()
     result = run(task, tmp_path)
     assert not same_weights(task.model.state_dict(), result.weights)
@@ -172,7 +172,7 @@ def test_training_reduces_the_loss_and_only_two_checkpoints_stay(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_signal_of_the_system_is_told_from_that_of_the_user(tmp_path):
+def test_sigterm_and_sigint_are_distinguished(tmp_path):
     for number, terminated in ((signal.SIGTERM, True), (signal.SIGINT, False)):
         with pytest.raises(Interrupted) as stopped:
             run(Regression(signal_at=10, number=number), tmp_path / str(number))
@@ -207,17 +207,17 @@ def test_microbatches_give_the_gradients_and_the_clipping_of_the_whole_batch(tmp
         assert torch.allclose(whole[0][name], cut[0][name], atol=1e-6)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(AlitokError, match="batch_size 8 does not divide over 1 process and 3 microbatches"):
+def test_a_batch_that_does_not_divide_is_rejected(tmp_path):
+    with pytest.raises(AlitokError, match="batch_size 8 is not divisible by 1 rank x 3 gradient accumulation steps"):
         run(Regression(), tmp_path, engine=EngineConfig(grad_accum_steps=3))
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path):
     class Watched(Regression):
-        def losses(self, models, batch, moment):
+        def losses(self, models, batch, info):
             self.seen = getattr(self, "seen", [])
             self.seen.append([p.detach().clone() for p in self.model.parameters()])
-            yield from super().losses(models, batch, moment)
+            yield from super().losses(models, batch, info)
 
     task = Watched(poisoned=(16,))
     run(task, tmp_path)
@@ -228,12 +228,12 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path):
     assert all(math.isfinite(r["loss"]) for r in logged if "loss" in r)
 
 
-def test_too_many_in_a_row_restore_the_last_checkpoint_and_go_on_behind_the_bad_batches(tmp_path):
-    said = io.StringIO()
+def test_too_many_in_a_row_restore_the_last_checkpoint_and_continue_after_the_bad_batches(tmp_path):
+    output = io.StringIO()
     task = Regression(poisoned=(16, 17, 18))
-    result = run(task, tmp_path, max_skips=3, console=Console(file=said, width=500))
-    assert "not a finite number in 3 steps in a row, up to 19" in said.getvalue()
-    assert "checkpoint of step 14 was restored (restore 1 of 3)" in said.getvalue()
+    result = run(task, tmp_path, max_skips=3, console=Console(file=output, width=500))
+    assert "not finite in 3 consecutive steps, up to step 19" in output.getvalue()
+    assert "restored the checkpoint of step 14 (restore 1 of 3)" in output.getvalue()
     assert result.steps == 30
     assert task.step == 30 + 5  # the batches 14 to 18 were passed over
     assert all(value.isfinite().all() for value in result.weights.values())
@@ -241,7 +241,7 @@ def test_too_many_in_a_row_restore_the_last_checkpoint_and_go_on_behind_the_bad_
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
-def test_a_run_killed_behind_a_restore_ends_with_the_same_weights(tmp_path):
+def test_a_run_killed_after_a_restore_ends_with_the_same_weights(tmp_path):
     whole = run(Regression(poisoned=(16, 17, 18)), tmp_path / "whole", max_skips=3)
     for stop_at in (20, 24, 29):  # before and behind the checkpoint that follows the restore
         with pytest.raises(RuntimeError, match="plug"):
@@ -250,12 +250,12 @@ def test_a_run_killed_behind_a_restore_ends_with_the_same_weights(tmp_path):
     assert same_weights(whole.weights, resumed.weights)
 
 
-def test_a_training_that_cannot_be_mended_stops_and_saves_nothing_bad(tmp_path):
-    with pytest.raises(AlitokError, match="3 steps in a row, up to 17, after 2 restored checkpoints"):
+def test_a_training_that_cannot_recover_stops_and_saves_nothing_bad(tmp_path):
+    with pytest.raises(AlitokError, match="3 consecutive steps, up to step 17, after 2 restores"):
         run(Regression(poisoned=range(16, 100)), tmp_path, max_skips=3, max_restores=2)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000007", "step-00000014"]
-    with pytest.raises(AlitokError, match="no checkpoint was written yet"):
+    with pytest.raises(AlitokError, match="no checkpoint exists yet"):
         run(Regression(poisoned=range(100)), tmp_path / "first", max_skips=3)
 
 
@@ -278,12 +278,12 @@ def test_phases_follow_one_another_inside_the_run_and_a_resume_finds_its_place(t
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
 
 
-def test_a_phase_whose_loss_has_converged_ends_early_also_behind_a_resume(tmp_path):
+def test_a_phase_whose_loss_has_converged_ends_early_also_after_a_resume(tmp_path):
     rule = Convergence(window=10, improvement=0.05)
     phases = (Phase(name="first", steps=1000, learning_rate=1e-2, converged=rule), Phase(name="last", steps=5))
-    said = io.StringIO()
-    whole = run(Regression(phases=phases), tmp_path / "whole", console=Console(file=said, width=500))
-    assert "Phase 'first' ends at its step" in said.getvalue()
+    output = io.StringIO()
+    whole = run(Regression(phases=phases), tmp_path / "whole", console=Console(file=output, width=500))
+    assert "Phase 'first' ends at step" in output.getvalue()
     assert 20 < whole.steps < 1005
     with pytest.raises(RuntimeError, match="plug"):
         run(Regression(phases=phases, stop_at=whole.steps - 8), tmp_path / "cut")
@@ -293,6 +293,6 @@ def test_a_phase_whose_loss_has_converged_ends_early_also_behind_a_resume(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["batch_size", "log_every", "checkpoint_every", "keep", "max_skips"])
-def test_counts_below_one_are_refused(name):
+def test_counts_below_one_are_rejected(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1"):
         LoopConfig(**{"batch_size": 1, name: 0})

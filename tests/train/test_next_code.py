@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alitok.generator import Generator, GeneratorConfig
-from alitok.train.next_code import guess
+from alitok.train.next_code import predict_codes
 
 
 def test_equals_single_images_code_by_code_whatever_the_batch():
@@ -19,10 +19,10 @@ def test_equals_single_images_code_by_code_whatever_the_batch():
             expected[n, t] = -logits.log_softmax(-1)[codes[n, t]]
             hits[n, t] = logits.argmax() == codes[n, t]
     for batch_size in (1, 3, 100):
-        found = guess(generator, codes, classes, batch_size)
-        assert (found.nats.dtype, found.right.dtype) == (torch.float64, torch.bool)
+        found = predict_codes(generator, codes, classes, batch_size)
+        assert (found.nats.dtype, found.correct.dtype) == (torch.float64, torch.bool)
         assert torch.allclose(found.nats.float(), expected, rtol=1e-4, atol=1e-5)
-        assert torch.equal(found.right, hits)
+        assert torch.equal(found.correct, hits)
         assert found.bits_per_image()[2].item() == pytest.approx(expected[2].sum().item() / math.log(2), rel=1e-4)
-    other = guess(generator, codes, (classes + 1) % 3, 100)
+    other = predict_codes(generator, codes, (classes + 1) % 3, 100)
     assert not torch.allclose(other.nats, found.nats)

@@ -5,7 +5,7 @@ from torch import nn
 from alitok.core.errors import AlitokError
 from alitok.train.optim import (
     OptimizerConfig,
-    WeightAverage,
+    WeightEMA,
     clip_gradients,
     ema_decay_at,
     gradient_norm,
@@ -36,7 +36,7 @@ def test_average_equals_the_recurrence_with_a_growing_decay_and_is_lent_to_the_m
     model = nn.BatchNorm1d(1)
     with torch.no_grad():
         model.weight.fill_(5.0)
-    average, expected = WeightAverage(model, 0.5), 5.0
+    average, expected = WeightEMA(model, 0.5), 5.0
     for update in range(8):
         with torch.no_grad():
             model.weight.fill_(float(update))
@@ -93,6 +93,6 @@ def test_rates_follow_the_batch_by_the_rule_asked_for(rule, factor):
 
 
 @pytest.mark.parametrize("wrong", [{"clip": -1.0}, {"betas": (0.9, 1.0)}, {"ema_decay": 1.0}, {"reference_batch": 0}])
-def test_values_outside_their_ranges_are_refused(wrong):
+def test_values_out_of_range_are_rejected(wrong):
     with pytest.raises(AlitokError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)

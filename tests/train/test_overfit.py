@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from alitok.core.distributed import World
-from alitok.train.overfit import DISTINCT, few, rehearse, rehearsed
+from alitok.train.overfit import DISTINCT, overfit_one_batch, overfit_phases, repeat_examples
 from alitok.train.schedule import Convergence, Phase
 from alitok.train.task import EngineConfig
 
@@ -17,17 +17,17 @@ def rehearsal(
 ):
     world = world or small.alone
     task = small.task_of(stage, world)
-    task.phases = rehearsed(task.phases)
+    task.phases = overfit_phases(task.phases)
     change(task.modules["model"])
-    batch = few(next(task.batches(0)), world)
-    found = rehearse(
+    batch = repeat_examples(next(task.batches(0)), world)
+    found = overfit_one_batch(
         task,
         small.loop,
         EngineConfig(**engine),
         world,
         batch=batch,
         seed=0,
-        look=lambda model: float(next(model.parameters()).requires_grad),
+        measure=lambda model: float(next(model.parameters()).requires_grad),
         enough=enough,
     )
     return task, found
@@ -38,7 +38,7 @@ def test_phases_keep_their_rate_and_their_losses_but_are_short():
         Phase(name="first", steps=50_000, learning_rate=3e-4, warmup_steps=10_000, converged=Convergence()),
         Phase(name="last", steps=9, learning_rate=1e-5, final_learning_rate=1e-6),
     )
-    first, last = rehearsed(phases)
+    first, last = overfit_phases(phases)
     assert (first.name, first.learning_rate, first.final_learning_rate) == ("first", 3e-4, 3e-4)
     assert first.warmup_steps < 50
     assert first.converged is None
@@ -49,7 +49,7 @@ def test_phases_keep_their_rate_and_their_losses_but_are_short():
 def test_few_examples_fill_the_batch(size):
     world = World(torch.device("cpu"), 0, size)
     batch = torch.arange(100), torch.arange(100) + 1
-    values, labels = few(batch, world)
+    values, labels = repeat_examples(batch, world)
     assert len(values) == 100
     assert values.unique().tolist() == list(range(DISTINCT // size))
     assert torch.equal(values + 1, labels)
@@ -62,7 +62,7 @@ def test_all_phases_are_gone_through_and_every_part_is_reached(small, stage, tmp
     assert list(found.seconds) == [phase.name for phase in task.phases]
     assert all(seconds > 0 for seconds in found.seconds.values())
     assert (found.idle, found.disturbed, found.failed_at) == ((), (), None)
-    assert len(found.losses) == 25  # it was enough at the first look
+    assert len(found.losses) == 25  # it was enough at the first measure
     assert found.losses[-1] < found.losses[0]
     assert found.peak_bytes > 1e8
     assert list(tmp_path.iterdir()) == []  # nothing is written
@@ -75,7 +75,7 @@ def test_it_goes_on_until_it_is_enough(small, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", [{}, {"parallel": "fsdp"}, {"grad_accum_steps": 2}])
-def test_two_processes_see_the_same(small, together, engine):
+def test_two_ranks_see_the_same(small, together, engine):
     first, second = together(lambda world: rehearsal(small, world=world, **engine)[1])
     assert dataclasses.replace(first, seconds={}) == dataclasses.replace(second, seconds={})
     assert (first.idle, first.disturbed) == ((), ())
@@ -101,10 +101,10 @@ def test_a_loss_without_weight_leaves_its_part_still(small):
     phases = [
         dataclasses.replace(phase, losses=dataclasses.replace(phase.losses, auxiliary=0.0)) for phase in task.phases
     ]
-    task.phases = rehearsed(tuple(phases))
-    batch = few(next(task.batches(0)), small.alone)
-    look = {"look": lambda model: 0.0, "enough": lambda value, losses: True}
-    found = rehearse(task, small.loop, EngineConfig(), small.alone, batch=batch, seed=0, **look)
+    task.phases = overfit_phases(tuple(phases))
+    batch = repeat_examples(next(task.batches(0)), small.alone)
+    measure = {"measure": lambda model: 0.0, "enough": lambda value, losses: True}
+    found = overfit_one_batch(task, small.loop, EngineConfig(), small.alone, batch=batch, seed=0, **measure)
     assert found.idle == ()
     assert {name.rpartition(".")[0] for name in found.still} == {
         "stage1.prefix_head.to_pixels",

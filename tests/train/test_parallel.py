@@ -15,7 +15,7 @@ ENGINES = [{}, {"parallel": "fsdp"}]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage):
+def test_two_ranks_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage):
     small.run(stage, tmp_path / "one")
     together(lambda world: small.run(stage, tmp_path / "two", world))
     assert small.same_course(tmp_path / "one", tmp_path / "two")
@@ -36,7 +36,7 @@ def test_a_pair_that_died_continues_to_the_same_bits(tmp_path, together, small, 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_one_process_that_died_continues_to_the_same_bits(tmp_path, small, stage):
+def test_one_rank_that_died_continues_to_the_same_bits(tmp_path, small, stage):
     whole = small.run(stage, tmp_path / "whole")
     for stop_at in (1, 3, 5):  # before the first checkpoint, where the discriminator begins, near the end
         with pytest.raises(small.plug):
@@ -81,7 +81,7 @@ def test_sharded_blocks_train_as_whole_ones_do(tmp_path, together, small, stage,
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
-def test_microbatches_of_two_processes_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage, engine):
+def test_microbatches_of_two_ranks_train_as_one_does_on_the_joined_batch(tmp_path, together, small, stage, engine):
     small.run(stage, tmp_path / "one")
     together(lambda world: small.run(stage, tmp_path / "two", world, grad_accum_steps=2, **engine))
     assert small.same_course(tmp_path / "one", tmp_path / "two")
@@ -119,7 +119,7 @@ def test_gradients_are_exchanged_with_the_last_microbatch_only(tmp_path, togethe
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_step_that_fails_on_one_process_is_left_out_on_both(tmp_path, together, small, rank, engine):
+def test_a_step_that_fails_on_one_rank_is_left_out_on_both(tmp_path, together, small, rank, engine):
     def train(world):
         task = small.task_of("generator", world, poisoned=(2,) if world.rank == rank else ())
         small.run("generator", tmp_path / "two", world, task=task, **engine)
@@ -137,7 +137,7 @@ def test_a_step_that_fails_on_one_process_is_left_out_on_both(tmp_path, together
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stage", ["stage1", "generator"])
-def test_too_many_failures_on_one_process_restore_both(tmp_path, together, small, stage, engine):
+def test_too_many_failures_on_one_rank_restore_both(tmp_path, together, small, stage, engine):
     def train(world):
         task = small.task_of(stage, world, poisoned=(3, 4) if world.rank == 1 else ())
         small.run(stage, tmp_path, world, task=task, **engine)
@@ -148,8 +148,8 @@ def test_too_many_failures_on_one_process_restore_both(tmp_path, together, small
     (batches, first), (others, second) = together(train)
     assert batches == others == [0, 1, 2, 3, 4, 5, 6]  # batch 5 is given to step 4, that of the restored checkpoint
     assert small.same_bits(first, second)
-    health = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())["health"]
-    assert health == {"skipped": 2, "in_a_row": 0, "restores": 1, "shift": 1}
+    guard = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())["guard"]
+    assert guard == {"skipped": 2, "in_a_row": 0, "restores": 1, "shift": 1}
 
 
 @pytest.mark.parametrize("engine", [{"grad_accum_steps": 4}, {"activation_checkpointing": True}])

@@ -7,7 +7,7 @@ import torch
 from alitok.core.config import from_dict
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.train.predictability import PredictabilityConfig, measure, probe
+from alitok.train.predictability import PredictabilityConfig, measure, measure_predictability
 
 GRID, PREFIX, V = 3, 1, 8
 LENGTH = PREFIX + GRID**2
@@ -17,7 +17,9 @@ CPU = torch.device("cpu")
 
 
 def run(codes, val, config=SMALL, seed=0, grid=GRID, prefix=PREFIX):
-    return probe(codes, val, grid=grid, prefix=prefix, codebook_size=V, config=config, device=CPU, seed=seed)
+    return measure_predictability(
+        codes, val, grid=grid, prefix=prefix, codebook_size=V, config=config, device=CPU, seed=seed
+    )
 
 
 def uniform(count, seed):
@@ -75,25 +77,25 @@ def test_uniform_codes_take_the_logarithm_of_the_codebook_and_not_less():
     assert found.accuracy == pytest.approx(1 / V, abs=0.02)
 
 
-def test_codes_learnt_by_heart_are_no_help_and_the_last_step_is_what_is_told():
+def test_memorized_codes_do_not_help_and_the_last_step_is_reported():
     found = run(uniform(4, 0), uniform(128, 1))
-    assert found.train_accuracy > 0.7  # four different beginnings at most can be told apart
+    assert found.train_accuracy > 0.7  # four different beginnings at most can be reported apart
     assert found.accuracy == pytest.approx(1 / V, abs=0.06)
     assert found.bits_per_image > LENGTH * math.log2(V) + 5  # at the first step it was the logarithm
 
 
-def test_prefix_and_grid_are_told_apart():
+def test_prefix_and_grid_are_separate():
     codes, val = uniform(512, 0), uniform(128, 1)
     of_grid = GRID**2 * math.log2(V)
     codes[:, :PREFIX] = val[:, :PREFIX] = 3
     found = run(codes, val)
     assert found.grid_bits_per_image == pytest.approx(of_grid, abs=0.4)
     assert found.bits_per_image - found.grid_bits_per_image < 0.05
-    assert (len(found.nats), len(found.right)) == (LENGTH, LENGTH)
-    assert found.right[0] == 1 > max(found.right[1:])
+    assert (len(found.nats), len(found.accuracy_by_position)) == (LENGTH, LENGTH)
+    assert found.accuracy_by_position[0] == 1 > max(found.accuracy_by_position[1:])
     assert found.nats[0] < 0.05 < math.log(V) - 0.1 < min(found.nats[1:])
     assert sum(found.nats) / math.log(2) == pytest.approx(found.bits_per_image)
-    assert sum(found.right) / LENGTH == pytest.approx(found.accuracy)
+    assert sum(found.accuracy_by_position) / LENGTH == pytest.approx(found.accuracy)
     no_prefix = run(codes[:, PREFIX:], val[:, PREFIX:], TINY, prefix=0)
     assert no_prefix.bits_per_image == no_prefix.grid_bits_per_image
 
@@ -163,7 +165,7 @@ def test_the_rate_warms_up_for_a_tenth_and_ends_at_zero():
         {"learning_rate": 0.0},
     ],
 )
-def test_values_outside_their_ranges_are_refused(wrong):
+def test_values_out_of_range_are_rejected(wrong):
     with pytest.raises(AlitokError, match=next(iter(wrong))):
         PredictabilityConfig(**wrong)
     with pytest.raises(AlitokError, match=next(iter(wrong))):

@@ -48,15 +48,15 @@ def test_a_phase_ends_when_a_window_is_hardly_better_than_the_one_before():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "output"),
     [
         ({"steps": 0}, "steps must be at least 1"),
-        ({"steps": 5, "warmup_steps": 6}, "warmup_steps 6 must not be more"),
+        ({"steps": 5, "warmup_steps": 6}, "warmup_steps 6 must not exceed"),
         ({"steps": 5, "learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"steps": 5, "learning_rate": math.nan}, "learning_rate must be above 0"),
         ({"steps": 5, "final_learning_rate": -1.0}, "final_learning_rate must be at least 0"),
     ],
 )
-def test_phases_that_make_no_sense_are_refused(wrong, said):
-    with pytest.raises(AlitokError, match=said):
+def test_phases_out_of_range_are_rejected(wrong, output):
+    with pytest.raises(AlitokError, match=output):
         Phase(**wrong)

@@ -83,7 +83,7 @@ def test_stage1_trains_all_its_parts_and_clusters_the_codebook(tokenizer, tmp_pa
     assert after["quantizer.usage"].sum() > 0
 
 
-def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
+def test_both_stages_learn_and_log_their_validation(tokenizer, tmp_path):
     looked_at = some_images(10_000, 20) / 255
     grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
     for stage in ("stage1", "stage2"):
@@ -95,7 +95,7 @@ def test_both_stages_learn_and_record_what_is_looked_at(tokenizer, tmp_path):
         assert (tmp_path / stage / "images" / "reconstructions-000400.png").exists()
 
 
-def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weight(tokenizer, tmp_path):
+def test_predictability_is_logged_when_due_and_changes_no_weight(tokenizer, tmp_path):
     start = {name: value.clone() for name, value in tokenizer.state_dict().items()}
 
     def run_with(every, where):
@@ -103,14 +103,23 @@ def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weigh
         probe = PredictabilityConfig(every=every, images=24, val_images=16, steps=5, batch_size=8, width=16)
         settings = training(30, evaluate_every=5, predictability=probe)
         task = TokenizerTask(
-            tokenizer, "stage1", settings, batches, some_images(10_000, 20), probed=some_images(10_001, 32)
+            tokenizer,
+            "stage1",
+            settings,
+            batches,
+            some_images(10_000, 20),
+            predictability_images=some_images(10_001, 32),
         )
         console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
         weights = train(task, settings.loop, where, world=world, seed=0, console=console).weights
         records = read_metrics(where / "metrics.jsonl")
-        probed = {record["step"]: record for record in records if "probe_accuracy" in record}
+        probed = {record["step"]: record for record in records if "predictability_accuracy" in record}
         others = [
-            {name: value for name, value in record.items() if "probe" not in name and name != "images_per_second"}
+            {
+                name: value
+                for name, value in record.items()
+                if "predictability" not in name and name != "images_per_second"
+            }
             for record in records
         ]
         return weights, others, probed
@@ -121,12 +130,12 @@ def test_the_probe_of_predictability_is_logged_at_its_steps_and_changes_no_weigh
     assert all(torch.equal(plain[name], weights[name]) for name in plain)
     assert records == others
     for record in probed.values():
-        assert 0 <= record["probe_accuracy"] <= 1
-        assert 0 < record["probe_grid_bits_per_image"] < record["probe_bits_per_image"]
+        assert 0 <= record["predictability_accuracy"] <= 1
+        assert 0 < record["predictability_grid_bits_per_image"] < record["predictability_bits_per_image"]
     # After so few steps it knows next to nothing: each of the 20 codes is about one of 16.
-    assert probed[30]["probe_bits_per_image"] == pytest.approx(20 * 4, rel=0.2)
+    assert probed[30]["predictability_bits_per_image"] == pytest.approx(20 * 4, rel=0.2)
 
 
-def test_a_probe_that_would_never_be_run_is_refused():
+def test_a_predictability_interval_that_never_occurs_is_rejected():
     with pytest.raises(ValueError, match=r"predictability.every 7 must be a multiple of loop.evaluate_every 100"):
         training(predictability=PredictabilityConfig(every=7))

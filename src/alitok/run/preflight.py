@@ -38,7 +38,7 @@ from alitok.run.stored import DECODED, check_codes, error_of_mean
 from alitok.run.tasks import Training, Trainings
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
-from alitok.train.overfit import DISTINCT, STEPS, Rehearsal, few, rehearse, rehearsed
+from alitok.train.overfit import DISTINCT, STEPS, OverfitCheck, overfit_one_batch, overfit_phases, repeat_examples
 from alitok.train.predictability import PredictabilityConfig
 from alitok.train.task import Batch
 
@@ -73,7 +73,7 @@ def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
     training = _rehearsed(run.trainings, stage)
     batch = _first_batch(run, training, findings)
     findings.conclude(world)
-    _learn(run, stage, training, few(batch, world), findings)
+    _learn(run, stage, training, repeat_examples(batch, world), findings)
     findings.conclude(world, last=True)
     return directory
 
@@ -125,7 +125,7 @@ def _rehearsed(trainings: Trainings, stage: StageName) -> Training:
     """The training as it will be, in the phases of a rehearsal."""
     recipe: Any = trainings.recipe
     training = getattr(recipe, stage)
-    changes: dict[str, Any] = {"phases": rehearsed(training.phases)}
+    changes: dict[str, Any] = {"phases": overfit_phases(training.phases)}
     if stage != "generator":
         changes["predictability"] = PredictabilityConfig()  # never, so its images are not read
     short = dataclasses.replace(recipe, **{stage: dataclasses.replace(training, **changes)})
@@ -231,14 +231,14 @@ def _learn(run: Run, stage: StageName, training: Training, batch: Batch, finding
     values, labels = (part[: max(1, DISTINCT // world.size)] for part in batch)
     goal = _guessing(run, values, labels) if stage == "generator" else _drawing(run, stage, values)
     with progress_bar(run.workspace.console, f"rehearsal of {stage}", STEPS) as bar:
-        found = rehearse(
+        found = overfit_one_batch(
             training.task,
             training.loop,
             run.recipe.engine,
             world,
             batch=batch,
             seed=run.seed,
-            look=goal.look,
+            measure=goal.look,
             enough=lambda value, losses: goal.reached(value) and _fall(losses) <= _FALL,
             advance=lambda step, loss: bar.advance(step, {"loss": loss}),
         )
@@ -273,7 +273,7 @@ def _right_parts_train(stage: StageName, model: nn.Module, findings: Findings) -
     return findings.check("parameters that are trained by mistake", moving, "none", not moving, fault) and right
 
 
-def _tell_costs(training: Training, found: Rehearsal, findings: Findings) -> None:
+def _tell_costs(training: Training, found: OverfitCheck, findings: Findings) -> None:
     for phase, seconds in found.seconds.items():
         findings.tell(f"seconds per step, phase {phase}", seconds)
         findings.tell(f"images per second, phase {phase}", training.loop.batch_size / seconds)
@@ -281,7 +281,7 @@ def _tell_costs(training: Training, found: Rehearsal, findings: Findings) -> Non
     findings.tell("losses", found.losses)
 
 
-def _check_gradients(found: Rehearsal, findings: Findings) -> None:
+def _check_gradients(found: OverfitCheck, findings: Findings) -> None:
     fault = f"no gradient reached {_some(found.idle)}, which would stay as it is; {_REPORT}"
     findings.check("parameters that no gradient reached", list(found.idle), "none", not found.idle, fault)
     findings.tell("parameters whose gradient was always zero, as behind a loss of weight 0", list(found.still))
@@ -289,7 +289,7 @@ def _check_gradients(found: Rehearsal, findings: Findings) -> None:
     findings.check("frozen parameters with a gradient", list(found.disturbed), "none", not found.disturbed, fault)
 
 
-def _check_learning(stage: StageName, training: Training, found: Rehearsal, goal: _Goal, findings: Findings) -> None:
+def _check_learning(stage: StageName, training: Training, found: OverfitCheck, goal: _Goal, findings: Findings) -> None:
     phase = training.task.phases[0]
     rate = phase.learning_rate * training.loop.optimizer.rate_factor(training.loop.batch_size)
     advice = f"lower {stage}.phases.{phase.name}.learning_rate (now {rate:.3g}) with --set"

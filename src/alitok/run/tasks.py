@@ -96,7 +96,7 @@ class Trainings:
             self._images(training.loop),
             self._look(),
             networks=self._networks(training, rehearsal),
-            probed=self._probed(training),
+            predictability_images=self._probed(training),
             seed=self.seed,
         )
         return Training(task, training.loop, tokenizer)

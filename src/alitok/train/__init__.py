@@ -1,1 +1,1 @@
-"""Floor 4: the loop, the optimizer and the three trainings; alone owns optimizers, alone joins models and losses."""
+"""The training loop, optimizers and the trainings themselves: the only place where models and losses meet."""

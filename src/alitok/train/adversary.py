@@ -1,8 +1,7 @@
-"""The discriminator's part in training a decoder: its verdict on reconstructions, and its own lessons.
+"""Adversarial training of a decoder: the discriminator, its loss and the decoder's adversarial term.
 
-Enters: images and reconstructions of one microbatch at a time. Leaves: the terms that the decoder and the
-discriminator minimise. All that is measured over a whole batch (LeCam's means, the adaptive weight) is gathered over
-microbatches and processes and used from the next step on, so no result depends on how a batch was split.
+Statistics over the whole batch (LeCam's means, the adaptive weight) are collected over microbatches and ranks and used
+from the next step on, so that no result depends on how a batch was split.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from alitok.train.task import LossTerms
 
 @config
 class AdversaryConfig:
-    """The discriminator and how it plays.
+    """The discriminator and its training.
 
     Attributes:
         network: its size.
-        optimizer: its AdamW; the learning rate is that of the phase, however it follows the batch, and no average of
-            its weights is kept, so `ema_decay`, `rate_rule` and `reference_batch` stay as they are.
-        turns: `both` are trained in each step, or they `alternate` step by step, the decoder first.
-        weight: `fixed` as in the phase, or `adaptive`: the phase's weight times the ratio of the gradients that
-            reconstruction and verdict have at the decoder's last layer (VQGAN).
+        optimizer: its AdamW; the learning rate is the phase's, and there is no EMA, so `ema_decay`, `rate_rule` and
+            `reference_batch` must keep their defaults.
+        turns: decoder and discriminator are `both` trained in each step, or `alternate`, the decoder first.
+        weight: `fixed` as in the phase, or `adaptive`: times the ratio of the gradient norms of reconstruction and
+            adversarial loss at the decoder's last layer (VQGAN).
     """
 
     network: DiscriminatorConfig = DiscriminatorConfig()
@@ -42,19 +41,19 @@ class AdversaryConfig:
     weight: Literal["fixed", "adaptive"] = "fixed"
 
     def __post_init__(self) -> None:
-        """Refuse settings of the optimizer that would change nothing."""
+        """Reject optimizer settings that would have no effect."""
         usual = OptimizerConfig()
         for name in ("ema_decay", "rate_rule", "reference_batch"):
             if getattr(self.optimizer, name) != getattr(usual, name):
-                raise AlitokError(f"optimizer.{name} changes nothing here; set it in the stage's loop.optimizer")
+                raise AlitokError(f"optimizer.{name} has no effect here; set it in the stage's loop.optimizer")
 
 
 class Adversary:
-    """A discriminator and what it remembers.
+    """A discriminator and its running statistics.
 
     Args:
-        config: size and rules.
-        last_layer: the decoder's, where the adaptive weight compares gradients.
+        config: size and training.
+        last_layer: weight of the decoder's last layer, at which the adaptive weight compares gradients.
     """
 
     def __init__(self, config: AdversaryConfig, last_layer: nn.Parameter) -> None:
@@ -65,49 +64,49 @@ class Adversary:
         self.begin()
 
     def modules(self) -> dict[str, nn.Module]:
-        """What is trained and what is kept in checkpoints, by name."""
+        """Modules to train and save in checkpoints, by name."""
         modules: dict[str, nn.Module] = {"discriminator": self.discriminator, "lecam": self.lecam}
         return modules if self.adaptive is None else {**modules, "adaptive_weight": self.adaptive}
 
     def begin(self) -> None:
-        """A step begins: forget what the microbatches of the last one left."""
+        """Start a step: discard what the previous one collected."""
         self._logit_means: list[torch.Tensor] = []
         self._gradients: list[torch.Tensor] = []
 
-    def trains_alone(self, phase_step: int) -> bool:
-        """Whether this step is the discriminator's alone."""
+    def discriminator_only(self, phase_step: int) -> bool:
+        """Whether only the discriminator is trained in this step."""
         return self.config.turns == "alternate" and phase_step % 2 == 1
 
-    def learns(self, phase_step: int) -> bool:
+    def trains_discriminator(self, phase_step: int) -> bool:
         """Whether the discriminator is trained in this step."""
-        return self.config.turns == "both" or self.trains_alone(phase_step)
+        return self.config.turns == "both" or self.discriminator_only(phase_step)
 
-    def judge(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> LossTerms:
-        """The adversarial term for reconstructions (B, 3, h, w); it leaves the discriminator without gradients.
+    def decoder_loss(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> LossTerms:
+        """The decoder's adversarial term; the discriminator gets no gradients.
 
         Args:
-            rebuilt: from the decoder, differentiable.
-            reconstruction: the decoder's other terms that judge the image, for the adaptive weight.
+            rebuilt: reconstructions (B, 3, h, w), differentiable.
+            reconstruction: the decoder's other image losses, for the adaptive weight.
             weight: the phase's.
         """
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        verdict = hinge_generator(functional_call(self.discriminator, frozen, (rebuilt,)))
+        adversarial = hinge_generator(functional_call(self.discriminator, frozen, (rebuilt,)))
         if self.adaptive is None:
-            return LossTerms(weight * verdict, {"adversarial": verdict})
-        at_last_layer = self.adaptive.gradients(reconstruction, verdict, self._last_layer)
+            return LossTerms(weight * adversarial, {"adversarial": adversarial})
+        at_last_layer = self.adaptive.gradients(reconstruction, adversarial, self._last_layer)
         self._gradients.append(torch.stack([gradient.detach().float() for gradient in at_last_layer]))
         ratio = self.adaptive.weight.clone()
-        return LossTerms(weight * ratio * verdict, {"adversarial": verdict, "adaptive_weight": ratio})
+        return LossTerms(weight * ratio * adversarial, {"adversarial": adversarial, "adaptive_weight": ratio})
 
-    def learn(
+    def discriminator_loss(
         self, discriminator: nn.Module, images: torch.Tensor, rebuilt: torch.Tensor, weights: LossWeights
     ) -> LossTerms:
-        """The discriminator's own terms.
+        """The discriminator's loss.
 
         Args:
-            discriminator: to be called in place of ours: it knows of the other processes.
+            discriminator: wrapped for DDP.
             images: (B, 3, h, w) in [0, 1].
-            rebuilt: their reconstructions, without gradients.
+            rebuilt: their reconstructions, detached.
             weights: the phase's.
         """
         real, fake = discriminator(torch.cat([images, rebuilt])).float().chunk(2)
@@ -120,7 +119,7 @@ class Adversary:
         return LossTerms(weights.discriminator * (hinge + weights.lecam * lecam), logged)
 
     def update(self, world: World) -> None:
-        """Remember what this step measured, over all processes."""
+        """Update the running statistics from this step, over all ranks."""
         if self._logit_means:
             real, fake = world.mean(torch.stack(self._logit_means).mean(0))
             self.lecam.update(real, fake)

@@ -1,11 +1,9 @@
-"""Training states on disk, written and read by all processes: torch's distributed checkpoints with checksums.
+"""Training checkpoints: `torch.distributed.checkpoint` with checksums, written and read by all ranks.
 
-    step-00001000/           whole or absent; the last `keep` of them stay
-        state.json           what the tensors do not say
-        checksums.json       SHA-256 of every other file
-        .metadata, *.distcp  torch.distributed.checkpoint
-
-Enters: nested dicts of live tensors, sharded or whole. Leaves: the same tensors, filled in place.
+step-00001000/           complete or absent; the last `keep` remain
+state.json           everything that is not a tensor
+checksums.json       SHA-256 of every other file
+.metadata, *.distcp  torch.distributed.checkpoint
 """
 
 from __future__ import annotations
@@ -31,31 +29,31 @@ _STATE, _SUMS = "state.json", "checksums.json"
 
 
 class Checkpoints:
-    """The training states of one run.
+    """The checkpoints of one run.
 
     Args:
         directory: where they are.
-        keep: how many stay.
-        world: the processes that write and read together.
+        keep: how many to keep.
+        world: the ranks that write and read together.
     """
 
     def __init__(self, directory: Path, keep: int, world: World) -> None:
         self.directory, self.keep, self.world = directory, keep, world
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, ascending."""
+        """The steps of all checkpoints, ascending."""
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.directory.glob("step-*"))
         return sorted(int(name[1]) for name in names if name)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is kept."""
+        """Path of the checkpoint of a step."""
         return self.directory / f"step-{step:08d}"
 
     def save(self, step: int, tensors: Groups, state: Mapping[str, Any]) -> None:
         """Write a checkpoint, then delete the oldest beyond `keep`.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; the checkpoints before it stay.
+            OSError: it cannot be written, as on a full disk; earlier checkpoints remain.
         """
         part = self.directory / f".{self.path(step).name}.part"
         self.world.on_rank0(lambda: _make_empty(part))
@@ -81,16 +79,16 @@ class Checkpoints:
             shutil.rmtree(self.path(old))
 
     def latest(self, keys: Iterable[str]) -> tuple[dict[str, Any] | None, list[str]]:
-        """The state of the newest whole checkpoint, for `load`.
+        """State of the newest complete checkpoint, for `load`.
 
         Args:
-            keys: what its state must hold.
+            keys: what the state must contain.
 
         Returns:
-            The state, None when there is no checkpoint; and a sentence for each newer one that was passed over.
+            The state (None without checkpoints), and a message for each newer one that was skipped.
 
         Raises:
-            AlitokError: there are checkpoints and all of them are damaged.
+            AlitokError: there are checkpoints, and all are damaged.
         """
         return self.world.on_rank0(lambda: self._latest(list(keys)))
 
@@ -102,7 +100,7 @@ class Checkpoints:
             except AlitokError as error:
                 damaged.append(f"Checkpoint {self.path(step)} cannot be used: {error}")
         if damaged:
-            raise AlitokError(f"{damaged[0]} No other is left; delete {self.directory} to train this stage anew.")
+            raise AlitokError(f"{damaged[0]} No other is left; delete {self.directory} to restart this stage.")
         return None, []
 
     def _checked(self, path: Path, keys: list[str]) -> dict[str, Any]:
@@ -117,14 +115,14 @@ class Checkpoints:
         state = read_json(path / _STATE)
         missing = {"step", *keys} - (state.keys() if isinstance(state, dict) else set())
         if missing:
-            raise AlitokError(f"{path / _STATE} was written by another version: it lacks {', '.join(sorted(missing))}.")
+            raise AlitokError(f"{path / _STATE} is from another version: it lacks {', '.join(sorted(missing))}.")
         return state
 
     def load(self, step: int, tensors: Groups) -> None:
-        """Fill `tensors` in place from a checkpoint that `latest` found whole.
+        """Fill `tensors` in place from a checkpoint found by `latest`.
 
         Raises:
-            AlitokError: it does not hold these tensors.
+            AlitokError: it does not contain these tensors.
         """
         try:
             with warnings.catch_warnings():
@@ -132,7 +130,7 @@ class Checkpoints:
                 dcp.load(dict(tensors), checkpoint_id=self.path(step), no_dist=self.world.size == 1)
         except CheckpointException as error:
             reason = next(iter(error.failures.values()))[0]
-            raise AlitokError(f"{self.path(step)} does not fit this training: {reason}") from None
+            raise AlitokError(f"{self.path(step)} does not match this training: {reason}") from None
 
 
 def _make_empty(path: Path) -> None:
@@ -141,7 +139,7 @@ def _make_empty(path: Path) -> None:
 
 
 def _system_error(error: CheckpointException, path: Path) -> Exception:
-    """The first failure that the system reported, so that a full disk reads as one."""
+    """The first OSError among the failures, so that a full disk is reported as such."""
     for failure, _ in error.failures.values():
         if isinstance(failure, OSError):
             return failure

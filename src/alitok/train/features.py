@@ -1,8 +1,6 @@
-"""The feature network that is learnt from the images themselves, where the pretrained ones cannot be had.
+"""Training of the local feature network on the user's own images, where no pretrained one is available.
 
-It learns to tell each image's class and by how many quarter turns it was turned, so it has something to learn even
-of a single class; or classes alone. Enters: a stream of uint8 images and labels. Leaves: a `LocalFeatures`, through
-`alitok.train.loop.train`.
+It classifies images and, optionally, their rotation by quarter turns, so that one class is enough to learn from.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
-_BLOCK = 256  # validation images in memory at a time
+_BLOCK = 256  # validation images per forward pass
 
 
 @config
@@ -33,9 +31,9 @@ class FeaturesTraining:
 
     Attributes:
         network: its size.
-        phases: how long, and at which rate.
-        loop: batch, optimizer, what is written when.
-        turns: 4 tells quarter turns apart besides the classes; 1 leaves them out, so that a 6 is never a turned 9.
+        phases: lengths and learning rates.
+        loop: batch size, optimizer, logging.
+        turns: 4 = classify quarter turns too; 1 = classes only, so that a 6 is never a rotated 9.
     """
 
     network: LocalFeaturesConfig = LocalFeaturesConfig()
@@ -44,21 +42,21 @@ class FeaturesTraining:
     turns: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a plan without phases, and turns that would be told apart in part only."""
+        """Reject values out of range."""
         require_phases(self.phases)
         if self.turns not in (1, 4):
-            raise AlitokError(f"turns must be 1 (classes alone) or 4 (classes and quarter turns), not {self.turns}")
+            raise AlitokError(f"turns must be 1 (classes only) or 4 (classes and quarter turns), not {self.turns}")
 
 
 class FeaturesTask:
-    """Classes and quarter turns as a task of the loop.
+    """Classification of classes and quarter turns as a task of the loop.
 
     Args:
         network: trained in place; made with `outputs(classes, training.turns)`.
-        training: how.
+        training: configuration.
         batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
-        val: images (N, 3, h, h) uint8 and labels (N,) looked at during training.
-        name: of the run, for people and for the checkpoint.
+        val: validation images (N, 3, h, h) uint8 and labels (N,).
+        name: of the run, in logs and checkpoints.
     """
 
     def __init__(
@@ -81,25 +79,25 @@ class FeaturesTask:
         self.modules["model"].to(device)
 
     def begin(self) -> None:
-        """Nothing is gathered."""
+        """Nothing is collected."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
-        """Cross-entropy over classes times turns, each image turned at random; over classes alone for one turn."""
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
+        """Cross-entropy over classes x turns, each image rotated at random."""
         turns = torch.randint(self._turns, (len(batch[0]),)).tolist()
         logits, answers = _turned(models["model"], batch, turns, self._turns)
         loss = F.cross_entropy(logits.float(), answers)
         yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()})
 
     def update(self, world: World) -> None:
-        """Nothing besides the optimizer."""
+        """Nothing beside the optimizer."""
 
     def report(self) -> Evaluation:
-        """Nothing besides the terms."""
+        """Nothing beside the losses."""
         return Evaluation()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """Share of validation images whose class and turn are told; the turns go round from image to image."""
+        """Accuracy on validation images, with turns cycling from image to image."""
         model = self.modules["model"]
         device = next(model.parameters()).device
         right = 0
@@ -111,12 +109,12 @@ class FeaturesTask:
 
 
 def outputs(classes: int, turns: int) -> int:
-    """How many answers the network chooses from."""
+    """Number of output classes."""
     return classes * turns
 
 
 def finished_features(weights: Tensors, like: LocalFeatures) -> LocalFeatures:
-    """The trained network, from the weights that `train` returned; of the configuration of `like`."""
+    """The trained network, with the weights returned by `train` and the configuration of `like`."""
     network = LocalFeatures(like.config, like.outputs)
     network.load_state_dict({name.removeprefix("network."): value for name, value in weights.items()})
     return network.freeze()
@@ -130,7 +128,7 @@ def _turned(model: nn.Module, batch: Batch, turns: list[int], kinds: int) -> tup
 
 
 class _Logits(nn.Module):
-    """Calls the network's classifier as `forward`, which is what DDP watches."""
+    """The network's classifier as `forward`, which DDP needs."""
 
     def __init__(self, network: LocalFeatures) -> None:
         super().__init__()

@@ -1,7 +1,4 @@
-"""Training of the generator on stored codes; no tokenizer is loaded here.
-
-Enters: a stream of codes (B, T) and classes (B,). Leaves: the trained generator, through `alitok.train.loop.train`.
-"""
+"""Training of the generator on codes (B, T) and classes (B,); no tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ from alitok.core.config import config
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.train.next_code import guess
+from alitok.train.next_code import predict_codes
 from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
-_BLOCK = 64  # held-out sequences in memory at a time
+_BLOCK = 64  # validation sequences per forward pass
 
 
 @config
@@ -30,9 +27,9 @@ class GeneratorTraining:
     """How the generator is trained.
 
     Attributes:
-        loop: batch, optimizer, what is written when.
-        phases: how long, and at which rate.
-        class_dropout: share of images whose class is hidden, so that guidance has an unconditional branch.
+        loop: batch size, optimizer, logging.
+        phases: lengths and learning rates.
+        class_dropout: probability of replacing the class by the null class, which guidance needs.
     """
 
     loop: LoopConfig
@@ -40,7 +37,7 @@ class GeneratorTraining:
     class_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse a plan without phases and shares outside [0, 1]."""
+        """Reject values out of range."""
         require_phases(self.phases)
         if not 0 <= self.class_dropout <= 1:
             raise AlitokError("class_dropout must be within [0, 1]")
@@ -53,8 +50,8 @@ class GeneratorTask:
         generator: trained in place.
         training: how.
         batches: batch number -> endless batches of codes (B, T) int64 and classes (B,) int64.
-        val: codes (N, T) and classes (N,) looked at during training.
-        preview: draws a sheet (3, h, w) uint8 with the model as it is; it may use a tokenizer, this room does not.
+        val: validation codes (N, T) and classes (N,).
+        preview: renders a sheet of samples (3, h, w) uint8 with the current model.
     """
 
     name = "generator"
@@ -79,10 +76,10 @@ class GeneratorTask:
         self._generator.to(device)
 
     def begin(self) -> None:
-        """Nothing is gathered."""
+        """Nothing is collected."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
-        """Mean cross-entropy per code in nats, and the share of codes guessed right."""
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
+        """Mean cross-entropy per code in nats, and top-1 token accuracy."""
         codes, classes = batch
         hidden = torch.rand(len(classes)).to(classes.device) < self._class_dropout
         logits = models["model"](codes[:, :-1], classes.masked_fill(hidden, self._generator.null_class))  # (B, T, V)
@@ -90,21 +87,21 @@ class GeneratorTask:
         yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()})
 
     def update(self, world: World) -> None:
-        """Nothing besides the optimizer."""
+        """Nothing beside the optimizer."""
 
     def report(self) -> Evaluation:
-        """Nothing besides the terms."""
+        """Nothing beside the losses."""
         return Evaluation()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """Loss, accuracy and bits per image on validation codes, both also by position, and a sheet of samples."""
-        nats, right = guess(self._generator, *self._val, _BLOCK).by_position()
+        """Loss, accuracy and bits per image on validation codes, curves by position, and a sheet of samples."""
+        nats, correct = predict_codes(self._generator, *self._val, _BLOCK).by_position()
         scalars = {
             "val_loss": nats.mean().item(),
-            "val_accuracy": right.mean().item(),
+            "val_accuracy": correct.mean().item(),
             "val_bits_per_image": nats.sum().item() / math.log(2),
         }
-        curves = {"loss_by_position": nats.tolist(), "accuracy_by_position": right.tolist()}
+        curves = {"loss_by_position": nats.tolist(), "accuracy_by_position": correct.tolist()}
         images = {} if self._preview is None else {"samples": self._preview(self._generator)}
         return Evaluation(scalars, curves, images)

@@ -1,7 +1,6 @@
-"""The one training loop: every stage is a `Task` that this loop steps, logs, saves and resumes.
+"""The one training loop: it steps, logs, evaluates, saves and resumes any `Task`.
 
-Enters: a task, `LoopConfig`, `EngineConfig`, a run directory, the processes. Leaves: the trained weights (their running
-average when one is kept), `metrics.jsonl`, `images/`, and `checkpoints/` from which the same call continues.
+It writes `metrics.jsonl`, `images/` and `checkpoints/` to the run directory; the same call resumes from the latter.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from alitok.train.task import EngineConfig, Evaluation, LoopConfig, Task
 class Trained:
     """What `train` returns."""
 
-    weights: dict[str, torch.Tensor]  # the state dict to keep, on the CPU of the first process; elsewhere empty
+    weights: dict[str, torch.Tensor]  # final state dict (EMA if enabled), on the CPU of rank 0; empty elsewhere
     steps: int
     batch_size: int
-    step_seconds: float  # spent in steps, over all starts; evaluations and checkpoints are not in it
-    earlier_seconds: float  # spent in all, in the starts before this one
+    step_seconds: float  # in training steps over all starts, without evaluations and checkpoints
+    earlier_seconds: float  # total of the starts before this one
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the system asked to stop; the state was saved first.
+    """SIGINT or SIGTERM was received; the state has been saved.
 
     Args:
-        message: where it stopped.
-        terminated: by the system (SIGTERM), not by the user (SIGINT).
+        message: where training stopped.
+        terminated: whether the signal was SIGTERM.
     """
 
     def __init__(self, message: str, terminated: bool) -> None:
@@ -61,15 +60,15 @@ def train(
     console: Console,
     engine: EngineConfig | None = None,
 ) -> Trained:
-    """Train to the end of the last phase, from the newest whole checkpoint in `directory` if there is one.
+    """Train to the end of the last phase, resuming from the newest complete checkpoint in `directory` if there is one.
 
     Raises:
-        AlitokError: loss or gradients stay without finite values, or a checkpoint does not fit the task or `config`.
-        Interrupted: SIGINT or SIGTERM came to any process; a checkpoint of the last whole step was written before.
+        AlitokError: losses or gradients stay non-finite, or a checkpoint does not match the task or `config`.
+        Interrupted: any rank received SIGINT or SIGTERM; a checkpoint was written.
     """
     state = TrainingState(task, config, engine or EngineConfig(), directory, world)
     for notice in state.restore() or []:
-        _tell(console, world, notice)
+        _print(console, world, notice)
     with ExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
         log = stack.enter_context(RunLog(directory, resume_step=state.progress.step)) if world.main else None
@@ -80,7 +79,7 @@ def train(
                 state.pause_clock()
                 state.save()
                 where = f"{task.name} stopped at step {state.progress.step} of {state.progress.total}"
-                # The signal may have reached one process only, and all are to end with the same status.
+                # The signal may have reached one rank only; all exit with the same status.
                 raise Interrupted(where, signal.SIGTERM in world.gather(stop.number))
     weights = state.finished_weights()
     return Trained(weights, state.progress.step, config.batch_size, state.step_seconds, state.earlier_seconds)
@@ -88,30 +87,30 @@ def train(
 
 @dataclass
 class _Run:
-    """One start of a training, with all that its steps need."""
+    """One start of a training."""
 
     state: TrainingState
     task: Task
     config: LoopConfig
-    log: RunLog | None  # on the first process only
+    log: RunLog | None  # on rank 0 only
     bar: Bar
     console: Console
     seed: int
 
     def steps_until_restart(self, stop: _Stop) -> bool:
-        """Train until all is done, until asked to stop (True), or until the stream of batches must begin anew."""
+        """Train until done or asked to stop (True), or until the batch stream must restart at another batch."""
         state, world = self.state, self.state.world
         purpose = self.task.name if world.rank == 0 else f"{self.task.name}/{world.rank}"
         for batch in self.task.batches(state.batch_number):
             seed_step(self.seed, purpose, state.batch_number)
-            asked, notices = state.advance(batch, stop.requested)
-            self._tell(*notices)
-            if state.health.in_a_row >= self.config.max_skips:
+            stopping, notices = state.advance(batch, stop.requested)
+            self._print(*notices)
+            if state.guard.in_a_row >= self.config.max_skips:
                 self._restore()
                 return False
             self._after_step()
-            if asked or state.progress.done:
-                return asked
+            if stopping or state.progress.done:
+                return stopping
         raise AssertionError("batches never end")
 
     def _after_step(self) -> None:
@@ -140,11 +139,11 @@ class _Run:
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """On every process, as sharded models need all of them."""
+        """Run on every rank, since sharded models need all of them."""
         modules = self.task.modules.values()
         for module in modules:
             module.eval()
-        with self.state.averaged(), torch.compiler.set_stance("force_eager"):
+        with self.state.ema_weights(), torch.compiler.set_stance("force_eager"):
             self._record(self.task.evaluate(self.state.progress.step))
 
     def _record(self, evaluation: Evaluation) -> None:
@@ -156,46 +155,46 @@ class _Run:
                 self.log.curve(step, name, curve)
             for name, image in evaluation.images.items():
                 self.log.image(step, name, image, scale=max(1, 512 // image.shape[-1]))
-        self._tell(*evaluation.notices)
+        self._print(*evaluation.notices)
 
     def _restore(self) -> None:
-        """Go back to the last checkpoint, and on with the data behind the batches that failed.
+        """Restore the last checkpoint and continue with the data after the failed batches.
 
         Raises:
-            AlitokError: there is no checkpoint, or this has been done too often.
+            AlitokError: no checkpoint exists, or `max_restores` is used up.
         """
         state, failed_at = self.state, self.state.progress.step
-        health, next_batch = state.health, state.batch_number
-        what = f"The loss or a gradient was not a finite number in {health.in_a_row} steps in a row, up to {failed_at}"
+        guard, next_batch = state.guard, state.batch_number
+        what = f"The loss or a gradient was not finite in {guard.in_a_row} consecutive steps, up to step {failed_at}"
         advice = "Lower the learning rate and train this stage in another directory."
-        if health.restores >= self.config.max_restores:
-            raise AlitokError(f"{what}, after {health.restores} restored checkpoints. {advice}")
+        if guard.restores >= self.config.max_restores:
+            raise AlitokError(f"{what}, after {guard.restores} restores. {advice}")
         if not state.world.on_rank0(state.checkpoints.steps):
-            raise AlitokError(f"{what}, and no checkpoint was written yet. {advice}")
+            raise AlitokError(f"{what}, and no checkpoint exists yet. {advice}")
         damaged = state.restore() or []
-        state.health = dataclasses.replace(
-            health, in_a_row=0, restores=health.restores + 1, shift=next_batch - state.progress.step
+        state.guard = dataclasses.replace(
+            guard, in_a_row=0, restores=guard.restores + 1, shift=next_batch - state.progress.step
         )
         if self.log is not None:
             self.log.forget_after(state.progress.step)
-        self._tell(
+        self._print(
             *damaged,
-            f"{what}: the checkpoint of step {state.progress.step} was restored (restore {state.health.restores} of "
-            f"{self.config.max_restores}), and training goes on with the data behind those steps.",
+            f"{what}: restored the checkpoint of step {state.progress.step} (restore {state.guard.restores} of "
+            f"{self.config.max_restores}); training continues with the data after those steps.",
         )
 
-    def _tell(self, *sentences: str) -> None:
-        for sentence in sentences:
-            _tell(self.console, self.state.world, sentence)
+    def _print(self, *messages: str) -> None:
+        for message in messages:
+            _print(self.console, self.state.world, message)
 
 
-def _tell(console: Console, world: World, sentence: str) -> None:
+def _print(console: Console, world: World, message: str) -> None:
     if world.main:
-        console.print(sentence, highlight=False)
+        console.print(message, highlight=False)
 
 
 class _Stop:
-    """Which signal asked to stop, if any."""
+    """The signal that asked to stop, if any."""
 
     number: int | None = None
 
@@ -205,9 +204,9 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Remembers the first SIGINT or SIGTERM; a second SIGINT acts at once, as without this."""
+    """Record the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
     stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set in the main thread only
         yield stop
         return
 
@@ -216,9 +215,9 @@ def _stop_signals() -> Iterator[_Stop]:
             raise KeyboardInterrupt
         stop.number = stop.number or number
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

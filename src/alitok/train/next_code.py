@@ -1,7 +1,6 @@
-"""How well a generator guesses codes, each from those before it.
+"""Next-code prediction measured: loss and top-1 correctness of every code given those before it.
 
-Enter: a generator, codes (N, T) and their classes (N,). Leave: the loss of each code, and whether it was guessed right.
-Shapes: N images, T codes of each.
+Shapes: N images, T codes per image.
 """
 
 from __future__ import annotations
@@ -15,40 +14,40 @@ from alitok.generator import Generator
 from alitok.metrics.codes import code_losses
 
 
-class Guesses(NamedTuple):
-    """Of each code of each image, on the CPU.
+class CodePredictions(NamedTuple):
+    """Per code of each image, on the CPU.
 
     Attributes:
         nats: (N, T) float64, cross-entropy.
-        right: (N, T) bool, whether the code was held for the likeliest.
+        correct: (N, T) bool, whether the code was the most likely one.
     """
 
     nats: torch.Tensor
-    right: torch.Tensor
+    correct: torch.Tensor
 
     def bits_per_image(self) -> torch.Tensor:
-        """(N,) what each image's codes cost when they are coded with the generator's probabilities."""
+        """(N,) cost of each image's codes under the generator's probabilities."""
         return self.nats.sum(1) / math.log(2)
 
     def by_position(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean nats (T,) and the share guessed right (T,), both float64."""
-        return self.nats.mean(0), self.right.double().mean(0)
+        """Mean nats (T,) and top-1 accuracy (T,) by position, float64."""
+        return self.nats.mean(0), self.correct.double().mean(0)
 
 
 @torch.no_grad()
-def guess(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> Guesses:
-    """Ask a generator about all codes of some images.
+def predict_codes(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> CodePredictions:
+    """Predict every code of some images from those before it (teacher forcing).
 
     Args:
         generator: in evaluation mode, or without dropout.
         codes: (N, T) int64, N at least 1, on any device.
-        classes: (N,) int64, the class of each image.
-        batch_size: images in memory at a time; changes nothing but rounding.
+        classes: (N,) int64.
+        batch_size: images per forward pass; affects only rounding.
     """
     device = generator.embeddings.weight.device
     found = []
     for some, of in zip(codes.split(batch_size), classes.split(batch_size), strict=True):
         wanted = some.to(device)
         nats, right = code_losses(generator(wanted[:, :-1], of.to(device)), wanted)
-        found.append(Guesses(nats.cpu().double(), right.cpu()))
-    return Guesses(torch.cat([each.nats for each in found]), torch.cat([each.right for each in found]))
+        found.append(CodePredictions(nats.cpu().double(), right.cpu()))
+    return CodePredictions(torch.cat([each.nats for each in found]), torch.cat([each.correct for each in found]))

@@ -1,8 +1,4 @@
-"""Optimizer, clipping and running average of weights, each a small piece that knows nothing of a run.
-
-Enters: a module and `OptimizerConfig`. Leaves: AdamW with decaying and other parameters apart, the norm of the
-gradients, and an exponential moving average whose decay warms up. Parameters may be sharded over processes.
-"""
+"""AdamW, gradient clipping and the EMA of weights; parameters may be sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -25,12 +21,12 @@ class OptimizerConfig:
     """AdamW.
 
     Attributes:
-        betas: of AdamW.
-        weight_decay: on the weight matrices only.
-        clip: largest global gradient norm; 0 = no clipping.
-        ema_decay: of the running average of weights that is kept as the result; 0 = none.
-        rate_rule: how learning rates grow with the batch, as its share of `reference_batch` or the root of that share.
-        reference_batch: the batch size that the phases' learning rates are meant for.
+        betas: moment decay rates, each in [0, 1).
+        weight_decay: of linear and convolution weights only.
+        clip: maximum global gradient norm; 0 = no clipping.
+        ema_decay: of the EMA of weights that becomes the result; 0 = no EMA.
+        rate_rule: how learning rates scale with batch_size / reference_batch.
+        reference_batch: the batch size for which the phases' learning rates are given.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -41,7 +37,7 @@ class OptimizerConfig:
     reference_batch: int = 2048
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values out of range."""
         require_at_least(self, 0, "weight_decay", "clip")
         require_at_least(self, 1, "reference_batch")
         for name, value in (("ema_decay", self.ema_decay), ("betas", min(self.betas)), ("betas", max(self.betas))):
@@ -49,19 +45,18 @@ class OptimizerConfig:
                 raise AlitokError(f"{name} must be within [0, 1), not {value}")
 
     def rate_factor(self, batch_size: int) -> float:
-        """What the phases' learning rates are multiplied by at a batch size."""
-        share = batch_size / self.reference_batch
-        return {"none": 1.0, "sqrt": share**0.5, "linear": share}[self.rate_rule]
+        """Factor on the phases' learning rates at a batch size."""
+        ratio = batch_size / self.reference_batch
+        return {"none": 1.0, "sqrt": ratio**0.5, "linear": ratio}[self.rate_rule]
 
 
-GENERATOR_ADAMW = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)  # the published one of the generator
+GENERATOR_ADAMW = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)  # as published for the generator
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters by whether they decay and whether they are sharded; empty groups are left out.
+    """Trainable parameters grouped by weight decay and sharding, without empty groups.
 
-    The weights of linear layers and convolutions decay, all others do not. Fused AdamW takes no mixture of sharded
-    and whole tensors.
+    Only weights of linear layers and convolutions decay. Fused AdamW cannot mix sharded and whole tensors in a group.
     """
     decaying = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -74,14 +69,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a gradient changes."""
+    """Parameters with `requires_grad`."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the model's trainable parameters; the phases set its rate.
+    """Fused AdamW over the trainable parameters; the phases set its learning rate.
 
-    Its moments exist from the start, so that a checkpoint holds the same tensors at any step.
+    The moments are allocated now, so that checkpoints hold the same tensors at every step.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=config.betas, fused=True)
     for group in optimizer.param_groups:
@@ -95,28 +90,28 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
-    """The gradients that there are."""
+    """The gradients that are not None."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> torch.Tensor:
-    """The global L2 norm of the gradients, sharded or not: a scalar, the same on every process."""
+    """Global L2 norm of the gradients, sharded or not: a scalar, the same on every rank."""
     norms = []
-    for group in _apart(gradients(parameters)):
+    for group in _by_sharding(gradients(parameters)):
         norm = nn.utils.get_total_norm(group)
         norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=device)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: torch.Tensor, largest: float) -> None:
-    """Scale the gradients so that their `norm` becomes at most `largest`, in place."""
+    """Scale the gradients in place so that their `norm` is at most `largest`."""
     scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-    for group in _apart(gradients(parameters)):
+    for group in _by_sharding(gradients(parameters)):
         torch._foreach_mul_(group, scale)
 
 
-def _apart(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Sharded and whole tensors in lists of their own, as the batched operations want them; no empty list."""
+def _by_sharding(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Split into sharded and whole tensors, as the foreach operations need; no empty list."""
     kinds: dict[bool, list[torch.Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault(isinstance(tensor, DTensor), []).append(tensor)
@@ -124,14 +119,14 @@ def _apart(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
 
 
 def ema_decay_at(updates: int, decay: float) -> float:
-    """The decay after `updates` averagings: it grows from 0.1 to `decay`, so early weights are soon forgotten."""
+    """Warmed-up decay: grows from 0.1 to `decay`, so that early weights are forgotten quickly."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
-class WeightAverage:
-    """Exponential moving average of a module's parameters, beginning with those it has; buffers are the module's own.
+class WeightEMA:
+    """Exponential moving average of a module's trainable parameters; buffers are not averaged.
 
-    Counts its updates in Python, as a counter on the device would make every step wait for it.
+    Updates are counted in Python: a counter on the device would force a synchronization per step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -140,17 +135,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the module's parameters as they are now."""
+        """Update the average from the module's current parameters."""
         weight = 1 - ema_decay_at(self.updates, self.decay)
         now = dict(model.named_parameters())
-        theirs = _apart(now[name].detach() for name in self.weights)
-        for mine, group in zip(_apart(self.weights.values()), theirs, strict=True):
+        theirs = _by_sharding(now[name].detach() for name in self.weights)
+        for mine, group in zip(_by_sharding(self.weights.values()), theirs, strict=True):
             torch._foreach_lerp_(mine, group, weight)
         self.updates += 1
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The module holds the average while the context lasts."""
+        """Within the context the module holds the EMA weights."""
         self._swap(model)
         try:
             yield

@@ -1,8 +1,4 @@
-"""Several processes as one: gradients averaged (DDP), or the blocks' weights spread over the processes (FSDP2).
-
-Enters: a module on its device and a `World`. Leaves: a callable of the same signature whose gradients are those of
-the whole batch. With one process everything here is the module itself.
-"""
+"""Data parallelism: gradients averaged (DDP), or the blocks' weights sharded (FSDP2). With one rank, all are no-ops."""
 
 from __future__ import annotations
 
@@ -26,26 +22,22 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 def shard(module: nn.Module, world: World) -> None:
-    """Spread the weights of the transformer blocks over the processes, in place.
+    """Shard the weights of the transformer blocks over ranks (FSDP2), in place; `world` has more than one rank.
 
-    All else (embeddings, positions, codebook, heads: a few per cent of the weights) stays whole on each process,
-    because online clustering and the losses need it so; `average_whole` takes care of its gradients. Weights are
-    gathered in float32, as validation images are looked at in it; autocast rounds them where a step computes in bf16.
-
-    Args:
-        module: on its device.
-        world: of more than one process.
+    All else (embeddings, positions, codebook, heads: a few percent of the weights) stays whole on each rank, as online
+    clustering and the losses need it; `average_whole` averages its gradients. Weights are gathered in float32, which
+    evaluation needs; autocast rounds them where a step computes in bf16.
     """
     assert world.size > 1
     for block in [part for part in module.modules() if isinstance(part, Block)]:
         if any(parameter.requires_grad for parameter in block.parameters()):
             fully_shard(block)
     whole = {parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)}
-    fully_shard(module, ignored_params=whole)  # the root lets the blocks be gathered ahead of their turn
+    fully_shard(module, ignored_params=whole)  # the root prefetches the blocks
 
 
 def replicate(module: nn.Module, world: World) -> nn.Module:
-    """The module behind DDP, or as it is: one process, nothing to train, or sharded already."""
+    """The module wrapped in DDP; or the module itself with one rank, nothing to train, or if sharded."""
     if world.size == 1 or isinstance(module, FSDPModule) or not trainable(module):
         return module
     with warnings.catch_warnings():  # newer releases rename the option, older ones know only this name
@@ -54,8 +46,8 @@ def replicate(module: nn.Module, world: World) -> nn.Module:
 
 
 @contextmanager
-def exchanged(models: list[nn.Module], last: bool) -> Iterator[None]:
-    """DDP exchanges gradients in the backward passes of this context only if it is that of the `last` microbatch."""
+def gradient_sync(models: list[nn.Module], last: bool) -> Iterator[None]:
+    """Let DDP all-reduce gradients in this context only for the `last` microbatch."""
     held_back = [model for model in models if isinstance(model, DistributedDataParallel) and not last]
     for model in held_back:
         model.require_backward_grad_sync = False
@@ -67,7 +59,7 @@ def exchanged(models: list[nn.Module], last: bool) -> Iterator[None]:
 
 
 def average_whole(module: nn.Module, world: World) -> None:
-    """Average the gradients that FSDP leaves alone: those of parameters kept whole in a sharded module."""
+    """Average the gradients of the unsharded parameters of a sharded module, which FSDP ignores."""
     if isinstance(module, FSDPModule):
         whole = [gradient for gradient in gradients(trainable(module)) if not isinstance(gradient, DTensor)]
         if whole:
@@ -77,25 +69,24 @@ def average_whole(module: nn.Module, world: World) -> None:
 
 
 def compile_blocks(module: nn.Module) -> None:
-    """Compile each transformer block, in place; equal blocks share one compilation.
+    """Compile each transformer block in place; equal blocks share one compilation.
 
-    Each length of sequence has its own: with a length that may vary, attention would not know whether it is causal, and
-    the block would fall into pieces.
+    Not dynamic: with a symbolic length, attention cannot tell whether it is causal, and the graph breaks.
     """
     for part in module.modules():
         if isinstance(part, Block):
             part.compile(dynamic=False)
 
 
-def checkpoint_activations(module: nn.Module, wanted: bool = True) -> None:
-    """Let all stacks of blocks keep no activations for the backward pass, or keep them again."""
+def checkpoint_activations(module: nn.Module, enabled: bool = True) -> None:
+    """Turn activation checkpointing on or off in all stacks of blocks."""
     for part in module.modules():
         if isinstance(part, Blocks):
-            part.activation_checkpointing = wanted
+            part.activation_checkpointing = enabled
 
 
 def whole_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every tensor whole, on the CPU of the first process; elsewhere it is empty."""
+    """The unsharded state dict on the CPU of rank 0; empty elsewhere."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(module, options=options)
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

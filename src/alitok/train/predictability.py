@@ -1,8 +1,6 @@
-"""The probe: how predictable are a tokenizer's codes? A small generator is trained on some and asked about others.
+"""How predictable a tokenizer's codes are: a small unconditional generator is trained on some and tested on others.
 
-Enter: codes (N, T) for training and (M, T) held out, of one tokenizer. Leaves: `Predictability`, of the held-out ones.
-No classes enter, so what is measured is what the codes say of one another.
-Shapes: B sequences of a batch, T = K + G * G codes, K prefix, G grid side, V codebook.
+Shapes: B batch, T = K + G * G codes, K prefix, G grid side, V codebook.
 """
 
 from __future__ import annotations
@@ -17,23 +15,23 @@ from alitok.core.config import config, require_at_least
 from alitok.core.device import autocast
 from alitok.generator import Generator, GeneratorConfig
 from alitok.metrics.codes import bits_per_image
-from alitok.train.next_code import guess
+from alitok.train.next_code import predict_codes
 from alitok.train.optim import GENERATOR_ADAMW, make_optimizer
 from alitok.train.schedule import Phase, learning_rate
 
 
 @config
 class PredictabilityConfig:
-    """How often and how the probe is trained. Its model is small: the numbers are for comparing tokenizers.
+    """Size and training of the small generator. Its numbers only compare tokenizers.
 
     Attributes:
-        every: steps of the tokenizer's training between probes; 0 = never.
-        images: training images whose codes the probe learns from.
-        val_images: validation images whose codes it is asked about.
-        steps: optimizer steps of the probe.
+        every: steps of the tokenizer's training between measurements; 0 = never.
+        images: training images whose codes it is trained on.
+        val_images: validation images whose codes it predicts.
+        steps: optimizer steps.
         batch_size: sequences per step.
-        layers, width, heads: of its model; width / heads divisible by 4.
-        learning_rate: reached after the first tenth of the steps, from where it falls to zero along half a cosine.
+        layers, width, heads: model size; width / heads must be divisible by 4.
+        learning_rate: peak, after a warm-up of a tenth of the steps; decays to zero along half a cosine.
     """
 
     every: int = 0
@@ -47,14 +45,14 @@ class PredictabilityConfig:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values out of range."""
         require_at_least(self, 0, "every")
         require_at_least(self, 1, "images", "val_images", "steps", "batch_size")
         self.phase()
         self.generator(grid=1, prefix=0, codebook_size=1)
 
     def phase(self) -> Phase:
-        """The learning rate over the steps."""
+        """The learning-rate schedule."""
         return Phase(
             steps=self.steps,
             learning_rate=self.learning_rate,
@@ -63,7 +61,7 @@ class PredictabilityConfig:
         )
 
     def generator(self, *, grid: int, prefix: int, codebook_size: int) -> GeneratorConfig:
-        """The model for codes of a given shape."""
+        """The model's configuration for codes of a given shape."""
         return GeneratorConfig(
             grid=grid,
             prefix=prefix,
@@ -78,15 +76,15 @@ class PredictabilityConfig:
 
 @dataclass(frozen=True)
 class Predictability:
-    """What the probe found, after its last step.
+    """Results on validation codes.
 
     Attributes:
-        accuracy: share of the validation codes guessed right.
-        bits_per_image: mean cross-entropy of a held-out sequence, in bits.
-        grid_bits_per_image: the part of it that the grid codes take.
-        train_accuracy: share of the training codes guessed right; far above `accuracy`, the probe learnt them by heart.
-        nats: T numbers, the mean cross-entropy of the validation codes at each position.
-        right: T numbers, the share of them guessed right at each position.
+        accuracy: top-1 token accuracy.
+        bits_per_image: mean cross-entropy of a sequence, in bits.
+        grid_bits_per_image: the part of it due to the grid codes.
+        train_accuracy: top-1 accuracy on the training codes; far above `accuracy`, the model overfits.
+        nats: T numbers, mean cross-entropy by position.
+        accuracy_by_position: T numbers.
     """
 
     accuracy: float
@@ -94,10 +92,10 @@ class Predictability:
     grid_bits_per_image: float
     train_accuracy: float
     nats: tuple[float, ...]
-    right: tuple[float, ...]
+    accuracy_by_position: tuple[float, ...]
 
 
-def probe(
+def measure_predictability(
     codes: torch.Tensor,
     val: torch.Tensor,
     *,
@@ -110,11 +108,11 @@ def probe(
 ) -> Predictability:
     """Train a small generator on `codes` and measure it on `val`.
 
-    A function of its arguments, on the CPU bit for bit; global random states and the caller's gradient and inference
-    modes neither matter nor change.
+    Deterministic given its arguments (bit for bit on the CPU); independent of global random state and of the caller's
+    gradient and inference modes.
 
     Args:
-        codes: (N, T) int64 in [0, V), on any device; all of them are used, whatever `config.images` says.
+        codes: (N, T) int64 in [0, V), on any device; all are used, regardless of `config.images`.
         val: (M, T) int64 in [0, V).
         grid: G.
         prefix: K.
@@ -126,20 +124,20 @@ def probe(
     assert codes.shape[1:] == val.shape[1:] == (prefix + grid**2,), (codes.shape, val.shape)
     assert min(len(codes), len(val)) > 0
     with torch.inference_mode(False), torch.enable_grad(), autocast(device, "fp32"):
-        # Copied, as tensors made in a caller's inference mode cannot be saved for the backward pass.
+        # Copied: tensors made in the caller's inference mode cannot be saved for the backward pass.
         codes, val = codes.to(device, copy=True), val.to(device, copy=True)
         shape = config.generator(grid=grid, prefix=prefix, codebook_size=codebook_size)
         model = _new_generator(shape, seed).to(device)
         _train(model, codes, config, seed)
-        nats, right = measure(model, val, config.batch_size)
-        _, train_right = measure(model, codes, config.batch_size)
+        nats, correct = measure(model, val, config.batch_size)
+        _, train_correct = measure(model, codes, config.batch_size)
     total, of_grid = bits_per_image(nats, prefix)
-    means = tuple(nats.tolist()), tuple(right.tolist())
-    return Predictability(float(right.mean()), total, of_grid, float(train_right.mean()), *means)
+    means = tuple(nats.tolist()), tuple(correct.tolist())
+    return Predictability(float(correct.mean()), total, of_grid, float(train_correct.mean()), *means)
 
 
 def _new_generator(config: GeneratorConfig, seed: int) -> Generator:
-    """Weights drawn on the CPU; only its generator is seeded, and put back after."""
+    """Initialise on the CPU from `seed`, without changing the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Generator(config)
@@ -160,19 +158,16 @@ def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, 
 
 
 def measure(model: Generator, codes: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`guess` of many sequences of class 0, as means by position.
+    """Mean nats (T,) and top-1 accuracy (T,) by position, float64 on the CPU.
 
     Args:
         model: on any device, without dropout.
-        codes: (M, T) int64.
-        batch_size: sequences in memory at a time; changes nothing about the result.
-
-    Returns:
-        Mean nats (T,) and share guessed right (T,), both float64 on the CPU.
+        codes: (M, T) int64, all of class 0.
+        batch_size: sequences per forward pass; does not change the result.
     """
-    return guess(model, codes, codes.new_zeros(len(codes)), batch_size).by_position()
+    return predict_codes(model, codes, codes.new_zeros(len(codes)), batch_size).by_position()
 
 
 def _logits(model: Generator, codes: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T, V); all sequences belong to the one class."""
+    """(B, T) -> (B, T, V); all sequences have class 0."""
     return model(codes[:, :-1], codes.new_zeros(len(codes)))

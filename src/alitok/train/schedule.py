@@ -1,7 +1,4 @@
-"""Training in phases: how long each lasts, and the learning rate at each of its steps.
-
-Enters: a list of `Phase`. Leaves: a `Progress` that knows phase and rate, and moves on by itself.
-"""
+"""Training in phases: their lengths, their learning-rate schedules, and the progress through them."""
 
 from __future__ import annotations
 
@@ -16,33 +13,33 @@ from alitok.core.errors import AlitokError
 
 @config
 class Convergence:
-    """When a phase has learnt what it can.
+    """Criterion that ends a phase early.
 
     Attributes:
-        window: steps whose mean loss is compared with that of the window before.
-        improvement: share by which it must be lower for the phase to go on.
+        window: steps whose mean loss is compared with that of the previous window.
+        improvement: relative decrease needed for the phase to continue.
     """
 
     window: int = 5000
     improvement: float = 0.002
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values out of range."""
         require_at_least(self, 1, "window")
         require_at_least(self, 0, "improvement")
 
 
 @config
 class Phase:
-    """A stretch of training with one segment of the learning-rate schedule.
+    """A part of the training with its own learning-rate schedule: linear warm-up, then half a cosine.
 
     Attributes:
-        steps: optimizer steps; with `converged`, at most.
-        learning_rate: reached after the warm-up.
-        final_learning_rate: reached at the last step, along half a cosine.
+        steps: optimizer steps (an upper bound with `converged`).
+        learning_rate: at the end of the warm-up.
+        final_learning_rate: at the last step.
         warmup_steps: of linear growth from zero.
-        converged: ends the phase early; None = never.
-        name: for people.
+        converged: when to end the phase early; None = never.
+        name: shown in logs.
     """
 
     steps: int
@@ -53,29 +50,29 @@ class Phase:
     name: str = "main"
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values out of range."""
         require_at_least(self, 1, "steps")
         require_at_least(self, 0, "final_learning_rate", "warmup_steps")
         if not 0 < self.learning_rate < math.inf:
             raise AlitokError(f"learning_rate must be above 0, not {self.learning_rate}")
         if self.warmup_steps > self.steps:
             raise AlitokError(
-                f"warmup_steps {self.warmup_steps} must not be more than the phase's {self.steps} steps; set both"
+                f"warmup_steps {self.warmup_steps} must not exceed the phase's {self.steps} steps; set both"
             )
 
 
 def require_phases(phases: Sequence[Phase]) -> None:
-    """Check the plan of a config, in its `__post_init__`.
+    """Check the phases of a config.
 
     Raises:
-        AlitokError: it has no phase, so nothing would be trained.
+        AlitokError: there are none.
     """
     if not phases:
         raise AlitokError("phases is empty; give at least one")
 
 
 def learning_rate(step: int, phase: Phase) -> float:
-    """The rate for a step in [0, phase.steps): linear warm-up, then half a cosine to the final rate."""
+    """The learning rate at a step in [0, phase.steps)."""
     if step < phase.warmup_steps:
         return phase.learning_rate * (step + 1) / phase.warmup_steps
     progress = (step - phase.warmup_steps) / max(phase.steps - 1 - phase.warmup_steps, 1)
@@ -85,15 +82,15 @@ def learning_rate(step: int, phase: Phase) -> float:
 
 @dataclass
 class Progress:
-    """Where in the phases a run is; its fields are all it takes to continue.
+    """Position of a run in its phases; its fields are all that resuming needs.
 
     Attributes:
-        phases: the plan.
-        step: steps done in all.
-        phase: index of the phase that the next step belongs to; the number of phases when all is done.
-        phase_step: steps done in that phase.
-        window_loss, window_steps: sum of losses in the unfinished window of the convergence test, and its steps.
-        last_window: mean loss of the window before; None in the first.
+        phases: in order.
+        step: steps completed in total.
+        phase: index of the next step's phase; the number of phases when done.
+        phase_step: steps completed in that phase.
+        window_loss, window_steps: sum of losses and number of steps in the current convergence window.
+        last_window: mean loss of the previous window; None in the first.
     """
 
     phases: Sequence[Phase]
@@ -106,12 +103,12 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether no step is left."""
+        """Whether all phases are finished."""
         return self.phase >= len(self.phases)
 
     @property
     def total(self) -> int:
-        """Steps in all, if no further phase ends early."""
+        """Total steps, if no further phase ends early."""
         return self.step - self.phase_step + sum(phase.steps for phase in self.phases[self.phase :])
 
     @property
@@ -120,20 +117,20 @@ class Progress:
         return learning_rate(self.phase_step, self.phases[self.phase])
 
     def watches_loss(self) -> bool:
-        """Whether the phase wants `advance` to be told the loss."""
+        """Whether `advance` needs the loss in this phase."""
         return not self.done and self.phases[self.phase].converged is not None
 
     def advance(self, loss: float | None = None) -> str | None:
-        """Count a step, move to the next phase where one ends; returns a sentence if it ended early.
+        """Count a step and enter the next phase at the end of one; returns a message if it ended early.
 
         Args:
-            loss: of the step over the whole batch, if `watches_loss`.
+            loss: of the step over the whole batch; needed if `watches_loss`.
         """
         phase = self.phases[self.phase]
         self.step, self.phase_step = self.step + 1, self.phase_step + 1
         ended = None
         if phase.converged is not None and loss is not None and self._has_converged(phase.converged, loss):
-            ended = f"Phase '{phase.name}' ends at its step {self.phase_step} of {phase.steps}: the loss has converged."
+            ended = f"Phase '{phase.name}' ends at step {self.phase_step} of {phase.steps}: the loss has converged."
         if self.phase_step == phase.steps or ended:
             self.phase, self.phase_step = self.phase + 1, 0
             self.window_loss, self.window_steps, self.last_window = 0.0, 0, None
@@ -149,11 +146,11 @@ class Progress:
         return before is not None and mean > before - abs(before) * rule.improvement
 
     def state(self) -> dict[str, float | int | None]:
-        """All fields but the plan, for a checkpoint."""
+        """All fields but the phases, for a checkpoint."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "phases"]
         return {name: getattr(self, name) for name in names}
 
 
 def describe(phases: Sequence[Phase]) -> list[dict[str, object]]:
-    """The plan as a checkpoint records it."""
+    """The phases as checkpoints record them."""
     return [to_dict(phase) for phase in phases]

@@ -1,8 +1,4 @@
-"""Everything a training step changes and a checkpoint holds.
-
-Enters: a task, its configuration, a run directory and the processes. Leaves: one optimizer step at a time, whole
-checkpoints, and the state of the newest one again.
-"""
+"""The training state: everything that an optimizer step changes and a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -23,14 +19,14 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.train import parallel
 from alitok.train.checkpoint import Checkpoints
-from alitok.train.optim import WeightAverage, clip_gradients, gradient_norm, make_optimizer, trainable
+from alitok.train.optim import WeightEMA, clip_gradients, gradient_norm, make_optimizer, trainable
 from alitok.train.schedule import Progress, describe
 from alitok.train.task import Batch, EngineConfig, LoopConfig, LossTerms, StepInfo, Task
 
 
 @dataclass
 class TrainedModule:
-    """A module that is trained, and its optimizer."""
+    """A module with trainable parameters, and its optimizer."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -40,13 +36,13 @@ class TrainedModule:
 
 @dataclass
 class NonFiniteGuard:
-    """What the guard remembers.
+    """Counters of steps that were skipped because the loss or a gradient was not finite.
 
     Attributes:
-        skipped: steps left out so far, because the loss or a gradient was not a finite number.
-        in_a_row: of them, those since the last good step.
-        restores: times a checkpoint was restored because of it.
-        shift: batches that were passed over by restoring: step s is given batch s + shift.
+        skipped: steps skipped so far.
+        in_a_row: steps skipped since the last good one.
+        restores: how often a checkpoint was restored for this reason.
+        shift: batches passed over by restoring: step s reads batch s + shift.
     """
 
     skipped: int = 0
@@ -56,41 +52,41 @@ class NonFiniteGuard:
 
 
 class TrainingState:
-    """Modules, optimizers, average, progress, clock and window of losses of one run.
+    """Modules, optimizers, EMA, progress, clock and loss window of one run.
 
     Args:
         task: what is trained.
         config: how.
-        engine: how the work is laid over the machine.
-        directory: of the run; checkpoints go below it.
-        world: the processes.
+        engine: how the work is mapped to the machine.
+        directory: run directory; checkpoints go below it.
+        world: the ranks.
 
     Raises:
-        AlitokError: the batch does not divide over processes and microbatches.
+        AlitokError: the batch size is not divisible by ranks x gradient accumulation steps.
     """
 
     def __init__(self, task: Task, config: LoopConfig, engine: EngineConfig, directory: Path, world: World) -> None:
         if config.batch_size % (world.size * engine.grad_accum_steps):
-            processes = counted(world.size, "process", "processes")
             raise AlitokError(
-                f"batch_size {config.batch_size} does not divide over {processes} and "
-                f"{counted(engine.grad_accum_steps, 'microbatch', 'microbatches')} each; choose another batch_size or "
-                "engine.grad_accum_steps."
+                f"batch_size {config.batch_size} is not divisible by {counted(world.size, 'rank')} x "
+                f"{engine.grad_accum_steps} gradient accumulation steps; change batch_size or engine.grad_accum_steps."
             )
         self.task, self.config, self.engine, self.world = task, config, engine, world
         task.to(world.device)
         self.model = task.modules["model"]
-        self._lay_out()
-        self.players = {name: self._player(name, module) for name, module in task.modules.items() if trainable(module)}
+        self._parallelize()
+        self.trained = {
+            name: self._trained_module(name, module) for name, module in task.modules.items() if trainable(module)
+        }
         decay = config.optimizer.ema_decay
-        self.average = WeightAverage(self.model, decay) if decay else None
+        self.ema = WeightEMA(self.model, decay) if decay else None
         self.checkpoints = Checkpoints(directory / "checkpoints", config.keep, world)
-        self.progress, self.health, self.window = Progress(task.phases), NonFiniteGuard(), _Window()
+        self.progress, self.guard, self.window = Progress(task.phases), NonFiniteGuard(), _Window()
         self.rate = 0.0
         self.step_seconds, self.earlier_seconds = 0.0, 0.0
         self._began = self._clock = time.monotonic()
 
-    def _lay_out(self) -> None:
+    def _parallelize(self) -> None:
         engine, world = self.engine, self.world
         if engine.activation_checkpointing:
             parallel.checkpoint_activations(self.model)
@@ -100,66 +96,69 @@ class TrainingState:
             parallel.shard(self.model, world)
         self.callables = {name: parallel.replicate(module, world) for name, module in self.task.modules.items()}
 
-    def _player(self, name: str, module: nn.Module) -> TrainedModule:
+    def _trained_module(self, name: str, module: nn.Module) -> TrainedModule:
         config = self.config.optimizer if name == "model" else self.task.optimizers[name]
         return TrainedModule(module, make_optimizer(module, config), config.clip, trainable(module))
 
     @property
     def batch_number(self) -> int:
-        """Which batch of the endless stream the next step takes."""
-        return self.progress.step + self.health.shift
+        """Which batch of the endless stream the next step reads."""
+        return self.progress.step + self.guard.shift
 
     def advance(self, batch: Batch, stop: Callable[[], bool]) -> tuple[bool, list[str]]:
-        """One optimizer step on this process's part of a batch; its losses are added to the window.
+        """One optimizer step on this rank's part of a batch; its losses are added to the window.
 
         Args:
             batch: on the CPU or the device.
-            stop: whether this process was asked to stop; looked at late in the step.
+            stop: whether this rank was asked to stop; called late in the step.
 
         Returns:
-            Whether any process was asked to stop, and sentences for the user.
+            Whether any rank was asked to stop, and messages for the user.
         """
         self.rate = self.progress.rate * self.config.optimizer.rate_factor(self.config.batch_size)
         self.task.begin()
-        for player in self.players.values():
-            player.module.train()
-            player.optimizer.zero_grad(set_to_none=True)
+        for part in self.trained.values():
+            part.module.train()
+            part.optimizer.zero_grad(set_to_none=True)
         terms = self._backward(batch)
-        norms = {name: gradient_norm(player.parameters, self.world.device) for name, player in self.players.items()}
-        finite, stopped = self._agree([*norms.values(), *terms.values()], stop())
+        norms = {name: gradient_norm(part.parameters, self.world.device) for name, part in self.trained.items()}
+        finite, stopping = self._agree([*norms.values(), *terms.values()], stop())
         if finite:
             self._apply(norms)
             terms["gradient_norm"] = norms["model"]
             self.window.add(terms)
-            self.health.in_a_row = 0
+            self.guard.in_a_row = 0
         else:
-            self.health.skipped += 1
-            self.health.in_a_row += 1
+            self.guard.skipped += 1
+            self.guard.in_a_row += 1
         loss = None
         if finite and self.progress.watches_loss() and "loss" in terms:
             loss = self.world.mean(terms["loss"].float().clone()).item()
         ended = self.progress.advance(loss)
-        return stopped, [ended] if ended else []
+        return stopping, [ended] if ended else []
 
     def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Gradients of the whole batch; returns the mean terms over this process's microbatches."""
+        """Accumulate the gradients of the batch; returns the mean terms over this rank's microbatches."""
         count = self.engine.grad_accum_steps
-        moment = StepInfo(self.progress.phase, self.progress.phase_step, self.progress.step)
+        info = StepInfo(self.progress.phase, self.progress.phase_step, self.progress.step)
         sums: dict[str, torch.Tensor] = {}
-        parts = zip(*(tensor.chunk(count) for tensor in batch), strict=True)
-        for number, (inputs, classes) in enumerate(parts, start=1):
-            part = inputs.to(self.world.device, non_blocking=True), classes.to(self.world.device, non_blocking=True)
-            with parallel.exchanged(list(self.callables.values()), last=number == count):
-                for terms in self._forward(part, moment):
+        microbatches = zip(*(tensor.chunk(count) for tensor in batch), strict=True)
+        for number, (inputs, classes) in enumerate(microbatches, start=1):
+            microbatch = (
+                inputs.to(self.world.device, non_blocking=True),
+                classes.to(self.world.device, non_blocking=True),
+            )
+            with parallel.gradient_sync(list(self.callables.values()), last=number == count):
+                for terms in self._forward(microbatch, info):
                     (terms.minimise / count).backward()
                     for name, value in terms.logged.items():
                         sums[name] = sums.get(name, 0.0) + value.detach() / count
-        for player in self.players.values():
-            parallel.average_whole(player.module, self.world)
+        for part in self.trained.values():
+            parallel.average_whole(part.module, self.world)
         return sums
 
-    def _forward(self, batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
-        passes = self.task.losses(self.callables, batch, moment)
+    def _forward(self, batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
+        passes = self.task.losses(self.callables, batch, info)
         while True:
             with autocast(self.world.device, self.engine.precision):
                 terms = next(passes, None)
@@ -168,7 +167,7 @@ class TrainingState:
             yield terms
 
     def _agree(self, values: list[torch.Tensor], stop: bool) -> tuple[bool, bool]:
-        """Whether all values are finite on all processes, and whether any was asked to stop; the step's one wait."""
+        """Whether all values are finite on all ranks, and whether any should stop: the step's only host sync."""
         bad = ~torch.stack([value.detach().float() for value in values]).isfinite().all()
         flags = torch.stack([bad, torch.tensor(stop, device=bad.device)]).to(torch.int32)
         failed, stopped = self.world.maximum(flags).tolist()
@@ -176,53 +175,53 @@ class TrainingState:
 
     def _apply(self, norms: dict[str, torch.Tensor]) -> None:
         self.task.update(self.world)
-        for name, player in self.players.items():
-            if player.clip:
-                clip_gradients(player.parameters, norms[name], player.clip)
-            for group in player.optimizer.param_groups:
+        for name, part in self.trained.items():
+            if part.clip:
+                clip_gradients(part.parameters, norms[name], part.clip)
+            for group in part.optimizer.param_groups:
                 group["lr"] = self.rate
-            player.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
+            part.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """The model holds the weights to look at and to keep while the context lasts."""
-        return nullcontext() if self.average is None else self.average.applied(self.model)
+    def ema_weights(self) -> AbstractContextManager[None]:
+        """Within the context the model holds the weights to evaluate and save: the EMA, if there is one."""
+        return nullcontext() if self.ema is None else self.ema.applied(self.model)
 
     def pause_clock(self) -> None:
-        """What follows is no step."""
+        """Stop counting step time."""
         now = time.monotonic()
         self.step_seconds += now - self._clock
         self.window.seconds += now - self._clock
         self._clock = now
 
     def resume_clock(self) -> None:
-        """Steps follow."""
+        """Count step time again."""
         self._clock = time.monotonic()
 
     def close_window(self) -> dict[str, float]:
-        """The means since the last call over all processes, with `images_per_second`; no terms if all were skipped."""
-        means = self.window.mean(self.world)  # waits for the device, so the clock is read behind it
+        """Means over all ranks since the last call, with `images_per_second`; no terms if all steps were skipped."""
+        means = self.window.mean(self.world)  # waits for the device, so the clock is read after it
         self.pause_clock()
         if self.window.seconds > 0:
             means["images_per_second"] = self.window.steps * self.config.batch_size / self.window.seconds
-        if self.health.skipped:
-            means["skipped_steps"] = float(self.health.skipped)
+        if self.guard.skipped:
+            means["skipped_steps"] = float(self.guard.skipped)
         self.window = _Window()
         return means
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Every tensor of the state by group and name: the live ones, which `load` fills in place."""
+        """All live tensors of the state by group and name; `load` fills them in place."""
         groups = {name: module.state_dict() for name, module in self.task.modules.items()}
-        for name, player in self.players.items():
-            names: dict[torch.Tensor, str] = {value: key for key, value in player.module.named_parameters()}
+        for name, part in self.trained.items():
+            names: dict[torch.Tensor, str] = {value: key for key, value in part.module.named_parameters()}
             groups[f"{name} optimizer"] = {
                 f"{names[parameter]}//{slot}": value
-                for parameter, slots in player.optimizer.state.items()
+                for parameter, slots in part.optimizer.state.items()
                 for slot, value in slots.items()
             }
-        if self.average is not None:
-            groups["average"] = self.average.weights
+        if self.ema is not None:
+            groups["ema"] = self.ema.weights
         return {name: group for name, group in groups.items() if group}
 
     def _description(self) -> dict[str, Any]:
@@ -239,20 +238,20 @@ class TrainingState:
         """Write a checkpoint.
 
         Raises:
-            AlitokError: the processes hold different weights; nothing is written then.
+            AlitokError: the ranks hold different weights; nothing is written.
         """
         self.pause_clock()
-        whole = [tensor for name in self.players for tensor in _whole(self.task.modules[name])]
+        whole = [tensor for name in self.trained for tensor in _whole(self.task.modules[name])]
         if self.world.size > 1 and not self.world.same(whole):
             raise AlitokError(
-                f"The processes hold different weights at step {self.progress.step}; start them again: "
-                "they continue from the last checkpoint."
+                f"The ranks hold different weights at step {self.progress.step}. "
+                "Rerun the same command to resume from the last checkpoint."
             )
         state = {
             **self._description(),
             "progress": self.progress.state(),
-            "health": vars(self.health),
-            "average_updates": 0 if self.average is None else self.average.updates,
+            "guard": vars(self.guard),
+            "ema_updates": 0 if self.ema is None else self.ema.updates,
             "window": self.window.state(self.world),
             "step_seconds": self.step_seconds,
             "seconds": self.earlier_seconds + time.monotonic() - self._began,
@@ -261,37 +260,37 @@ class TrainingState:
         self.resume_clock()
 
     def restore(self) -> list[str] | None:
-        """Continue from the newest whole checkpoint.
+        """Load the newest complete checkpoint.
 
         Returns:
-            A sentence for each damaged one that was passed over; None when there is no checkpoint.
+            A message for each damaged one that was skipped; None if there is no checkpoint.
 
         Raises:
-            AlitokError: all are damaged, or the newest is that of another training.
+            AlitokError: all are damaged, or the newest belongs to another training.
         """
         mine = self._description()
-        keys = [*mine, "progress", "health", "average_updates", "window", "step_seconds", "seconds"]
+        keys = [*mine, "progress", "guard", "ema_updates", "window", "step_seconds", "seconds"]
         state, damaged = self.checkpoints.latest(keys)
         if state is None:
             return None
         changed = [key for key in mine if state[key] != mine[key]]
         if changed:
             raise AlitokError(
-                f"{self.checkpoints.path(state['step'])} was written with another configuration "
-                f"({', '.join(changed)}); give its run another directory."
+                f"{self.checkpoints.path(state['step'])} has conflicting settings: {', '.join(changed)}. "
+                "Train in another directory."
             )
         self.checkpoints.load(state["step"], self._tensors())
-        if self.average is not None:
-            self.average.updates = state["average_updates"]
+        if self.ema is not None:
+            self.ema.updates = state["ema_updates"]
         self.progress = Progress(self.task.phases, **state["progress"])
-        self.health = NonFiniteGuard(**state["health"])
+        self.guard = NonFiniteGuard(**state["guard"])
         self.window = _Window.from_state(state["window"], self.world.device)
         self.step_seconds, self.earlier_seconds = state["step_seconds"], state["seconds"]
         return damaged
 
     def finished_weights(self) -> dict[str, torch.Tensor]:
-        """The model's state dict as it is to be kept, whole, on the CPU of the first process."""
-        with self.averaged():
+        """The final state dict (EMA if enabled), unsharded, on the CPU of rank 0."""
+        with self.ema_weights():
             return {name: value.clone() for name, value in parallel.whole_weights(self.model).items()}
 
 
@@ -301,7 +300,7 @@ def _whole(module: nn.Module) -> list[torch.Tensor]:
 
 @dataclass
 class _Window:
-    """Losses over some steps, summed on the device so that no step waits for a number."""
+    """Losses over some steps, summed on the device to avoid host syncs."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -315,7 +314,7 @@ class _Window:
         self.steps += 1
 
     def _totals(self, world: World) -> dict[str, float]:
-        """The sums, averaged over the processes."""
+        """The sums, averaged over ranks."""
         if not self.sums:
             return {}
         totals = world.mean(torch.stack(list(self.sums.values())))

@@ -1,4 +1,4 @@
-"""What the loop is told: how to train (`LoopConfig`, `EngineConfig`), and what one kind of training does (`Task`)."""
+"""The loop's configuration (`LoopConfig`, `EngineConfig`) and the interface of one kind of training (`Task`)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from alitok.train.schedule import Phase
 
 @config
 class LoopConfig:
-    """How much at a time, how often what is written, and what happens when a step fails.
+    """Batch size, optimizer, logging intervals, and what happens when a step is not finite.
 
     Attributes:
-        batch_size: images per optimizer step, over all processes and microbatches.
+        batch_size: images per optimizer step, over all ranks and microbatches.
         optimizer: AdamW.
-        log_every: steps between records; each is the mean over its window.
-        evaluate_every: steps between looks at validation images.
+        log_every: steps between log records; each is the mean over its window.
+        evaluate_every: steps between evaluations on validation data.
         checkpoint_every: steps between checkpoints.
-        keep: checkpoints kept.
-        max_skips: steps in a row that may be left out because the loss or a gradient is not a finite number; then
-            the last checkpoint is restored and training goes on with the data behind them.
-        max_restores: times that may happen before training gives up.
+        keep: number of checkpoints to keep.
+        max_skips: consecutive steps that may be skipped because the loss or a gradient is not finite; then the last
+            checkpoint is restored and training continues with the data after them.
+        max_restores: how often that may happen before training fails.
     """
 
     batch_size: int
@@ -44,22 +44,22 @@ class LoopConfig:
     max_restores: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Reject counts below one."""
         require_at_least(self, 1, "batch_size", "log_every", "evaluate_every", "checkpoint_every", "keep", "max_skips")
         require_at_least(self, 0, "max_restores")
 
 
 @config
 class EngineConfig:
-    """How the work is laid over the machine. It may differ from one start of a run to the next.
+    """How the work is mapped to the machine. It may change whenever a run is resumed.
 
     Attributes:
-        precision: of the forward pass; auto is bf16 on devices that compute in it.
-        grad_accum_steps: microbatches that a process's share of the batch is cut into.
-        parallel: what several processes share: `ddp` the data, `fsdp` also the blocks' weights.
+        precision: of the forward pass; auto is bf16 where the device supports it.
+        grad_accum_steps: gradient accumulation steps (microbatches per rank and optimizer step).
+        parallel: `ddp` replicates the weights, `fsdp` shards those of the transformer blocks.
         compile: compile the transformer blocks.
-        activation_checkpointing: keep no activations inside blocks; less memory for a third more work.
-        workers: processes that read images ahead, for each training process; their number changes no result.
+        activation_checkpointing: recompute activations inside blocks: less memory for a third more work.
+        workers: data-loading processes per rank; their number does not change results.
     """
 
     precision: Precision = "auto"
@@ -70,14 +70,14 @@ class EngineConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
+        """Reject counts out of range."""
         require_at_least(self, 1, "grad_accum_steps")
         require_at_least(self, 0, "workers")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task has to tell: by name, numbers, curves and images (3, h, w) uint8; and sentences for the user."""
+    """What a task reports, by name: scalars, curves, images (3, h, w) uint8; and notices for the user."""
 
     scalars: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
@@ -89,64 +89,64 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class StepInfo(NamedTuple):
-    """Where in its phases a run is."""
+    """Position of a run in its phases."""
 
     phase: int  # index into the task's phases
-    phase_step: int  # steps done in it
-    step: int  # steps done in all
+    phase_step: int  # steps completed in this phase
+    step: int  # steps completed in total
 
 
 class LossTerms(NamedTuple):
-    """What one forward pass gives."""
+    """Losses of one forward pass."""
 
     minimise: torch.Tensor  # scalar, differentiable
-    logged: dict[str, torch.Tensor]  # scalars by name; `loss` must be among those of a task's first pass
+    logged: dict[str, torch.Tensor]  # scalars by name; a task's first pass must include `loss`
 
 
 class Task(Protocol):
     """One kind of training."""
 
-    name: str  # of the run, for people and for the checkpoint
+    name: str  # of the run, in logs and checkpoints
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The plan."""
+        """The phases, in order."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """What is trained, each with an optimizer of its own where it has trainable parameters.
+        """Modules by name; each with trainable parameters gets its own optimizer.
 
-        `model` is the result; it alone has a running average. All are kept in checkpoints, buffers included.
+        `model` is the result, and the only one with an EMA. All are saved in checkpoints, buffers included.
         """
 
     @property
     def optimizers(self) -> Mapping[str, OptimizerConfig]:
-        """Those of the modules other than `model`."""
+        """Optimizer configs of the modules other than `model`."""
 
     @property
     def batches(self) -> Callable[[int], Iterator[Batch]]:
-        """Batch number -> this process's parts of the endless batches from there on, on the CPU."""
+        """Batch number -> this rank's part of the endless stream of batches from there on, on the CPU."""
 
     def to(self, device: torch.device) -> None:
-        """Move all modules, and what else the losses need."""
+        """Move all modules, and whatever else the losses need."""
 
     def begin(self) -> None:
-        """A step begins: forget what the last one gathered for `update`."""
+        """Start a step: discard what the previous one collected for `update`."""
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
-        """The forward passes over one microbatch, one by one: each is sent back before the next is asked for.
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
+        """Forward passes over one microbatch; the engine runs the backward pass of each before asking for the next.
 
         Args:
-            models: the modules by name, to be called in their stead: they know of the other processes.
+            models: the modules by name, wrapped for DDP; call these, not the modules.
             batch: a microbatch, on the device.
-            moment: where in the phases.
+            info: position in the phases.
         """
 
     def update(self, world: World) -> None:
-        """What a step changes besides the optimizers; parameters still hold the values of the forward passes."""
+        """Update state outside the optimizers, before their step (parameters are still those of the forward pass)."""
 
     def report(self) -> Evaluation:
-        """What to log besides the terms, each time they are logged; the same on every process."""
+        """What to log in addition to the loss terms; the same on every rank."""
 
     def evaluate(self, step: int) -> Evaluation:
-        """Look at validation data with the modules as they are (holding the average, when there is one)."""
+        """Evaluate on validation data with the current weights (the EMA, if there is one)."""

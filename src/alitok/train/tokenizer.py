@@ -1,7 +1,4 @@
-"""Training of the tokenizer: stage 1 shapes encoder, codebook and codes; stage 2 trains a new decoder on frozen codes.
-
-Enters: a stream of uint8 images. Leaves: the trained tokenizer, through `alitok.train.loop.train`.
-"""
+"""Training of the tokenizer: stage 1 trains encoder, codebook and causal decoder; stage 2 a decoder on frozen codes."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ from alitok.tokenizer.model import Reconstruction, Stage
 from alitok.tokenizer.quantizer import Candidates
 from alitok.train.adversary import Adversary, AdversaryConfig
 from alitok.train.optim import OptimizerConfig
-from alitok.train.predictability import PredictabilityConfig, probe
+from alitok.train.predictability import PredictabilityConfig, measure_predictability
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
 
-_BLOCK = 64  # validation images in memory at a time
-_SHOWN = 16  # validation images on the sheet of originals and reconstructions
-_CODES_PER_ENTRY = 64  # codes in the window that codebook use is measured over, for each entry of the codebook
+_BLOCK = 64  # validation images per forward pass
+_SHOWN = 16  # validation images on the sheet of reconstructions
+_CODES_PER_ENTRY = 64  # codes per codebook entry in the window over which codebook use is measured
 
 
 @config
@@ -40,14 +37,14 @@ class TokenizerPhase(Phase):
 
     Attributes:
         losses: weight of each term.
-        discriminator: whether the discriminator is trained and its verdict is part of the loss.
+        discriminator: whether the discriminator is trained and the adversarial loss used.
     """
 
     losses: LossWeights = LossWeights()
     discriminator: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an adversarial weight that nothing would answer to."""
+        """Reject an adversarial weight without a discriminator."""
         super().__post_init__()
         if self.losses.adversarial > 0 and not self.discriminator:
             raise AlitokError("losses.adversarial needs discriminator = true in the same phase")
@@ -55,15 +52,15 @@ class TokenizerPhase(Phase):
 
 @config
 class TokenizerTraining:
-    """How one stage is trained.
+    """Training of one stage.
 
     Attributes:
-        loop: batch, optimizer, what is written when.
-        phases: what is minimised, how long, and at which rate.
-        adversary: the discriminator, for the phases that have one.
-        perceptual: where the weights of the pretrained feature networks are.
-        predictability: how predictable the codes are, measured along the way in stage 1.
-        usage_alarm: share of the highest codebook use so far below which a warning is given.
+        loop: batch size, optimizer, logging.
+        phases: losses, lengths and learning rates.
+        adversary: the discriminator, for phases that use one.
+        perceptual: paths of pretrained feature networks.
+        predictability: how often to measure the predictability of the codes in stage 1.
+        usage_alarm: fraction of the highest codebook use so far below which a warning is printed.
     """
 
     loop: LoopConfig
@@ -74,7 +71,7 @@ class TokenizerTraining:
     usage_alarm: float = 0.8
 
     def __post_init__(self) -> None:
-        """Refuse a plan without phases, and a probe that would never be run."""
+        """Reject missing phases, and a predictability interval that never coincides with an evaluation."""
         require_phases(self.phases)
         if self.predictability.every % self.loop.evaluate_every:
             raise AlitokError(
@@ -83,12 +80,12 @@ class TokenizerTraining:
             )
 
     def networks(self) -> tuple[NetworkName, ...]:
-        """The feature networks that some phase needs."""
+        """The feature networks that any phase needs."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.losses.networks()))
 
 
 def freeze_codes(tokenizer: Tokenizer) -> None:
-    """Train nothing but the stage-2 decoder: encoder, latent tokens, codebook and stage-1 decoder stay as they are."""
+    """Freeze all but the stage-2 decoder."""
     assert tokenizer.stage2 is not None
     tokenizer.requires_grad_(False)
     tokenizer.stage2.requires_grad_(True)
@@ -98,14 +95,14 @@ class TokenizerTask:
     """Stage 1 or stage 2 as a task of the loop.
 
     Args:
-        tokenizer: trained in place; for stage 2 it has a stage-2 decoder, and all else is frozen here.
+        tokenizer: trained in place; in stage 2 it has a stage-2 decoder, and all else is frozen.
         stage: which decoder is trained.
-        training: what is minimised.
+        training: losses, phases, optimizer.
         batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
-        val: (N, 3, h, h) uint8, looked at during training.
-        networks: those that `training.networks()` names.
-        probed: images (N, 3, h, h) uint8 whose codes the predictability probe learns to guess.
-        seed: of the probe.
+        val: validation images (N, 3, h, h) uint8.
+        networks: those named by `training.networks()`.
+        predictability_images: training images (N, 3, h, h) uint8 for the predictability measurement.
+        seed: of that measurement.
     """
 
     def __init__(
@@ -117,7 +114,7 @@ class TokenizerTask:
         val: np.ndarray,
         *,
         networks: Mapping[NetworkName, FeatureNetwork] | None = None,
-        probed: np.ndarray | None = None,
+        predictability_images: np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
         self.name: str = stage
@@ -125,7 +122,7 @@ class TokenizerTask:
         self.batches = batches
         self._tokenizer, self._stage, self._training = tokenizer, stage, training
         self._val = torch.from_numpy(val)
-        self._probed, self._seed = probed, seed
+        self._predictability_images, self._seed = predictability_images, seed
         networks = networks or {}
         assert set(networks) >= set(training.networks())
         self._objective = Objective(networks, tokenizer.config.patch_size)
@@ -142,7 +139,7 @@ class TokenizerTask:
             freeze_codes(tokenizer)
         else:
             if tokenizer.stage2 is not None:
-                tokenizer.stage2.requires_grad_(False)  # takes no part, and DDP waits for whatever could
+                tokenizer.stage2.requires_grad_(False)  # unused, and DDP waits for every trainable parameter
             codes = training.loop.batch_size * tokenizer.config.sequence_length
             window = math.ceil(_CODES_PER_ENTRY * tokenizer.config.codebook_size / codes)
             self._usage = UsageWindow(tokenizer.config.codebook_size, window, training.usage_alarm)
@@ -157,24 +154,24 @@ class TokenizerTask:
             module.to(device)
 
     def begin(self) -> None:
-        """Forget the features of the last step."""
+        """Discard what the previous step collected."""
         self._candidates = None
         if self._adversary is not None:
             self._adversary.begin()
 
-    def losses(self, models: Mapping[str, nn.Module], batch: Batch, moment: StepInfo) -> Iterator[LossTerms]:
-        """The tokenizer's terms for one batch of images, then the discriminator's in phases that have one."""
+    def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
+        """The tokenizer's losses, then the discriminator's in phases that have one."""
         images = pixels.to_float(batch[0])
-        phase = self.phases[moment.phase]
+        phase = self.phases[info.phase]
         adversary = self._adversary if phase.discriminator else None
-        if adversary is not None and adversary.trains_alone(moment.phase_step):
+        if adversary is not None and adversary.discriminator_only(info.phase_step):
             with torch.no_grad():
                 rebuilt = self._tokenizer(images, self._stage).images
         else:
             result: Reconstruction = models["model"](images, self._stage)
             terms = self._terms(images, result, phase.losses)
             if adversary is not None:
-                verdict = adversary.judge(result.images, terms.pop("reconstruction"), phase.losses.adversarial)
+                verdict = adversary.decoder_loss(result.images, terms.pop("reconstruction"), phase.losses.adversarial)
                 terms |= verdict.logged
                 terms["loss"] = terms["loss"] + verdict.minimise
             terms.pop("reconstruction", None)
@@ -183,8 +180,8 @@ class TokenizerTask:
             if self._usage is not None:
                 found = self._tokenizer.quantizer.candidates(result.features)
                 self._candidates = found if self._candidates is None else self._candidates.merge(found)
-        if adversary is not None and adversary.learns(moment.phase_step):
-            yield adversary.learn(models["discriminator"], images, rebuilt, phase.losses)
+        if adversary is not None and adversary.trains_discriminator(info.phase_step):
+            yield adversary.discriminator_loss(models["discriminator"], images, rebuilt, phase.losses)
 
     def _terms(self, images: torch.Tensor, result: Reconstruction, weights: LossWeights) -> dict[str, torch.Tensor]:
         if self._stage == "stage2":
@@ -198,7 +195,7 @@ class TokenizerTask:
         )
 
     def update(self, world: World) -> None:
-        """Stage 1: one step of online clustering on the features of this step, over all processes."""
+        """Stage 1: one step of online clustering on the features of this step, over all ranks."""
         if self._candidates is not None:
             assert self._usage is not None
             candidates = self._candidates.all_reduced(world)
@@ -208,7 +205,7 @@ class TokenizerTask:
             self._adversary.update(world)
 
     def report(self) -> Evaluation:
-        """Codebook use and perplexity over the last full window, and an alarm when use has fallen."""
+        """Codebook use and perplexity over the last full window, with a warning when use has dropped."""
         if self._usage is None:
             return Evaluation()
         fallen = self._usage.fallen()
@@ -216,7 +213,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
-        """PSNR and codebook use on validation images, a sheet of them, and now and then the predictability of codes."""
+        """PSNR and codebook use on validation images, a sheet of reconstructions, predictability when due."""
         model = self._tokenizer
         device = model.quantizer.codebook.device
         usage, decibels, codes = CodeUsage(model.config.codebook_size), [], []
@@ -227,22 +224,22 @@ class TokenizerTask:
             usage.update(codes[-1])
             decibels.append(psnr(originals, reconstructions))
         scalars = {"val_psnr": torch.cat(decibels).mean().item(), "val_codebook_use": usage.use}
-        spread = self._val[:: math.ceil(len(self._val) / _SHOWN)]  # images often come class by class
+        spread = self._val[:: math.ceil(len(self._val) / _SHOWN)]  # images are often sorted by class
         originals = pixels.to_float(spread.to(device))
         sheet = torch.cat([originals, model.reconstruct(originals, self._stage)])
         image = pixels.grid(pixels.to_uint8(sheet).cpu().numpy(), columns=len(spread))
         every = self._training.predictability.every
-        if every and self._probed is not None and step % every == 0:
+        if every and self._predictability_images is not None and step % every == 0:
             scalars |= self._predictability(torch.cat(codes))
         return Evaluation(scalars, images={"reconstructions": image})
 
     def _predictability(self, val: torch.Tensor) -> dict[str, float]:
-        assert self._probed is not None
+        assert self._predictability_images is not None
         model, settings = self._tokenizer, self._training.predictability
         device = val.device
-        blocks = torch.from_numpy(self._probed[: settings.images]).split(_BLOCK)
+        blocks = torch.from_numpy(self._predictability_images[: settings.images]).split(_BLOCK)
         codes = torch.cat([model.encode(pixels.to_float(block.to(device))) for block in blocks])
-        found = probe(
+        found = measure_predictability(
             codes,
             val[: settings.val_images],
             grid=model.config.grid,
@@ -253,7 +250,7 @@ class TokenizerTask:
             seed=self._seed,
         )
         return {
-            "probe_accuracy": found.accuracy,
-            "probe_bits_per_image": found.bits_per_image,
-            "probe_grid_bits_per_image": found.grid_bits_per_image,
+            "predictability_accuracy": found.accuracy,
+            "predictability_bits_per_image": found.bits_per_image,
+            "predictability_grid_bits_per_image": found.grid_bits_per_image,
         }

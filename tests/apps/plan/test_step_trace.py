@@ -98,8 +98,8 @@ def test_memory_of_a_real_step(case, tmp_path):
     recipe = dataclasses.replace(recipe_with(stage, **losses), engine=EngineConfig(**{"precision": "fp32"} | engine))
     state, batch = state_of(recipe, stage, tmp_path)
     state.advance(batch, lambda: False)  # what is made once, as by the first use of a kernel, is no part of a step
-    for player in state.players.values():
-        player.module.zero_grad(set_to_none=True)  # or what a step gives back at its start would count
+    for part in state.trained.values():
+        part.module.zero_grad(set_to_none=True)  # or what a step gives back at its start would count
     real = allocated(lambda: state.advance(batch, lambda: False))
     microbatches = recipe.engine.grad_accum_steps
     rehearsal = Rehearsal(recipe, stage, len(CLASSES))
@@ -110,7 +110,7 @@ def test_memory_of_a_real_step(case, tmp_path):
         accumulating=microbatches > 1,
         fused_attention=False,
     )
-    gradients = sum(p.grad.nbytes for player in state.players.values() for p in player.parameters if p.grad is not None)
+    gradients = sum(p.grad.nbytes for part in state.trained.values() for p in part.parameters if p.grad is not None)
     assert found.held_bytes + gradients == pytest.approx(real, rel=0.02)
 
 
@@ -119,9 +119,9 @@ def test_bytes_of_weights(stage, tmp_path):
     recipe = recipe_with(stage, discriminator=True)
     state, _ = state_of(recipe, stage, tmp_path)
     weights = Rehearsal(recipe, stage, len(CLASSES)).weights
-    players = state.players
-    assert weights.trained == sum(parameter.nbytes for parameter in players["model"].parameters)
-    rival = players.get("discriminator")
+    trained = state.trained
+    assert weights.trained == sum(parameter.nbytes for parameter in trained["model"].parameters)
+    rival = trained.get("discriminator")
     assert weights.rival == (0 if rival is None else sum(parameter.nbytes for parameter in rival.parameters))
     everything = sum(parameter.nbytes for parameter in state.model.parameters())
     assert weights.frozen == everything - weights.trained  # without feature networks

@@ -27,8 +27,8 @@ from alitok.metrics.reach import reach_of
 from alitok.report import heat
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.codec import TokenizerCodec
-from alitok.train.next_code import guess
-from alitok.train.predictability import PredictabilityConfig, probe
+from alitok.train.next_code import predict_codes
+from alitok.train.predictability import PredictabilityConfig, measure_predictability
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}
 TRAINING = PredictabilityConfig(images=30, steps=3, batch_size=8, layers=1, width=8, heads=2)
@@ -176,7 +176,7 @@ def test_numbers_and_maps_are_those_of_the_parts(ask, real, tmp_path, capsys):
         assert found[f"{stage}_reach_past"] == reach.past_share
     assert found["stage1_reach_past"] == 0 < found["stage2_reach_past"]
     config = {"grid": 3, "prefix": 3, "codebook_size": 20, "config": TRAINING, "device": torch.device("cpu"), "seed": 3}
-    probed = probe(train_codes, codes, **config)
+    probed = measure_predictability(train_codes, codes, **config)
     assert found["accuracy"] == pytest.approx(probed.accuracy)
     assert found["bits_per_image"] == pytest.approx(probed.bits_per_image)
     assert found["grid_bits_per_image"] == pytest.approx(probed.grid_bits_per_image)
@@ -227,10 +227,12 @@ def test_a_generator_is_told_the_classes_of_the_images_by_their_names(ask, real,
     held, labels = some_images(real, "val", HELD)
     with torch.no_grad():
         codes = tokenizer().encode(held)
-    expected = guess(generator, codes, 1 - labels, 64)  # ant and bee stand the other way round there
+    expected = predict_codes(generator, codes, 1 - labels, 64)  # ant and bee stand the other way round there
     assert found["bits_per_image"] == pytest.approx(expected.nats.sum(1).mean().item() / math.log(2), rel=1e-5)
-    assert found["accuracy"] == pytest.approx(expected.right.double().mean().item())
-    assert guess(generator, codes, labels, 64).nats.mean() != pytest.approx(expected.nats.mean().item(), rel=1e-6)
+    assert found["accuracy"] == pytest.approx(expected.correct.double().mean().item())
+    assert predict_codes(generator, codes, labels, 64).nats.mean() != pytest.approx(
+        expected.nats.mean().item(), rel=1e-6
+    )
     assert "train_accuracy" not in found
     assert "generator weights" in written["protocol"]
 

@@ -48,7 +48,7 @@ from alitok.run.workspace import Workspace
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.codec import TokenizerCodec
 from alitok.tokenizer.model import Stage
-from alitok.train.next_code import Guesses, guess
+from alitok.train.next_code import CodePredictions, predict_codes
 
 SPLIT_SEED = 0  # every seed trains on the same images and is measured on the same
 _VAL, _TRAINING = 1000, 5000  # images that a cell is measured on, and that its samples are compared with
@@ -198,7 +198,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     told = _guesses(generator, run.trainings.codes("val"), rows)
     train_codes = run.trainings.codes("train")
     train_rows = np.array(spread(train_codes.images, _VAL)) * train_codes.crops
-    prefix, right = tokenizer.config.prefix_length, told.right.double()
+    prefix, right = tokenizer.config.prefix_length, told.correct.double()
     bits, grid_bits = bits_per_image(told.nats.mean(0), prefix)
     usage = usage_of(tokenizer, train_codes)
     sample_distance, sample_accuracy = _samples(run, generator, tokenizer, judge)
@@ -246,10 +246,10 @@ def _keep_shown(root: Path, originals: np.ndarray, rebuilt: np.ndarray) -> None:
     write_bytes(root / _IMAGES, buffer.getvalue())
 
 
-def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> Guesses:
+def _guesses(generator: Generator, codes: CodeStore, rows: np.ndarray) -> CodePredictions:
     """Of each code of some rows, told their class."""
     wanted = torch.from_numpy(codes.codes(rows).astype(np.int64))
-    return guess(generator, wanted, torch.from_numpy(codes.labels[rows]), _BLOCK)
+    return predict_codes(generator, wanted, torch.from_numpy(codes.labels[rows]), _BLOCK)
 
 
 def _feature_distance(judge: Judge, originals: np.ndarray, rebuilt: np.ndarray, device: torch.device) -> float:

@@ -47,8 +47,8 @@ from alitok.metrics.mutual import Mutual, mutual_information
 from alitok.metrics.reach import Reach, reach_of
 from alitok.run.originals import open_images_of, tell_left_out
 from alitok.run.summary import environment
-from alitok.train.next_code import guess
-from alitok.train.predictability import PredictabilityConfig, probe
+from alitok.train.next_code import predict_codes
+from alitok.train.predictability import PredictabilityConfig, measure_predictability
 
 IMAGES = 128  # that are disturbed unless another number is given
 _MOST_VAL = 2048  # validation images whose codes are guessed
@@ -253,12 +253,12 @@ def _losses(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> Losses
     with job.part("loss", "codes guessed", 1) as tell:
         if asked is not None:
             _refuse_unknown(job, val.codes, asked.generator.config.codebook_size)
-            found = guess(asked.generator, val.codes, asked.classes[val.labels], job.options.batch_size)
+            found = predict_codes(asked.generator, val.codes, asked.classes[val.labels], job.options.batch_size)
             nats, right = found.by_position()
             losses = Losses("the generator, told the class", nats.numpy(), right.numpy(), job.prefix, None, count)
         else:
             codes, others, size = _numbered(train.codes, val.codes, job.subject.codebook_size)
-            probed = probe(
+            probed = measure_predictability(
                 codes,
                 others,
                 grid=job.grid,
@@ -269,7 +269,7 @@ def _losses(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> Losses
                 seed=job.options.seed,
             )
             by = f"a small generator of {len(codes):,} training images, told no class"
-            arrays = np.array(probed.nats), np.array(probed.right)
+            arrays = np.array(probed.nats), np.array(probed.accuracy_by_position)
             losses = Losses(by, *arrays, job.prefix, probed.train_accuracy, count)
         tell(1, 1)
     return losses
