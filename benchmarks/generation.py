@@ -220,9 +220,10 @@ def steps_of(engine: Engine, given: Sequence[SampleRequest]) -> tuple[torch.Tens
     """The same of an engine that reads the given codes one by one, as it reads those it draws."""
     import torch
 
-    from alitok.sampling import SampleRequest, session
+    from alitok.sampling import SampleRequest
+    from alitok.sampling import engine as engines
 
-    choose, logits, chosen = session.next_codes, [], []
+    choose, logits, chosen = engines.next_codes, [], []
 
     def watch(conditional: torch.Tensor, *others: Any) -> torch.Tensor:
         codes = choose(conditional, *others)
@@ -231,7 +232,7 @@ def steps_of(engine: Engine, given: Sequence[SampleRequest]) -> tuple[torch.Tens
         return codes
 
     # The codes that all images of a batch are given would be read at once; one that is given none prevents it.
-    with patch.object(session, "next_codes", watch):
+    with patch.object(engines, "next_codes", watch):
         engine.sample([*given, SampleRequest(0, sampling=given[0].sampling)])
     return torch.stack(logits, dim=1), torch.stack(chosen, dim=1)
 

@@ -436,26 +436,26 @@ CHANGES = [
         ),
         (
             "the cosine falls",
-            "(1 - math.cos(math.pi * share**power)) / 2",
-            "(1 + math.cos(math.pi * share**power)) / 2",
+            "(1 - math.cos(math.pi * done**power)) / 2",
+            "(1 + math.cos(math.pi * done**power)) / 2",
             "test_the_cosine_starts_at_one_and_bends_with_the_power",
         ),
         (
             "the power bends nothing",
-            "share**power",
-            "share",
+            "done**power",
+            "done",
             "test_the_cosine_starts_at_one_and_bends_with_the_power",
         ),
         (
             "the straight line falls",
-            '"linear": share,',
-            '"linear": 1 - share,',
+            '"linear": done,',
+            '"linear": 1 - done,',
             "test_constant_and_linear_schedules",
         ),
         (
             "the interval does not hold its start",
-            "start <= share < stop",
-            "start < share <= stop",
+            "start <= done < stop",
+            "start < done <= stop",
             "test_outside_the_interval_nothing_is_guided",
         ),
         (
@@ -464,10 +464,6 @@ CHANGES = [
             "return confidence / ",
             "test_soft_weights_take_away_one_in_all",
         ),
-    ),
-    *_of(
-        "sampling/settings.py",
-        "tests/sampling/test_settings.py",
         (
             "one code too many",
             "kept = (rank < top_k)",
@@ -540,7 +536,7 @@ CHANGES = [
         ),
     ),
     *_of(
-        "sampling/session.py",
+        "sampling/engine.py",
         "tests/sampling/test_engine.py",
         (
             "the branches of guidance exchanged",

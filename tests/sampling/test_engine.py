@@ -8,9 +8,9 @@ from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
 from alitok.recipes.presets import RECIPES
 from alitok.sampling import SampleRequest, SamplingConfig, oracle
-from alitok.sampling.engine import Engine
+from alitok.sampling.engine import GRAPH_STEP, READ_AT_ONCE, Engine
 from alitok.sampling.guidance import RowSettings
-from alitok.sampling.session import GRAPH_STEP, READ_AT_ONCE
+from alitok.sampling.memory import cache_bytes, codes_bytes
 
 SIZES = {
     "small": GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=5, layers=2, width=16, heads=2),
@@ -192,13 +192,12 @@ def test_rounded_weights_mostly_take_the_same_likeliest_codes(precision, share, 
     assert sum(same) / len(same) >= share
 
 
-def test_the_cache_is_as_large_as_is_said(generator):
+def test_the_cache_is_as_large_as_estimated(generator):
     engine = Engine(generator)
     engine.sample(requests([SamplingConfig(guidance_scale=2.0)] * 3))
     cache = engine._session._cache
-    assert engine.cache_bytes(3) == cache.numel() * cache.element_size() == 2 * engine.cache_bytes(3, guided=False)
-    assert engine.largest_batch(engine.batch_bytes(37)) == 37
-    assert engine.largest_batch(1) == 1
+    assert cache_bytes(engine, 3) == cache.numel() * cache.element_size() == 2 * cache_bytes(engine, 3, guided=False)
+    assert codes_bytes(engine, 37) == 37 * codes_bytes(engine, 1)
 
 
 def test_wrong_requests_are_refused(generator):
@@ -243,7 +242,7 @@ def test_where_numba_cannot_be_used_pytorch_draws(generator, monkeypatch):
 
 
 def test_wrong_engines_are_refused(generator):
-    with pytest.raises(AlitokError, match="no kernel 'typo'; known are fused, plain, weight_first"):
+    with pytest.raises(AlitokError, match="Unknown kernel 'typo'; choose fused, plain, weight_first"):
         Engine(generator, kernel="typo")
     with pytest.raises(AlitokError, match="no graphs"):
         Engine(generator, kernel="fused", graphs=True)

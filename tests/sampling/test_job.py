@@ -11,8 +11,8 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.sampling import SamplingConfig, decoding
 from alitok.sampling import job as sampling
 from alitok.sampling.engine import Engine
-from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
-from alitok.sampling.memory import decoder_bytes
+from alitok.sampling.job import SamplingJob, blocks_of, fitting_batch, pixel_precision, sample_blocks
+from alitok.sampling.memory import codes_bytes, decoder_bytes
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -28,7 +28,7 @@ TOKENIZER = TokenizerConfig(
 )
 GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2)
 WORLD = World(torch.device("cpu"))
-PLAN = SamplingPlan((2, 0), 75, 4, SamplingConfig(guidance_scale=2.0))
+JOB = SamplingJob((2, 0), 75, 4, SamplingConfig(guidance_scale=2.0))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def pipeline():
 
 
 def drawn(pipeline, world=WORLD, **options):
-    return list(draw_many(pipeline, PLAN, world, **{"batch_size": 64, **options}))
+    return list(sample_blocks(pipeline, JOB, world, **{"batch_size": 64, **options}))
 
 
 def images(blocks):
@@ -51,7 +51,7 @@ def images(blocks):
 
 @pytest.mark.parametrize(("classes", "count"), [((4, 1, 7), 11), ((0,), 5), (tuple(range(9)), 4), ((3, 2), 100)])
 def test_every_beginning_of_a_job_is_balanced(classes, count):
-    plan = SamplingPlan(classes, count)
+    plan = SamplingJob(classes, count)
     labels = plan.labels(range(count))
     for end in range(1, count + 1):
         counts = [int((labels[:end] == label).sum()) for label in classes]
@@ -79,7 +79,7 @@ def test_the_images_are_those_that_one_call_draws(pipeline):
     assert [(block.number, block.indices) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
     labels = np.concatenate([block.labels for block in blocks])
     assert labels.tolist() == ([2, 0] * 38)[:75]
-    called = pipeline(labels.tolist(), seed=4, sampling=PLAN.sampling)
+    called = pipeline(labels.tolist(), seed=4, sampling=JOB.sampling)
     assert np.array_equal(images(blocks), np.stack([np.asarray(image) for image in called]).transpose(0, 3, 1, 2))
     assert len({image.tobytes() for image in images(blocks)}) > 60
 
@@ -129,16 +129,16 @@ def test_what_is_missing_is_drawn_as_it_was(pipeline):
     assert [block.number for block in some] == [1, 2, 4]
     assert all(np.array_equal(block.images, whole[block.number]) for block in some)
     assert drawn(pipeline, batch_size=16, wanted=[]) == []
-    first = draw_many(pipeline, SamplingPlan((2, 0), 32, 4, PLAN.sampling), WORLD, batch_size=16)
+    first = sample_blocks(pipeline, SamplingJob((2, 0), 32, 4, JOB.sampling), WORLD, batch_size=16)
     assert all(np.array_equal(block.images, whole[block.number]) for block in first), "a shorter job"
 
 
 def test_exact_codes_get_exact_pixels_and_others_a_trial(pipeline, monkeypatch):
     monkeypatch.setattr(decoding, "_decide", lambda tokenizer, codes: ["bf16", "fp32"][len(codes) == 1])
-    assert pixel_precision(pipeline, PLAN) == "fp32"
+    assert pixel_precision(pipeline, JOB) == "fp32"
     rounded = Pipeline(pipeline.tokenizer, pipeline.generator, precision="bf16")
-    assert pixel_precision(rounded, PLAN) == "bf16"
-    assert pixel_precision(rounded, SamplingPlan((0,), 1)) == "fp32"
+    assert pixel_precision(rounded, JOB) == "bf16"
+    assert pixel_precision(rounded, SamplingJob((0,), 1)) == "fp32"
     half = drawn(pipeline, pixels="bf16")
     difference = images(half).astype(int) - images(drawn(pipeline))
     assert 1 <= np.abs(difference).max() < 20
@@ -147,44 +147,44 @@ def test_exact_codes_get_exact_pixels_and_others_a_trial(pipeline, monkeypatch):
 def just_enough(pipeline, images):
     """Free memory for so many images: beside them a reserve, weights in two forms, and pixels of a group."""
     weights = sum(weight.nbytes for weight in pipeline.generator.parameters())
-    batch = pipeline.engine.batch_bytes(images) + pipeline.engine.batch_bytes(1) // 2
+    batch = codes_bytes(pipeline.engine, images) + codes_bytes(pipeline.engine, 1) // 2
     return int((2 * weights + 16 * decoder_bytes(pipeline.tokenizer) + batch) / 0.95)
 
 
 def test_the_batch_is_what_fits(pipeline, monkeypatch):
     free = just_enough(pipeline, 10)
     monkeypatch.setattr(sampling, "free_memory", lambda device: free)
-    assert fitting_batch(pipeline, PLAN, WORLD) == 10
-    assert fitting_batch(pipeline, PLAN, WORLD, 10) == 10
-    assert fitting_batch(pipeline, SamplingPlan((0,), 5), WORLD, 11) == 11  # one row each, without guidance
-    with pytest.raises(AlitokError, match=r"A batch of 11 images takes .* free on cpu; draw at most 10 at a time"):
-        fitting_batch(pipeline, PLAN, WORLD, 11)
+    assert fitting_batch(pipeline, JOB, WORLD) == 10
+    assert fitting_batch(pipeline, JOB, WORLD, 10) == 10
+    assert fitting_batch(pipeline, SamplingJob((0,), 5), WORLD, 11) == 11  # one row each, without guidance
+    with pytest.raises(AlitokError, match=r"A batch of 11 images takes .* free on cpu; use a batch size of at most 10"):
+        fitting_batch(pipeline, JOB, WORLD, 11)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert fitting_batch(pipeline, PLAN, WORLD) < 10
+    assert fitting_batch(pipeline, JOB, WORLD) < 10
     monkeypatch.setattr(sampling, "free_memory", lambda device: 2 * free)
-    assert fitting_batch(pipeline, PLAN, WORLD) == 10
+    assert fitting_batch(pipeline, JOB, WORLD) == 10
     for unknown in (1 << 50, None):
         monkeypatch.setattr(sampling, "free_memory", lambda device, unknown=unknown: unknown)
-        assert fitting_batch(pipeline, PLAN, WORLD) == 64
-        assert fitting_batch(pipeline, PLAN, WORLD, 1000) == 1000
+        assert fitting_batch(pipeline, JOB, WORLD) == 64
+        assert fitting_batch(pipeline, JOB, WORLD, 1000) == 1000
 
 
 def test_processes_agree_on_the_smallest_batch(pipeline, monkeypatch, together):
     def work(world):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
         monkeypatch.setattr(sampling, "free_memory", lambda device: just_enough(pipeline, 20 - 5 * world.rank))
-        return fitting_batch(pipeline, PLAN, world)
+        return fitting_batch(pipeline, JOB, world)
 
     assert together(work) == [15, 15]
 
 
-def test_what_cannot_be_drawn_is_said(pipeline):
+def test_bad_jobs_are_rejected(pipeline):
     with pytest.raises(AlitokError, match="batch size must be at least 1, not 0"):
         drawn(pipeline, batch_size=0)
     with pytest.raises(AlitokError, match="batch size must be at least 1, not 0"):
-        fitting_batch(pipeline, PLAN, WORLD, 0)
+        fitting_batch(pipeline, JOB, WORLD, 0)
     for classes, count in (((), 3), ((1,), 0)):
-        with pytest.raises(AlitokError, match=f"{count} images of {len(classes)} classes"):
-            SamplingPlan(classes, count)
+        with pytest.raises(AlitokError, match=f"needs images and classes, not {count} and {len(classes)}"):
+            SamplingJob(classes, count)
     with pytest.raises(AlitokError, match="Class 9 does not exist"):
-        list(draw_many(pipeline, SamplingPlan((9,), 1), WORLD, batch_size=1))
+        list(sample_blocks(pipeline, SamplingJob((9,), 1), WORLD, batch_size=1))

@@ -37,7 +37,7 @@ def test_a_call_draws_as_many_at_a_time_as_fit(pair, monkeypatch):
 
     monkeypatch.setattr(module, "synthesize", watch)
     weights = sum(parameter.nbytes for parameter in pair.generator.parameters())
-    one = pair.engine.batch_bytes(1, guided=True) + memory.decoder_bytes(pair.tokenizer)
+    one = memory.codes_bytes(pair.engine, 1, guided=True) + memory.decoder_bytes(pair.tokenizer)
     for free, wanted in (((2 * weights + 7.5 * one) / 0.95, 7), (weights, 1), (1 << 50, 64), (None, 64)):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: None if free is None else int(free))
         pair([0, 1])

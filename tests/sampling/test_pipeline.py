@@ -14,7 +14,7 @@ from alitok.data.crops import centre_crop
 from alitok.generator import Generator, GeneratorConfig
 from alitok.sampling import SampleRequest, SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
-from alitok.sampling.streaming import draw_by_rows, first_rows
+from alitok.sampling.synthesize import first_rows, stream_rows
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 TOKENIZER = TokenizerConfig(
@@ -100,7 +100,7 @@ def test_a_image_is_continued_from_its_first_rows_in_any_class(pipeline):
     image = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
     cropped = torch.from_numpy(np.asarray(centre_crop(image, 6)).copy()).permute(2, 0, 1)
     codes = pipeline.tokenizer.encode(to_float(cropped)[None])[0]
-    drawn = list(draw_by_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, image, 2)))
+    drawn = list(stream_rows(pipeline.engine, pipeline.tokenizer, pipeline.decoder, asked(pipeline, image, 2)))
     kept = pipeline.tokenizer.config.prefix_length + 2 * 3
     assert (torch.from_numpy(drawn[-1].codes)[:, :kept] == codes[:kept]).all()
     both = array(pipeline.complete(image, 2, [0, "tench"], seed=1))
@@ -208,7 +208,7 @@ def test_a_pair_that_lacks_a_part_never_asks_the_hub(pipeline, tmp_path, monkeyp
     pipeline.save_pretrained(tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "tokenizer")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AlitokError, match="no whole pair: it has no tokenizer/"):
+    with pytest.raises(AlitokError, match="has no tokenizer/, so it is not a complete pipeline"):
         Pipeline.from_pretrained("m", device="cpu")
 
 
@@ -220,7 +220,7 @@ def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
     with pytest.raises(AlitokError, match="batch_size must be at least 1"):
         pipeline([0], batch_size=0)
     other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
-    with pytest.raises(AlitokError, match="use the pair trained together"):
+    with pytest.raises(AlitokError, match="use models trained together"):
         Pipeline(pipeline.tokenizer, other)
     with pytest.raises(AlitokError, match="no directory"):
         Pipeline.from_pretrained(tmp_path / "none")

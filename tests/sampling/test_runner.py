@@ -125,7 +125,7 @@ def test_rows_are_classed_by_powers_of_four():
 
 @pytest.mark.parametrize("inputs", [64, 4096, 8192])
 def test_whole_numbers_do_not_run_over_however_many_are_added(inputs):
-    compiled = pytest.importorskip("alitok.sampling.numba_kernels")
+    compiled = pytest.importorskip("alitok.sampling.fused")
     x, whole, scale = np.ones((1, inputs), np.float32), np.empty((1, inputs), np.int16), np.empty(1, np.float32)
     compiled.to_whole(x, whole, scale)
     weight, ones, out = np.full((2, inputs), 127, np.int8), np.ones(2, np.float32), np.zeros((1, 2), np.float32)
@@ -135,7 +135,7 @@ def test_whole_numbers_do_not_run_over_however_many_are_added(inputs):
 
 @pytest.mark.parametrize(("how", "expected"), [("SET", 4.0), ("ADD", 6.0), ("GATE", 4 * 2 / (1 + np.exp(-2)))])
 def test_results_replace_are_added_or_gated(how, expected):
-    compiled = pytest.importorskip("alitok.sampling.numba_kernels")
+    compiled = pytest.importorskip("alitok.sampling.fused")
     tiles = compiled.tiles(np.ones((3, 4), np.float32))
     out = np.full((1, 3), 2, np.float32)
     compiled.linear_tiled(tiles, np.zeros(3, np.float32), np.ones((1, 4), np.float32), out, getattr(compiled, how))

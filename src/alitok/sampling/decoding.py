@@ -1,12 +1,9 @@
-"""Codes to finished images, in fp32 on a processor and in the faster of two precisions on a GPU.
+"""Codes (B, T) to images (B, 3, h, h) uint8, in fp32 on a CPU and in the faster of fp32 and bf16 on a GPU.
 
-Enters: codes (B, T). Leaves: images (B, 3, h, h) uint8. B images, T codes of each, h image side.
-
-bf16 is taken where it is faster and a trial on the first images stays within 1/255 of fp32, a step of a uint8 pixel.
-Machines, and processes of one job, may decide differently; their pixels may then differ by such a step, and codes never
-do. On a processor the times of both are near enough for one start to decide otherwise than the next, and a seed should
-give the same images again, so fp32 is taken there. `precision="fp32"` gives the same images everywhere, up to the
-last bits of float32.
+bf16 is used where it is faster and a trial on the first images stays within 1/255 of fp32, one step of a uint8 pixel.
+Machines, and processes of one job, may decide differently; their pixels may then differ by one step, codes never.
+On a CPU the timings are too close to decide the same way each time, and a seed should give the same images again, so it
+always uses fp32. `precision="fp32"` gives the same images everywhere, up to the last bits of float32.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from alitok.core.device import Precision, autocast, computes_in_half
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import Tokenizer
 
-_TRIAL = 2  # images that are decoded in both precisions
+_TRIAL = 2  # images decoded in both precisions
 _TOLERANCE = 1 / 255
 
 
@@ -30,25 +27,25 @@ class PixelDecoder:
 
     Args:
         tokenizer: in evaluation mode.
-        precision: `auto` tries both on the first images that are decoded, on a GPU that computes in bf16 at all.
+        precision: `auto` tries both on the first images, on a GPU with bf16 arithmetic.
 
     Attributes:
-        precision: `fp32` or `bf16`, the one in use; `auto` until it is decided.
+        precision: the one in use, `fp32` or `bf16`; `auto` until it is decided.
 
     Raises:
-        AlitokError: the tokenizer has no decoder, or there is no such precision.
+        AlitokError: the tokenizer has no decoder, or the precision is unknown.
     """
 
     def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
         if precision not in get_args(Precision):
             raise AlitokError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
-        tokenizer.decoder()  # that there is one
+        tokenizer.decoder()  # raises if there is none
         self._tokenizer = tokenizer
         self.precision: Precision = precision
 
     @torch.inference_mode()
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, T), on the tokenizer's device -> images (B, 3, h, h) uint8, there as well.
+        """Codes (B, T) on the tokenizer's device -> images (B, 3, h, h) uint8 on the same.
 
         Raises:
             AlitokError: codes of another shape.
@@ -59,22 +56,22 @@ class PixelDecoder:
 
 
 def _decide(tokenizer: Tokenizer, codes: torch.Tensor) -> Precision:
-    """bf16 if the machine computes in it and it is faster on `codes` and near enough to fp32, else fp32."""
+    """bf16 if it is faster on `codes` and close enough to fp32, else fp32."""
     if not _may_be_faster_in_half(codes.device):
         return "fp32"
-    exact, patience = _timed(tokenizer, codes, "fp32")
-    rounded, seconds = _timed(tokenizer, codes, "bf16")
-    near = (rounded - exact).abs().max().item() <= _TOLERANCE  # false where bf16 gives NaN
-    return "bf16" if near and seconds < patience else "fp32"
+    exact, fp32_seconds = _timed(tokenizer, codes, "fp32")
+    rounded, bf16_seconds = _timed(tokenizer, codes, "bf16")
+    close = (rounded - exact).abs().max().item() <= _TOLERANCE  # false where bf16 gives NaN
+    return "bf16" if close and bf16_seconds < fp32_seconds else "fp32"
 
 
 def _may_be_faster_in_half(device: torch.device) -> bool:
-    """Whether a trial is worth its time: a GPU with instructions for bf16."""
+    """Whether a trial is worth its time: on a GPU with bf16 arithmetic."""
     return device.type != "cpu" and computes_in_half(device)
 
 
 def _timed(tokenizer: Tokenizer, codes: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, float]:
-    """Decode twice; the images in float32 on the CPU, and the seconds of the second time, until they are there."""
+    """Decode twice; the images in float32 on the CPU, and the seconds of the second run including the transfer."""
     _decode(tokenizer, codes, precision).cpu()
     start = time.perf_counter()
     images = _decode(tokenizer, codes, precision).cpu()

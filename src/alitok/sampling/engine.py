@@ -1,8 +1,7 @@
 """The fast sampler: the same codes as `alitok.sampling.oracle`, close to the limit of the hardware.
 
 Both guidance branches are rows of one batch over a cache of fixed size; a step reads every weight once, and nothing in
-the loop waits for a device. On a GPU a step is a CUDA graph. Enters: `SampleRequest`s. Leaves: codes (B, T), at the end
-or row by row.
+the loop waits for a device. On a GPU a step is a replayed CUDA graph.
 Shapes: B images, R rows (2 B where any image is guided), T codes, P = T cached positions, V codebook size.
 """
 
@@ -12,23 +11,28 @@ import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from alitok.core.errors import AlitokError
 from alitok.generator.model import Generator
-from alitok.sampling.guidance import RowSettings
+from alitok.sampling.guidance import RowSettings, next_codes, soft_weights
 from alitok.sampling.kernels import KERNELS, row_class
-from alitok.sampling.runner import Runner, StepRunner
-from alitok.sampling.session import NOISE_AHEAD, READ_AT_ONCE, Kind, Session, new_cache
+from alitok.sampling.noise import ImageNoise
+from alitok.sampling.runner import Runner, StepRunner, Where
 from alitok.sampling.settings import EnginePrecision, SampleRequest
 
+NOISE_AHEAD = 16  # positions whose noise is drawn at a time
+READ_AT_ONCE = 32  # given codes that are read at a time
+GRAPH_STEP = 64  # positions by which the attention of a CUDA graph grows
 _FUSED_ROWS = 16  # with more, arithmetic is the limit, and PyTorch's products are better at that
 _MEASURED_STEPS = 4
 
 
 def has_numba() -> bool:
-    """Whether steps can be compiled: Numba is installed, and finds a place for its cache."""
+    """Whether steps can be compiled: Numba is installed and can write its cache."""
     try:
         importlib.import_module("alitok.sampling.fused")
     except (ImportError, RuntimeError):
@@ -37,17 +41,17 @@ def has_numba() -> bool:
 
 
 class Engine:
-    """Draws codes with one generator; make it once and use it for many batches.
+    """Samples codes with one generator; make it once and use it for many batches.
 
     Args:
         generator: in evaluation mode; its parameters must not change while the engine is used.
-        precision: `fp32` is exact, `bf16` and `int8` (on a CPU) are faster; see docs/performance.md for their errors.
-        kernel: of the linear layers, by its name in `alitok.sampling.kernels`, or `fused`, the one compiled by Numba
-            for a CPU; None = the fastest by measurement.
+        precision: `fp32` is exact, `bf16` and `int8` (on a CPU) are faster; docs/performance.md lists their errors.
+        kernel: of the linear layers, a name in `alitok.sampling.kernels` or `fused` (Numba, on a CPU); None = the
+            fastest by measurement.
         graphs: whether steps are replayed as CUDA graphs; None = on a GPU.
 
     Raises:
-        AlitokError: there is no such kernel for the generator's device, or its weights are not float32.
+        AlitokError: no such kernel exists for the generator's device, or its weights are not float32.
     """
 
     def __init__(
@@ -60,13 +64,13 @@ class Engine:
     ) -> None:
         weight = generator.embeddings.weight
         if weight.dtype != torch.float32:
-            raise AlitokError(f"The engine rounds float32 weights itself, these are {weight.dtype}; give precision.")
+            raise AlitokError(f"The engine takes float32 weights, not {weight.dtype}; choose the precision instead.")
         self.generator = generator
         self.precision = precision
         self.device = weight.device
         self._graphs = self.device.type == "cuda" if graphs is None else graphs
         if kernel not in (None, "fused", *KERNELS):
-            raise AlitokError(f"There is no kernel {kernel!r}; known are fused, {', '.join(KERNELS)}.")
+            raise AlitokError(f"Unknown kernel {kernel!r}; choose fused, {', '.join(KERNELS)}.")
         self._kernel = kernel
         self._fused: StepRunner | None = None
         if kernel == "fused" and not self._may_fuse():
@@ -81,26 +85,23 @@ class Engine:
         self._session: Session | None = None
 
     def sample(self, requests: Sequence[SampleRequest]) -> torch.Tensor:
-        """Draw whole sequences (B, T) int64, on the generator's device.
+        """Whole sequences (B, T) int64 on the generator's device.
 
         Raises:
-            AlitokError: a request that does not fit the generator.
+            AlitokError: a request does not fit the generator.
         """
         return torch.cat(list(self.stream(requests)), dim=1)
 
     @torch.inference_mode()
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[torch.Tensor]:
-        """Draw the same codes, handed on as they come.
-
-        Yields:
-            The prefix (B, K) if there is one, then each row of the grid (B, G).
+        """The same codes as soon as they are sampled: the prefix (B, K) if there is one, then each grid row (B, G).
 
         Raises:
-            AlitokError: a request that does not fit the generator.
+            AlitokError: a request does not fit the generator.
         """
         config = self.generator.config
         if not requests:
-            raise AlitokError("No images are asked for; give at least one.")
+            raise AlitokError("No images requested; give at least one.")
         for request in requests:
             if not 0 <= request.label <= config.classes:
                 raise AlitokError(f"Class {request.label} does not exist; classes are 0 to {config.classes - 1}.")
@@ -116,7 +117,7 @@ class Engine:
 
     @torch.inference_mode()
     def step_seconds(self, requests: Sequence[SampleRequest], position: int) -> float:
-        """Time of one step at a position, on a cache filled with whatever, after one that warms up."""
+        """Seconds of one step at a position, after a warm-up step; the contents of the cache do not matter."""
         config = self.generator.config
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
         with self._session_for(len(requests), rows) as session:
@@ -134,8 +135,8 @@ class Engine:
 
     @contextmanager
     def _session_for(self, batch: int, rows: RowSettings) -> Iterator[Session]:
-        """The buffers of the batch before, if this one is of the same kind and that one has ended."""
-        kind = Kind.of(batch, rows)
+        """The previous batch's buffers if this batch is of the same kind and that one has ended, else new ones."""
+        kind = Kind(batch, rows.guided, rows.filtered, rows.softened, rows.random)
         session, self._session = self._session, None
         if session is None or session.kind != kind:
             del session  # frees its memory first
@@ -147,7 +148,7 @@ class Engine:
             self._session = session
 
     def _choose_kernels(self, rows: int) -> None:
-        """Those for about so many rows. On a GPU there is nothing to choose from."""
+        """Use the kernels for about so many rows; a GPU has only one kind."""
         size = row_class(rows) if self.device.type == "cpu" else 0
         if size == self._chosen_for:
             return
@@ -179,7 +180,7 @@ class Engine:
         return self._fused
 
     def _seconds(self, run: StepRunner, rows: int) -> float:
-        """Of a step at half the length, the best of a few."""
+        """Of a step at half the length, the best of several."""
         position = self.generator.config.sequence_length // 2
         cache = new_cache(self.generator, rows, torch.float32)
         tokens, times = torch.zeros(rows, 1, dtype=torch.int64), []
@@ -191,34 +192,209 @@ class Engine:
 
     @property
     def kernel_names(self) -> dict[str, str]:
-        """The kernels in use, by the layer's name; empty before the first batch."""
+        """The kernels in use, by layer name; empty before the first batch."""
         if self._step is not self._runner:
             return {"block": "fused"}
         return dict(self._runner.kernel_names)
 
     @property
     def cache_dtype(self) -> torch.dtype:
-        """What keys and values are kept in."""
+        """Dtype of cached keys and values."""
         # A CPU multiplies bf16 matrices of one row more slowly than it reads fp32.
         return torch.bfloat16 if self.precision == "bf16" and self.device.type != "cpu" else torch.float32
 
-    def cache_bytes(self, batch: int, *, guided: bool = True) -> int:
-        """Memory of the key-value cache for a batch of images."""
-        config = self.generator.config
-        rows = batch * (2 if guided else 1)
-        return 2 * config.layers * rows * config.sequence_length * config.width * self.cache_dtype.itemsize
 
-    def batch_bytes(self, batch: int, *, guided: bool = True) -> int:
-        """Memory of all that grows with the batch: the cache, noise, logits, and a block on given codes."""
-        config = self.generator.config
-        rows = batch * (2 if guided else 1)
-        noise = batch * NOISE_AHEAD * config.codebook_size * (4 + 6 * 8)  # floats, and the words they are made from
-        logits = 6 * rows * config.codebook_size * 4
-        activations = 24 * rows * READ_AT_ONCE * config.width * 4
-        scores = 3 * rows * config.heads * READ_AT_ONCE * config.sequence_length * 4
-        return self.cache_bytes(batch, guided=guided) + noise + logits + activations + scores
+@dataclass(frozen=True)
+class Kind:
+    """What two batches must have in common to share buffers and graphs."""
 
-    def largest_batch(self, free: int, *, guided: bool = True) -> int:
-        """The most images that can be drawn at a time in so many bytes; at least 1."""
-        one = self.batch_bytes(1, guided=guided)
-        return max(free // one, 1)
+    batch: int
+    guided: bool
+    filtered: bool
+    softened: bool
+    random: bool
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.batch * (2 if self.guided else 1)
+
+
+class Session:
+    """The buffers of a running batch and the step over them, which touches nothing else, so that it can be replayed.
+
+    Args:
+        generator: for its sizes and tokens.
+        step: runs one token of each row.
+        reader: runs many tokens of each row, where codes are given.
+        kind: of the batches that use these buffers.
+        cache_dtype: of keys and values.
+        graphs: whether steps are recorded.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        step: StepRunner,
+        reader: StepRunner,
+        kind: Kind,
+        cache_dtype: torch.dtype,
+        graphs: bool,
+    ) -> None:
+        config, device = generator.config, generator.embeddings.weight.device
+        self.kind, self._generator, self._run, self._reader = kind, generator, step, reader
+        length, size = config.sequence_length, config.codebook_size
+        self._cache = new_cache(generator, kind.rows, cache_dtype)
+        self.tokens = torch.zeros(kind.rows, dtype=torch.int64, device=device)
+        self.codes = torch.zeros(kind.batch, length, dtype=torch.int64, device=device)
+        self._confidence = torch.zeros(kind.batch, length, device=device)
+        self._noise = torch.zeros(kind.batch, NOISE_AHEAD, size if kind.random else 0, device=device)
+        self._rows: RowSettings | None = None
+        self._random: ImageNoise | None = None
+        self._graphs = _Graphs(self, device) if graphs else None
+
+    def begin(self, requests: Sequence[SampleRequest], rows: RowSettings) -> int:
+        """Start new images: run the codes that all of them give; returns the first position to sample."""
+        device = self.codes.device
+        self._rows = rows if self._rows is None else _copied(self._rows, rows)
+        self._random = ImageNoise([(request.seed, request.index) for request in requests], device)
+        classes = torch.tensor([request.label for request in requests], device=device)
+        if self.kind.guided:
+            classes = torch.cat([classes, torch.full_like(classes, self._generator.null_class)])
+        tokens = self._generator.class_tokens(classes)
+        # SoftCFG's weights differ from step to step, so its given codes are run one by one, like sampled ones.
+        known = 0 if rows.softened else min(rows.common, self.codes.shape[1] - 1)
+        if known:
+            given = rows.given[:, :known]
+            self.codes[:, :known] = given
+            given = torch.cat([given, given]) if self.kind.guided else given
+            logits = self._read(torch.cat([tokens[:, None], given], dim=1))
+            self._refill_noise(known)
+            self._choose(logits, slice(known, known + 1), slice(known % NOISE_AHEAD, known % NOISE_AHEAD + 1))
+            return known + 1
+        self.tokens.copy_(tokens)
+        return 0
+
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Fill the cache with tokens (R, n), in portions; returns the logits (R, V) after the last."""
+        length = tokens.shape[1]
+        positions = torch.arange(length, device=tokens.device)
+        for start in range(0, length, READ_AT_ONCE):
+            stop = min(start + READ_AT_ONCE, length)
+            hidden = positions[:stop] > positions[start:stop, None]
+            logits = self._reader(tokens[:, start:stop], self._cache, slice(start, stop), stop, hidden=hidden)
+        return logits
+
+    def advance(self, position: int) -> None:
+        """Sample the code at a position; those before it are there."""
+        if position % NOISE_AHEAD == 0:
+            self._refill_noise(position)
+        if self._graphs is not None:
+            self._graphs.replay(position)
+            return
+        here, slot = position, position % NOISE_AHEAD
+        self.step(slice(here, here + 1), slice(slot, slot + 1), position + 1, None)
+
+    def step(self, where: Where, slot: Where, filled: int, hidden: torch.Tensor | None) -> None:
+        """Run the token before a position and choose its code.
+
+        Args:
+            where: the position.
+            slot: its place in the noise that was drawn ahead.
+            filled: number of cached positions that attention sees.
+            hidden: which of them are not filled yet.
+        """
+        assert self._rows is not None
+        weights = self._value_weights(where, filled) if self.kind.softened else None
+        logits = self._run(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
+        self._choose(logits, where, slot)
+
+    def _choose(self, logits: torch.Tensor, where: Where, slot: Where) -> None:
+        rows, batch = self._rows, self.kind.batch
+        assert rows is not None
+        conditional, unconditional = (logits[:batch], logits[batch:]) if self.kind.guided else (logits, None)
+        noise = self._noise[:, slot].flatten(1) if self.kind.random else None
+        chosen = next_codes(conditional, unconditional, rows.scales[:, where], noise, rows)
+        given = rows.given[:, where].flatten()
+        chosen = torch.where(given >= 0, given, chosen)
+        self.codes[:, where] = chosen[:, None]
+        if self.kind.softened:
+            self._confidence[:, where] = conditional.softmax(-1).amax(-1, keepdim=True)
+        self.tokens.copy_(torch.cat([chosen, chosen]) if self.kind.guided else chosen)
+
+    def _value_weights(self, where: Where, filled: int) -> torch.Tensor:
+        """(R, filled): SoftCFG on the unconditional rows that use it, 1 elsewhere."""
+        assert self._rows is not None
+        sure = self._confidence[:, : filled - 1]
+        if isinstance(where, torch.Tensor):  # after this position the buffer holds an earlier batch's numbers
+            sure = sure.masked_fill(torch.arange(filled - 1, device=sure.device) >= where, 0.0)
+        weights = torch.ones(2, len(sure), filled, device=sure.device)
+        if filled > 1:
+            weights[1, :, 1:] = torch.where(self._rows.soft, soft_weights(sure), 1.0)
+        return weights.flatten(0, 1)
+
+    def _refill_noise(self, position: int) -> None:
+        if self.kind.random:
+            assert self._random is not None
+            first = position - position % NOISE_AHEAD
+            self._noise.copy_(self._random.gumbel(first, NOISE_AHEAD, self._noise.shape[-1]))
+
+
+def new_cache(generator: Generator, rows: int, dtype: torch.dtype) -> torch.Tensor:
+    """Keys and values (layers, 2, R, N, P, E), all zero, as even hidden positions must hold numbers."""
+    config, device = generator.config, generator.embeddings.weight.device
+    shape = config.layers, 2, rows, config.heads, config.sequence_length, config.width // config.heads
+    return torch.zeros(shape, device=device, dtype=dtype)
+
+
+def _copied(into: RowSettings, new: RowSettings) -> RowSettings:
+    """Write the tensors of `new` into those of `into`, where recorded graphs read them."""
+    for name in ("scales", "temperature", "greedy", "top_k", "top_p", "min_p", "soft", "given"):
+        getattr(into, name).copy_(getattr(new, name))
+    return into
+
+
+class _Graphs:
+    """Steps recorded once and replayed: one graph per length of attention, the position read on the device."""
+
+    def __init__(self, session: Session, device: torch.device) -> None:
+        self._session = session
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
+        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None  # they run one after the other, so they share their memory
+
+    def replay(self, position: int) -> None:
+        """Run the step at this position; the first of each length is recorded."""
+        self._position.fill_(position)
+        self._slot.fill_(position % NOISE_AHEAD)
+        length = self._session.codes.shape[1]
+        filled = min(-(-(position + 1) // GRAPH_STEP) * GRAPH_STEP, length)
+        if self._position.device.type != "cuda":
+            self._step(filled)
+            return
+        with torch.cuda.device(self._position.device):
+            if filled not in self._recorded:
+                self._recorded[filled] = self._record(filled)
+            self._recorded[filled].replay()
+
+    def _step(self, filled: int) -> None:
+        hidden = torch.arange(filled, device=self._position.device) > self._position
+        self._session.step(self._position, self._slot, filled, hidden)
+
+    def _record(self, filled: int) -> torch.cuda.CUDAGraph:
+        """Run once for the libraries to set themselves up, then record. The session's tokens are restored."""
+        tokens = self._session.tokens
+        before = tokens.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._step(filled)
+        torch.cuda.current_stream().wait_stream(side)
+        tokens.copy_(before)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._step(filled)
+        self._pool = graph.pool()
+        tokens.copy_(before)
+        return graph

@@ -20,20 +20,20 @@ from alitok.sampling.settings import SampleRequest, SamplingConfig
 def guidance_scales(
     length: int, *, scale: float, power: float, schedule: str, interval: tuple[float, float]
 ) -> list[float]:
-    """The scale at each of T = `length` positions s; 1, which is no guidance, outside the interval.
+    """The scale at each of T = `length` positions s; 1 (no guidance) outside the interval.
 
     `constant`: g. `linear`: `1 + (g - 1) * s / T`. `cosine`: `1 + (g - 1) * (1 - cos(pi * (s / T)^power)) / 2`.
     """
     start, stop = interval
 
     def at(position: int) -> float:
-        share = position / length
-        if not start <= share < stop:
+        done = position / length
+        if not start <= done < stop:
             return 1.0
         bend = {
             "constant": 1.0,
-            "linear": share,
-            "cosine": (1 - math.cos(math.pi * share**power)) / 2,
+            "linear": done,
+            "cosine": (1 - math.cos(math.pi * done**power)) / 2,
         }[schedule]
         return 1 + (scale - 1) * bend
 
@@ -41,18 +41,19 @@ def guidance_scales(
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`u + scale * (c - u)`, and c itself where the scale is 1, whoever else is guided in the batch."""
+    """`u + scale * (c - u)`, and c exactly where the scale is 1, whatever the rest of the batch does."""
     return torch.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
 
 
 def soft_weights(confidence: torch.Tensor) -> torch.Tensor:
-    """SoftCFG with step normalisation: weights of the drawn codes' values in the unconditional branch.
+    """SoftCFG with step normalisation: weights of the sampled codes' values in the unconditional branch.
 
     Args:
-        confidence: (B, n) the conditional branch's largest probability when each of the n codes was drawn.
+        confidence: (B, n) the conditional branch's largest probability when each of the n codes was sampled; 0 = not
+            sampled yet.
 
     Returns:
-        (B, n): `w_i = 1 - c_i / sum_j c_j`; all reductions add up to 1. Codes not drawn yet have confidence 0.
+        (B, n): `w_i = 1 - c_i / sum_j c_j`; the reductions add up to 1.
     """
     return 1 - confidence / confidence.sum(-1, keepdim=True).clamp(min=1e-30)
 
@@ -64,13 +65,13 @@ class RowSettings:
     Attributes:
         scales: (B, T) guidance scale at each position.
         temperature: (B, 1), 1 where greedy.
-        greedy: (B, 1) bool, the likeliest code is taken.
+        greedy: (B, 1) bool, takes the most likely code.
         top_k: (B, 1) int64, V = all.
         top_p, min_p: (B, 1).
         soft: (B, 1) bool.
-        given: (B, T) int64, -1 where the code is to be drawn.
+        given: (B, T) int64, -1 where the code is to be sampled.
         guided, filtered, softened, random: whether any row needs it.
-        common: number of first codes that are given in every row.
+        common: number of leading codes that are given in every row.
     """
 
     scales: torch.Tensor
@@ -151,10 +152,10 @@ def next_codes(
     """Codes (B,) for one position.
 
     Args:
-        conditional: logits (B, V) of the branch that knows the class.
-        unconditional: those of the other; None where no row is guided.
+        conditional: logits (B, V) of the branch with the class.
+        unconditional: logits (B, V) of the branch without; None if no row is guided.
         scales: (B, 1) guidance at this position.
-        noise: Gumbel (B, V); None where every row takes the likeliest code.
+        noise: Gumbel (B, V); None if every row is greedy.
         rows: the rest of the settings.
     """
     logits = conditional.float()
@@ -169,10 +170,10 @@ def next_codes(
 
 
 def keep_likely(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
-    """Set the logits (B, V) of codes that are not to be drawn to -inf; each row has its own limits (B, 1).
+    """Set the logits (B, V) of filtered codes to -inf; each row has its own limits (B, 1).
 
-    First the k likeliest stay; of those the fewest that together reach the share `top_p`; of those the ones at least
-    `min_p` times as likely as the likeliest. That one always stays, and so do codes exactly as likely as the last.
+    First the k most likely stay; of those the fewest that together reach probability `top_p`; of those the ones at
+    least `min_p` times as likely as the most likely. That one always stays, and so do ties with the last.
     """
     ordered = logits.sort(dim=-1, descending=True).values
     rank = torch.arange(logits.shape[-1], device=logits.device)

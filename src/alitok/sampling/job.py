@@ -1,12 +1,9 @@
-"""Many images of one job, shared out over processes; evaluation reads them from here without files between.
+"""Sampling jobs: many images of one model, sharded across processes; evaluation reads them without files in between.
 
-Enters: a pair of models, what is to be drawn, and the processes. Leaves: blocks of images with their labels.
-Shapes: B images of a block, h image side.
-
-A job is cut into blocks, and what is computed together lies in one block and is the same each time: codes in equal
-batches counted from the block's first image, pixels in groups of sixteen. So neither the number of processes nor what
-was drawn before changes what an image is computed from. Another batch size, or another choice of kernels on a CPU,
-changes the rounding of the logits: with `fp32` this hardly ever changes a code, with `bf16` and `int8` it does.
+A job is cut into blocks, and each block is always computed from the same batches: codes in equal batches counted from
+its first image, pixels in groups of 16. So neither the number of processes nor what was sampled before changes an
+image. Another batch size, or another choice of kernels on a CPU, changes the rounding of the logits: with `fp32` this
+hardly ever changes a code, with `bf16` and `int8` it does.
 """
 
 from __future__ import annotations
@@ -19,32 +16,35 @@ import numpy as np
 import torch
 
 from alitok.core.blocks import Blocks, ImageBlock
-from alitok.core.device import Precision, free_memory
+from alitok.core.checkpoint import fingerprint
+from alitok.core.config import to_dict
+from alitok.core.console import counted
+from alitok.core.device import DeviceName, Precision, free_memory
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
+from alitok.core.hub import locate
 from alitok.generator import Generator
-from alitok.sampling import SampleRequest, SamplingConfig
 from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.engine import Engine
-from alitok.sampling.memory import decoder_bytes, room
+from alitok.sampling.memory import codes_bytes, decoder_bytes, room
 from alitok.sampling.pipeline import Pipeline
-from alitok.sampling.settings import EnginePrecision
+from alitok.sampling.settings import EnginePrecision, SampleRequest, SamplingConfig, SamplingOverrides
 from alitok.sampling.synthesize import synthesize
 
 _GROUP = 16  # images whose pixels are computed together; the shape decides how a sum is rounded
-_BATCH = {"cuda": 256}
-_BATCH_ELSEWHERE = 64
+_GPU_BATCH, _CPU_BATCH = 256, 64
 _TRIAL = 2
+_DEFAULT_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class SamplingPlan:
-    """What a job draws. Image i has class `classes[i % C]`, so that every beginning of a job is balanced.
+class SamplingJob:
+    """What to sample. Image i has class `classes[i % C]`, so that every prefix of a job is balanced.
 
     Attributes:
-        classes: C class numbers in the order in which they take turns.
-        count: images in all; where C does not divide it, the first classes have one more.
-        seed: of all images, which differ by their numbers.
+        classes: C class numbers, used in turn.
+        count: images in all; if not a multiple of C, the first classes get one more.
+        seed: of the job; images differ by their numbers.
         sampling: guidance and filters.
     """
 
@@ -54,28 +54,76 @@ class SamplingPlan:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        """Refuse jobs of nothing."""
+        """Reject empty jobs."""
         if self.count < 1 or not self.classes:
-            raise AlitokError(f"{self.count} images of {len(self.classes)} classes cannot be drawn; ask for some.")
+            raise AlitokError(f"A job needs images and classes, not {self.count} and {len(self.classes)}.")
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: Pipeline,
+        *,
+        classes: Sequence[str] = (),
+        num: int | None = None,
+        per_class: int | None = None,
+        seed: int = 0,
+        sampling: SamplingOverrides,
+    ) -> SamplingJob:
+        """The job that a user's options mean for a model; no classes means all of them.
+
+        Raises:
+            AlitokError: a class is unknown or named twice, numbers do not agree, or a setting is out of its range.
+        """
+        numbers = [pipeline.class_number(name) for name in classes] or list(range(pipeline.generator.config.classes))
+        for place, name in enumerate(classes):
+            if numbers[place] in numbers[:place]:
+                raise AlitokError(f"--classes names class {numbers[place]} twice ('{name}'); name each once.")
+        for option, value in (("--num", num), ("--per-class", per_class)):
+            if value is not None and value < 1:
+                raise AlitokError(f"{option} must be at least 1, not {value}.")
+        count = num or min(len(numbers), _DEFAULT_IMAGES)
+        if per_class is not None:
+            count = per_class * len(numbers)
+            if num not in (None, count):
+                raise AlitokError(
+                    f"Conflicting settings: --num {num}, but --per-class {per_class} of "
+                    f"{counted(len(numbers), 'class', 'classes')} makes {count}; give one of them."
+                )
+        return cls(tuple(numbers), count, seed, sampling.apply_to(pipeline.sampling))
 
     def labels(self, images: range) -> np.ndarray:
         """The classes (B,) int64 of images."""
         return np.array(self.classes, np.int64)[np.arange(images.start, images.stop) % len(self.classes)]
 
     def requests(self, images: range) -> Iterator[SampleRequest]:
-        """What the engine is asked for, one by one."""
+        """One request per image."""
         for index in images:
             yield SampleRequest(self.classes[index % len(self.classes)], self.seed, index, self.sampling)
 
 
+def load_pipeline(model: str, world: World, device: DeviceName, precision: EnginePrecision) -> Pipeline:
+    """A saved pipeline on each process's device; rank 0 downloads it if it is on the hub."""
+    world.on_rank0(lambda: locate(model))
+    return Pipeline.from_pretrained(model, device=device, precision=precision)
+
+
+def model_hash(pipeline: Pipeline) -> str:
+    """A hash of all that decides images: generator, codebook, and the decoder in use."""
+    tokenizer, generator = pipeline.tokenizer, pipeline.generator
+    parts = {"generator": generator, "quantizer": tokenizer.quantizer, "decoder": tokenizer.decoder()}
+    tensors = {f"{part}.{name}": value for part, model in parts.items() for name, value in model.state_dict().items()}
+    configs = {"generator": to_dict(generator.config), "tokenizer": to_dict(tokenizer.config)}
+    return fingerprint(tensors, {**configs, "class_names": list(generator.class_names)})
+
+
 def blocks_of(count: int, batch_size: int) -> Blocks:
-    """A job's images in blocks of as many as are drawn at a time, in whole groups of pixels."""
+    """A job's images in blocks of about one batch, in whole groups of pixels."""
     return Blocks(count, max(batch_size // _GROUP, 1) * _GROUP)
 
 
-def draw_many(
+def sample_blocks(
     pipeline: Pipeline,
-    plan: SamplingPlan,
+    job: SamplingJob,
     world: World,
     *,
     batch_size: int,
@@ -83,38 +131,35 @@ def draw_many(
     blocks: Blocks | None = None,
     wanted: Sequence[int] | None = None,
 ) -> Iterator[ImageBlock]:
-    """Draw this process' share of a job; all processes call this with the same arguments.
+    """This process's blocks of a job, in order; all processes call this with the same arguments.
 
     Args:
-        pipeline: the pair, on the device of this process.
-        plan: what is drawn.
+        pipeline: on this process's device.
+        job: what to sample.
         world: the processes; each takes every n-th block.
-        batch_size: images whose codes are drawn at a time, as from `fitting_batch`.
+        batch_size: images whose codes are sampled at a time, as from `fitting_batch`.
         pixels: precision of the decoder, as from `pixel_precision`.
-        blocks: of the job; None cuts it by the batch size.
-        wanted: the numbers of the blocks that are to be drawn; None = all.
-
-    Yields:
-        The blocks of this process, in order.
+        blocks: of the job; None = cut by the batch size.
+        wanted: the numbers of the blocks to sample; None = all.
 
     Raises:
-        AlitokError: a class or a setting that the generator does not have, or a batch of none.
+        AlitokError: a class or setting that the generator does not have, or an empty batch.
     """
     if batch_size < 1:
         raise AlitokError(f"The batch size must be at least 1, not {batch_size}.")
-    blocks = blocks or blocks_of(plan.count, batch_size)
-    share = sorted(range(len(blocks)) if wanted is None else wanted)[world.rank :: world.size]
-    engine = _InBatches(pipeline.generator, pipeline.precision, batch_size)
-    decoder = _InGroups(pipeline.tokenizer, pixels)
-    requests = (request for number in share for request in plan.requests(blocks[number]))
-    # Only the last block of a job may be smaller, and it is the last of a share too.
-    drawn = synthesize(engine, decoder, requests, batch_size=blocks.size)
-    for number, images in zip(share, drawn, strict=True):
-        yield ImageBlock(number, blocks[number], plan.labels(blocks[number]), images)
+    blocks = blocks or blocks_of(job.count, batch_size)
+    mine = sorted(range(len(blocks)) if wanted is None else wanted)[world.rank :: world.size]
+    engine = _FixedBatchEngine(pipeline.generator, pipeline.precision, batch_size)
+    decoder = _FixedGroupDecoder(pipeline.tokenizer, pixels)
+    requests = (request for number in mine for request in job.requests(blocks[number]))
+    # Only the last block of a job may be smaller, and whichever process has it does it last.
+    batches = synthesize(engine, decoder, requests, batch_size=blocks.size)
+    for number, images in zip(mine, batches, strict=True):
+        yield ImageBlock(number, blocks[number], job.labels(blocks[number]), images)
 
 
-class _InBatches(Engine):
-    """An engine that draws what it is asked for in equal batches."""
+class _FixedBatchEngine(Engine):
+    """An engine that samples in equal batches."""
 
     def __init__(self, generator: Generator, precision: EnginePrecision, batch_size: int) -> None:
         super().__init__(generator, precision)
@@ -123,62 +168,62 @@ class _InBatches(Engine):
     def sample(self, requests: Sequence[SampleRequest]) -> torch.Tensor:
         batches = -(-len(requests) // self._batch_size)
         size = -(-len(requests) // batches)
-        # Another size would take new buffers, and new graphs on a GPU: the last batch is filled up instead.
+        # Another size would take new buffers, and new graphs on a GPU: the last batch is padded instead.
         filled = [*requests, *[requests[-1]] * (batches * size - len(requests))]
         parts = [Engine.sample(self, filled[first : first + size]) for first in range(0, len(filled), size)]
         return torch.cat(parts)[: len(requests)]
 
 
-class _InGroups(PixelDecoder):
-    """A decoder that draws pixels in groups of one size, so that the batch does not change how they are rounded."""
+class _FixedGroupDecoder(PixelDecoder):
+    """A decoder that computes pixels in groups of one size, so that the batch size does not change their rounding."""
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         return torch.cat([PixelDecoder.__call__(self, group) for group in codes.split(_GROUP)])
 
 
-def pixel_precision(pipeline: Pipeline, plan: SamplingPlan) -> Precision:
-    """The decoder's precision for a job: fp32 where the codes are drawn in it, else the better one by a trial.
+def pixel_precision(pipeline: Pipeline, job: SamplingJob) -> Precision:
+    """The decoder's precision for a job: fp32 if the codes are sampled in it, else whichever wins a trial.
 
-    The trial depends on the machine and on time, so one process does it for all.
+    The trial depends on the machine and on timings, so rank 0 decides for all.
     """
     if pipeline.precision == "fp32":
         return "fp32"
     engine, decoder = Engine(pipeline.generator, pipeline.precision), PixelDecoder(pipeline.tokenizer)
-    decoder(engine.sample(list(plan.requests(range(min(_TRIAL, plan.count))))))
+    decoder(engine.sample(list(job.requests(range(min(_TRIAL, job.count))))))
     return decoder.precision
 
 
 def fitting_batch(
-    pipeline: Pipeline, plan: SamplingPlan, world: World, asked: int | None = None, *, reserve: int = 0
+    pipeline: Pipeline, job: SamplingJob, world: World, requested: int | None = None, *, reserve: int = 0
 ) -> int:
-    """How many images are drawn at a time; all processes call this and get the same.
+    """How many images to sample at a time; all processes call this and get the same number.
 
     Args:
-        pipeline: the pair, on the device of this process.
-        plan: what is drawn.
+        pipeline: on this process's device.
+        job: what is sampled.
         world: the processes; those of one machine share its memory.
-        asked: None = 256 on a GPU, 64 elsewhere, or fewer where they do not fit.
-        reserve: bytes that something else will take beside the drawing.
+        requested: None = 256 on a GPU, 64 elsewhere, or fewer if those do not fit.
+        reserve: bytes that something else needs beside the sampling.
 
     Raises:
-        AlitokError: fewer than 1 are asked for, or more than there is memory for.
+        AlitokError: fewer than 1 are requested, or more than fit into memory.
     """
-    if asked is not None and asked < 1:
-        raise AlitokError(f"The batch size must be at least 1, not {asked}.")
-    engine, guided = pipeline.engine, plan.sampling.guided
+    if requested is not None and requested < 1:
+        raise AlitokError(f"The batch size must be at least 1, not {requested}.")
+    engine, guided = pipeline.engine, job.sampling.guided
     device = engine.device
-    wanted = asked or _BATCH.get(device.type, _BATCH_ELSEWHERE)
+    wanted = requested or (_GPU_BATCH if device.type == "cuda" else _CPU_BATCH)
     free = free_memory(device)
     if free is None:
         return wanted
     if device.type == "cpu":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     free = room(pipeline.generator, max(0, free - reserve)) - _GROUP * decoder_bytes(pipeline.tokenizer)
-    largest = min(world.gather(engine.largest_batch(free, guided=guided)))
-    if asked is not None and asked > largest:
-        need = engine.batch_bytes(asked, guided=guided) / 1e9
+    largest = min(world.gather(max(free // codes_bytes(engine, 1, guided=guided), 1)))
+    if requested is not None and requested > largest:
+        need = codes_bytes(engine, requested, guided=guided) / 1e9
         raise AlitokError(
-            f"A batch of {asked:,} images takes {need:,.1f} GB, more than is free on {device}; "
-            f"draw at most {largest:,} at a time."
+            f"A batch of {requested:,} images takes {need:,.1f} GB, more than is free on {device}; "
+            f"use a batch size of at most {largest:,}."
         )
     return min(wanted, largest)

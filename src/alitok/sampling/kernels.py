@@ -1,8 +1,7 @@
-"""Linear layers for few rows: the ways there are to compute one here, and the fastest of them by measurement.
+"""Linear layers for few rows: several implementations, and the fastest of them by measurement.
 
-Reading a weight once from memory is all that a step of the engine costs at best; which call comes near that depends on
-the processor, on the weight's shape and on the number of rows, so they are timed on the weights themselves.
-Enters: weights (N, K) with biases (N,). Leaves: callables (M, K) -> (M, N) in float32.
+At best a step of the engine costs one read of each weight. Which call comes near that depends on the processor, the
+weight's shape and the number of rows, so they are timed on the weights themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _SPLIT_WIDTH = 1024  # K of a part, in the kernel for wide inputs
 
 
 class Weight(NamedTuple):
-    """A linear layer's numbers."""
+    """A linear layer's parameters."""
 
     weight: torch.Tensor  # (N, K)
     bias: torch.Tensor  # (N,), zeros where the layer has none
@@ -47,13 +46,13 @@ def _plain(linear: Weight) -> Kernel:
 
 
 def _weight_first(linear: Weight) -> Kernel:
-    """The weight as the left factor: what is a thin row of outputs for `F.linear` is then a tall column."""
+    """The weight as the left factor, which turns thin rows of outputs into tall columns."""
     weight, bias = linear.weight, linear.bias[:, None]
     return lambda x: torch.addmm(bias, weight, x.t()).t()
 
 
 def _split(linear: Weight) -> Kernel:
-    """As `_weight_first`, for wide inputs in parts that are added up."""
+    """As `_weight_first`, with wide inputs split and summed."""
     weight, bias = linear
     count = -(-weight.shape[1] // _SPLIT_WIDTH)
     if count == 1 or weight.shape[1] % count:
@@ -63,7 +62,7 @@ def _split(linear: Weight) -> Kernel:
 
 
 def _packed(dtype: torch.dtype) -> Maker:
-    """A weight laid out for oneDNN beforehand. The operators are private to PyTorch, so they may be missing."""
+    """A weight packed for oneDNN. The operators are private to PyTorch, so they may be missing."""
 
     def make(linear: Weight) -> Kernel:
         weight, bias = linear.weight.to(dtype), linear.bias.to(dtype)
@@ -85,16 +84,16 @@ def _rounded(maker: Maker) -> Maker:
 
 
 def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whole numbers (N, K) in [-127, 127] and the scale (N,) of each row."""
+    """Integers (N, K) in [-127, 127] and the scale (N,) of each row."""
     scale = weight.abs().amax(1).clamp(min=1e-12) / 127
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
 def _int8_dynamic(linear: Weight) -> Kernel:
-    """Inputs are rounded to 7 or 8 bits as they come, one scale for all; sums are exact."""
+    """Inputs are quantized on the fly to 7 or 8 bits with one scale; sums are exact."""
     whole, scale = to_int8(linear.weight)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that quantized tensors will go one day
+        warnings.simplefilter("ignore")  # deprecation of quantized tensors
         zeros = torch.zeros(len(scale), dtype=torch.int64)
         quantized = torch._make_per_channel_quantized_tensor(whole, scale.double(), zeros, 0)
         packed = torch.ops.quantized.linear_prepack(quantized, linear.bias)
@@ -103,9 +102,9 @@ def _int8_dynamic(linear: Weight) -> Kernel:
 
 
 def _int8_weights(linear: Weight) -> Kernel:
-    """Inputs in bf16, weights turned from int8 as they are read."""
+    """Inputs in bf16; weights are converted from int8 as they are read."""
     if linear.weight.shape[0] % 16 or linear.weight.shape[1] % 32:
-        raise NotImplementedError  # the operator does not check, and reads beyond the end
+        raise NotImplementedError  # the operator does not check, and reads out of bounds
     whole, scale = to_int8(linear.weight)
     scale, bias = scale.bfloat16(), linear.bias
     run = torch.ops.aten._weight_int8pack_mm
@@ -123,12 +122,12 @@ KERNELS = tuple(dict.fromkeys(name for makers in _MAKERS.values() for name in ma
 
 
 def row_class(rows: int) -> int:
-    """Rows that share a choice of kernels: 1, up to 4, up to 16, up to 64, and so on."""
+    """The class of row counts that share a choice of kernels: 1, up to 4, up to 16, up to 64, and so on."""
     return ((rows - 1).bit_length() + 1) // 2
 
 
 class Kernels:
-    """The linear layers of one shape, in whichever kernel is wanted.
+    """The linear layers of one shape, with any kernel.
 
     Args:
         linears: the layers.
@@ -136,7 +135,7 @@ class Kernels:
         only: the one kernel to use, where it works; None = the fastest.
 
     Raises:
-        AlitokError: no such kernel works here.
+        AlitokError: no kernel of this precision works here.
     """
 
     def __init__(self, linears: Sequence[Weight], precision: EnginePrecision, only: str | None = None) -> None:
@@ -145,14 +144,14 @@ class Kernels:
         makers = {name: maker for name, maker in _MAKERS[precision].items() if place == "cpu" or name == "plain"}
         self._makers = {name: maker for name, maker in makers.items() if _works(maker, linears[0])}
         if not self._makers:
-            raise AlitokError(f"There is no {precision} kernel for {place} in this PyTorch; choose fp32 or bf16.")
+            raise AlitokError(f"This PyTorch has no {precision} kernel for {place}; choose fp32 or bf16.")
         if only in self._makers:
             self._makers = {only: self._makers[only]}
         self._best: dict[int, str] = {}
         self._made: dict[str, list[Kernel]] = {}
 
     def fastest(self, rows: int) -> tuple[str, list[Kernel]]:
-        """The kernel to use for M = `rows`, timed once for each `row_class`: its name, and one callable per layer."""
+        """The fastest kernel for M = `rows`, timed once per `row_class`: its name, and one callable per layer."""
         size, names = row_class(rows), list(self._makers)
         if size not in self._best:
             self._best[size] = min(names, key=lambda name: self._seconds(name, rows)) if len(names) > 1 else names[0]
@@ -162,11 +161,11 @@ class Kernels:
         return best, self._made[best]
 
     def release(self) -> None:
-        """Give back the memory of weights in a form of their own; which kernel is the fastest stays known."""
+        """Free the memory of packed weights; the timings are kept."""
         self._made.clear()
 
     def _seconds(self, name: str, rows: int) -> float:
-        """Of one call for each layer, the best of a few rounds."""
+        """Of one call per layer, the best of several rounds."""
         ready = [self._makers[name](linear) for linear in self._linears[:_MEASURED_WEIGHTS]]
         x = torch.ones(rows, self._linears[0].weight.shape[1])
         times = []
@@ -179,7 +178,7 @@ class Kernels:
 
 
 def _works(maker: Maker, linear: Weight) -> bool:
-    """Whether it runs on this machine; PyTorch only says so by failing."""
+    """Whether it runs on this machine, which only trying shows."""
     try:
         maker(linear)(linear.weight[:1].float() * 0)
     except (NotImplementedError, RuntimeError, AttributeError):

@@ -1,8 +1,6 @@
 """Random numbers that belong to an image: a pure function of (seed, image, position, code).
 
-Enters: the images' keys. Leaves: Gumbel noise (B, n, V), the same integers on every device, in every batch and in
-every process, so that an image does not change with what else is drawn beside it.
-
+The same on every device, in every batch and in every process, so that an image does not depend on its batch.
 Source: Philox-4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 """
 
@@ -24,8 +22,8 @@ def philox(counter: Words, key: Words) -> Words:
     """Four 32-bit words for each counter.
 
     Args:
-        counter: four int64 tensors that hold 32-bit words; they are broadcast against each other and the key.
-        key: two of the same kind.
+        counter: four int64 tensors of 32-bit words, broadcast against each other and the key.
+        key: two such tensors.
 
     Returns:
         Four int64 tensors of values in [0, 2^32).
@@ -33,7 +31,7 @@ def philox(counter: Words, key: Words) -> Words:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # The product of two words may run over the sign bit; masking leaves the right 32 bits all the same.
+        # The product of two words may overflow into the sign bit; masking leaves the right 32 bits.
         first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((second >> 32) & _WORD) ^ c1 ^ k0,
@@ -46,11 +44,11 @@ def philox(counter: Words, key: Words) -> Words:
 
 
 class ImageNoise:
-    """Gumbel noise for the draws of a batch of images.
+    """Gumbel noise for a batch of images.
 
     Args:
-        keys: (seed, image) of each row; any whole numbers, taken modulo 2^64.
-        device: where the noise is wanted.
+        keys: (seed, image) of each row; any integers, taken modulo 2^64.
+        device: of the noise.
     """
 
     def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:
@@ -62,14 +60,14 @@ class ImageNoise:
     def gumbel(self, start: int, count: int, codebook_size: int) -> torch.Tensor:
         """Noise (B, count, V) float32 for the positions `start` to `start + count`.
 
-        Adding it to logits and taking the largest is a draw from their softmax. Such a draw changes only when two sums
-        are nearly equal, so the rounding of another machine or batch size hardly ever changes it.
+        The argmax of logits plus this noise is a draw from their softmax. It changes only when two sums are nearly
+        equal, so the rounding of another machine or batch size hardly ever changes it.
         """
         device = self._seed[0].device
         blocks = torch.arange(-(-codebook_size // 4), device=device)
         positions = torch.arange(start, start + count, device=device)[:, None]
         words = philox((blocks, positions, *self._image), self._seed)
         bits = torch.stack(words, dim=-1).flatten(2)[..., :codebook_size]
-        # Small numbers keep all their digits this way round, and a code wins by a small one.
+        # Small uniforms keep their precision this way, and a code wins by a small one.
         uniform = (bits.float() + 0.5) * 2.0**-32
         return -torch.log(-torch.log1p(-uniform))

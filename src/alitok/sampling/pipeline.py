@@ -28,26 +28,25 @@ from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.engine import Engine
 from alitok.sampling.memory import most_images
 from alitok.sampling.settings import EnginePrecision, SamplingOverrides
-from alitok.sampling.streaming import DrawnRows, draw_by_rows, first_rows
-from alitok.sampling.synthesize import synthesize
+from alitok.sampling.synthesize import ImageRows, first_rows, stream_rows, synthesize
 from alitok.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BATCH = 64  # images drawn at a time where nobody says
-_FEW_CLASSES = 12  # that one message names
+_BATCH = 64  # images sampled at a time by default
+_FEW_CLASSES = 12  # that one message lists
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Both models and how they are sampled by default.
+    """A tokenizer, the generator of its codes, and how they are sampled by default.
 
     Attributes:
         tokenizer: in evaluation mode.
         generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
         sampling: the default guidance and filters.
-        precision: of the engine that draws the codes.
+        precision: of the engine that samples the codes.
     """
 
     tokenizer: Tokenizer
@@ -56,14 +55,14 @@ class Pipeline:
     precision: EnginePrecision = "fp32"
 
     def __post_init__(self) -> None:
-        """Refuse two models that were not made for each other."""
-        codes, drawn = self.tokenizer.config, self.generator.config
-        ours = (codes.prefix_length, codes.grid, codes.codebook_size)
-        theirs = (drawn.prefix, drawn.grid, drawn.codebook_size)
+        """Reject models that were not trained for each other."""
+        tokenizer, generator = self.tokenizer.config, self.generator.config
+        ours = (tokenizer.prefix_length, tokenizer.grid, tokenizer.codebook_size)
+        theirs = (generator.prefix, generator.grid, generator.codebook_size)
         if ours != theirs:
             raise AlitokError(
-                f"This generator draws {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, "
-                f"but the tokenizer has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use the pair trained together."
+                f"This generator makes {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, "
+                f"but the tokenizer has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use models trained together."
             )
 
     @classmethod
@@ -75,29 +74,29 @@ class Pipeline:
         precision: EnginePrecision = "fp32",
         offline: bool = False,
     ) -> Pipeline:
-        """Load a saved pair from a local directory or the hub.
+        """Load a saved pipeline from a local directory or the hub.
 
         Raises:
-            AlitokError: it is not there, damaged, or not a pair.
+            AlitokError: it is missing, damaged, or not a pipeline.
         """
         directory = locate(path_or_name, offline=offline)
         head = load_head(directory / "pipeline.json", "pipeline", "sampling")
         sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
         for part in ("tokenizer", "generator"):
             if not (directory / part).is_dir():
-                raise AlitokError(f"{directory} is no whole pair: it has no {part}/; save or fetch it again.")
+                raise AlitokError(f"{directory} has no {part}/, so it is not a complete pipeline; save it again.")
         place = choose_device(device)
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer").to(place)
         return cls(tokenizer, Generator.from_pretrained(directory / "generator").to(place), sampling, precision)
 
     @cached_property
     def engine(self) -> Engine:
-        """What draws the codes; made when first used."""
+        """Samples the codes; made when first used."""
         return Engine(self.generator, self.precision)
 
     @cached_property
     def decoder(self) -> PixelDecoder:
-        """What draws the pixels."""
+        """Decodes the pixels."""
         return PixelDecoder(self.tokenizer)
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
@@ -108,7 +107,7 @@ class Pipeline:
         self.save_head(directory, card)
 
     def save_head(self, directory: str | Path, card: ModelCard | None = None) -> None:
-        """Write the default sampling and the card alone, beside models that are there already."""
+        """Write only the default sampling and the card, beside models that are already there."""
         directory = Path(directory)
         write_json(directory / "pipeline.json", {"kind": "pipeline", "sampling": to_dict(self.sampling)})
         config = {"tokenizer": to_dict(self.tokenizer.config), "generator": to_dict(self.generator.config)}
@@ -116,12 +115,10 @@ class Pipeline:
         write_bytes(directory / "README.md", card.to_markdown().encode())
 
     def class_number(self, name: str | int) -> int:
-        """The number of a class given by its number or its name.
-
-        A name is looked for as it is first, then with case and underscores set aside.
+        """The number of a class, given as a number or a name; case and underscores matter only if names differ in them.
 
         Raises:
-            AlitokError: there is no such class, or several; near names are offered.
+            AlitokError: no such class, or several; the message suggests near names.
         """
         count, names = self.generator.config.classes, self.generator.class_names
         if name in names:
@@ -160,19 +157,19 @@ class Pipeline:
         Raises:
             AlitokError: an unknown class, or a list of another length.
         """
-        asked = [classes] if isinstance(classes, str | int) else list(classes)
+        names = [classes] if isinstance(classes, str | int) else list(classes)
         if isinstance(seed, int | Integral):
-            seeds = [(int(seed), index) for index in range(len(asked))]
+            seeds = [(int(seed), index) for index in range(len(names))]
         else:
             seeds = [(int(own), 0) for own in seed]
         chosen = sampling or self.sampling
-        each = [chosen] * len(asked) if isinstance(chosen, SamplingConfig) else list(chosen)
+        each = [chosen] * len(names) if isinstance(chosen, SamplingConfig) else list(chosen)
         for what, values in (("seeds", seeds), ("sampling settings", each)):
-            if len(values) != len(asked):
-                raise AlitokError(f"There are {len(values)} {what} for {len(asked)} images; give one for each.")
+            if len(values) != len(names):
+                raise AlitokError(f"There are {len(values)} {what} for {len(names)} images; give one for each.")
         return [
             SampleRequest(self.class_number(name), own, index, settings)
-            for name, (own, index), settings in zip(asked, seeds, each, strict=True)
+            for name, (own, index), settings in zip(names, seeds, each, strict=True)
         ]
 
     def __call__(
@@ -188,19 +185,19 @@ class Pipeline:
         top_p: float | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Draw one image per entry of `classes`.
+        """Generate one image per entry of `classes`.
 
         Args:
             classes: names or numbers, one per image; a single one for a single image.
-            seed: of all images, which then differ by their place, or one for each, which then has an image of its
-                own wherever it stands. The same seeds, classes and settings give the same images.
-            sampling: all settings at once, for all images or for each; None = the pair's own default.
-            guidance_scale: instead of the default's; as in `SamplingConfig`, likewise the four below.
-            guidance_power: likewise.
-            temperature: likewise.
-            top_k: likewise.
-            top_p: likewise.
-            batch_size: images drawn at a time; it changes no image. None = 64, or as many as there is memory for.
+            seed: one for all images, which then differ by their index, or one per image, which then does not depend
+                on its index. The same seeds, classes and settings give the same images.
+            sampling: all settings at once, for all images or for each; None = the pipeline's default.
+            guidance_scale: replaces the default's; see `SamplingOverrides`, also for the four below.
+            guidance_power: see above.
+            temperature: see above.
+            top_k: see above.
+            top_p: see above.
+            batch_size: images sampled at a time; it changes no image. None = 64, or as many as fit into memory.
 
         Returns:
             Pillow images.
@@ -219,7 +216,7 @@ class Pipeline:
             if sampling is not None:
                 raise AlitokError("Give either sampling or single settings such as guidance_scale, not both.")
             sampling = overrides.apply_to(self.sampling)
-        return self._draw(self.requests(classes, seed=seed, sampling=sampling), batch_size)
+        return self._generate(self.requests(classes, seed=seed, sampling=sampling), batch_size)
 
     def complete(
         self,
@@ -231,26 +228,26 @@ class Pipeline:
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Keep the first rows of an image and draw the rest.
+        """Keep the first rows of an image and generate the rest.
 
         Args:
-            image: of any size; resized and cropped about its centre as for training.
-            rows: rows of patches that are kept, out of `tokenizer.config.grid`.
-            classes: what the image goes on as, one entry per wanted continuation.
-            seed: as for a call.
-            sampling: likewise.
-            batch_size: likewise.
+            image: of any size; resized and center-cropped as in training.
+            rows: rows of patches to keep, out of `tokenizer.config.grid`.
+            classes: one entry per completion.
+            seed: as in `__call__`.
+            sampling: as in `__call__`.
+            batch_size: as in `__call__`.
 
         Returns:
-            Pillow images. The kept rows are those of the image as the tokenizer reconstructs them; as its second
-            decoder sees all codes, the rest may change them slightly.
+            Pillow images. The first rows are the tokenizer's reconstruction; the stage-2 decoder sees all codes, so the
+            rest may change them slightly.
 
         Raises:
-            AlitokError: `rows` is out of range, or as for a call.
+            AlitokError: `rows` is out of range, or as for `__call__`.
         """
         given = first_rows(self.tokenizer, image, rows)
         wanted = self.requests(classes, seed=seed, sampling=sampling)
-        return self._draw([replace(request, given=given) for request in wanted], batch_size)
+        return self._generate([replace(request, given=given) for request in wanted], batch_size)
 
     def stream(
         self,
@@ -258,30 +255,25 @@ class Pipeline:
         *,
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
-    ) -> Iterator[DrawnRows]:
-        """Draw images and hand on their rows as they come.
-
-        Args:
-            classes: as for a call, which draws them in one batch.
-            seed: likewise.
-            sampling: likewise.
+    ) -> Iterator[ImageRows]:
+        """Generate images in one batch and yield their rows as they come; arguments as in `__call__`.
 
         Yields:
-            Strips of pixels by the causal decoder, top to bottom, then the finished images: those of a call.
+            Strips of pixels by the causal decoder, top to bottom, then the finished images, those of `__call__`.
 
         Raises:
-            AlitokError: as for a call, or the tokenizer has no causal decoder.
+            AlitokError: as for `__call__`, or the tokenizer has no causal decoder.
         """
         wanted = self.requests(classes, seed=seed, sampling=sampling)
-        return draw_by_rows(self.engine, self.tokenizer, self.decoder, wanted)
+        return stream_rows(self.engine, self.tokenizer, self.decoder, wanted)
 
-    def _draw(self, wanted: list[SampleRequest], batch_size: int | None) -> list[Image]:
+    def _generate(self, wanted: list[SampleRequest], batch_size: int | None) -> list[Image]:
         if batch_size is None:
             guided = any(request.sampling.guided for request in wanted)
             most = most_images(self.engine, self.tokenizer, guided=guided)
             batch_size = _BATCH if most is None else max(1, min(_BATCH, most))
-        drawn = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
-        return [pixels.to_pil(image) for batch in drawn for image in batch]
+        batches = synthesize(self.engine, self.decoder, wanted, batch_size=batch_size)
+        return [pixels.to_pil(image) for batch in batches for image in batch]
 
 
 def _fold(name: str) -> str:

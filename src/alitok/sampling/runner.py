@@ -1,7 +1,6 @@
-"""The generator's weights, arranged for reading one token of each row at a time.
+"""The generator's weights, arranged for running one token of each row at a time over a key-value cache.
 
-Enters: tokens (R, n) behind those in the cache. Leaves: logits (R, V) after the last of them. The same arithmetic as
-`Generator.forward`, written anew for speed; `alitok.sampling.oracle` judges it.
+The same arithmetic as `Generator.forward`, rewritten for speed and tested against `alitok.sampling.oracle`.
 Shapes: R rows (both guidance branches), n new tokens, P positions of the cache, N heads, E head size, D width.
 """
 
@@ -24,7 +23,7 @@ Where = slice | torch.Tensor  # of the new tokens: known to the host, or only to
 
 
 class StepRunner(Protocol):
-    """What reads tokens behind those in the cache; see `Runner.__call__`."""
+    """Runs the tokens that follow those in the cache; see `Runner.__call__`."""
 
     def __call__(
         self,
@@ -36,13 +35,13 @@ class StepRunner(Protocol):
         hidden: torch.Tensor | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Tokens (R, n) -> logits (R, V)."""
+        """Tokens (R, n) -> logits (R, V) after the last."""
         ...
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One block: kernels, and norms with what can be folded into them."""
+    """One block: kernels, and norms with all that can be folded into them."""
 
     attention_norm: torch.Tensor
     qkv: Kernel
@@ -63,10 +62,10 @@ class Runner:
         kernel: the one kernel to use where it works; None = the fastest.
 
     Attributes:
-        kernel_names: the kernels in use, by the layer's name; empty before `choose`.
+        kernel_names: the kernels in use, by layer name; empty before `choose`.
 
     Raises:
-        AlitokError: there is no kernel of this precision for the generator's device.
+        AlitokError: no kernel has this precision on the generator's device.
     """
 
     def __init__(self, generator: Generator, precision: EnginePrecision, kernel: str | None = None) -> None:
@@ -80,10 +79,10 @@ class Runner:
         self._blocks = [block for block in generator.blocks if isinstance(block, Block)]
         layers = [linears(block) for block in self._blocks]
         self._kernels = {name: Kernels([layer[name] for layer in layers], precision, kernel) for name in layers[0]}
-        self._output_kernels = Kernels([output_linear(generator)], precision, kernel)
+        self._output_kernels = Kernels([linear_weight(generator.output)], precision, kernel)
 
     def choose(self, rows: int) -> None:
-        """Take the kernels that are fastest for R = `rows`."""
+        """Use the kernels that are fastest for R = `rows`."""
         ready: dict[str, list[Kernel]] = {}
         for name, kernels in self._kernels.items():
             self.kernel_names[name], ready[name] = kernels.fastest(rows)
@@ -99,7 +98,7 @@ class Runner:
         ]
 
     def release(self) -> None:
-        """Give back the memory of kernels; `choose` takes them again."""
+        """Free the memory of kernels; `choose` makes them again."""
         self.layers = []
         for kernels in (*self._kernels.values(), self._output_kernels):
             kernels.release()
@@ -114,23 +113,20 @@ class Runner:
         hidden: torch.Tensor | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Read tokens and write their keys and values.
+        """Run tokens, write their keys and values, and return the logits (R, V) float32 after the last.
 
         Args:
             tokens: (R, n) rows of the embedding table.
             cache: (layers, 2, R, N, P, E), filled up to the tokens' own positions.
             where: these positions.
-            filled: attention looks at the first so many positions.
-            hidden: bool, broadcast to (R * N, n, filled): what is not to be looked at.
+            filled: number of positions that attention sees.
+            hidden: bool, broadcast to (R * N, n, filled): positions that are masked out.
             value_weights: (R, filled) factors of the values; n is then 1.
-
-        Returns:
-            Logits (R, V) float32 behind the last token.
         """
         rows, count = tokens.shape
         x = F.embedding(tokens.flatten(), self.embeddings).float()  # (R * n, D)
         rotation = self.rotary[where][:, None]  # (n, 1, E/2)
-        weights = None if value_weights is None else _for_heads(value_weights, self.heads)
+        weights = None if value_weights is None else value_weights.repeat_interleave(self.heads, dim=0)[:, None]
         for layer, store in zip(self.layers, cache, strict=True):
             normed = F.rms_norm(x, (self.width,), layer.attention_norm, RMS_EPS)
             attended = self._attend(layer, layer.qkv(normed), rows, store, where, filled, rotation, hidden, weights)
@@ -153,7 +149,7 @@ class Runner:
         hidden: torch.Tensor | None,
         weights: torch.Tensor | None,
     ) -> torch.Tensor:
-        """(R * n, 3 D) -> (R * n, D), through two products with all that is filled."""
+        """(R * n, 3 D) -> (R * n, D), by two products with all filled positions."""
         size, heads = self.head_size, self.heads
         qkv = qkv.reshape(rows, -1, 3, heads, size)  # (R, n, 3, N, E)
         turned = F.rms_norm(qkv[:, :, :2], (size,), eps=RMS_EPS) * layer.head_norms
@@ -177,19 +173,14 @@ def linears(block: Block) -> dict[str, Weight]:
     attention, mlp = block.attention, block.mlp
     assert isinstance(mlp, SwiGlu)
     layers = {"qkv": attention.qkv, "out": attention.out, "gate": mlp.gate, "up": mlp.up, "down": mlp.down}
-    return {name: _weight(layer) for name, layer in layers.items()}
+    return {name: linear_weight(layer) for name, layer in layers.items()}
 
 
 def head_norms(block: Block) -> torch.Tensor:
-    """(2, 1, E) factors of a head's queries, divided by the root of E for the scores, and of its keys."""
+    """(2, 1, E) factors of a head's queries (with the scores' 1 / sqrt(E)) and of its keys."""
     attention = block.attention
     queries = attention.query_norm.weight.detach()
     return torch.stack([queries * len(queries) ** -0.5, attention.key_norm.weight.detach()])[:, None]
-
-
-def output_linear(generator: Generator) -> Weight:
-    """The layer that makes logits."""
-    return _weight(generator.output)
 
 
 def norm_weight(norm: nn.Module) -> torch.Tensor:
@@ -198,11 +189,7 @@ def norm_weight(norm: nn.Module) -> torch.Tensor:
     return norm.weight.detach()
 
 
-def _weight(layer: nn.Linear) -> Weight:
+def linear_weight(layer: nn.Linear) -> Weight:
+    """Its weight and bias, zeros where it has none."""
     weight = layer.weight.detach()
     return Weight(weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach())
-
-
-def _for_heads(value_weights: torch.Tensor, heads: int) -> torch.Tensor:
-    """(R, filled) -> (R * N, 1, filled)."""
-    return value_weights.repeat_interleave(heads, dim=0)[:, None]

@@ -18,7 +18,7 @@ from alitok.recipes.models import model_rows
 from alitok.recipes.presets import SAMPLING
 from alitok.sampling import SampleRequest, SamplingConfig, memory
 from alitok.sampling.engine import Engine
-from alitok.sampling.memory import decoder_bytes
+from alitok.sampling.memory import image_bytes
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 
 MIB = 1 << 20
@@ -232,7 +232,7 @@ def test_softening_no_guidance_is_refused():
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(pipeline, monkeypatch):
-    one = pipeline.engine.batch_bytes(1, guided=True) + decoder_bytes(pipeline.tokenizer)
+    one = image_bytes(pipeline.engine, pipeline.tokenizer, guided=True)
     weights = sum(parameter.nbytes for parameter in pipeline.generator.parameters())
     monkeypatch.setattr(memory, "free_memory", lambda device: int((2 * weights + 5.5 * one) / 0.95))
     assert bench(pipeline, BenchOptions(**QUICK, batch_size=5, rounds=1), "name").largest_batch == 5

@@ -22,6 +22,7 @@ from alitok.core.files import write_json
 from alitok.data.sources.opening import open_splits
 from alitok.generator import Generator, GeneratorConfig
 from alitok.sampling import SamplingConfig, SamplingOverrides
+from alitok.sampling.job import SamplingJob
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
@@ -140,9 +141,9 @@ def test_only_what_is_missing_is_drawn_and_written(ask, capsys, monkeypatch):
         (out / ["ant", "bee", "sea cow"][number % 3] / f"{number:06d}.png").unlink()
     (out / "bee" / f".{17:06d}.png.host-77.part").write_bytes(b"half")
     asked = []
-    plain = workflow.draw_many
+    plain = workflow.sample_blocks
     monkeypatch.setattr(
-        workflow, "draw_many", lambda *words, **names: asked.append(names["wanted"]) or plain(*words, **names)
+        workflow, "sample_blocks", lambda *words, **names: asked.append(names["wanted"]) or plain(*words, **names)
     )
     capsys.readouterr()
     ask(batch_size=None)
@@ -262,13 +263,13 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"per_class": 12}, "--num 37 and --per-class 12 do not agree: 12 of each of 3 classes are 36"),
+        ({"per_class": 12}, "--num 37, but --per-class 12 of 3 classes makes 36"),
         ({"num": 0}, "--num must be at least 1, not 0"),
         ({"num": None, "per_class": -2}, "--per-class must be at least 1, not -2"),
         ({"classes": ("ant", "0")}, r"--classes names class 0 twice \('0'\)"),
         ({"classes": ("ants",)}, r"no class 'ants'; near: ant \(0\)"),
         ({"batch_size": 0}, "batch size must be at least 1"),
-        ({"batch_size": 1 << 40}, "draw at most"),
+        ({"batch_size": 1 << 40}, "use a batch size of at most"),
         ({"sampling": SamplingOverrides(top_p=1.5)}, r"top_p must be within \(0, 1\]"),
         (
             {"out": "x.zip"},
@@ -299,7 +300,7 @@ def test_how_many_are_drawn(ask, model):
         (many, {"per_class": 50}, 50_000),
         (many, {"num": 7}, 7),
     ):
-        assert workflow.plan_of(pair, sampling=SamplingOverrides(), **changes).count == count
+        assert SamplingJob.of(pair, sampling=SamplingOverrides(), **changes).count == count
 
 
 @pytest.mark.parametrize(
@@ -356,12 +357,12 @@ def _stop_after(blocks):
 
 
 def test_images_that_vanish_before_the_end_are_told(ask, monkeypatch, tmp_path):
-    plain = workflow.draw_many
+    plain = workflow.sample_blocks
 
     def others_fail(*words, **names):
         yield from list(plain(*words, **names))[:-1]
 
-    monkeypatch.setattr(workflow, "draw_many", others_fail)
+    monkeypatch.setattr(workflow, "sample_blocks", others_fail)
     for changes in ({}, {"out": tmp_path / "x.npz"}):
         with pytest.raises(AlitokError, match=r"Image 32 is not in .* share one disk"):
             ask(**changes)

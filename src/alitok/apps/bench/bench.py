@@ -25,7 +25,7 @@ from alitok.recipes.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING
 from alitok.sampling import SampleRequest, SamplingConfig, oracle
 from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.engine import Engine
-from alitok.sampling.memory import image_bytes, most_images
+from alitok.sampling.memory import cache_bytes, image_bytes, most_images
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.settings import EnginePrecision
 from alitok.tokenizer import EncoderConfig, Tokenizer, TokenizerConfig
@@ -163,7 +163,7 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
     after = bandwidth(device, options.bandwidth_bytes)
     slow = _oracle_seconds(pipeline.generator, _requests(pipeline, sampling, batch, 1)) if options.oracle else None
     rows, length = batch * (2 if sampling.guided else 1), config.sequence_length
-    cache = engine.cache_bytes(batch, guided=sampling.guided)
+    cache = cache_bytes(engine, batch, guided=sampling.guided)
     return BenchResult(
         preset=None if options.model is not None else name,
         model=options.model,

@@ -38,9 +38,8 @@ from alitok.data.split import Splits
 from alitok.metrics.set_distance import Compared, compare, gather
 from alitok.run.classifier_features import Judge
 from alitok.run.originals import open_images_of, tell_left_out, verify
-from alitok.sampling.job import SamplingPlan, fitting_batch
+from alitok.sampling.job import SamplingJob, fitting_batch, load_pipeline
 from alitok.sampling.pipeline import Pipeline
-from alitok.sampling.plan import load_pipeline, plan_of
 from alitok.sampling.settings import EnginePrecision, SamplingOverrides
 
 PER_CLASS = 50
@@ -163,10 +162,10 @@ def _usable_images(options: GenerationOptions, size: int, world: World, console:
     return splits.without({key for key, _ in broken})
 
 
-def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingPlan:
+def _plan(pipeline: Pipeline, options: GenerationOptions) -> SamplingJob:
     """Fifty images of each class unless another number is asked for."""
     per_class = PER_CLASS if options.num is None and options.per_class is None else options.per_class
-    return plan_of(
+    return SamplingJob.of(
         pipeline,
         classes=options.classes,
         num=options.num,

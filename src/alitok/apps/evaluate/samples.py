@@ -26,9 +26,8 @@ from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.images import EncodedImages
 from alitok.data.sources.opening import open_images
 from alitok.metrics.adm import NpzImages
-from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, pixel_precision
+from alitok.sampling.job import SamplingJob, blocks_of, model_hash, pixel_precision, sample_blocks
 from alitok.sampling.pipeline import Pipeline
-from alitok.sampling.plan import model_hash
 
 _BLOCK = 256  # images of files that are read as a whole
 
@@ -80,7 +79,7 @@ class ModelImages:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, pipeline: Pipeline, plan: SamplingPlan, batch_size: int, name: str) -> None:
+    def __init__(self, pipeline: Pipeline, plan: SamplingJob, batch_size: int, name: str) -> None:
         self.pipeline, self.plan, self.name = pipeline, plan, name
         self.batch_size = batch_size
         self._pixels: Precision = "fp32"
@@ -106,7 +105,7 @@ class ModelImages:
 
     def draw(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
         """This process' share of the blocks with these numbers."""
-        return draw_many(
+        return sample_blocks(
             self.pipeline,
             self.plan,
             world,

@@ -17,9 +17,16 @@ from alitok.core.console import counted, progress_bar, reporter
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.system import stoppable
-from alitok.sampling.job import SamplingPlan, blocks_of, draw_many, fitting_batch, pixel_precision
+from alitok.sampling.job import (
+    SamplingJob,
+    blocks_of,
+    fitting_batch,
+    load_pipeline,
+    model_hash,
+    pixel_precision,
+    sample_blocks,
+)
 from alitok.sampling.pipeline import Pipeline
-from alitok.sampling.plan import load_pipeline, model_hash, plan_of
 
 _OTHER_FILES = (".zip", ".tar", ".gz", ".tgz", ".npy", ".png", ".webp", ".jpg", ".jpeg", ".pt", ".parquet")
 
@@ -35,7 +42,7 @@ def run_sample(model: str, options: SampleOptions) -> None:
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         pipeline = load_pipeline(model, world, options.device, options.precision)
-        plan = plan_of(
+        job = SamplingJob.of(
             pipeline,
             classes=options.classes,
             num=options.num,
@@ -43,12 +50,12 @@ def run_sample(model: str, options: SampleOptions) -> None:
             seed=options.seed,
             sampling=options.sampling,
         )
-        batch_size = fitting_batch(pipeline, plan, world, options.batch_size)
+        batch_size = fitting_batch(pipeline, job, world, options.batch_size)
 
         def begin() -> tuple[SampleHead, list[int]]:
             found = place.find()
             kept = None if options.fresh else found
-            asked = _head(pipeline, plan, file_format, batch_size, kept)
+            asked = _head(pipeline, job, file_format, batch_size, kept)
             if options.fresh:  # only now: nothing is deleted for a job that cannot be begun
                 place.discard()
             head = place.begin(asked, kept)
@@ -57,10 +64,10 @@ def run_sample(model: str, options: SampleOptions) -> None:
 
         head, missing = world.on_rank0(begin)
         began = time.monotonic()
-        _draw(pipeline, plan, world, place, head, missing, min(batch_size, head.block), console)
+        _draw(pipeline, job, world, place, head, missing, min(batch_size, head.block), console)
         drawn = sum(len(head.blocks[number]) for number in missing)
         where = place.archive if file_format == "npz" else place.root
-        _tell(console, where, plan.count, drawn, time.monotonic() - began)
+        _tell(console, where, job.count, drawn, time.monotonic() - began)
 
 
 def _format(options: SampleOptions) -> SampleFormat:
@@ -77,29 +84,29 @@ def _format(options: SampleOptions) -> SampleFormat:
 
 
 def _head(
-    pipeline: Pipeline, plan: SamplingPlan, file_format: SampleFormat, batch_size: int, found: SampleHead | None
+    pipeline: Pipeline, job: SamplingJob, file_format: SampleFormat, batch_size: int, found: SampleHead | None
 ) -> SampleHead:
     """The job asked for; what the first start decides is taken from it where there was one."""
     folders = class_folders(pipeline.generator.class_names, pipeline.generator.config.classes)
     return SampleHead(
         model=model_hash(pipeline),
         alitok=__version__,
-        classes=plan.classes,
-        count=plan.count,
-        seed=plan.seed,
-        sampling=plan.sampling,
+        classes=job.classes,
+        count=job.count,
+        seed=job.seed,
+        sampling=job.sampling,
         precision=pipeline.precision,
-        pixels=found.pixels if found else pixel_precision(pipeline, plan),
+        pixels=found.pixels if found else pixel_precision(pipeline, job),
         format=file_format,
         image_size=pipeline.tokenizer.config.image_size,
-        folders=tuple(folders[number] for number in plan.classes),
-        block=found.block if found else blocks_of(plan.count, batch_size).size,
+        folders=tuple(folders[number] for number in job.classes),
+        block=found.block if found else blocks_of(job.count, batch_size).size,
     )
 
 
 def _draw(
     pipeline: Pipeline,
-    plan: SamplingPlan,
+    job: SamplingJob,
     world: World,
     place: SamplePlace,
     head: SampleHead,
@@ -111,8 +118,8 @@ def _draw(
     share = sum(len(head.blocks[number]) for number in missing[world.rank :: world.size])
     done = 0
     with open_files(place, head) as files, progress_bar(console, "images", share) as bar:
-        drawn = draw_many(
-            pipeline, plan, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
+        drawn = sample_blocks(
+            pipeline, job, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
         )
         for block in drawn:
             files.write(block)

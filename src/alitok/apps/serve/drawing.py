@@ -24,7 +24,7 @@ from alitok.apps.serve.uploads import ImageFormat, encoded, from_base64
 from alitok.apps.serve.waiting import Drawing, Finished, Row
 from alitok.core.errors import AlitokError
 from alitok.sampling import SampleRequest, SamplingOverrides
-from alitok.sampling.streaming import first_rows
+from alitok.sampling.synthesize import first_rows
 
 router = APIRouter(tags=["images"], dependencies=KEYED)
 _log = logging.getLogger(__name__)
