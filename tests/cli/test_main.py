@@ -114,7 +114,7 @@ def test_convert_tells_what_is_wrong(tmp_path, capsys):
         (["demo", "--set", "stage1.phases.main.stepz=5"], ["main.stepz'; did you mean 'stage1.phases.main.steps'"]),
         (["demo", "--set", "stage1.phases.0.steps=many"], ["stage1.phases.main.steps", "many"]),
         (["demo", "--set", "stage1.phases.0.steps=0"], ["steps must be at least 1"]),
-        (["demo", "--set", "tokenizer.image_size=18"], ["18 is not divisible by patch_size 4"]),
+        (["demo", "--set", "tokenizer.image_size=18"], ["18 must be a multiple of patch_size 4"]),
         (["demo", "--set", "generator_size.width=50"], ["width 50"]),
         (["demo", "--set", "tokenizer.encoder.heads=5"], ["width 64 is not divisible by 5 heads"]),
         (["demo", "--set", "tokenizer.stage1.width=-64"], ["width must be at least 1"]),

@@ -30,14 +30,14 @@ def test_hinge_terms_by_hand():
 
 def test_bf16_logits_give_float32_terms():
     real, fake = REAL.bfloat16(), FAKE.bfloat16()
-    terms = hinge_discriminator(real, fake), hinge_generator(fake), LeCam().regularisation(real, fake)
+    terms = hinge_discriminator(real, fake), hinge_generator(fake), LeCam().regularization(real, fake)
     assert [term.dtype for term in terms] == [torch.float32] * 3
 
 
 def test_lecam_by_hand_before_and_after_updates():
     lecam = LeCam()
     # both means 0: relu(real)^2 = 4, 0.25, 0 and relu(-fake)^2 = 9, 0, 0
-    assert lecam.regularisation(REAL, FAKE).item() == pytest.approx(4.25 / 3 + 9 / 3)
+    assert lecam.regularization(REAL, FAKE).item() == pytest.approx(4.25 / 3 + 9 / 3)
     lecam.update(torch.tensor(10.0), torch.tensor(-20.0))
     lecam.update(torch.tensor(30.0), torch.tensor(-20.0))
     real = 0.999 * 0.001 * 10 + 0.001 * 30
@@ -46,12 +46,12 @@ def test_lecam_by_hand_before_and_after_updates():
     assert lecam.fake.item() == pytest.approx(fake, rel=1e-4)
     above = [max(value - fake, 0) ** 2 for value in REAL.tolist()]
     below = [max(real - value, 0) ** 2 for value in FAKE.tolist()]
-    assert lecam.regularisation(REAL, FAKE).item() == pytest.approx((sum(above) + sum(below)) / 3, rel=1e-4)
+    assert lecam.regularization(REAL, FAKE).item() == pytest.approx((sum(above) + sum(below)) / 3, rel=1e-4)
 
 
-def test_lecam_pulls_on_the_logits_and_keeps_its_means_in_the_state():
+def test_lecam_has_gradients_and_saves_its_means():
     lecam, real, fake = LeCam(), REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
-    lecam.regularisation(real, fake).backward()
+    lecam.regularization(real, fake).backward()
     assert real.grad.tolist() == pytest.approx([4 / 3, 1 / 3, 0])
     assert fake.grad.tolist() == pytest.approx([-2, 0, 0])
     assert set(lecam.state_dict()) == {"real", "fake"}
@@ -74,7 +74,7 @@ def vqgan_weight(painter, judge, x, images):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_adaptive_weight_is_vqgans_for_any_split_of_the_batch(parts):
+def test_adaptive_weight_equals_vqgans_for_any_split_of_the_batch(parts):
     painter, judge = Painter(), nn.Conv2d(3, 1, 4)
     x, images = torch.randn(8, 3, 8, 8), torch.rand(8, 3, 8, 8)
     adaptive = AdaptiveWeight()
@@ -87,7 +87,7 @@ def test_adaptive_weight_is_vqgans_for_any_split_of_the_batch(parts):
     assert adaptive.weight.item() == pytest.approx(vqgan_weight(painter, judge, x, images), rel=1e-5)
 
 
-def test_measuring_leaves_the_graph_and_adds_to_no_gradient():
+def test_measuring_retains_the_graph_and_accumulates_no_gradients():
     painter, judge = Painter(), nn.Conv2d(3, 1, 4)
     reconstruction, adversarial = losses(painter, judge, torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
     measured = AdaptiveWeight().gradients(reconstruction, adversarial, painter.last.weight)
@@ -97,7 +97,7 @@ def test_measuring_leaves_the_graph_and_adds_to_no_gradient():
     assert torch.allclose(painter.last.weight.grad, sum(measured), atol=1e-7)
 
 
-def test_adaptive_weight_is_at_most_ten_thousand_and_part_of_the_state():
+def test_adaptive_weight_is_capped_and_saved():
     adaptive = AdaptiveWeight()
     adaptive.update(torch.full((4,), 3.0), torch.zeros(4))  # 6 / 1e-4
     assert adaptive.weight == 1e4

@@ -48,6 +48,6 @@ def test_channels_double_after_the_first_stage():
         ("regions", 0, "regions must be at least 1"),
     ],
 )
-def test_sizes_that_no_network_has_are_refused(name, value, said):
+def test_invalid_sizes_are_rejected(name, value, said):
     with pytest.raises(AlitokError, match=said):
         from_dict(DiscriminatorConfig, {name: value}, "recipe")

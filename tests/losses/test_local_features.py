@@ -37,18 +37,18 @@ def test_each_stage_after_the_first_halves_and_doubles(side):
     assert network.logits(images).shape == (2, 5)
 
 
-def test_mid_grey_is_the_networks_zero():
+def test_mid_gray_maps_to_zero():
     network = LocalFeatures(SMALL, 2)
     (first, *_), zeros = network(torch.full((1, 3, 8, 8), 0.5)), torch.zeros(1, 3, 8, 8)
     assert torch.equal(first, network.stages[0](zeros))
     assert not torch.equal(first, network(zeros)[0])
 
 
-def test_many_stages_take_the_smallest_images():
+def test_many_stages_accept_the_smallest_images():
     assert LocalFeatures(LocalFeaturesConfig(width=8, stages=6), 2)(torch.rand(1, 3, 8, 8))[-1].shape == (1, 256, 1, 1)
 
 
-def test_distance_is_that_of_unit_features_by_hand():
+def test_distance_equals_the_formula_by_hand():
     network = LocalFeatures(SMALL, 2).freeze()
     first, second = network(torch.rand(2, 3, 8, 8)), network(torch.rand(2, 3, 8, 8))
     assert network.distance(first, second).item() == pytest.approx(distance_by_hand(first, second), rel=1e-5)
@@ -64,7 +64,7 @@ def test_distance_is_zero_for_equal_images_and_positive_otherwise(level):
     assert network.distance(network(images), network(other)) > 0
 
 
-def test_it_learns_as_a_classifier_and_is_frozen_afterwards():
+def test_it_trains_as_a_classifier_and_freezes():
     network = LocalFeatures(SMALL, 2)
     images, labels = torch.rand(16, 3, 8, 8), torch.arange(16) % 2
     images[labels == 1, 0] *= 0.5  # class 1 has half the red
@@ -79,7 +79,7 @@ def test_it_learns_as_a_classifier_and_is_frozen_afterwards():
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_gradient_reaches_the_image_and_no_parameter():
+def test_gradients_reach_the_image_but_no_parameter():
     network = LocalFeatures(SMALL, 2).freeze()
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     network.distance(network(images), network(torch.rand(2, 3, 8, 8))).backward()
@@ -99,7 +99,7 @@ def test_bf16_features_give_a_float32_distance():
     assert distance.item() == pytest.approx(exact, rel=0.05)
 
 
-def test_a_saved_network_comes_back_frozen_with_the_same_features(tmp_path):
+def test_a_saved_network_loads_frozen_with_the_same_features(tmp_path):
     network = LocalFeatures(SMALL, 3)
     network.save(tmp_path / "features")
     loaded = LocalFeatures.load(tmp_path / "features")
@@ -109,7 +109,7 @@ def test_a_saved_network_comes_back_frozen_with_the_same_features(tmp_path):
     assert torch.equal(loaded.logits(images), network.logits(images))
 
 
-def test_saving_leaves_other_files_in_the_directory(tmp_path):
+def test_saving_keeps_other_files_in_the_directory(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     LocalFeatures(SMALL, 3).save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -126,7 +126,7 @@ def test_saving_leaves_other_files_in_the_directory(tmp_path):
         ({"surplus": 1}, "unknown key 'surplus'"),
     ],
 )
-def test_a_damaged_or_other_head_is_told(tmp_path, change, told):
+def test_a_damaged_or_foreign_config_is_rejected(tmp_path, change, told):
     LocalFeatures(SMALL, 3).save(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -135,6 +135,6 @@ def test_a_damaged_or_other_head_is_told(tmp_path, change, told):
 
 
 @pytest.mark.parametrize(("sizes", "told"), [({"width": 12}, "multiple of 8"), ({"stages": 0}, "at least 1")])
-def test_sizes_that_do_not_fit_are_refused(sizes, told):
+def test_invalid_sizes_are_rejected(sizes, told):
     with pytest.raises(AlitokError, match=told):
         from_dict(LocalFeaturesConfig, sizes, "run.toml")

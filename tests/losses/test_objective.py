@@ -75,14 +75,14 @@ def test_all_terms_and_their_sums_equal_those_by_hand(seed, perceptual_row):
     assert all(term.dtype == torch.float32 and term.ndim == 0 for term in result.values())
 
 
-def test_stage2_has_the_reconstruction_terms_alone():
+def test_stage_2_has_the_reconstruction_terms_only():
     images, rebuilt, _ = some_images()
     result = Objective(networks("local"), 2)(images, rebuilt, LossWeights(local=1.0))
     assert set(result) == {"loss", "reconstruction", "mse", "local"}
     assert result["loss"] == result["reconstruction"]
 
 
-def test_networks_of_weight_zero_are_not_run_and_the_target_is_seen_once():
+def test_networks_of_weight_zero_are_not_run_and_the_target_runs_once():
     judges = networks("lpips", "local")
     images, rebuilt, strip = some_images()
     objective = Objective(judges, 2)
@@ -94,7 +94,7 @@ def test_networks_of_weight_zero_are_not_run_and_the_target_is_seen_once():
     assert judges["local"].seen[2:] == [2, 2, 2, 2]
 
 
-def test_cheap_terms_of_weight_zero_are_reported_and_take_part_with_zero_gradient():
+def test_cheap_terms_of_weight_zero_are_reported_with_zero_gradient():
     images, rebuilt, strip = some_images()
     quantizer = torch.tensor(0.7, requires_grad=True)
     weights = LossWeights(mse=0.0, quantizer=0.0, auxiliary=0.0)
@@ -107,7 +107,7 @@ def test_cheap_terms_of_weight_zero_are_reported_and_take_part_with_zero_gradien
         assert (tensor.grad == 0).all()
 
 
-def test_gradient_reaches_the_reconstruction_and_no_network():
+def test_gradients_reach_the_reconstruction_but_no_network():
     judges = networks(*NAMES)
     images, rebuilt, strip = some_images()
     objective = Objective(judges, 2)
@@ -121,7 +121,7 @@ def test_gradient_reaches_the_reconstruction_and_no_network():
 
 @pytest.mark.parametrize("perceptual_row", [True, False])
 @pytest.mark.parametrize("cells", [2, 4, 5])
-def test_the_auxiliary_loss_pulls_on_the_strip_alone(cells, perceptual_row):
+def test_the_auxiliary_loss_has_gradients_in_the_strip_only(cells, perceptual_row):
     images, rebuilt, strip = some_images(cells)
     weights = LossWeights(local=1.0, auxiliary_perceptual=perceptual_row)
     result = Objective(networks("local"), 2)(images, rebuilt, weights, prefix_strip=strip)
@@ -131,7 +131,7 @@ def test_the_auxiliary_loss_pulls_on_the_strip_alone(cells, perceptual_row):
 
 
 @pytest.mark.parametrize(("cells", "from_strip"), [(2, 2), (4, 4), (5, 4)])
-def test_the_first_row_is_the_strips_as_far_as_it_goes(cells, from_strip):
+def test_the_first_row_is_the_strip_as_far_as_it_reaches(cells, from_strip):
     _, rebuilt, strip = some_images(cells)
     composed = compose_first_row(rebuilt, strip, 2)
     for row, column in itertools.product(range(8), range(8)):
@@ -140,7 +140,7 @@ def test_the_first_row_is_the_strips_as_far_as_it_goes(cells, from_strip):
         assert torch.equal(composed[:, :, row, column], expected)
 
 
-def test_the_auxiliary_loss_trains_the_prefix_path_of_a_tokenizer_alone():
+def test_the_auxiliary_loss_trains_only_the_prefix_path_of_a_tokenizer():
     tokenizer = Tokenizer(
         TokenizerConfig(
             image_size=16,
@@ -166,7 +166,7 @@ def test_the_auxiliary_loss_trains_the_prefix_path_of_a_tokenizer_alone():
     assert (positions[5:] == 0).all()  # causal: the prefix path reads no grid code
 
 
-def test_under_bf16_autocast_all_terms_are_float32_and_near_the_exact_ones():
+def test_under_bf16_autocast_all_terms_are_float32_and_close():
     objective = Objective(networks("local"), 2)
     images, rebuilt, strip = some_images()
     weights = LossWeights(local=1.0)
@@ -185,7 +185,7 @@ def test_networks_move_with_the_objective():
     assert {parameter.device.type for parameter in objective.to("meta").parameters()} == {"meta"}
 
 
-def test_released_strip_repeats_the_first_patch_and_a_short_one_covers_the_first_patches():
+def test_long_strips_repeat_the_first_patch_and_short_ones_cover_part_of_the_row():
     images = torch.rand(2, 3, 8, 8)
     row = images[:, :, :2]
     released = torch.cat([row[..., :2], row], dim=-1)  # five patches for four cells
@@ -194,7 +194,7 @@ def test_released_strip_repeats_the_first_patch_and_a_short_one_covers_the_first
     assert auxiliary_mse(images, row.flip(-1), 2) > 0
 
 
-def test_perceptual_weight_moves_onto_one_network_or_none():
+def test_perceptual_weight_can_be_moved_to_one_network_or_none():
     weights = LossWeights(mse=2.0, convnext=0.25, lpips=1.0, adversarial=0.5)
     assert weights.networks() == ("convnext", "lpips")
     assert LossWeights().networks() == ()
@@ -208,7 +208,7 @@ def test_perceptual_weight_moves_onto_one_network_or_none():
 
 @pytest.mark.parametrize("value", [-0.1, math.nan])
 @pytest.mark.parametrize("name", ["mse", *NAMES, "quantizer", "auxiliary", "adversarial", "lecam", "discriminator"])
-def test_negative_weights_and_nan_are_refused(name, value):
+def test_negative_weights_and_nan_are_rejected(name, value):
     with pytest.raises(AlitokError, match=f"{name} must be at least 0"):
         LossWeights(**{name: value})
 

@@ -60,7 +60,7 @@ def random_heads():
 
 
 @pytest.mark.parametrize("side", [20, 224, 300])
-def test_convnext_logits_are_torchvisions_at_224_pixels(convnext, side):
+def test_convnext_logits_equal_torchvisions_at_224_px(convnext, side):
     from torchvision.transforms.v2 import functional as transforms
 
     images = torch.rand(1, 3, side, side)
@@ -71,7 +71,7 @@ def test_convnext_logits_are_torchvisions_at_224_pixels(convnext, side):
     assert torch.allclose(logits, convnext.network(normalised), atol=1e-5)
 
 
-def test_distance_of_logits_is_their_mean_squared_difference(convnext):
+def test_distance_of_logits_is_their_mse(convnext):
     found, wanted = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     assert convnext.distance((found,), (wanted,)).item() == pytest.approx((1 + 9) / 4)
     assert convnext.distance((found.bfloat16(),), (wanted.bfloat16(),)).dtype == torch.float32
@@ -91,7 +91,7 @@ def test_lpips_distance_by_hand(vgg):
     assert vgg.distance(first, second).item() == pytest.approx(expected.mean(), rel=1e-5)
 
 
-def test_vgg_features_are_those_of_the_five_named_layers(vgg):
+def test_vgg_features_are_of_the_five_named_layers(vgg):
     features = vgg(torch.rand(1, 3, 32, 48))
     assert [tuple(feature.shape[1:]) for feature in features] == [
         (64, 32, 48),
@@ -128,7 +128,7 @@ def test_networks_stay_frozen_and_in_evaluation_mode(request, which):
 
 
 @pytest.mark.parametrize("which", ["convnext", "vgg"])
-def test_gradient_reaches_the_image_and_equal_images_are_at_zero(request, which):
+def test_gradients_reach_the_image_and_equal_images_have_distance_zero(request, which):
     network = request.getfixturevalue(which)
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     with torch.no_grad():
@@ -153,18 +153,18 @@ def test_bf16_features_give_a_float32_distance(vgg):
     assert distance.item() == exact.item()
 
 
-def test_features_that_are_zero_have_a_finite_gradient():
+def test_zero_features_have_a_finite_gradient():
     dark = torch.zeros(1, 4, 1, 1, requires_grad=True)
     unit_difference(torch.relu(dark), torch.ones(1, 4, 1, 1)).sum().backward()
     assert dark.grad.isfinite().all()
 
 
-def test_lpips_refuses_images_that_vgg_cannot_halve(vgg):
-    with pytest.raises(AlitokError, match="at least 16 pixels"):
+def test_lpips_rejects_images_too_small_for_vgg(vgg):
+    with pytest.raises(AlitokError, match="at least 16 px"):
         vgg(torch.rand(1, 3, 15, 64))
 
 
-def test_the_named_files_are_torchvisions():
+def test_the_expected_file_names_are_torchvisions():
     assert models.ConvNeXt_Small_Weights.IMAGENET1K_V1.url.endswith("/" + perceptual._CONVNEXT_FILE)
     assert models.VGG16_Weights.IMAGENET1K_V1.url.endswith("/" + perceptual._VGG_FILE)
 
@@ -173,7 +173,7 @@ def test_the_named_files_are_torchvisions():
     ("name", "key", "file"),
     [("convnext", "convnext", "convnext_small-0c510722.pth"), ("lpips", "vgg", "vgg16-397923af.pth")],
 )
-def test_without_a_network_one_sentence_tells_what_would_help(offline, name, key, file):
+def test_without_internet_the_error_says_what_would_help(offline, name, key, file):
     with pytest.raises(NetworkMissingError) as error:
         load_network(name, PerceptualWeights())
     told = str(error.value)
@@ -186,7 +186,7 @@ def test_without_a_network_one_sentence_tells_what_would_help(offline, name, key
     assert told.endswith(".")
 
 
-def test_a_silent_network_is_not_waited_for_without_end(offline, monkeypatch):
+def test_an_unresponsive_download_times_out(offline, monkeypatch):
     waits = []
 
     def silent(request):
@@ -206,13 +206,13 @@ def test_a_silent_network_is_not_waited_for_without_end(offline, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["convnext", "lpips"])
-def test_without_torchvision_its_installation_is_told(offline, monkeypatch, name):
+def test_missing_torchvision_is_reported(offline, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(AlitokError, match=r"alitok\[perceptual\].*--perceptual local"):
         load_network(name, PerceptualWeights())
 
 
-def test_cached_weights_need_no_network_and_lpips_is_not_imported(offline, monkeypatch, vgg):
+def test_cached_weights_need_no_internet_and_lpips_is_not_imported(offline, monkeypatch, vgg):
     monkeypatch.delitem(sys.modules, "lpips", raising=False)
     offline.mkdir(parents=True)
     classifier = {"classifier.6.bias": torch.zeros(1000)}
@@ -225,7 +225,7 @@ def test_cached_weights_need_no_network_and_lpips_is_not_imported(offline, monke
     assert "lpips" not in sys.modules
 
 
-def test_given_files_of_lpips_are_read_whatever_their_kind(offline, tmp_path, vgg):
+def test_lpips_files_are_read_in_either_format(offline, tmp_path, vgg):
     heads = random_heads()
     save_tensors(tmp_path / "vgg.safetensors", vgg_state(vgg))
     torch.save(heads, tmp_path / "heads.pth")
@@ -236,7 +236,7 @@ def test_given_files_of_lpips_are_read_whatever_their_kind(offline, tmp_path, vg
     assert not any(parameter.requires_grad for parameter in lpips.parameters())
 
 
-def test_a_given_file_of_convnext_is_read(offline, tmp_path, convnext):
+def test_a_convnext_file_is_read(offline, tmp_path, convnext):
     torch.save(convnext.network.state_dict(), tmp_path / "convnext.pth")
     logits = load_network("convnext", PerceptualWeights(convnext=str(tmp_path / "convnext.pth")))
     assert torch.equal(logits.network.classifier[2].weight, convnext.network.classifier[2].weight)
@@ -284,7 +284,7 @@ def wrong_shapes(path: Path):
         (wrong_shapes, r"features.0.weight is \(1,\), not \(64, 3, 3, 3\).*missing features.0.bias.*surplus surplus"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_fault_and_its_key(tmp_path, write, fault):
+def test_a_wrong_file_is_reported_with_its_fault_and_option(tmp_path, write, fault):
     path = tmp_path / "weights.pth"
     write(path)
     with pytest.raises(AlitokError, match=f"weights.pth.*{fault}.*perceptual.vgg=FILE"):
@@ -292,7 +292,7 @@ def test_a_wrong_file_is_told_with_its_fault_and_its_key(tmp_path, write, fault)
     assert not (tmp_path / "ran").exists()
 
 
-def test_wrong_or_absent_heads_are_told_with_their_key(tmp_path, monkeypatch, vgg):
+def test_wrong_or_missing_heads_are_reported_with_their_option(tmp_path, monkeypatch, vgg):
     save_tensors(tmp_path / "vgg.safetensors", vgg_state(vgg))
     weights = {"vgg": str(tmp_path / "vgg.safetensors")}
     torch.save({name: head for name, head in random_heads().items() if "lin3" not in name}, tmp_path / "heads.pth")

@@ -25,7 +25,7 @@ def test_every_mistake_is_noticed():
 
 
 def test_what_is_not_noticed_or_cannot_be_tried_is_told(tmp_path):
-    file, test = "nn/rotary.py", "tests/nn/test_rotary.py::test_a_head_size_that_cannot_be_halved_twice_is_refused"
+    file, test = "nn/rotary.py", "tests/nn/test_rotary.py::test_a_head_size_not_divisible_by_4_is_rejected"
     listed = [
         ("noticed", file, "if head_size % 4:", "if head_size % 2:", test),
         ("not noticed", file, "prefix + torch.arange(grid)", "torch.arange(grid)", test),

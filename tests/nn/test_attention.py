@@ -37,14 +37,14 @@ def test_attention_equals_explicit_softmax(kind):
     assert torch.allclose(result, by_hand(attention, x, allowed), atol=1e-5)
 
 
-def test_weighted_values_equal_explicit_softmax():
+def test_value_weights_equal_explicit_softmax():
     attention, x, weights = Attention(16, 4), torch.randn(2, 5, 16), torch.rand(2, 5, 5)
     result = attention(x, causal=True, value_weights=weights)
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
     assert torch.allclose(result, by_hand(attention, x, allowed, weights), atol=1e-5)
 
 
-def test_queries_and_keys_are_normalised_when_asked():
+def test_qk_norm_normalizes_queries_and_keys():
     plain, normed = Attention(16, 4), Attention(16, 4, qk_norm=True)
     normed.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(2, 5, 16)
@@ -58,7 +58,7 @@ def test_queries_and_keys_are_normalised_when_asked():
     assert torch.allclose(normed(x), scaled(x), atol=1e-4)
 
 
-def test_queries_and_keys_have_norms_of_their_own():
+def test_queries_and_keys_have_separate_norms():
     attention, x = Attention(8, 1, qk_norm=True), torch.randn(2, 5, 8)
     torch.nn.init.normal_(attention.query_norm.weight)
     torch.nn.init.normal_(attention.key_norm.weight)
@@ -73,7 +73,7 @@ def test_queries_and_keys_have_norms_of_their_own():
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunks", [[1] * 7, [3, 1, 3], [7]])
-def test_cached_in_chunks_equals_the_whole(chunks):
+def test_attention_in_cached_chunks_equals_the_whole(chunks):
     attention, x = Attention(16, 2, qk_norm=True), torch.randn(3, 7, 16)
     rotary = rotary_table(2, 2, 8)
     whole = attention(x, rotary=rotary, causal=True)
@@ -88,6 +88,6 @@ def test_cached_in_chunks_equals_the_whole(chunks):
     assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-6)
 
 
-def test_width_must_divide_into_heads():
+def test_a_width_that_does_not_divide_into_heads_is_rejected():
     with pytest.raises(ValueError, match="not divisible by 3 heads"):
         Attention(16, 3)

@@ -10,13 +10,13 @@ def test_swiglu_has_the_published_widths():
     assert [SwiGlu(width).gate.out_features for width in (768, 1024, 1280)] == [2048, 2816, 3584]
 
 
-def test_swiglu_gates_one_branch_by_the_other():
+def test_swiglu_gates_one_branch_with_the_other():
     mlp, x = SwiGlu(16), torch.randn(2, 5, 16)
     gate, up = x @ mlp.gate.weight.T, x @ mlp.up.weight.T
     assert torch.allclose(mlp(x), (gate / (1 + (-gate).exp()) * up) @ mlp.down.weight.T, atol=1e-5)
 
 
-def test_blocks_add_attention_and_mlp_behind_their_norms():
+def test_blocks_are_pre_norm_residual():
     x = torch.randn(2, 5, 16)
     for block in (vit_block(16, 4), llama_block(16, 4, dropout=0.0)):
         middle = x + block.attention(block.attention_norm(x), causal=True)
@@ -34,7 +34,7 @@ def test_initial_weights_are_truncated_and_biases_zero(width, deviation):
     assert (layer.bias == 0).all()
 
 
-def test_a_block_of_any_width_adds_as_much_to_the_stream_as_one_of_768():
+def test_a_block_of_any_width_adds_as_much_to_the_residual_stream_as_one_of_768():
     added = {}
     for width in (96, 768):
         torch.manual_seed(0)

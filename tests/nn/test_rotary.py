@@ -18,7 +18,7 @@ def angle(position, pair, head_size, prefix, grid):
 
 
 @pytest.mark.parametrize(("prefix", "grid", "head_size"), [(3, 4, 8), (17, 16, 48), (0, 2, 4)])
-def test_table_equals_the_rule_number_by_number(prefix, grid, head_size):
+def test_table_equals_the_definition(prefix, grid, head_size):
     table = rotary_table(prefix, grid, head_size)
     assert table.shape == (1 + prefix + grid * grid, head_size // 2, 2)
     assert (table[0] == 0).all()  # the class token
@@ -30,7 +30,7 @@ def test_table_equals_the_rule_number_by_number(prefix, grid, head_size):
             assert sin == pytest.approx(math.sin(expected), abs=1e-5)
 
 
-def test_rotation_is_a_complex_product_and_kills_the_class_token():
+def test_rotation_is_a_complex_product_and_zeroes_the_class_token():
     table = rotary_table(2, 3, 8)
     x = torch.randn(2, 1, 12, 8)
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
@@ -40,6 +40,6 @@ def test_rotation_is_a_complex_product_and_kills_the_class_token():
     assert (rotate(x, table)[:, :, 0] == 0).all()
 
 
-def test_a_head_size_that_cannot_be_halved_twice_is_refused():
+def test_a_head_size_not_divisible_by_4_is_rejected():
     with pytest.raises(ValueError, match="divisible by 4"):
         rotary_table(1, 2, 6)

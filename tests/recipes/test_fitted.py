@@ -10,7 +10,7 @@ from alitok.tokenizer import Tokenizer
 @pytest.mark.parametrize("name", FITTED)
 @pytest.mark.parametrize("image_size", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize("images", [10, 1_500, 1_000_000])
-def test_any_images_get_a_recipe_that_fits_together(name, image_size, images):
+def test_recipes_are_consistent_for_any_images(name, image_size, images):
     recipe = fitted(name, image_size=image_size, images=images)
     tokenizer = recipe.tokenizer
     assert tokenizer.image_size == (image_size if name == "base" else min(image_size, 32))
@@ -24,7 +24,7 @@ def test_any_images_get_a_recipe_that_fits_together(name, image_size, images):
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_more_images_get_more_steps_and_codes_up_to_a_bound(name):
+def test_steps_and_codebook_grow_with_the_images_up_to_a_limit(name):
     few, some, many, most = (fitted(name, image_size=64, images=10**n) for n in (2, 4, 6, 9))
     for less, more in ((few, some), (some, many)):
         assert less.tokenizer.codebook_size <= more.tokenizer.codebook_size

@@ -144,7 +144,7 @@ def test_what_cannot_be_decoded_is_refused(tokenizer, codes):
     with pytest.raises(AlitokError, match="precision must be one of auto, fp32, bf16, not 'half'"):
         PixelDecoder(tokenizer, "half")
     for precision in ("auto", "fp32"):
-        with pytest.raises(AlitokError, match=r"Codes must be whole numbers \(B, 12\)"):
+        with pytest.raises(AlitokError, match=r"Codes must be integers \(B, 12\)"):
             PixelDecoder(tokenizer, precision)(codes[:, 1:])
     tokenizer.stage1 = tokenizer.stage2 = None
     with pytest.raises(AlitokError, match="has no decoder"):

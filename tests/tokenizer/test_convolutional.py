@@ -84,7 +84,7 @@ def tokenizer():
 
 
 @pytest.mark.parametrize(("size", "patch"), [(8, 1), (8, 2), (12, 4), (32, 8), (32, 32)])
-def test_one_code_for_each_patch_and_a_image_from_them(size, patch):
+def test_there_is_one_code_per_patch(size, patch):
     model = Tokenizer(dataclasses.replace(SMALL, image_size=size, patch_size=patch))
     assert isinstance(model.encoder, ConvolutionalEncoder)
     assert isinstance(model.stage1, ConvolutionalDecoder)
@@ -108,7 +108,7 @@ def without_norms(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (9, 6)])
-def test_convolutions_of_a_code_end_at_its_receptive_field(row, column):
+def test_codes_depend_on_their_receptive_field_only(row, column):
     model = without_norms(Tokenizer(dataclasses.replace(SMALL, image_size=32)))
     images = torch.rand(1, 3, 32, 32)
     changed = images.clone()
@@ -130,7 +130,7 @@ def test_convolutions_of_a_code_end_at_its_receptive_field(row, column):
 
 
 @torch.no_grad()
-def test_norms_carry_little_of_a_patch_to_the_codes_far_away():
+def test_norms_leak_little_to_distant_codes():
     model = Tokenizer(dataclasses.replace(SMALL, image_size=32)).eval()
     images = torch.rand(1, 3, 32, 32)
     changed = images.clone()
@@ -139,7 +139,7 @@ def test_norms_carry_little_of_a_patch_to_the_codes_far_away():
     assert 0 < moved[5:, 5:].mean() < moved[0, 0] / 20
 
 
-def test_stage1_reaches_every_weight_of_the_encoder_and_stage2_only_its_decoder(tokenizer):
+def test_stage_1_has_gradients_in_the_encoder_and_stage_2_in_its_decoder_only(tokenizer):
     images = torch.rand(2, 3, 8, 8)
     tokenizer(images, "stage1").images.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in tokenizer.encoder.parameters())
@@ -150,7 +150,7 @@ def test_stage1_reaches_every_weight_of_the_encoder_and_stage2_only_its_decoder(
     assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
 
 
-def test_saved_and_loaded_it_gives_the_same_codes_and_images(tokenizer, tmp_path):
+def test_it_saves_and_loads_bit_for_bit(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "t")
     loaded = Tokenizer.from_pretrained(tmp_path / "t")
     images = torch.rand(4, 3, 8, 8)
@@ -167,7 +167,7 @@ def test_saved_and_loaded_it_gives_the_same_codes_and_images(tokenizer, tmp_path
     assert loaded.codes_fingerprint() != tokenizer.codes_fingerprint()
 
 
-def test_a_config_goes_through_json_and_toml_and_keys_tell_the_kind():
+def test_configs_round_trip_and_their_keys_tell_the_kind():
     mixed = dataclasses.replace(SMALL, stage2=DecoderConfig(width=16, layers=1, heads=2))
     for config in (SMALL, mixed, dataclasses.replace(SMALL, encoder=EncoderConfig(width=16, layers=1, heads=2))):
         assert from_dict(TokenizerConfig, to_dict(config), "config.json") == config
@@ -192,15 +192,15 @@ def test_a_config_goes_through_json_and_toml_and_keys_tell_the_kind():
         ({"width": 10, "heads": 3}, "key 'encoder': width 10"),
     ],
 )
-def test_a_wrong_key_of_either_kind_is_named(part, message):
+def test_a_wrong_key_of_either_kind_is_reported(part, message):
     with pytest.raises(AlitokError) as error:
         from_dict(TokenizerConfig, {"prefix": 0, "encoder": part}, "my.toml")
     assert str(error.value).startswith("my.toml: ")
     assert message in str(error.value)
 
 
-def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(AlitokError, match="patch_size that is a power of two, not 6"):
+def test_invalid_sizes_are_rejected():
+    with pytest.raises(AlitokError, match="power of two as patch_size, not 6"):
         dataclasses.replace(SMALL, image_size=12, patch_size=6)
     for prefix, named in ((None, 4), (3, 3)):
         with pytest.raises(AlitokError, match=f"no prefix codes, so prefix must be 0, not {named}"):
@@ -215,7 +215,7 @@ def test_sizes_that_do_not_fit_are_refused():
             kind(channels=0)
 
 
-def test_an_old_config_gives_the_same_transformers_and_the_same_fingerprint():
+def test_an_old_config_gives_the_same_transformers_and_fingerprint():
     config = from_dict(TokenizerConfig, OLD, "config.json")
     assert to_dict(config) == OLD
     model = Tokenizer(config)
@@ -234,7 +234,7 @@ def test_pixels_are_computed_in_float32_under_autocast(tokenizer):
     assert torch.allclose(images, tokenizer.decode(codes), atol=0.02)
 
 
-def test_it_draws_whole_images_and_no_rows(tokenizer):
+def test_it_decodes_whole_images_but_no_rows(tokenizer):
     generator = Generator(GeneratorConfig(grid=4, prefix=0, codebook_size=16, classes=2, layers=1, width=16, heads=2))
     pair = Pipeline(tokenizer, generator.eval(), SamplingConfig(guidance_scale=2.0))
     images = pair([0, 1], seed=3)
@@ -246,7 +246,7 @@ def test_it_draws_whole_images_and_no_rows(tokenizer):
             refused()
 
 
-def test_memory_of_a_image_grows_with_its_channels_and_pixels(tokenizer):
+def test_memory_grows_with_channels_and_pixels(tokenizer):
     wider = dataclasses.replace(SMALL, stage2=ConvolutionalDecoderConfig(channels=24, blocks=2))
     larger = dataclasses.replace(SMALL, image_size=16)
     assert decoder_bytes(tokenizer) > 4 * 12 * 8 * 8 * 2  # what comes into a block and what leaves it
@@ -288,7 +288,7 @@ def trained(config, stage, directory, *, steps=100, adversarial=False, world=Non
     return model, read_metrics(directory / "metrics.jsonl")
 
 
-def test_both_stages_lower_the_loss_and_the_second_leaves_the_codes(tmp_path):
+def test_both_stages_reduce_the_loss_and_stage_2_keeps_the_codes(tmp_path):
     model, records = trained(SMALL, "stage1", tmp_path / "1")
     codes = model.codes_fingerprint()
     assert 0 < records[-1]["predictability_accuracy"] <= 1
@@ -304,14 +304,14 @@ def test_both_stages_lower_the_loss_and_the_second_leaves_the_codes(tmp_path):
         assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_second_decoder_may_be_a_transformer(tmp_path):
+def test_the_stage_2_decoder_can_be_a_transformer(tmp_path):
     mixed = dataclasses.replace(SMALL, stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2))
     model, _ = trained(mixed, "stage1", tmp_path / "1", steps=5)
     _, records = trained(mixed, "stage2", tmp_path / "2", steps=5, model=model)
     assert records[-1]["val_psnr"] > 0
 
 
-def test_the_adaptive_adversarial_weight_is_measured_at_the_last_convolution(tmp_path):
+def test_the_adaptive_weight_is_measured_at_the_last_convolution(tmp_path):
     model, records = trained(SMALL, "stage1", tmp_path, steps=4, adversarial=True)
     assert model.stage1.last_layer is model.stage1.to_pixels.weight
     weights = [record["adaptive_weight"] for record in records if "adaptive_weight" in record]
@@ -320,7 +320,7 @@ def test_the_adaptive_adversarial_weight_is_measured_at_the_last_convolution(tmp
 
 
 @pytest.mark.parametrize("engine", [{"parallel": "fsdp"}, {"activation_checkpointing": True, "grad_accum_steps": 2}])
-def test_two_processes_train_as_one_does(tmp_path, together, engine):
+def test_two_processes_train_like_one(tmp_path, together, engine):
     # Three steps: behind them a feature may have another nearest code by rounding.
     _, alone = trained(SMALL, "stage1", tmp_path / "one", steps=3)
     together(lambda world: trained(SMALL, "stage1", tmp_path / "two", steps=3, world=world, **engine) and None)

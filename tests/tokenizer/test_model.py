@@ -24,7 +24,7 @@ def tokenizer():
     return model
 
 
-def test_shapes_of_the_paper_and_of_other_sizes():
+def test_shapes_of_the_paper_and_others():
     assert TokenizerConfig().sequence_length == 272
     assert TokenizerConfig(prefix=17).sequence_length == 273
     assert TokenizerConfig(image_size=512).prefix_length == 32
@@ -37,7 +37,7 @@ def test_shapes_of_the_paper_and_of_other_sizes():
         assert model.decode(codes).shape == images.shape
 
 
-def test_reconstruct_is_decode_of_encode_by_either_decoder(tokenizer):
+def test_reconstruct_is_decode_of_encode_for_either_decoder(tokenizer):
     images = torch.rand(2, 3, 8, 8)
     codes = tokenizer.encode(images)
     for stage in ("stage1", "stage2"):
@@ -47,7 +47,7 @@ def test_reconstruct_is_decode_of_encode_by_either_decoder(tokenizer):
     assert not torch.equal(tokenizer.decode(codes, "stage1"), tokenizer.decode(codes, "stage2"))
 
 
-def test_stage1_reaches_the_encoder_with_gradients_and_stage2_only_its_decoder(tokenizer):
+def test_stage_1_has_gradients_in_the_encoder_and_stage_2_in_its_decoder_only(tokenizer):
     images = torch.rand(2, 3, 8, 8)
     tokenizer(images, "stage1").images.sum().backward()
     assert tokenizer.encoder.latent_tokens.grad.abs().sum() > 0
@@ -58,7 +58,7 @@ def test_stage1_reaches_the_encoder_with_gradients_and_stage2_only_its_decoder(t
     assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
 
 
-def test_saved_and_loaded_it_is_the_same_and_decoders_are_named(tokenizer, tmp_path):
+def test_it_saves_and_loads_with_its_decoders(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "t")
     names = {path.name for path in (tmp_path / "t").iterdir()}
     assert names == {
@@ -76,7 +76,7 @@ def test_saved_and_loaded_it_is_the_same_and_decoders_are_named(tokenizer, tmp_p
     assert loaded.codes_fingerprint() == tokenizer.codes_fingerprint()
 
 
-def test_loading_names_what_is_wrong(tokenizer, tmp_path):
+def test_loading_reports_what_is_wrong(tokenizer, tmp_path):
     with pytest.raises(AlitokError, match="no directory with a saved model"):
         Tokenizer.from_pretrained(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "t")
@@ -85,7 +85,7 @@ def test_loading_names_what_is_wrong(tokenizer, tmp_path):
         Tokenizer.from_pretrained(tmp_path / "t")
 
 
-def test_fingerprint_follows_encoder_and_codebook_but_no_decoder(tokenizer):
+def test_the_fingerprint_covers_encoder_and_codebook_but_no_decoder(tokenizer):
     before = tokenizer.codes_fingerprint()
     with torch.no_grad():
         tokenizer.stage1.positions += 1
@@ -96,8 +96,8 @@ def test_fingerprint_follows_encoder_and_codebook_but_no_decoder(tokenizer):
     assert tokenizer.codes_fingerprint() != before
 
 
-def test_sizes_that_do_not_fit_and_missing_decoders_are_refused():
-    with pytest.raises(ValueError, match="30 is not divisible by patch_size 16"):
+def test_invalid_sizes_and_missing_decoders_are_rejected():
+    with pytest.raises(ValueError, match="30 must be a multiple of patch_size 16"):
         TokenizerConfig(image_size=30)
     model = Tokenizer(dataclasses.replace(SMALL, stage2=None))
     with pytest.raises(ValueError, match=r"no stage2 decoder \(it has: stage1\)"):
@@ -105,7 +105,7 @@ def test_sizes_that_do_not_fit_and_missing_decoders_are_refused():
     assert model.decode(torch.zeros(1, 20, dtype=torch.int64)).shape == (1, 3, 8, 8)
 
 
-def test_tensors_of_another_kind_are_refused_in_a_sentence(tokenizer):
+def test_images_and_codes_of_wrong_shape_or_dtype_are_rejected(tokenizer):
     for images in (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8), torch.rand(1, 3, 10, 8)):
         with pytest.raises(AlitokError, match=r"Images must be floats \(B, 3, 8, 8\)"):
             tokenizer.encode(images)
@@ -114,7 +114,7 @@ def test_tensors_of_another_kind_are_refused_in_a_sentence(tokenizer):
     assert torch.equal(tokenizer.encode(images.double()), codes)
     assert torch.equal(tokenizer.decode(codes.to(torch.int16)), tokenizer.decode(codes))
     for wrong in (codes[0], codes[:, 1:], codes.float()):
-        with pytest.raises(AlitokError, match=r"Codes must be whole numbers \(B, 20\)"):
+        with pytest.raises(AlitokError, match=r"Codes must be integers \(B, 20\)"):
             tokenizer.decode(wrong)
     with pytest.raises(AlitokError, match="no strange decoder"):
         tokenizer.decode(codes, "strange")

@@ -16,7 +16,7 @@ def test_codes_are_the_nearest_by_brute_force():
             assert codes[b, t] == min(range(20), key=distances.__getitem__)
 
 
-def test_loss_and_gradients_are_those_of_the_formula():
+def test_loss_and_gradients_equal_the_formula():
     quantizer = VectorQuantizer(20, 4)
     torch.nn.init.normal_(quantizer.codebook)
     features = torch.randn(3, 7, 4, requires_grad=True)
@@ -30,7 +30,7 @@ def test_loss_and_gradients_are_those_of_the_formula():
     assert torch.allclose(quantizer.codebook.grad, expected / difference.numel(), atol=1e-7)
 
 
-def test_straight_through_passes_gradients_unchanged_and_values_quantized():
+def test_straight_through_copies_gradients():
     quantizer = VectorQuantizer(20, 4)
     features = torch.randn(2, 3, 4, requires_grad=True)
     result = quantizer(features)
@@ -49,7 +49,7 @@ def test_distances_stay_in_float32_under_autocast():
     assert torch.equal(inside, quantizer.nearest(features))
 
 
-def test_clustering_equals_the_rule_code_by_code():
+def test_clustering_equals_the_rule_for_each_code():
     quantizer = VectorQuantizer(6, 2)
     torch.nn.init.normal_(quantizer.codebook)
     quantizer.usage.copy_(torch.tensor([0.0, 1e-5, 1e-4, 1e-3, 0.1, 0.9]))
@@ -68,7 +68,7 @@ def test_clustering_equals_the_rule_code_by_code():
         assert torch.allclose(quantizer.codebook[k], expected, atol=1e-5)
 
 
-def test_the_first_step_moves_unused_codes_onto_features_and_leaves_used_ones():
+def test_the_first_step_moves_unused_codes_onto_features_and_keeps_used_ones():
     quantizer = VectorQuantizer(50, 3)
     features = torch.randn(1, 40, 3) + 10
     used = torch.zeros(50, dtype=torch.bool)
@@ -107,7 +107,7 @@ def test_clustering_over_microbatches_equals_clustering_over_all_at_once():
         assert torch.allclose(one, other, atol=1e-6)
 
 
-def test_of_equally_near_features_the_first_is_kept():
+def test_of_equally_near_features_the_first_wins():
     quantizer = VectorQuantizer(1, 2)
     torch.nn.init.zeros_(quantizer.codebook)
     left, right = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[5.0, 0.0]]])
@@ -116,7 +116,7 @@ def test_of_equally_near_features_the_first_is_kept():
     assert (found.counts.item(), found.distances.item()) == (2, 25.0)
 
 
-def test_two_processes_cluster_as_one_does_on_the_joined_batch(together):
+def test_two_processes_cluster_like_one_on_the_joint_batch(together):
     codebook, usage, features = torch.randn(64, 4), torch.rand(64) * 1e-4, torch.randn(12, 9, 4)
     features[6] = features[0]  # the same features on both: the first process's are taken
 
@@ -144,7 +144,7 @@ def test_two_processes_cluster_as_one_does_on_the_joined_batch(together):
     assert (ranks[0][1] == ranks[1][1]).all()
 
 
-def test_the_features_are_looked_at_in_blocks_that_change_nothing(monkeypatch):
+def test_block_size_changes_nothing(monkeypatch):
     quantizer = VectorQuantizer(64, 4)
     torch.nn.init.normal_(quantizer.codebook)
     features = torch.randn(3, 50, 4)

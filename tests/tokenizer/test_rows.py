@@ -65,7 +65,7 @@ def streamed(model, codes, sizes):
 @torch.no_grad()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_rows_are_those_of_the_whole_image_and_come_as_soon_as_their_codes(layout, batch):
+def test_rows_equal_the_whole_image_and_come_as_soon_as_their_codes(layout, batch):
     prefix, options = LAYOUTS[layout]
     model = tokenizer(prefix, **options)
     codes = random_codes(model, batch)
@@ -84,7 +84,7 @@ def test_rows_are_those_of_the_whole_image_and_come_as_soon_as_their_codes(layou
 
 
 @torch.no_grad()
-def test_the_released_layout_draws_its_recorded_images():
+def test_the_released_layout_decodes_its_recorded_images():
     expected = load_file(RELEASED / "expected.safetensors")
     model = tokenizer_from_released(load_file(RELEASED / "stage1.safetensors"), encoder_heads=2, decoder_heads=2)
     codes, grid = expected["codes"], model.config.grid
@@ -106,7 +106,7 @@ def test_a_row_is_final():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_position_passes_each_block_and_the_pixel_head_once(layout):
+def test_each_position_passes_the_network_once(layout):
     prefix, options = LAYOUTS[layout]
     model = tokenizer(prefix, **options)
     decoder = model.decoder("stage1")
@@ -121,7 +121,7 @@ def test_every_position_passes_each_block_and_the_pixel_head_once(layout):
 
 
 @torch.no_grad()
-def test_rows_are_drawn_in_the_precision_of_the_weights():
+def test_rows_are_decoded_in_the_dtype_of_the_weights():
     model = tokenizer(extra_tokens=1).double()
     codes = random_codes(model, 2)
     whole = model.decode(codes)
@@ -139,7 +139,7 @@ def test_rows_are_drawn_in_the_precision_of_the_weights():
     assert torch.allclose(rows.double(), whole, atol=0.1)
 
 
-def test_two_images_at_once_do_not_meet_and_two_decoders_share_nothing():
+def test_images_of_a_batch_and_decoders_are_independent():
     model = tokenizer(extra_tokens=1)
     codes = random_codes(model, 2)
     both = RowDecoder(model, 2)
@@ -149,7 +149,7 @@ def test_two_images_at_once_do_not_meet_and_two_decoders_share_nothing():
         assert torch.allclose(both.extend(portion), alone, atol=1e-6)
 
 
-def test_decoders_that_cannot_draw_rows_are_refused():
+def test_decoders_that_are_not_causal_are_rejected():
     with pytest.raises(AlitokError, match="not causal"):
         RowDecoder(tokenizer(causal=False), 1)
     bare = tokenizer()
@@ -160,15 +160,15 @@ def test_decoders_that_cannot_draw_rows_are_refused():
         RowDecoder(tokenizer(), 0)
 
 
-def test_codes_that_do_not_fit_are_refused_and_change_nothing():
+def test_invalid_codes_are_rejected_and_change_nothing():
     model = tokenizer(extra_tokens=1)
     codes = random_codes(model, 2)
     decoder = RowDecoder(model, 2)
     decoder.extend(codes[:, :GRID])
     for wrong in (codes[:1], codes[0], torch.rand(2, 3), codes[None], torch.tensor(1)):
-        with pytest.raises(AlitokError, match=r"Codes must be whole numbers \(2, n\)"):
+        with pytest.raises(AlitokError, match=r"Codes must be integers \(2, n\)"):
             decoder.extend(wrong)
-    with pytest.raises(AlitokError, match="16 of 20 codes are left of these images, fewer than the 17 given"):
+    with pytest.raises(AlitokError, match="These images have 16 of 20 codes left, fewer than the 17 given"):
         decoder.extend(codes[:, :17])
     with torch.no_grad():
         assert torch.allclose(decoder.extend(codes[:, GRID:]), model.decode(codes), atol=1e-5)

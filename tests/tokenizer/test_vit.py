@@ -25,7 +25,7 @@ def changed_cells(before, after):
     return set(different.flatten(2).any(-1).flatten().nonzero()[:, 0].tolist())
 
 
-def test_causal_decoder_draws_a_patch_from_codes_up_to_its_own():
+def test_a_causal_decoder_decodes_a_patch_from_codes_up_to_its_own():
     model = decoder(causal=True, extra_tokens=1, prefix_head=True)
     vectors = torch.randn(1, PREFIX + GRID * GRID, CODE)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_causal_decoder_draws_a_patch_from_codes_up_to_its_own():
                 assert strip.nonzero()[:, 0].tolist() == list(range(position, PREFIX))
 
 
-def test_bidirectional_decoder_reads_every_code_it_is_given():
+def test_a_bidirectional_decoder_reads_all_codes():
     vectors = torch.randn(1, PREFIX + GRID * GRID, CODE)
     for reads_prefix in (True, False):
         model = decoder(extra_tokens=3, reads_prefix=reads_prefix)
@@ -76,7 +76,7 @@ def test_pixel_head_orders_pixels_row_column_channel():
 
 
 @pytest.mark.parametrize("prefix", [0, 2, 4, 5])
-def test_causal_encoder_codes_see_no_patch_behind_their_own(prefix):
+def test_codes_of_a_causal_encoder_see_no_later_patch(prefix):
     shape = {**SHAPE, "prefix": prefix}
     encoder = with_large_weights(Encoder(EncoderConfig(width=16, layers=3, heads=2, causal=True), **shape))
     images = torch.rand(1, 3, GRID * PATCH, GRID * PATCH)
@@ -91,7 +91,7 @@ def test_causal_encoder_codes_see_no_patch_behind_their_own(prefix):
             assert changed.tolist() == [own >= cell for own in cell_of]
 
 
-def test_bidirectional_encoder_lets_every_code_see_every_patch():
+def test_codes_of_a_bidirectional_encoder_see_all_patches():
     encoder = Encoder(EncoderConfig(width=16, layers=1, heads=2), **SHAPE).eval()
     images = torch.rand(1, 3, GRID * PATCH, GRID * PATCH)
     disturbed = images.clone()
@@ -100,12 +100,12 @@ def test_bidirectional_encoder_lets_every_code_see_every_patch():
         assert (encoder(images) != encoder(disturbed)).any(-1).all()
 
 
-def test_a_prefix_head_without_prefix_codes_is_refused():
+def test_a_prefix_head_without_prefix_codes_is_rejected():
     with pytest.raises(ValueError, match="needs reads_prefix"):
         DecoderConfig(prefix_head=True, reads_prefix=False)
 
 
-def test_a_fresh_pixel_head_passes_its_pixels_through():
+def test_a_new_pixel_head_passes_its_pixels_through():
     model = Decoder(DecoderConfig(width=16, layers=1, heads=2, prefix_head=True), **SHAPE)
     for head in (model.head, model.prefix_head):
         assert torch.equal(head.mix.weight[:, :, 0, 0], torch.eye(3))

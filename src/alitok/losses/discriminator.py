@@ -1,9 +1,4 @@
-"""The patch discriminator of the adversarial loss.
-
-Enters: images (B, 3, h, w) in [0, 1]. Leaves: logits (B, 1, 16, 16), one per region; high means "a real image".
-
-Source: the discriminator of Open-MagViT2 as the released AliTok uses it.
-"""
+"""The patch discriminator of the adversarial loss, as in Open-MagViT2 and the released AliTok."""
 
 from __future__ import annotations
 
@@ -24,8 +19,8 @@ class DiscriminatorConfig:
 
     Attributes:
         width: channels of the stem, a multiple of 32; each stage after the first doubles them.
-        stages: halvings of the resolution.
-        regions: logits a side.
+        stages: each halves the resolution.
+        regions: logits per side.
     """
 
     width: int = 128
@@ -33,14 +28,13 @@ class DiscriminatorConfig:
     regions: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no network has."""
         require_at_least(self, 1, "width", "stages", "regions")
         if self.width % _GROUPS:
             raise AlitokError(f"width must be a multiple of {_GROUPS}, not {self.width}")
 
 
 class BlurPool(nn.Module):
-    """Halve the resolution behind a binomial 4 x 4 blur, so that a shift of a pixel does not change what is seen."""
+    """Halve the resolution after a binomial 4 x 4 blur, for shift invariance."""
 
     kernel: torch.Tensor
 
@@ -56,7 +50,7 @@ class BlurPool(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """5 x 5 stem, blur-pooled stages, and a 5 x 5 logit over a fixed number of regions."""
+    """5 x 5 stem, blur-pooled stages, and a 5 x 5 logit per region; high means real."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()

@@ -1,9 +1,6 @@
-"""A small feature network for the perceptual loss that needs no download: it is trained on the data set itself.
+"""A small feature network for the perceptual loss that needs no download: a classifier trained on the dataset itself.
 
-Enters: images (B, 3, h, w) in [0, 1]. Leaves: features per stage, their distance, and the logits it is trained by.
-
-Without pretrained weights at hand, a classifier of the images at hand stands in for one of ImageNet. Its distance is
-LPIPS (Zhang et al. 2018) with uniform weights.
+Its distance is LPIPS (Zhang et al. 2018) with uniform weights.
 """
 
 from __future__ import annotations
@@ -31,22 +28,21 @@ class LocalFeaturesConfig:
 
     Attributes:
         width: channels of the first stage, a multiple of 8; each later stage doubles them.
-        stages: of two convolutions each; each but the first halves the resolution.
+        stages: two convolutions each; all but the first halve the resolution.
     """
 
     width: int = 32
     stages: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
         require_at_least(self, 1, "width", "stages")
         if self.width % _GROUPS:
-            raise AlitokError(f"width {self.width} is not a multiple of {_GROUPS}; choose one that is")
+            raise AlitokError(f"width must be a multiple of {_GROUPS}, not {self.width}")
 
 
 @config
 class _Saved:
-    """What `config.json` holds besides its kind."""
+    """The fields of `config.json` beside its kind."""
 
     config: LocalFeaturesConfig
     outputs: int
@@ -56,11 +52,11 @@ class _Saved:
 
 
 class LocalFeatures(FeatureNetwork):
-    """A convolutional classifier; trainable when made, frozen by `freeze` or `load`.
+    """A convolutional classifier; trainable until `freeze` or `load`.
 
     Args:
         config: its size.
-        outputs: logits of the classifier it is trained as.
+        outputs: number of classifier logits.
     """
 
     def __init__(self, config: LocalFeaturesConfig, outputs: int) -> None:
@@ -76,7 +72,7 @@ class LocalFeatures(FeatureNetwork):
         self.head = nn.Linear(channels, outputs)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, h, w) in [0, 1] -> features (B, width * 2^i, h / 2^i, w / 2^i) after each stage, sides rounded up."""
+        """(B, 3, h, w) in [0, 1] -> features (B, width * 2^i, h / 2^i, w / 2^i) of each stage, sizes rounded up."""
         x = images * 2 - 1
         features = []
         for stage in self.stages:
@@ -88,13 +84,13 @@ class LocalFeatures(FeatureNetwork):
         """(B, 3, h, w) in [0, 1] -> (B, outputs)."""
         return self.head(self(images)[-1].mean((2, 3)))
 
-    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum over channels of the unit-length features' squared difference, mean over positions and stages."""
-        stages = [unit_difference(a, b).sum(1).mean() for a, b in zip(found, wanted, strict=True)]
+    def distance(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Squared difference of unit-length features, summed over channels, averaged over positions and stages."""
+        stages = [unit_difference(a, b).sum(1).mean() for a, b in zip(features, target, strict=True)]
         return torch.stack(stages).mean()
 
     def save(self, directory: Path) -> None:
-        """Write `weights.safetensors` and, last, `config.json`."""
+        """Write `weights.safetensors`, then `config.json`."""
         save_tensors(directory / f"{_WEIGHTS}.safetensors", self.state_dict())
         saved = _Saved(config=self.config, outputs=self.outputs)
         write_json(directory / "config.json", {"kind": _KIND, **to_dict(saved)})
@@ -104,7 +100,7 @@ class LocalFeatures(FeatureNetwork):
         """Read what `save` wrote; the network is frozen and on the CPU.
 
         Raises:
-            AlitokError: a file is missing, damaged, or not such a network's.
+            AlitokError: a file is missing, damaged, or of something else.
         """
         path = directory / "config.json"
         head = load_head(path, _KIND)

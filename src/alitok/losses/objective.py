@@ -1,10 +1,7 @@
-"""The tokenizer's objective, as named terms and their weighted sum.
+"""The tokenizer's objective, as named loss terms and their weighted sum.
 
-Enters: images (B, 3, h, h) in [0, 1], reconstructions, and for stage 1 the prefix strip (B, 3, f, K * f) and the
-quantizer's loss. Leaves: name -> scalar tensor, `loss` being the sum that is minimised.
-
-Source: AliTok, L = L_mse + L_perceptual + L_quant + L_aux; the adversarial term is the trainer's to add, which alone
-holds the discriminator. f patch side, G = h / f grid side, K prefix.
+Source: AliTok, L = L_mse + L_perceptual + L_quant + L_aux; the trainer, which holds the discriminator, adds the
+adversarial term. Shapes: B images, h image side, f patch side, G = h / f grid side, K prefix.
 """
 
 from __future__ import annotations
@@ -26,13 +23,13 @@ class LossWeights:
     """Weight of each term in the sum, at least 0.
 
     Attributes:
-        mse: mean squared error of the pixels.
+        mse: MSE of the pixels.
         convnext, lpips, local: distance in the features of that network; with 0 the network is not run.
-        quantizer: the quantizer's own loss.
-        auxiliary: the loss of the first row as the prefix codes draw it.
-        auxiliary_perceptual: whether that loss has perceptual terms (the paper), or is the MSE alone (released v1).
+        quantizer: the quantizer loss.
+        auxiliary: loss of the first row as decoded from the prefix codes.
+        auxiliary_perceptual: whether that loss has perceptual terms (the paper) or is the MSE alone (released v1).
         adversarial: the generator's term.
-        lecam: LeCam regularisation in the discriminator's loss.
+        lecam: LeCam regularization in the discriminator's loss.
         discriminator: scale of the discriminator's loss (released v1: 0.1).
     """
 
@@ -48,26 +45,25 @@ class LossWeights:
     discriminator: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse negative weights and NaN."""
         names = ("mse", *get_args(NetworkName), "quantizer", "auxiliary", "adversarial", "lecam", "discriminator")
         require_at_least(self, 0, *names)
 
     def networks(self) -> tuple[NetworkName, ...]:
-        """The feature networks that take part."""
+        """The feature networks with a weight above 0."""
         return tuple(name for name in get_args(NetworkName) if getattr(self, name) > 0)
 
     def with_perceptual(self, name: Literal["none"] | NetworkName) -> LossWeights:
-        """The same with all perceptual weight on one network, or with none."""
+        """The same with all perceptual weight on one network, or without any."""
         total = self.convnext + self.lpips + self.local
         convnext, lpips, local = (total if network == name else 0.0 for network in ("convnext", "lpips", "local"))
         return replace(self, convnext=convnext, lpips=lpips, local=local)
 
 
 class Objective(nn.Module):
-    """The terms of both stages; holds the feature networks and freezes them, and has nothing to train.
+    """The loss terms of both stages; holds the frozen feature networks and has no trainable parameters.
 
     Args:
-        networks: those that the weights of any call will ask for.
+        networks: all that the weights of any call select.
         patch_size: f.
     """
 
@@ -85,20 +81,20 @@ class Objective(nn.Module):
         prefix_strip: torch.Tensor | None = None,
         quantizer_loss: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The named terms of one batch, unweighted, and their sums.
+        """The unweighted terms of one batch, and their sums.
 
         Args:
             images: (B, 3, h, h) in [0, 1].
-            reconstruction: the same in shape.
-            weights: of the terms; terms of weight 0 other than a network's are still computed.
+            reconstruction: of the same shape.
+            weights: terms of weight 0 are still computed, except those of a network.
             prefix_strip: (B, 3, f, K * f), in stage 1 with a prefix.
             quantizer_loss: scalar, in stage 1.
 
         Returns:
-            `loss`, the weighted sum of all terms here; `reconstruction`, that of `mse` and the perceptual terms;
-            `mse`; the distance of each network that takes part, by its name; `quantizer` and `auxiliary` where there
-            is such a loss. `auxiliary` is the MSE of the first row plus the weighted perceptual terms of the image
-            from `compose_first_row`, these only if the weights want them and `auxiliary` is not 0.
+            `loss`, the weighted sum of all terms here; `reconstruction`, that of `mse` and the perceptual terms; `mse`;
+                each network's distance by name; `quantizer` and `auxiliary` if given. `auxiliary` is the MSE of the
+                first row plus, if the weights select them, the weighted perceptual terms of the image from
+                `compose_first_row`.
         """
         names = weights.networks()
         candidates = [reconstruction]
@@ -120,14 +116,14 @@ class Objective(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction_loss, **terms, **rest}
 
     def _distances(self, name: NetworkName, images: torch.Tensor, candidates: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each candidate's distance from the images; all candidates pass the network as one batch."""
+        """Each candidate's distance from the images; all candidates run through the network as one batch."""
         assert name in self.networks, f"this objective was made without the network '{name}'"
         network = self.networks[name]
         assert isinstance(network, FeatureNetwork)
         with torch.no_grad():
-            wanted = network(images)
+            target = network(images)
         features = [feature.split(len(images)) for feature in network(torch.cat(candidates))]
-        return [network.distance(found, wanted) for found in zip(*features, strict=True)]
+        return [network.distance(each, target) for each in zip(*features, strict=True)]
 
 
 def _weighted(terms: Mapping[str, torch.Tensor], weights: LossWeights) -> torch.Tensor:
@@ -135,14 +131,14 @@ def _weighted(terms: Mapping[str, torch.Tensor], weights: LossWeights) -> torch.
 
 
 def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The image whose first row is drawn by the prefix codes; only that row passes gradient on.
+    """The image whose first row is decoded from the prefix codes; only that row passes gradients on.
 
-    A feature network can judge a row only within a whole image. The rest is the reconstruction, detached.
+    A feature network can score a row only within a whole image. The rest is the reconstruction, detached.
 
     Args:
         reconstruction: (B, 3, h, h).
-        prefix_strip: (B, 3, f, K * f); with K < G the row's remaining cells are the reconstruction's, with K > G the
-            first K - G patches are further copies of the top-left one (the released layout) and left out.
+        prefix_strip: (B, 3, f, K * f). With K < G the row's remaining cells are the reconstruction's; with K > G the
+            first K - G patches repeat the top-left one (the released layout) and are left out.
         patch_size: f.
 
     Returns:
@@ -155,12 +151,12 @@ def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, 
 
 
 def auxiliary_mse(images: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Mean squared error between the strip that the prefix codes draw and the image's first row of patches.
+    """MSE between the strip decoded from the prefix codes and the image's first row of patches.
 
     Args:
         images: (B, 3, h, h).
-        prefix_strip: (B, 3, f, K * f) with K <= G prefix patches for the row's first K, or K > G with the first
-            K - G being further copies of the top-left patch (the released layout).
+        prefix_strip: (B, 3, f, K * f); with K < G it covers the row's first K patches, with K > G its first K - G
+            patches repeat the top-left one (the released layout).
         patch_size: f.
     """
     row = images[:, :, :patch_size]  # (B, 3, f, h)

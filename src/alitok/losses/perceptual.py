@@ -1,8 +1,5 @@
-"""The feature networks of the perceptual loss: how far two images are apart in the eyes of a trained network.
+"""The feature networks of the perceptual loss: ConvNeXt logits as in AliTok, and LPIPS 0.1 on VGG (Zhang et al. 2018).
 
-Enters: images (B, 3, h, w) in [0, 1]. Leaves: features, and the mean distance of two sets of features as a scalar.
-
-Sources: AliTok for the logits of ConvNeXt; LPIPS 0.1 (Zhang et al. 2018) for the features of VGG.
 Weights are torchvision's (ImageNet) and the heads of the `lpips` package, from files or from torchvision's cache.
 """
 
@@ -29,18 +26,18 @@ NetworkName = Literal["convnext", "lpips", "local"]
 _CONVNEXT_SIDE = 224
 _VGG_TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 among VGG16's layers
 _VGG_CHANNELS = (64, 128, 256, 512, 512)
-VGG_MIN_SIZE = 16  # pixels, halved four times
+VGG_MIN_SIZE = 16  # px, halved four times
 _CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
 _HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
 
 
 @config
 class PerceptualWeights:
-    """Weight files, safetensors or .pth; None = torchvision's cache, else its download, and the `lpips` package.
+    """Weight files, safetensors or .pth; None = torchvision's cache or download, and the `lpips` package.
 
     Attributes:
         convnext: torchvision's ConvNeXt-Small, ImageNet.
-        vgg: torchvision's VGG16, ImageNet; its classifier may be left out.
+        vgg: torchvision's VGG16, ImageNet; its classifier may be missing.
         lpips_heads: the five heads of LPIPS 0.1 for VGG.
     """
 
@@ -50,10 +47,10 @@ class PerceptualWeights:
 
 
 class NetworkMissingError(AlitokError):
-    """A pretrained network cannot be had.
+    """A pretrained network is unavailable.
 
     Attributes:
-        reason: why, without what would help a training.
+        reason: why, without advice.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -62,31 +59,31 @@ class NetworkMissingError(AlitokError):
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A network in whose features images are compared; always in evaluation mode, frozen before it is a loss."""
+    """A network whose features define an image distance; always in evaluation mode, frozen before use as a loss."""
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, h, w) in [0, 1] -> features, each with B in front."""
 
     @abstractmethod
-    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Features of B images and of B others -> their mean distance, a float32 scalar >= 0."""
+    def distance(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Mean distance of the features of B images from those of B others, a float32 scalar >= 0."""
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked of the module around it."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     def freeze(self) -> Self:
-        """Take the parameters out of training."""
+        """Stop gradients to the parameters."""
         return self.requires_grad_(False).eval()
 
 
-def unit_difference(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared difference (B, C, h, w) float32 of features whose channels have length 1 at each position.
+def unit_difference(features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared difference (B, C, h, w) float32 of features normalized over channels.
 
     Features that are 0 in all channels stay 0 and get a finite gradient.
     """
-    return (F.normalize(found.float(), dim=1, eps=1e-10) - F.normalize(wanted.float(), dim=1, eps=1e-10)).square()
+    return (F.normalize(features.float(), dim=1, eps=1e-10) - F.normalize(target.float(), dim=1, eps=1e-10)).square()
 
 
 class ConvNextLogits(FeatureNetwork):
@@ -105,13 +102,13 @@ class ConvNextLogits(FeatureNetwork):
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, h, w) in [0, 1] of any size -> the logits (B, 1000) of the images at 224 x 224."""
+        """(B, 3, h, w) in [0, 1] of any size -> logits (B, 1000) of the images at 224 x 224."""
         resized = F.interpolate(images, (_CONVNEXT_SIDE, _CONVNEXT_SIDE), mode="bilinear", antialias=True)
         return (self.network((resized - self.mean) / self.deviation),)
 
-    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+    def distance(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
         """Mean squared difference of the logits."""
-        return F.mse_loss(found[0].float(), wanted[0].float())
+        return F.mse_loss(features[0].float(), target[0].float())
 
 
 class LpipsVgg(FeatureNetwork):
@@ -134,11 +131,11 @@ class LpipsVgg(FeatureNetwork):
         """(B, 3, h, w) in [0, 1] -> five features (B, C, h / 2^i, w / 2^i).
 
         Raises:
-            AlitokError: images smaller than VGG can halve.
+            AlitokError: the images are too small for VGG.
         """
         if min(images.shape[-2:]) < VGG_MIN_SIZE:
             raise AlitokError(
-                f"LPIPS needs images of at least {VGG_MIN_SIZE} pixels a side, not {tuple(images.shape[-2:])}; "
+                f"LPIPS needs images of at least {VGG_MIN_SIZE} px, not {tuple(images.shape[-2:])}; "
                 "choose another perceptual network."
             )
         x = (images * 2 - 1 - self.shift) / self.scale
@@ -149,15 +146,15 @@ class LpipsVgg(FeatureNetwork):
                 features.append(x)
         return tuple(features)
 
-    def distance(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+    def distance(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
         """LPIPS: the mean of `distances`."""
-        return self.distances(found, wanted).mean()
+        return self.distances(features, target).mean()
 
-    def distances(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """LPIPS of each of B images, (B,) float32: the heads' weighted sum, mean over positions, sum over layers."""
+    def distances(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """LPIPS per image, (B,) float32: weighted by the heads, averaged over positions, summed over layers."""
         layers = [
             (head * unit_difference(a, b)).sum(1).mean((1, 2))
-            for head, a, b in zip(self.heads, found, wanted, strict=True)
+            for head, a, b in zip(self.heads, features, target, strict=True)
         ]
         return torch.stack(layers).sum(0)
 
@@ -165,31 +162,27 @@ class LpipsVgg(FeatureNetwork):
 def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights) -> FeatureNetwork:
     """A pretrained feature network, frozen, on the CPU.
 
-    Args:
-        name: which one.
-        weights: the files to read; what is None comes from torchvision's cache, its download, or the lpips package.
-
     Raises:
-        NetworkMissingError: the weights cannot be had or do not fit; it says what would help.
+        NetworkMissingError: the weights are unavailable or do not fit.
     """
     if name == "convnext":
-        with _told(name, _in_cache(_CONVNEXT_FILE), "convnext"):
+        with _with_advice(name, _in_cache(_CONVNEXT_FILE), "convnext"):
             tensors, source = _torchvision_weights("ConvNeXt_Small_Weights", _CONVNEXT_FILE, weights.convnext)
             logits = ConvNextLogits()
             load_strictly(logits.network, tensors, source)
         return logits
-    with _told(name, _in_cache(_VGG_FILE), "vgg"):
+    with _with_advice(name, _in_cache(_VGG_FILE), "vgg"):
         tensors, source = _torchvision_weights("VGG16_Weights", _VGG_FILE, weights.vgg)
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
         lpips = LpipsVgg()
         load_strictly(nn.ModuleDict({"features": lpips.features}), tensors, source)
-    with _told(name, f"{_HEADS_FILE} of the package lpips 0.1.4", "lpips_heads"):
+    with _with_advice(name, f"{_HEADS_FILE} of the package lpips 0.1.4", "lpips_heads"):
         _load_heads(lpips, Path(weights.lpips_heads) if weights.lpips_heads is not None else _installed_heads())
     return lpips
 
 
 def vgg_available(weights: PerceptualWeights) -> bool:
-    """Whether LPIPS's VGG16 can be read without a download, from the file named or torchvision's cache."""
+    """Whether LPIPS's VGG16 can be read without a download."""
     return weights.vgg is not None or Path(torch.hub.get_dir(), "checkpoints", _VGG_FILE).is_file()
 
 
@@ -198,12 +191,12 @@ def _per_channel(red: float, green: float, blue: float) -> torch.Tensor:
 
 
 def _in_cache(file: str) -> str:
-    return f"torchvision's {file}, looked for in {Path(torch.hub.get_dir(), 'checkpoints')} and then downloaded,"
+    return f"torchvision's {file} (from {Path(torch.hub.get_dir(), 'checkpoints')}, or downloaded)"
 
 
 @contextmanager
-def _told(name: str, wanted: str, key: str) -> Iterator[None]:
-    """Whatever goes wrong within becomes one sentence that says what would help."""
+def _with_advice(name: str, wanted: str, key: str) -> Iterator[None]:
+    """Turns any failure into one message with advice."""
     try:
         yield
     except Exception as error:  # no network, a broken torchvision, a damaged file: each raises something else
@@ -211,15 +204,14 @@ def _told(name: str, wanted: str, key: str) -> Iterator[None]:
         if isinstance(error, ImportError):
             reason += "; pip install 'alitok[perceptual]'"
         raise NetworkMissingError(
-            f"The perceptual network '{name}' cannot be had ({reason}): it needs {wanted} or the file that "
-            f"perceptual.{key}=FILE names; --perceptual local (a network trained on your own images) and "
-            "--perceptual none do without.",
+            f"The perceptual network '{name}' is unavailable ({reason}): it needs {wanted} or "
+            f"perceptual.{key}=FILE; --perceptual local and --perceptual none need no pretrained weights.",
             reason,
         ) from None
 
 
 def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Tensors, Path]:
-    """The tensors of torchvision's ImageNet weights, and the file they are from."""
+    """The tensors of torchvision's ImageNet weights, and their file."""
     if path is not None:
         return read_weights(Path(path)), Path(path)
     from torchvision import models
@@ -231,7 +223,7 @@ def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Ten
 
 
 def _installed_heads() -> Path:
-    """Where the lpips package keeps its heads; found without its import, which takes seconds."""
+    """Where the lpips package keeps its heads, found without importing it, which takes seconds."""
     spec = importlib.util.find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("the package lpips is not installed")

@@ -1,1 +1,1 @@
-"""Floor 1: the parts every transformer here is made of; knows nothing of images, codes or data."""
+"""The parts that every transformer here is made of."""

@@ -1,6 +1,6 @@
-"""Multi-head self-attention, the one used by encoder, decoders and generator alike.
+"""Multi-head self-attention, shared by encoder, decoders and generator.
 
-Enters and leaves: (B, L, D). Shapes: B rows, L positions, D width, N heads, E = D / N head size.
+Shapes: B batch, L positions, D width, N heads, E = D / N head size.
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ RMS_EPS = 1e-5
 
 
 def require_heads(width: int, heads: int) -> None:
-    """Refuse a width that does not divide into heads.
+    """Check that the width divides into heads.
 
     Raises:
-        AlitokError: there is a remainder.
+        AlitokError: it does not.
     """
     if width % heads:
         raise AlitokError(f"width {width} is not divisible by {heads} heads")
 
 
 class Attention(nn.Module):
-    """Self-attention with biased projections, optionally with RMSNorm on each head's queries and keys.
+    """Self-attention with biased projections.
 
     Args:
         width: D, divisible by `heads`.
-        heads: number of heads.
-        qk_norm: normalise queries and keys per head before the rotation.
+        heads: N.
+        qk_norm: RMSNorm on each head's queries and keys, before the rotation.
         dropout: on the attention weights while training.
-
-    Raises:
-        AlitokError: `width` is not divisible by `heads`.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
@@ -61,22 +58,21 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend.
+        """(B, L, D) -> (B, L, D).
 
         Args:
             x: (B, L, D).
             rotary: (L, E/2, 2) table for these positions.
-            mask: (L, L) bool, True where the row may look at the column; not together with `causal`.
-            causal: each position looks at itself and those before it.
-            cache: keys and values of earlier positions; `x` then holds the positions behind them.
-            value_weights: (B, L, L) factors of the values, seen from each position; only with `causal`, not with a
-                cache or a mask.
+            mask: (L, L) bool, True where the row attends to the column; not together with `causal`.
+            causal: each position attends to itself and those before it.
+            cache: keys and values of the positions before `x`.
+            value_weights: (B, L, L) factors of the attention weights; only with `causal`, without cache or mask.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, E) each
         if self.qk_norm:
-            # In the weight's own dtype: under autocast the projections are bf16 and the norm's weights are not.
+            # In the weight's dtype: under autocast the projections are bf16 and the norm's weights are not.
             dtype = self.query_norm.weight.dtype
             queries, keys = self.query_norm(queries.to(dtype)), self.key_norm(keys.to(dtype))
         if rotary is not None:
@@ -85,7 +81,7 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.append(keys, values)
             if causal and cache.start > 0:
-                # Bottom-right causal: query i stands at position start + i.
+                # Bottom-right causal: query i is at position start + i.
                 mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=x.device).tril(cache.start)
                 causal = False
         if value_weights is not None:
@@ -105,9 +101,9 @@ class Attention(nn.Module):
 def _weighted_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, value_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Causal attention (B, N, L, E) whose probabilities are multiplied by (B, L, L) after the softmax."""
+    """Causal attention (B, N, L, E) with attention weights multiplied by (B, L, L) after the softmax."""
     length, size = queries.shape[-2:]
     scores = queries @ keys.transpose(-2, -1) / size**0.5
-    behind = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
-    probs = scores.masked_fill(behind, -torch.inf).softmax(-1)
+    future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+    probs = scores.masked_fill(future, -torch.inf).softmax(-1)
     return (probs * value_weights[:, None]) @ values

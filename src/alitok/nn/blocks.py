@@ -1,7 +1,4 @@
-"""Pre-norm transformer blocks: the ViT form (LayerNorm, GELU) and the Llama form (RMSNorm, SwiGLU).
-
-Enters and leaves: (B, L, D).
-"""
+"""Pre-norm transformer blocks (B, L, D) -> (B, L, D): ViT (LayerNorm, GELU) and Llama (RMSNorm, SwiGLU)."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ class SwiGlu(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and added to the stream; dropout on what is added."""
+    """Attention and MLP with pre-norm, residual connections, and dropout on the residual branches."""
 
     def __init__(
         self,
@@ -78,7 +75,7 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`."""
+        """(B, L, D) -> (B, L, D); the arguments are those of `Attention.forward`."""
         attended = self.attention(
             self.attention_norm(x), rotary=rotary, mask=mask, causal=causal, cache=cache, value_weights=value_weights
         )
@@ -87,11 +84,11 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Blocks one after the other, all with the same options.
+    """A stack of blocks.
 
     Attributes:
-        activation_checkpointing: while training, recompute the activations inside a block in the backward pass: less
-            memory for a third more work, the same result.
+        activation_checkpointing: while training, recompute activations in the backward pass: less memory for about a
+            third more compute, same result.
     """
 
     activation_checkpointing = False
@@ -106,7 +103,7 @@ class Blocks(nn.ModuleList):
         cache: KeyValueCache | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) -> (B, L, D); the options are those of `Attention.forward`, the cache that of all layers."""
+        """(B, L, D) -> (B, L, D); the arguments are those of `Attention.forward`, with the cache of all layers."""
         activation_checkpointing = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for index, block in enumerate(self):
             layer = None if cache is None else cache.layer(index)
@@ -121,7 +118,7 @@ def vit_block(width: int, heads: int) -> Block:
 
 
 def llama_block(width: int, heads: int, dropout: float) -> Block:
-    """The block of the generator, with normalised queries and keys."""
+    """The block of the generator, with QK-norm."""
     return Block(
         nn.RMSNorm(width, eps=RMS_EPS),
         Attention(width, heads, qk_norm=True, dropout=dropout),
@@ -131,19 +128,18 @@ def llama_block(width: int, heads: int, dropout: float) -> Block:
     )
 
 
-_STD, _STD_WIDTH = 0.02, 768  # the published weights, and the narrowest layers that they were published for
+_STD, _STD_WIDTH = 0.02, 768  # as published, and the narrowest published layers
 
 
 def init_linear_layers(module: nn.Module, width: int) -> None:
-    """Truncated-normal weights and zero biases for every linear layer and convolution inside `module`.
+    """Initialize all linear layers and convolutions in `module` with truncated-normal weights and zero biases.
 
-    The deviation is 0.02 from a width of 768 up. Below, it grows with 1 / sqrt(width), so that a layer hands on as much
-    of its input as at 768; with 0.02 narrow models see next to nothing of an image for hundreds of steps, see
-    docs/architecture.md.
+    The std is 0.02 from a width of 768 up and grows with 1 / sqrt(width) below, so that a layer passes on as much of
+    its input as at 768; with 0.02, narrow models ignore the image for hundreds of steps (docs/architecture.md).
 
     Args:
-        module: initialised in place.
-        width: numbers that go into its layers.
+        module: initialized in place.
+        width: fan-in of its layers.
     """
     std = _STD * max(1.0, _STD_WIDTH / width) ** 0.5
     for layer in module.modules():

@@ -1,6 +1,6 @@
-"""The key-value cache: allocated once at full size, passed as an argument, never kept on a module.
+"""The key-value cache: allocated once at full size, passed as an argument, never stored on a module.
 
-Shapes: B rows, N heads, L positions, E head size.
+Shapes: B batch, N heads, L positions, E head size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LayerCache:
     start: int
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (B, N, n, E) behind what is filled; return all filled positions (B, N, start + n, E)."""
+        """Append (B, N, n, E); return all filled positions (B, N, start + n, E)."""
         end = self.start + keys.shape[2]
         assert end <= self.keys.shape[2], "the cache is full"
         self.keys[:, :, self.start : end] = keys
@@ -28,7 +28,7 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """Keys and values of all layers, of fixed size; `length` positions are filled."""
+    """Keys and values of all layers, of fixed size; the first `length` positions are filled."""
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
-"""Rotary position tables for a class token, a 1D prefix and a 2D grid.
+"""Rotary position tables (L, E/2, 2) for a class token, a 1D prefix and a 2D grid.
 
-Enters: the shape of the sequence. Leaves: a table (L, E/2, 2) of cosines and sines, and the rotation of queries or
-keys (B, N, L, E) by it. Adjacent pairs of a head's E channels are rotated together, as in LlamaGen.
+Adjacent pairs of a head's E channels are rotated together, as in LlamaGen.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ BASE = 10_000.0
 def rotary_table(prefix: int, grid: int, head_size: int) -> torch.Tensor:
     """Cosines and sines for the sequence [class, prefix, grid x grid].
 
-    The class token's entry is all zeros, so that its rotated query and key are zero. Prefix position `i` turns all
-    pairs by angles of `i`; grid cell `(r, c)` turns the first half of the pairs by `prefix + r` and the second half
-    by `prefix + c`.
+    The class token's entry is all zeros, so its rotated query and key are zero. Prefix position `i` rotates all pairs
+    by angles of `i`; grid cell `(r, c)` rotates the first half of the pairs by `prefix + r` and the second half by
+    `prefix + c`.
 
     Returns:
         (1 + prefix + grid * grid, head_size / 2, 2) float32.

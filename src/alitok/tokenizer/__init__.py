@@ -1,4 +1,4 @@
-"""Floor 2: images to codes and back. Sees images (B, 3, h, w) in [0, 1] and codes (B, T), nothing else."""
+"""The tokenizer: images (B, 3, h, w) in [0, 1] to codes (B, T) and back."""
 
 from alitok.tokenizer.convolutional import (
     ConvolutionalDecoder,

@@ -1,8 +1,7 @@
-"""A plain convolutional encoder and decoder, to compare the transformers with.
+"""A plain convolutional encoder and decoder, as a baseline for the transformers.
 
-They take the places of `Encoder` and `Decoder` in a tokenizer without prefix codes: images (B, 3, h, h) -> features
-(B, T, D), and code vectors (B, T, D) -> images. A convolution sees a neighbourhood, so that a code stands for its patch
-and the patches around it; of the rest of the image only the means and deviations that the norms divide by reach it.
+They replace `Encoder` and `Decoder` in a tokenizer without prefix codes. A convolution is local, so a code describes
+its patch and the patches around it; only the statistics in the norms carry global information.
 
 Shapes: B images, h image side, f patch side, G = h / f grid side, T = G * G codes, D code width, C channels.
 
@@ -21,23 +20,22 @@ from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 from alitok.tokenizer.vit import Decoded
 
-_GROUPS = 32  # of a norm, as published; fewer where they would have fewer than four channels each
-_CHANNELS_OF_A_GROUP = 4
+_GROUPS = 32  # of a norm, as published; fewer for groups of at least four channels
+_MIN_GROUP_CHANNELS = 4
 _WIDEST = 4  # times the channels at full resolution
 
 
 @config
 class _ConvolutionalConfig:
-    """What the sizes of encoder and decoder have in common; they are two classes, so that neither is the other."""
+    """The fields of both configs; two classes, so that neither is an instance of the other."""
 
     channels: int = 128
     blocks: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
         require_at_least(self, 1, "channels", "blocks")
-        if self.channels % _CHANNELS_OF_A_GROUP:
-            raise AlitokError(f"channels must be a multiple of {_CHANNELS_OF_A_GROUP}, not {self.channels}")
+        if self.channels % _MIN_GROUP_CHANNELS:
+            raise AlitokError(f"channels must be a multiple of {_MIN_GROUP_CHANNELS}, not {self.channels}")
 
 
 @config
@@ -45,29 +43,24 @@ class ConvolutionalEncoderConfig(_ConvolutionalConfig):
     """Size of a convolutional encoder.
 
     Attributes:
-        channels: at full resolution, a multiple of 4; each halving of the resolution doubles them, up to four times.
-        blocks: residual blocks at each resolution.
+        channels: at full resolution, a multiple of 4; each halving of the resolution doubles them, up to 4 times.
+        blocks: residual blocks per resolution.
     """
 
 
 @config
 class ConvolutionalDecoderConfig(_ConvolutionalConfig):
-    """Size of a convolutional decoder.
-
-    Attributes:
-        channels: at full resolution, a multiple of 4; each halving of the resolution doubles them, up to four times.
-        blocks: residual blocks at each resolution.
-    """
+    """Size of a convolutional decoder; see `ConvolutionalEncoderConfig`."""
 
 
 def require_halvings(patch_size: int, prefix: int) -> None:
-    """Check that convolutions can lead from pixels to one code for each patch.
+    """Check that convolutions can lead from pixels to one code per patch.
 
     Raises:
-        AlitokError: the patch side is no power of two, or there are prefix codes, which stand for no place.
+        AlitokError: the patch side is not a power of two, or there are prefix codes.
     """
     if patch_size < 1 or patch_size & (patch_size - 1):
-        raise AlitokError(f"a convolutional tokenizer needs a patch_size that is a power of two, not {patch_size}")
+        raise AlitokError(f"a convolutional tokenizer needs a power of two as patch_size, not {patch_size}")
     if prefix:
         raise AlitokError(f"a convolutional tokenizer has no prefix codes, so prefix must be 0, not {prefix}")
 
@@ -78,7 +71,7 @@ def widths(channels: int, patch_size: int) -> list[int]:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, channels // _CHANNELS_OF_A_GROUP), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(_GROUPS, channels // _MIN_GROUP_CHANNELS), channels, eps=1e-6)
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:
@@ -86,7 +79,7 @@ def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU and a 3 x 3 convolution, twice, added to what came in."""
+    """Norm, SiLU and a 3 x 3 convolution, twice, with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,7 +93,7 @@ class ResidualBlock(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Every pixel four times, then a 3 x 3 convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3 x 3 convolution."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -112,7 +105,7 @@ class Upsampling(nn.Module):
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), one for each patch in raster order."""
+    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), one per patch in raster order."""
 
     def __init__(self, config: ConvolutionalEncoderConfig, *, patch_size: int, code_width: int) -> None:
         super().__init__()
@@ -135,7 +128,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Code vectors (B, T, D) -> images (B, 3, h, h): the encoder's way back. There is no causal form of it."""
+    """Code vectors (B, T, D) -> images (B, 3, h, h); it has no causal form."""
 
     def __init__(self, config: ConvolutionalDecoderConfig, *, grid: int, patch_size: int, code_width: int) -> None:
         super().__init__()
@@ -152,7 +145,7 @@ class ConvolutionalDecoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight that the adaptive adversarial weight is measured on, (3, C, 3, 3)."""
+        """The weight (3, C, 3, 3) where the adaptive adversarial weight is measured."""
         weight = self.to_pixels.weight
         assert isinstance(weight, nn.Parameter)
         return weight
@@ -164,5 +157,5 @@ class ConvolutionalDecoder(nn.Module):
         for level in self.levels:
             x = level(x)
         x = F.silu(self.norm_out(x))
-        with torch.autocast(x.device.type, enabled=False):  # bf16 holds no 256 levels
+        with torch.autocast(x.device.type, enabled=False):  # bf16 cannot represent 256 levels
             return Decoded(self.to_pixels(x.to(self.to_pixels.weight.dtype)).sigmoid(), None)

@@ -1,7 +1,7 @@
 """The tokenizer: `encode(images) -> codes`, `decode(codes) -> images`.
 
-One encoder and one quantizer; up to two decoders, named by the stage that trains them.
-Shapes: B images, h image side, T codes per image, D code width.
+One encoder, one quantizer, and up to two decoders, named by the stage that trains them.
+Shapes: B images, h image side, T codes per image, D code width, f patch side, K prefix.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ AnyDecoder = Decoder | ConvolutionalDecoder
 
 @config
 class TokenizerConfig:
-    """Geometry, codebook, encoder and decoders. The defaults are the paper's 256-pixel layout.
+    """Geometry, codebook, encoder and decoders; the defaults are the paper's 256-pixel layout.
 
-    Encoder and decoders are transformers or convolutional, each for itself; in a file their keys tell which. With a
-    convolutional part there are no prefix codes, and the patch side is a power of two.
+    Encoder and decoders are each a transformer or convolutional; in a file, their keys tell which. A convolutional part
+    requires a tokenizer without prefix codes and a power of two as patch size.
 
     Attributes:
-        image_size: pixels a side, divisible by `patch_size`.
-        patch_size: pixels a side of the patch behind one grid code.
-        prefix: number of prefix codes; None = one for each cell of the first row.
-        codebook_size, code_width: V entries of D numbers.
-        encoder: the encoder.
-        stage1: the decoder that shapes the codes; None where it was not kept.
+        image_size: px, divisible by `patch_size`.
+        patch_size: px of the patch of one grid code.
+        prefix: number of prefix codes; None = one per cell of the first row.
+        codebook_size, code_width: V entries of size D.
+        encoder: its size.
+        stage1: the causal decoder that shapes the codes; None if it was not saved.
         stage2: the decoder trained afterwards on frozen codes; None before that stage.
     """
 
@@ -60,12 +60,8 @@ class TokenizerConfig:
     stage2: AnyDecoderConfig | None = DecoderConfig(extra_tokens=64, reads_prefix=False)
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
         if self.image_size <= 0 or self.patch_size <= 0 or self.image_size % self.patch_size:
-            raise AlitokError(
-                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
-                "choose an image size that is a multiple of the patch"
-            )
+            raise AlitokError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         require_at_least(self, 2, "codebook_size")
         require_at_least(self, 1, "code_width")
         if self.prefix is not None:
@@ -76,7 +72,7 @@ class TokenizerConfig:
 
     @property
     def grid(self) -> int:
-        """Grid cells a side."""
+        """Grid cells per side."""
         return self.image_size // self.patch_size
 
     @property
@@ -91,7 +87,7 @@ class TokenizerConfig:
 
 
 class Reconstruction(NamedTuple):
-    """What `Tokenizer.forward` returns: everything the losses of a stage need."""
+    """What the losses of a stage need."""
 
     images: torch.Tensor  # (B, 3, h, h)
     prefix_strip: torch.Tensor | None  # (B, 3, f, K * f)
@@ -128,7 +124,7 @@ class Tokenizer(nn.Module):
         return Decoder(decoder, grid=grid, patch_size=patch_size, prefix=prefix, code_width=code_width)
 
     def decoder(self, stage: Stage | None = None) -> AnyDecoder:
-        """The decoder of a stage; None = the last one there is.
+        """The decoder of a stage; None = the last one.
 
         Raises:
             AlitokError: this tokenizer has no such decoder.
@@ -144,7 +140,7 @@ class Tokenizer(nn.Module):
         """Images (B, 3, h, h) in [0, 1] -> codes (B, T) int64.
 
         Raises:
-            AlitokError: images of another shape or of whole numbers.
+            AlitokError: images of another shape, or integers.
         """
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
@@ -172,19 +168,18 @@ class Tokenizer(nn.Module):
         """
         if codes.ndim != 2 or codes.shape[1] != self.config.sequence_length or codes.is_floating_point():
             raise AlitokError(
-                f"Codes must be whole numbers (B, {self.config.sequence_length}), "
-                f"not {codes.dtype} {tuple(codes.shape)}."
+                f"Codes must be integers (B, {self.config.sequence_length}), not {codes.dtype} {tuple(codes.shape)}."
             )
         return self.decoder(stage)(self.quantizer.lookup(codes.long())).images
 
     def reconstruct(self, images: torch.Tensor, stage: Stage | None = None) -> torch.Tensor:
-        """Images (B, 3, h, h) in [0, 1] -> what is left of them after coding."""
+        """Encode and decode images (B, 3, h, h) in [0, 1]."""
         return self.decode(self.encode(images), stage)
 
     def forward(self, images: torch.Tensor, stage: Stage) -> Reconstruction:
         """Encode, quantize straight-through, decode; for training.
 
-        Stage 2 reads frozen codes, so nothing before its decoder is tracked for gradients.
+        In stage 2 the codes are frozen, so only the decoder gets gradients.
         """
         with torch.set_grad_enabled(stage == "stage1" and torch.is_grad_enabled()):
             features = self.encoder(images)
@@ -193,11 +188,11 @@ class Tokenizer(nn.Module):
         return Reconstruction(decoded.images, decoded.prefix_strip, features, quantized.codes, quantized.loss)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The modules by the names their weight files carry: `encoder`, `quantizer`, `stage1`, `stage2`."""
+        """The modules by the names of their weight files: `encoder`, `quantizer`, `stage1`, `stage2`."""
         return dict(self.named_children())
 
     def save_pretrained(self, directory: str | Path, card: ModelCard | None = None) -> None:
-        """Write `config.json`, one safetensors file per part, each decoder under the name of its stage, and a card."""
+        """Write `config.json`, one safetensors file per part, and a model card."""
         directory = Path(directory)
         card = replace(card or ModelCard(directory.name), loader="Tokenizer")
         save_model(directory, kind="tokenizer", config=to_dict(self.config), parts=self.parts(), card=card)
@@ -208,7 +203,7 @@ class Tokenizer(nn.Module):
 
         Args:
             path_or_name: a directory, or `owner/name` on the hub.
-            offline: take what the hub's cache holds and ask no network.
+            offline: use the hub's cache only.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a tokenizer's.
@@ -220,7 +215,7 @@ class Tokenizer(nn.Module):
         return tokenizer.eval()
 
     def load_stage1(self, directory: Path) -> None:
-        """Take encoder, quantizer and stage-1 decoder from a saved tokenizer; the stage-2 decoder stays as it is.
+        """Load encoder, quantizer and stage-1 decoder of a saved tokenizer; the stage-2 decoder stays as it is.
 
         Raises:
             AlitokError: a file is missing, damaged, or of another shape.
@@ -229,7 +224,7 @@ class Tokenizer(nn.Module):
         load_parts(directory, {name: module for name, module in self.parts().items() if name != "stage2"})
 
     def codes_fingerprint(self) -> str:
-        """A hash of all that decides the codes of an image: geometry, encoder and codebook, not the decoders."""
+        """A hash of everything that decides an image's codes: geometry, encoder and codebook, not the decoders."""
         tensors = {**self.encoder.state_dict(), "codebook": self.quantizer.codebook}
         geometry = {"image_size": self.config.image_size, "patch_size": self.config.patch_size}
         return fingerprint(tensors, {**geometry, "prefix": self.config.prefix_length})

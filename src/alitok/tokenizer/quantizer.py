@@ -1,7 +1,7 @@
-"""The vector quantizer, the only one: nearest code in float32, straight-through, kept in use by online clustering.
+"""The vector quantizer: nearest code in float32, straight-through gradients, online clustering of unused codes.
 
-Enters: features (B, T, D). Leaves: codes (B, T), their vectors (B, T, D) and the quantizer's loss. `forward` changes
-nothing; the trainer calls `cluster` once per step with what `candidates` kept of the features.
+`forward` changes nothing; the trainer calls `cluster` once per step with the `candidates` of all its features.
+Shapes: B images, T codes per image, V codebook size, D code width, N features.
 
 Source: AliTok, section on quantization; online clustering after CVQ-VAE (Zheng & Vedaldi, 2023).
 """
@@ -18,13 +18,13 @@ from torch import nn
 from alitok.core.distributed import World
 
 COMMITMENT = 0.25  # weight of the term that pulls features towards their codes
-USAGE_DECAY = 0.99  # of the running share of each code
+USAGE_DECAY = 0.99  # of the running usage of each code
 _DEAD_RATE = 10.0  # how sharply a code counts as unused
-_ROWS = 8192  # features whose distances to all codes are in memory at a time
+_ROWS = 8192  # features per block; bounds the memory of their distances to all codes
 
 
 class Quantized(NamedTuple):
-    """What `VectorQuantizer.forward` returns."""
+    """Output of `VectorQuantizer.forward`."""
 
     codes: torch.Tensor  # (B, T) int64
     vectors: torch.Tensor  # (B, T, D): the codes' vectors, gradients passing straight to the features
@@ -35,8 +35,8 @@ class Quantized(NamedTuple):
 class Candidates:
     """For each code, how often it was the nearest to a feature, and the feature nearest to it.
 
-    This is all that online clustering needs of any number of features, so microbatches and processes exchange
-    V * (D + 2) numbers and never a table of distances.
+    All that online clustering needs of any number of features: microbatches and processes exchange V * (D + 2) numbers
+    and never a table of distances.
     """
 
     counts: torch.Tensor  # (V,) int64
@@ -45,13 +45,13 @@ class Candidates:
 
     @classmethod
     def none(cls, codebook_size: int, width: int, device: torch.device) -> Candidates:
-        """Of no features at all."""
+        """Of no features."""
         counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
         distances = torch.full((codebook_size,), torch.inf, device=device)
         return cls(counts, distances, torch.zeros(codebook_size, width, device=device))
 
     def merge(self, other: Candidates) -> Candidates:
-        """Of the features of both; among equally near ones, this side's."""
+        """Of the features of both; ties go to this side."""
         closer = other.distances < self.distances
         return Candidates(
             self.counts + other.counts,
@@ -60,7 +60,7 @@ class Candidates:
         )
 
     def all_reduced(self, world: World) -> Candidates:
-        """Of the features of all processes, the same bits on each; among equally near ones, the lowest rank's."""
+        """Of the features of all processes, the same bits on each; ties go to the lowest rank."""
         if world.size == 1:
             return self
         distances = world.minimum(self.distances.clone())
@@ -84,7 +84,7 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         bound = 1 / codebook_size
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width).uniform_(-bound, bound))
-        # Running share of assignments per code; zero marks every code as unused, so the first step replaces all.
+        # Running fraction of assignments per code; zero marks all as unused, so the first step replaces all.
         self.register_buffer("usage", torch.zeros(codebook_size))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ class VectorQuantizer(nn.Module):
         return torch.cat([self._distances(rows).argmin(dim=1) for rows in blocks]).view(features.shape[:-1])
 
     def _distances(self, features: torch.Tensor) -> torch.Tensor:
-        """Squared distances (N, V) of features (N, D), in float32 whatever autocast says."""
+        """Squared distances (N, V) of features (N, D), in float32 also under autocast."""
         with torch.autocast(features.device.type, enabled=False):
             flat = features.detach().float()
             codebook = self.codebook.detach().float()
@@ -116,14 +116,14 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def candidates(self, features: torch.Tensor) -> Candidates:
-        """What `cluster` needs of features (B, T, D), with the codebook as it is now."""
+        """What `cluster` needs of features (B, T, D), with the current codebook."""
         size, width = self.codebook.shape
         found = Candidates.none(size, width, features.device)
         for rows in features.detach().float().flatten(0, -2).split(_ROWS):
             distances = self._distances(rows)
             nearest, row = distances.min(dim=0)
             codes = distances.argmin(dim=1)
-            # `bincount` would make the host wait for the device, to learn how long its result is.
+            # `bincount` would sync host and device for the size of its result.
             counts = torch.zeros(size, dtype=torch.int64, device=codes.device)
             found = found.merge(Candidates(counts.scatter_add_(0, codes, torch.ones_like(codes)), nearest, rows[row]))
         return found
@@ -132,14 +132,14 @@ class VectorQuantizer(nn.Module):
     def cluster(self, candidates: Candidates) -> None:
         """One step of online clustering: move codes that are hardly used onto features.
 
-        With `p_k` the running share of code k, `a_k = exp(-10 V p_k / 0.01 - 1e-3)` and `z*_k` the feature nearest
-        to code k: `e_k <- (1 - a_k) e_k + a_k z*_k`.
+        With `p_k` the running usage of code k, `a_k = exp(-10 V p_k / 0.01 - 1e-3)` and `z*_k` the feature nearest to
+        code k: `e_k <- (1 - a_k) e_k + a_k z*_k`.
 
         Args:
-            candidates: of all features of this step, on all processes, taken with the codebook as it still is.
+            candidates: of all features of this step on all processes, from the codebook before this call.
         """
-        share = candidates.counts / candidates.counts.sum()
-        self.usage.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
+        fraction = candidates.counts / candidates.counts.sum()
+        self.usage.mul_(USAGE_DECAY).add_(fraction, alpha=1 - USAGE_DECAY)
         size = self.codebook.shape[0]
         move = torch.exp(-_DEAD_RATE * size * self.usage / (1 - USAGE_DECAY) - 1e-3)[:, None]
         self.codebook.lerp_(candidates.features.to(self.codebook.dtype), move)

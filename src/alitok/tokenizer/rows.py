@@ -1,8 +1,6 @@
-"""An image drawn row by row while its codes are still coming in, through the causal stage-1 decoder.
+"""Decoding an image row by row as its codes arrive, with the causal stage-1 decoder.
 
-Enters: codes, in order and in portions of any size. Leaves: the rows of pixels that they complete, the same as those of
-`Tokenizer.decode(codes, "stage1")`. Every code passes through the transformer once, so a further row costs its own
-codes and no more.
+The rows equal those of `Tokenizer.decode(codes, "stage1")`. Each code passes through the transformer once.
 
 Shapes: B images, h image side, f patch side, G grid side, K prefix, T = K + G * G codes, W width of the decoder.
 """
@@ -17,16 +15,14 @@ from alitok.tokenizer.vit import Decoder
 
 
 class RowDecoder:
-    """Code rows in, image rows out, through the causal decoder; for B images, from their first code to the last.
-
-    What has been drawn is final: no pixel depends on a code of a later row.
+    """Decodes B images from their first code to the last; rows are final, as no pixel depends on codes of a later row.
 
     Args:
-        tokenizer: in evaluation mode; its stage-1 decoder draws, where and in what its weights are.
+        tokenizer: in evaluation mode, with a causal stage-1 decoder.
         batch: B.
 
     Raises:
-        AlitokError: there is no stage-1 decoder, or it is not causal; `batch` is less than 1.
+        AlitokError: the stage-1 decoder is missing or not causal, or `batch` is less than 1.
     """
 
     def __init__(self, tokenizer: Tokenizer, batch: int) -> None:
@@ -41,41 +37,41 @@ class RowDecoder:
         self._quantizer, self._decoder = tokenizer.quantizer, decoder
         self._length = tokenizer.config.sequence_length
         self._batch = batch
-        self._taken = 0  # codes taken in so far
+        self._received = 0  # codes
         self._cache = decoder.new_cache(batch)
         positions = decoder.positions
-        self._open = positions.new_empty(batch, 0, positions.shape[1])  # (B, < G, W), the begun row's grid positions
+        self._open = positions.new_empty(
+            batch, 0, positions.shape[1]
+        )  # (B, < G, W), grid positions of an incomplete row
 
     @torch.inference_mode()
     def extend(self, codes: torch.Tensor) -> torch.Tensor:
-        """Take in the next codes and draw the rows that are now complete.
+        """Add the next codes and return the rows that are now complete.
 
         Args:
-            codes: (B, n) whole numbers, those behind the codes of the calls before; the K prefix codes come first.
+            codes: (B, n) integers that continue those of earlier calls; the K prefix codes come first.
 
         Returns:
             (B, 3, r * f, h) in [0, 1], the next r rows of patches; r may be 0.
 
         Raises:
-            AlitokError: codes of another shape or kind, or more than are left of the image.
+            AlitokError: codes of another shape or dtype, or more than are left.
         """
         if codes.ndim != 2 or len(codes) != self._batch or codes.is_floating_point():
-            raise AlitokError(
-                f"Codes must be whole numbers ({self._batch}, n), not {codes.dtype} {tuple(codes.shape)}."
-            )
-        count, left = codes.shape[1], self._length - self._taken
+            raise AlitokError(f"Codes must be integers ({self._batch}, n), not {codes.dtype} {tuple(codes.shape)}.")
+        count, left = codes.shape[1], self._length - self._received
         if count > left:
-            raise AlitokError(f"{left} of {self._length} codes are left of these images, fewer than the {count} given.")
-        read = codes[:, max(self._decoder.unread - self._taken, 0) :]
+            raise AlitokError(f"These images have {left} of {self._length} codes left, fewer than the {count} given.")
+        read = codes[:, max(self._decoder.unread - self._received, 0) :]
         if read.shape[1]:
             x = self._decoder.read(self._quantizer.lookup(read.long()), self._cache)
-            on_grid = min(count, max(self._taken + count - self._decoder.prefix, 0))
+            on_grid = min(count, max(self._received + count - self._decoder.prefix, 0))
             self._open = torch.cat([self._open, x[:, x.shape[1] - on_grid :]], dim=1)
-        self._taken += count
-        return self._draw()
+        self._received += count
+        return self._complete_rows()
 
-    def _draw(self) -> torch.Tensor:
-        """Turn whole rows of the open positions into pixels."""
+    def _complete_rows(self) -> torch.Tensor:
+        """Decode the complete rows among the open positions."""
         grid, head = self._decoder.grid, self._decoder.head
         rows = self._open.shape[1] // grid
         if not rows:

@@ -1,7 +1,7 @@
-"""The ViT encoder (images -> features) and the one ViT decoder (code vectors -> images).
+"""The ViT encoder (images -> features) and the ViT decoder (code vectors -> images).
 
-The decoder is causal or bidirectional by configuration: stage 1 uses a causal one with a leading token and a second
-pixel head for the prefix, stage 2 a bidirectional one with buffer tokens.
+The stage-1 decoder is causal, with a leading token and a second pixel head for the prefix; that of stage 2 is
+bidirectional, with buffer tokens.
 
 Shapes: B images, h = w image side, f patch side, G = h / f grid side, K prefix, T = K + G * G codes, D code width.
 """
@@ -22,7 +22,7 @@ from alitok.nn.cache import KeyValueCache
 
 @config
 class EncoderConfig:
-    """Size of the encoder; `causal` lets a code see no patch behind its own (the paper's validation experiment)."""
+    """Size of the encoder; with `causal`, a code sees no later patch (the paper's validation experiment)."""
 
     width: int = 768
     layers: int = 12
@@ -30,7 +30,6 @@ class EncoderConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
         require_at_least(self, 1, "width", "layers", "heads")
         require_heads(self.width, self.heads)
 
@@ -41,10 +40,10 @@ class DecoderConfig:
 
     Attributes:
         width, layers, heads: of the transformer.
-        causal: position i reads only codes up to i.
-        extra_tokens: learned tokens in front of the codes (a leading token, or buffer tokens).
+        causal: position i attends only to codes up to i.
+        extra_tokens: learned tokens before the codes (a leading token, or buffer tokens).
         reads_prefix: whether the prefix codes are part of the input.
-        prefix_head: whether a second pixel head draws the strip of the K prefix positions.
+        prefix_head: whether a second pixel head decodes the strip of the K prefix positions.
     """
 
     width: int = 1024
@@ -56,7 +55,6 @@ class DecoderConfig:
     prefix_head: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit, and a prefix head without a prefix to read."""
         require_at_least(self, 1, "width", "layers", "heads")
         require_at_least(self, 0, "extra_tokens")
         require_heads(self.width, self.heads)
@@ -69,7 +67,7 @@ def _positions(length: int, width: int) -> nn.Parameter:
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), read off T learned latent tokens."""
+    """Images (B, 3, h, h) in [0, 1] -> features (B, T, D), the outputs at T learned latent tokens."""
 
     causal_mask: torch.Tensor | None
 
@@ -99,9 +97,9 @@ class Encoder(nn.Module):
 
 
 def _causal_encoder_mask(grid: int, prefix: int) -> torch.Tensor:
-    """(G*G + T, G*G + T) bool over [patches, latents]: each looks at cells up to its own, in raster order.
+    """(G*G + T, G*G + T) bool over [patches, latents]: each attends to cells up to its own, in raster order.
 
-    Prefix position i stands for cell i of the first row (a longer prefix repeats the first cell).
+    Prefix position i corresponds to cell i of the first row (a longer prefix repeats the first cell).
     """
     cells = torch.arange(grid * grid)
     prefix_cells = (torch.arange(prefix) - max(prefix - grid, 0)).clamp(min=0)
@@ -110,7 +108,7 @@ def _causal_encoder_mask(grid: int, prefix: int) -> torch.Tensor:
 
 
 class PixelHead(nn.Module):
-    """Per-position linear layer to f x f x 3 pixels, folded to an image, mixed by a 1x1 convolution, sigmoid."""
+    """Linear layer to f x f x 3 pixels per position, folded to an image, mixed by a 1x1 convolution, sigmoid."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
@@ -123,15 +121,15 @@ class PixelHead(nn.Module):
         f = self.patch_size
         pixels = self.to_pixels(x).unflatten(1, (rows, -1)).unflatten(-1, (f, f, 3))  # B r c fr fc 3
         image = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        with torch.autocast(x.device.type, enabled=False):  # bf16 holds no 256 levels
+        with torch.autocast(x.device.type, enabled=False):  # bf16 cannot represent 256 levels
             return self.mix(image.to(self.mix.weight.dtype)).sigmoid()
 
 
 class Decoded(NamedTuple):
-    """What a decoder returns."""
+    """Output of a decoder."""
 
     images: torch.Tensor  # (B, 3, h, h) in [0, 1]
-    prefix_strip: torch.Tensor | None  # (B, 3, f, K * f): the prefix positions' own drawing, with a prefix head
+    prefix_strip: torch.Tensor | None  # (B, 3, f, K * f) of the prefix positions, with a prefix head
 
 
 class Decoder(nn.Module):
@@ -140,8 +138,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, *, grid: int, patch_size: int, prefix: int, code_width: int) -> None:
         super().__init__()
         self.config, self.grid = config, grid
-        self.prefix = prefix  # of the codes handed in, read or not
-        self.unread = 0 if config.reads_prefix else prefix  # codes in front that are left aside
+        self.prefix = prefix  # of the input, whether read or not
+        self.unread = 0 if config.reads_prefix else prefix  # prefix codes that are skipped
         width = config.width
         self.from_vectors = nn.Linear(code_width, width)
         self.extra_tokens = _positions(config.extra_tokens, width)
@@ -154,12 +152,12 @@ class Decoder(nn.Module):
         init_linear_layers(self, width)
         for head in (self.head, self.prefix_head):
             if head is not None:
-                # Small weights here would shrink every gradient of the image; see docs/architecture.md.
+                # Small weights here would shrink all gradients of the image; see docs/architecture.md.
                 nn.init.dirac_(head.mix.weight)
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight that the adaptive adversarial weight is measured on, (f * f * 3, W)."""
+        """The weight (f * f * 3, W) where the adaptive adversarial weight is measured."""
         weight = self.head.to_pixels.weight
         assert isinstance(weight, nn.Parameter)
         return weight
@@ -174,15 +172,15 @@ class Decoder(nn.Module):
         return Decoded(images, self.prefix_head(x[:, : self.prefix], rows=1))
 
     def read(self, vectors: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        """Run the transformer over the vectors of codes that are read; the prefix comes first where it is one of them.
+        """Run the transformer over code vectors, without the prefix if it is not read.
 
         Args:
             vectors: (B, n, D).
-            cache: from `new_cache`, for a causal decoder; `vectors` then stand behind those read before, and the
-                cache grows by them. The extra tokens go in with the first.
+            cache: from `new_cache`, for a causal decoder: `vectors` continue those of earlier calls, and the cache
+                grows. The extra tokens go in with the first.
 
         Returns:
-            (B, n, W), what the pixel heads draw from.
+            (B, n, W), the input of the pixel heads.
         """
         start = 0 if cache is None else cache.length
         x = self.from_vectors(vectors)

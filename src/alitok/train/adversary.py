@@ -111,7 +111,7 @@ class Adversary:
         """
         real, fake = discriminator(torch.cat([images, rebuilt])).float().chunk(2)
         hinge = hinge_discriminator(real, fake)
-        lecam = self.lecam.regularisation(real, fake)
+        lecam = self.lecam.regularization(real, fake)
         self._logit_means.append(torch.stack([real.detach().mean(), fake.detach().mean()]))
         logged = {"discriminator": hinge, "real_logit": real.mean(), "fake_logit": fake.mean()}
         if weights.lecam:

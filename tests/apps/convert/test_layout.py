@@ -56,7 +56,7 @@ def generator():
 
 
 @torch.no_grad()
-def test_stage1_encoder_codes_image_and_strip(stage1):
+def test_stage_1_features_codes_image_and_strip(stage1):
     tokenizer, expected = stage1
     result = tokenizer(to_float(expected["images_uint8"]), "stage1")
     assert relative(result.features, expected["encoder_output"]) < 1e-4
@@ -80,7 +80,7 @@ def test_one_step_of_clustering(stage1):
 
 
 @torch.no_grad()
-def test_stage2_codes_and_image():
+def test_stage_2_codes_and_image():
     tokenizer, expected = tokenizer_from_released(load("stage2_state"), **HEADS), load("stage2_expected")
     images = to_float(expected["images_uint8"])
     assert torch.equal(tokenizer.encode(images), expected["codes"].long())
@@ -113,7 +113,7 @@ def test_guidance_schedule(generator, name, scale, power):
 
 @pytest.mark.parametrize(
     "sampler",
-    [lambda model, asked: Engine(model).sample(asked), pytest.param(oracle.sample, marks=pytest.mark.slow)],
+    [lambda model, requests: Engine(model).sample(requests), pytest.param(oracle.sample, marks=pytest.mark.slow)],
     ids=["engine", "oracle"],
 )
 def test_greedy_generation(generator, sampler):
@@ -126,21 +126,21 @@ def test_greedy_generation(generator, sampler):
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_tokenizer_goes_back_bit_for_bit(stage):
+def test_a_tokenizer_round_trips_bit_for_bit(stage):
     released = load(f"{stage}_state")
     back = tokenizer_to_released(tokenizer_from_released({"model_state": released}, **HEADS), stage)
     assert back.keys() == released.keys()
     assert all(torch.equal(back[name], released[name]) for name in released)
 
 
-def test_a_generator_goes_back_bit_for_bit():
+def test_a_generator_round_trips_bit_for_bit():
     released = load("ar_state")
     back = generator_to_released(generator_from_released(released, heads=4))
     assert back.keys() == released.keys()
     assert all(torch.equal(back[name], released[name]) for name in released)
 
 
-def test_every_wrong_tensor_is_named_at_once_as_the_file_names_it():
+def test_all_wrong_tensors_are_listed_by_their_released_names():
     released = load("ar_state")
     del released["blocks.0.attn.qkv.weight"], released["blocks.1.norm1.weight"]
     released["surprise"] = torch.zeros(1)
@@ -169,7 +169,7 @@ def test_every_wrong_tensor_is_named_at_once_as_the_file_names_it():
         ("encoder.transformer.0.ln_1.weight", torch.zeros(64, dtype=torch.int64), "holds torch.int64"),
     ],
 )
-def test_a_faulty_tokenizer_is_told_by_the_released_name(name, replaced, words):
+def test_a_faulty_tokenizer_tensor_is_reported_by_its_released_name(name, replaced, words):
     released = load("stage1_state")
     del released[name]
     if replaced is not None:
@@ -179,27 +179,27 @@ def test_a_faulty_tokenizer_is_told_by_the_released_name(name, replaced, words):
     assert words in str(error.value)
 
 
-def test_a_missing_middle_layer_and_another_model_are_told():
+def test_a_missing_middle_layer_and_another_model_are_rejected():
     released = {name: value for name, value in load("ar_state").items() if not name.startswith("blocks.1.")}
     with pytest.raises(AlitokError, match=r"missing blocks\.1\.attn\.qkv\.weight"):
         generator_from_released(released, heads=4)
-    with pytest.raises(AlitokError, match=r"no released tokenizer: missing .*latent_tokens"):
+    with pytest.raises(AlitokError, match=r"not a released tokenizer: missing .*latent_tokens"):
         tokenizer_from_released(load("ar_state"), **HEADS)
     for nothing in ({}, {"a": 1}, {1: torch.zeros(1)}, None):
-        with pytest.raises(AlitokError, match="no released"):
+        with pytest.raises(AlitokError, match="not a released"):
             generator_from_released(nothing)
 
 
-def test_wrong_head_counts_are_told_with_the_right_one():
-    with pytest.raises(AlitokError, match=r"heads=16 does not fit.*so heads=4"):
+def test_a_wrong_head_count_is_reported_with_the_right_one():
+    with pytest.raises(AlitokError, match=r"heads=16 does not fit.*try heads=4"):
         generator_from_released(load("ar_state"))
-    with pytest.raises(AlitokError, match=r"encoder_heads=12 does not fit: the width 64"):
+    with pytest.raises(AlitokError, match=r"encoder_heads=12 does not divide the width 64"):
         tokenizer_from_released(load("stage1_state"))
-    with pytest.raises(AlitokError, match=r"decoder_heads=7 does not fit: the width 96"):
+    with pytest.raises(AlitokError, match=r"decoder_heads=7 does not divide the width 96"):
         tokenizer_from_released(load("stage1_state"), encoder_heads=4, decoder_heads=7)
 
 
-def test_what_the_released_layout_cannot_tell_is_refused():
+def test_tokenizers_outside_the_released_layout_are_rejected():
     for changes in ({"encoder": EncoderConfig(width=16, layers=1, heads=2, causal=True)}, {"prefix": 0}):
         small = {"width": 16, "layers": 1, "heads": 2}
         base = TokenizerConfig(
@@ -214,7 +214,7 @@ def test_what_the_released_layout_cannot_tell_is_refused():
             tokenizer_to_released(Tokenizer(dataclasses.replace(base, **changes)), "stage1")
 
 
-def test_convolutional_tokenizers_are_refused():
+def test_convolutional_tokenizers_are_rejected():
     small = {"width": 16, "layers": 1, "heads": 2}
     transformer = DecoderConfig(**small)
     for encoder, decoder in (

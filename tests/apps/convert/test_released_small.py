@@ -1,4 +1,4 @@
-"""The small parity case that comes with the tests; see released_small/make.py for how it was recorded."""
+"""Parity with the released code on a small recorded case; see released_small/make.py."""
 
 from pathlib import Path
 
@@ -57,8 +57,8 @@ def test_generator_logits_and_greedy_codes(expected):
     model = generator_from_released(load("generator"), heads=2, prefix=5, grid=4)
     assert torch.allclose(model(expected["codes"], expected["class_ids"]), expected["logits"], atol=1e-4)
     greedy = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
-    asked = [SampleRequest(label, sampling=greedy) for label in expected["class_ids"].tolist()]
-    for codes in (Engine(model).sample(asked), oracle.sample(model, asked)):
+    requests = [SampleRequest(label, sampling=greedy) for label in expected["class_ids"].tolist()]
+    for codes in (Engine(model).sample(requests), oracle.sample(model, requests)):
         assert torch.equal(codes, expected["greedy_ids"])
 
 
@@ -68,7 +68,7 @@ def test_discriminator(expected):
     assert torch.allclose(model(to_float(expected["images_uint8"])), expected["discriminator_logits"], atol=1e-4)
 
 
-def test_states_go_back_bit_for_bit():
+def test_states_round_trip_bit_for_bit():
     for stage in ("stage1", "stage2"):
         released = load(stage)
         back = tokenizer_to_released(tokenizer_from_released(released, **HEADS), stage)

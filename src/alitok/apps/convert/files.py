@@ -1,7 +1,6 @@
-"""Released weight files to model directories, and back.
+"""Converts released weight files to model directories, and back.
 
-Enters: paths of released files, or a model directory. Leaves: the paths written. Pickles are read with
-`weights_only=True`: a file with code in it is refused, not run.
+Pickles are read with `weights_only=True`: files that contain code are rejected, not run.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from alitok.apps.convert.layout import (
     tokenizer_from_released,
     tokenizer_to_released,
 )
+from alitok.apps.convert.options import ConvertReleasedOptions
 from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import atomic_path
@@ -35,20 +35,20 @@ from alitok.tokenizer.model import Stage
 
 
 def read_released(path: Path) -> dict[str, Any]:
-    """Read a released weights file (.pth, .bin, .pt or .safetensors) without running code that may be in it.
+    """Read a released weights file (.pth, .bin, .pt or .safetensors) without running code in it.
 
     Raises:
-        AlitokError: the file is missing, truncated, holds other things than tensors, or code.
+        AlitokError: the file is missing, truncated, or holds anything but tensors.
     """
     if not path.is_file():
-        raise AlitokError(f"There is no file {path}; check the path.")
+        raise AlitokError(f"{path} does not exist; check the path.")
     try:
         with path.open("rb") as file:
             start = file.read(16)
         if start[8:9] == b"{":  # safetensors: the length of the header, then JSON
             return load_file(path)
         if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
-            raise AlitokError(f"{path} is truncated or no weights file; fetch it again.")
+            raise AlitokError(f"{path} is truncated or not a weights file; download it again.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,51 +56,45 @@ def read_released(path: Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
-            raise AlitokError(f"{path} is truncated or no weights file; fetch it again.") from None
+            raise AlitokError(f"{path} is truncated or not a weights file; download it again.") from None
         raise AlitokError(
-            f"{path} holds Python objects besides tensors, which could run code; it is refused. "
-            "Save the plain state dict of the model instead."
+            f"{path} holds Python objects beside tensors, which could run code; save a plain state dict instead."
         ) from None
-    except Exception as error:  # truncated archives raise whatever the reader stumbles over
-        raise AlitokError(f"{path} is truncated or no weights file ({error_text(error)}); fetch it again.") from None
+    except Exception as error:  # truncated archives raise anything
+        raise AlitokError(
+            f"{path} is truncated or not a weights file ({error_text(error)}); download it again."
+        ) from None
     if not isinstance(state, dict):
         raise AlitokError(f"{path} holds a {type(state).__name__}, not the named tensors of a model.")
     return state
 
 
-def convert_released(
-    tokenizers: Sequence[Path],
-    generator: Path | None,
-    out: Path,
-    *,
-    encoder_heads: int,
-    decoder_heads: int,
-    heads: int,
-) -> list[Path]:
-    """Convert released files; see `alitok convert released --help`.
+def convert_released(options: ConvertReleasedOptions) -> list[Path]:
+    """Convert released files.
 
     Returns:
-        The directories written: `tokenizer/` and `generator/` under `out`, or `out` itself for a pair.
+        The directories written: `out` itself for a pipeline, else `tokenizer/` or `generator/` in it.
 
     Raises:
         AlitokError: nothing to convert, a file that does not fit, or two tokenizers with different codes.
     """
-    if not tokenizers and generator is None:
-        raise AlitokError("There is nothing to convert; give --tokenizer, --generator or both.")
-    tokenizer = _read_tokenizers(tokenizers, encoder_heads, decoder_heads) if tokenizers else None
-    if generator is None:
+    paths, out = options.tokenizer, options.out
+    if not paths and options.generator is None:
+        raise AlitokError("There is nothing to convert; pass --tokenizer, --generator or both.")
+    tokenizer = _read_tokenizers(options) if paths else None
+    if options.generator is None:
         assert tokenizer is not None
-        tokenizer.save_pretrained(out / "tokenizer", _card(tokenizers))
+        tokenizer.save_pretrained(out / "tokenizer", _card(paths))
         return [out / "tokenizer"]
     codes = TokenizerConfig(prefix=RELEASED_PREFIX) if tokenizer is None else tokenizer.config
-    state = read_released(generator)
-    model = generator_from_released(state, heads=heads, prefix=codes.prefix_length, grid=codes.grid)
+    state = read_released(options.generator)
+    model = generator_from_released(state, heads=options.heads, prefix=codes.prefix_length, grid=codes.grid)
     if model.config.classes == len(imagenet_classes()):
         model.class_names = imagenet_classes()
     if tokenizer is None:
-        model.save_pretrained(out / "generator", _card([generator]))
+        model.save_pretrained(out / "generator", _card([options.generator]))
         return [out / "generator"]
-    Pipeline(tokenizer, model, default_sampling(model)).save_pretrained(out, _card([*tokenizers, generator]))
+    Pipeline(tokenizer, model, default_sampling(model)).save_pretrained(out, _card([*paths, options.generator]))
     return [out]
 
 
@@ -114,7 +108,7 @@ def _card(sources: Sequence[Path]) -> ModelCard:
 
 
 def default_sampling(generator: Generator) -> SamplingConfig:
-    """The released guidance for a generator of a published size, plain sampling for any other."""
+    """The released guidance for a generator of a published size, no guidance for any other."""
     config = generator.config
     for name, size in GENERATORS.items():
         if (size.layers, size.width) == (config.layers, config.width):
@@ -122,11 +116,10 @@ def default_sampling(generator: Generator) -> SamplingConfig:
     return SamplingConfig()
 
 
-def _read_tokenizers(paths: Sequence[Path], encoder_heads: int, decoder_heads: int) -> Tokenizer:
-    found = [
-        tokenizer_from_released(read_released(path), encoder_heads=encoder_heads, decoder_heads=decoder_heads)
-        for path in paths
-    ]
+def _read_tokenizers(options: ConvertReleasedOptions) -> Tokenizer:
+    heads = {"encoder_heads": options.encoder_heads, "decoder_heads": options.decoder_heads}
+    paths = options.tokenizer
+    found = [tokenizer_from_released(read_released(path), **heads) for path in paths]
     if len(found) == 1:
         return found[0]
     by_stage: dict[Stage, Tokenizer] = {"stage1" if model.stage1 is not None else "stage2": model for model in found}
@@ -135,7 +128,7 @@ def _read_tokenizers(paths: Sequence[Path], encoder_heads: int, decoder_heads: i
     first, second = by_stage["stage1"], by_stage["stage2"]
     if first.codes_fingerprint() != second.codes_fingerprint():
         raise AlitokError(
-            f"{paths[0]} and {paths[1]} have different encoders or codebooks; give the two stages of one tokenizer."
+            f"{paths[0]} and {paths[1]} have different encoders or codebooks; pass both stages of one tokenizer."
         )
     both = Tokenizer(replace(first.config, stage2=second.config.stage2))
     state = {**first.state_dict(), **{k: v for k, v in second.state_dict().items() if k.startswith("stage2.")}}
@@ -144,7 +137,7 @@ def _read_tokenizers(paths: Sequence[Path], encoder_heads: int, decoder_heads: i
 
 
 def convert_to_released(directory: Path, out: Path) -> list[Path]:
-    """Write the models in `directory` under their released names; see `alitok convert to-released --help`.
+    """Write the models in `directory` under their released names; returns the files.
 
     Raises:
         AlitokError: there is no model in `directory`.
@@ -160,11 +153,11 @@ def convert_to_released(directory: Path, out: Path) -> list[Path]:
         generator = Generator.from_pretrained(directory / "generator")
         written.append(_save_released(out / "alitok_generator.bin", generator_to_released(generator)))
     if not written:
-        raise AlitokError(f"{directory} holds neither tokenizer/ nor generator/; give a directory with a model.")
+        raise AlitokError(f"{directory} holds neither tokenizer/ nor generator/; pass a directory with a model.")
     return written
 
 
 def _save_released(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    with atomic_path(path) as part, part.open("wb") as file:  # a file, so that a full disk is an OSError
+    with atomic_path(path) as part, part.open("wb") as file:  # with a path, torch hides the OSError of a full disk
         torch.save({name: tensor.detach().clone() for name, tensor in tensors.items()}, file)
     return path

@@ -1,10 +1,7 @@
-"""Released weights to ours and back, tensor for tensor.
+"""Maps the released weights to ours and back, tensor for tensor.
 
-Enters: state dicts with the names of the released code. Leaves: our models in evaluation mode, or the released names
-again, bit for bit. Sizes are read off the shapes; head counts cannot be, so they are arguments.
-
-A released tokenizer file holds one decoder: `AliTok.pth` that of stage 2, a stage-1 training file that of stage 1,
-which is told by its second pixel head.
+Sizes are read off the shapes; head counts cannot be, so they are arguments. A released tokenizer file holds one
+decoder: that of stage 2 in `AliTok.pth`, that of stage 1 (recognized by its second pixel head) in a training file.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.model import Stage
 
-# Ours -> released, tried in order until one matches the whole name; `*` stands for what is kept.
+# Ours -> released; the first that matches the whole name is used, and `*` is copied.
 _ENCODER = {
     "encoder.latent_tokens": "latent_tokens",
     "encoder.latent_positions": "encoder.latent_token_positional_embedding",
@@ -73,7 +70,7 @@ _DISCRIMINATOR = {
     "mix.*": "to_logits.0.*",
     "logit.*": "to_logits.2.*",
 }
-# Linear layers of ours that are 1x1 convolutions in the released files: (out, in) there is (out, in, 1, 1).
+# Linear layers here that are 1x1 convolutions in the released files, where (out, in) is (out, in, 1, 1).
 _POINTWISE = re.compile(r".*\.(to_features|to_pixels)\.weight")
 
 RELEASED_PREFIX, RELEASED_GRID = 17, 16
@@ -91,16 +88,17 @@ def _released_name(name: str, table: Mapping[str, str]) -> str:
     for ours, theirs in table.items():
         match = re.fullmatch(re.escape(ours).replace(r"\*", "(.+?)"), name)
         if match:
-            for kept in match.groups():
-                theirs = theirs.replace("*", kept, 1)
+            for part in match.groups():
+                theirs = theirs.replace("*", part, 1)
             return theirs
     raise AssertionError(f"no released name for {name}")
 
 
 def _to_ours(module: nn.Module, released: Tensors, table: Mapping[str, str], source: str) -> None:
-    """Load released tensors into `module`; every fault is named in one error, by its released name.
+    """Load released tensors into `module`; half-precision weights become float32.
 
-    Half-precision weights are widened to float32.
+    Raises:
+        AlitokError: all faults, by their released names.
     """
     wanted = _rename(module.state_dict(), table)
     require_same(wanted, released, source)
@@ -110,7 +108,7 @@ def _to_ours(module: nn.Module, released: Tensors, table: Mapping[str, str], sou
 
 
 def _rename(tensors: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> Tensors:
-    """Our tensors under their released names and in their released shapes."""
+    """Our tensors under their released names and shapes."""
     return {
         _released_name(name, table): tensor[:, :, None, None] if _POINTWISE.fullmatch(name) else tensor
         for name, tensor in tensors.items()
@@ -118,39 +116,39 @@ def _rename(tensors: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> Te
 
 
 def _unwrapped(state: Mapping[str, Any]) -> Tensors:
-    """The tensors of a state dict, out of the `model_state` wrapper of training files if it has one."""
+    """The tensors of a state dict, also from the `model_state` wrapper of training files."""
     tensors = state.get("model_state", state) if isinstance(state, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
     ):
-        raise AlitokError("This is no released weights file: it holds other things than named tensors.")
+        raise AlitokError("This is not a released weights file: it holds other things than named tensors.")
     return dict(tensors)
 
 
 def _shapes(tensors: Tensors, kind: str, dimensions: Mapping[str, int]) -> dict[str, torch.Size]:
-    """The shapes that tell the sizes of a model.
+    """The shapes that determine a model's sizes.
 
     Args:
         tensors: of a released file.
-        kind: what it should be, for the error.
-        dimensions: the tensors that tell, and how many dimensions each has.
+        kind: of model, for the error.
+        dimensions: expected number of dimensions, by tensor name.
 
     Raises:
-        AlitokError: some are missing or have other dimensions; all of them are named.
+        AlitokError: all that are missing or have other dimensions.
     """
     faults = [f"missing {name}" for name in dimensions if name not in tensors]
     faults += [
-        f"{name} is {tuple(tensors[name].shape)}, which has not {count} dimensions"
+        f"{name} is {tuple(tensors[name].shape)}, not of {count} dimensions"
         for name, count in dimensions.items()
         if name in tensors and tensors[name].ndim != count
     ]
     if faults:
-        raise AlitokError(f"This is no released {kind}: {'; '.join(faults)}.")
+        raise AlitokError(f"This is not a released {kind}: {'; '.join(faults)}.")
     return {name: tensors[name].shape for name in dimensions}
 
 
 def _layers(tensors: Tensors, pattern: str) -> int:
-    """Number of layers, by the highest number in the names; a hole is named later as missing."""
+    """Number of layers, by the highest number in the names; gaps are reported later as missing."""
     return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
 
 
@@ -161,14 +159,14 @@ def tokenizer_from_released(
 
     Args:
         state_dict: of `AliTok.pth` or of a stage-1 training file, with or without its `model_state` wrapper.
-        encoder_heads: attention heads of the encoder, which shapes do not tell.
-        decoder_heads: attention heads of the decoder, likewise.
+        encoder_heads: attention heads of the encoder.
+        decoder_heads: attention heads of the decoder.
 
     Returns:
-        A tokenizer on the CPU, in evaluation mode, with the one decoder that the file holds, under its stage's name.
+        A tokenizer on the CPU, in evaluation mode, with the file's one decoder as that of its stage.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
+        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     shapes = _shapes(
@@ -214,7 +212,7 @@ def tokenizer_from_released(
         stage2=None if stage1 else decoder,
     )
     tokenizer = Tokenizer(config)
-    # Stage-2 files leave the running shares out; every code counts as used, so that none would be replaced.
+    # Stage-2 files lack the running usage; count every code as used, so that clustering would replace none.
     released.setdefault("quantize.embed_prob", torch.full((codebook_size,), 1 / codebook_size))
     _to_ours(tokenizer, released, _tokenizer_names("stage1" if stage1 else "stage2"), "The released tokenizer")
     return tokenizer.eval()
@@ -222,32 +220,32 @@ def tokenizer_from_released(
 
 def _require_heads(name: str, heads: int, width: int) -> None:
     if heads < 1 or width % heads:
-        raise AlitokError(f"{name}={heads} does not fit: the width {width} of this file does not divide by it.")
+        raise AlitokError(f"{name}={heads} does not divide the width {width} of this file.")
 
 
 def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
     """The tensors of encoder, codebook and one decoder under their released names.
 
     Raises:
-        AlitokError: there is no such decoder, or the released layout cannot tell what this tokenizer is.
+        AlitokError: no such decoder, or a tokenizer that the released layout cannot represent.
     """
     decoder, encoder = tokenizer.decoder(stage).config, tokenizer.config.encoder
     if not (isinstance(decoder, DecoderConfig) and isinstance(encoder, EncoderConfig)):
         raise AlitokError(
-            f"The released layout holds transformers alone; encoder or {stage} of this tokenizer is convolutional."
+            f"The released layout has transformers only; encoder or {stage} of this tokenizer is convolutional."
         )
     is_stage1 = decoder.causal and decoder.prefix_head and tokenizer.config.prefix_length > 0
     plain = not decoder.causal and not decoder.prefix_head
     if encoder.causal or not (is_stage1 if stage == "stage1" else plain):
         raise AlitokError(
-            "The released layout has no causal encoder, a causal stage-1 decoder with a prefix head, and a "
+            "The released layout has a bidirectional encoder, a causal stage-1 decoder with a prefix head, and a "
             f"bidirectional stage-2 decoder; the {stage} of this tokenizer is something else."
         )
     names, other = _tokenizer_names(stage), "stage1." if stage == "stage2" else "stage2."
-    kept = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith(other)}
+    tensors = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith(other)}
     if stage == "stage2":
-        del kept["quantizer.usage"]
-    return _rename(kept, names)
+        del tensors["quantizer.usage"]
+    return _rename(tensors, names)
 
 
 def generator_from_released(
@@ -261,15 +259,15 @@ def generator_from_released(
 
     Args:
         state_dict: of `alitok_b.bin`, `alitok_l.bin` or `alitok_xl.bin`.
-        heads: attention heads, which shapes do not tell.
-        prefix: number of prefix codes of its tokenizer; the generator's file does not hold it.
-        grid: grid cells a side, likewise.
+        heads: attention heads.
+        prefix: number of prefix codes of its tokenizer, which the file does not hold.
+        grid: grid cells per side, likewise.
 
     Returns:
         A generator on the CPU, in evaluation mode.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
+        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     shapes = _shapes(
@@ -279,7 +277,7 @@ def generator_from_released(
     head_size = shapes["blocks.0.attn.q_norm.weight"][0]
     if heads * head_size != width:
         raise AlitokError(
-            f"heads={heads} does not fit: this file has width {width} and heads of {head_size}, so heads="
+            f"heads={heads} does not fit width {width} with heads of size {head_size}; try heads="
             f"{width // max(head_size, 1)}."
         )
     config = GeneratorConfig(
@@ -305,7 +303,7 @@ def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
     """Build our discriminator from that of a released training file.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are named.
+        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     width = _shapes(released, "discriminator", {"block_in.0.weight": 4})["block_in.0.weight"][0]
