@@ -1,8 +1,8 @@
-# Everything runs from .venv in this checkout; it is made, and remade when pyproject.toml changes, by any target below.
+# Everything runs from .venv, which any target below creates, and updates when pyproject.toml changes.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# Whoever is done first takes from the others' ends, so that tests of one file mostly share what they need.
+# Idle workers steal tests from the ends of other queues, so tests of one file mostly share fixtures.
 SIDE_BY_SIDE := -n auto --dist worksteal
 
 .PHONY: setup demo test test-fast coverage lint format docs clean
@@ -26,7 +26,7 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
-# A table of what the tests run of each package; they take longer so.
+# Slower than `make test`.
 coverage: $(READY)
 	$(BIN)/coverage erase
 	-$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE)
@@ -43,7 +43,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pages, in site/; open site/index.html.
+# Open site/index.html.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 

@@ -1,4 +1,4 @@
-"""The examples, and what the README shows of Python, run as a reader would start them; all on one small model."""
+"""The examples, and the Python code of README and pages, run as a reader would; all on one small model."""
 
 import json
 import re
@@ -180,21 +180,24 @@ def test_images_of_ones_own(tmp_path, example):
 
 
 @pytest.mark.slow
-def test_what_the_readme_shows_of_python(run, tmp_path, monkeypatch, capsys):
-    """Blocks go on from one another; the models that they name stand where the README has them."""
+def test_python_code_of_the_pages_runs(run, tmp_path, monkeypatch, capsys):
+    """Blocks continue one another; the models they load stand where the pages expect them."""
     monkeypatch.chdir(tmp_path)
     for name in ("runs/demo/model", "models/alitok-b"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).symlink_to(run[0] / "model")
-    sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    blocks = {section.split("\n")[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL) for section in sections}
-    assert len(blocks["Draw from Python"]) == 2
-    (released,) = blocks["Released weights"]
-    # The released pair knows ImageNet; its classes are looked for among the digits here.
-    blocks["Released weights"] = [released.replace('"golden retriever", 207', '"7", 2')]
+    blocks = [
+        block
+        for page in ("README.md", "docs/sampling.md", "docs/released.md")
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    ]
+    assert len(blocks) == 3
+    blocks[2] = blocks[2].replace(
+        '"golden retriever", 207', '"7", 2'
+    )  # the released model knows ImageNet, this one digits
     names = {}
-    for block in [block for section in blocks.values() for block in section]:
-        exec(compile(block, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, "pages", "exec"), names)
     assert len(names["other"]) == len(names["images"]) == 2
     assert names["images"][0].size == (16, 16)
     assert Image.open("three.png").size == (128, 128)

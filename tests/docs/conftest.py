@@ -1,4 +1,4 @@
-"""What all tests of the pages read: the pages themselves, their code blocks and the names in their text."""
+"""The pages, their code blocks and the code spans in their text."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ class Block(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page: its name from the root, its code blocks, the code within its text, and its text without blocks."""
+    """A page: its path from the root, its code blocks, the code spans in its text, and its text without blocks."""
 
     name: str
     blocks: list[Block]
@@ -55,7 +55,7 @@ def pages():
 
 @pytest.fixture
 def block_of(pages):
-    """The one code block of a page that holds a text."""
+    """The one code block of a page that contains a text."""
 
     def find(page, holding):
         (found,) = [block for block in pages[page].blocks if holding in block.text]

@@ -1,4 +1,4 @@
-"""The scripts of the page on clusters, run as they stand there, with other numbers and without a cluster.
+"""The scripts of the page on clusters, run with other numbers and without a cluster.
 
 `srun` and `scontrol` are stand-ins; torchrun, the signal and the training are real.
 """
@@ -23,7 +23,7 @@ TINY = (
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Programs that behave like those of SLURM on one machine; what is put into the queue again is noted."""
+    """Stand-ins for SLURM's programs on one machine; requeued jobs are recorded in a file."""
     tools = tmp_path / "tools"
     tools.mkdir()
     programs = {
@@ -40,7 +40,7 @@ def cluster(tmp_path):
 
 def replaced(script, changes):
     for old, new in changes.items():
-        assert old in script, f"the script does not hold {old!r} any more"
+        assert old in script, f"the script no longer contains {old!r}"
         script = script.replace(old, new)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -76,7 +76,7 @@ def script(request, block_of, cluster):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_stopped_saves_and_comes_again_and_one_that_is_done_does_not(script, cluster):
+def test_a_stopped_job_saves_and_is_requeued_and_a_finished_one_is_not(script, cluster):
     scheduler, text = script
     folder, environment = cluster
     environment["OMP_NUM_THREADS"] = "1"
@@ -97,11 +97,11 @@ def test_a_job_that_is_stopped_saves_and_comes_again_and_one_that_is_done_does_n
     while not (checkpoints / "step-00000010").exists() and job.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
-    said = job.communicate(timeout=60)[0]
-    assert job.returncode == (0 if scheduler == "slurm" else 1), said
+    output = job.communicate(timeout=60)[0]
+    assert job.returncode == (0 if scheduler == "slurm" else 1), output
     newest = max(path.name for path in checkpoints.glob("step-*"))
-    assert "Asked to stop" in said
-    assert f"at step {int(newest.removeprefix('step-'))} of 4000" in said
+    assert "Asked to stop" in output
+    assert f"at step {int(newest.removeprefix('step-'))} of 4000" in output
     assert not done.exists()
     queue = folder / "queue"
     assert queue.exists() == (scheduler == "slurm")
@@ -112,16 +112,16 @@ def test_a_job_that_is_stopped_saves_and_comes_again_and_one_that_is_done_does_n
     (folder / "runs/imagenet").rename(folder / "stopped")
     queue.unlink(missing_ok=True)
     job = start(20)
-    said = job.communicate(timeout=240)[0]
-    assert job.returncode == 0, said
+    output = job.communicate(timeout=240)[0]
+    assert job.returncode == 0, output
     assert done.exists()
     assert not queue.exists()
     assert not list(folder.glob("launcher-*"))
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_by_torchrun(cluster):
-    """`--max-restarts`, as the page says: all processes begin again from the newest checkpoint."""
+def test_torchrun_restarts_after_a_kill(cluster):
+    """`--max-restarts`, as on the page: all processes resume from the newest checkpoint."""
     folder, environment = cluster
     environment |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     words = ["torchrun", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone", "-m", "alitok", "train"]
@@ -138,6 +138,6 @@ def test_a_killed_process_is_started_again_by_torchrun(cluster):
         time.sleep(0.01)
     below = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(below[1]), signal.SIGKILL)
-    said = run.communicate(timeout=400)[0]
-    assert run.returncode == 0, said
+    output = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, output
     assert (folder / "run/done/stage1.json").exists()

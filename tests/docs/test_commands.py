@@ -1,4 +1,4 @@
-"""Commands, options, recipe keys, files and variables that the pages name are there."""
+"""Commands, options, recipe keys, files and variables that the pages mention exist."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ _OTHERS = {"--kill-on-bad-exit", "--requeue", "--dependency", "--signal", "--arr
 
 
 def commands(text):
-    """What follows `alitok` on each line of a shell block, continued lines joined; lines with variables left out."""
+    """The text after `alitok` on each line of a shell block, continuations joined; lines with variables are skipped."""
     for line in text.replace("\\\n", " ").splitlines():
         match = re.search(r"(?:^|[\s/])alitok\s+(\w.*)", line)
         if match and "$" not in line:
@@ -40,12 +40,12 @@ def written(page):
     return [command for text in blocks for command in commands(text)]
 
 
-def test_there_are_commands_to_test(pages):
+def test_commands_are_found_in_the_pages(pages):
     assert sum(len(written(page)) for page in pages.values()) > 60
     assert "train stage2 --out runs/imagenet" in [" ".join(c.split()) for c in written(pages["docs/imagenet.md"])]
 
 
-def test_commands_in_blocks_are_those_of_the_program(page):
+def test_commands_in_blocks_parse(page):
     for command in written(page):
         try:
             parse(command)
@@ -54,12 +54,12 @@ def test_commands_in_blocks_are_those_of_the_program(page):
 
 
 @pytest.mark.parametrize("wrong", ["trian stage1 --out x", "train stage1 --out x --no-such", "train stage4 --out x"])
-def test_a_wrong_command_would_be_found(wrong):
+def test_a_wrong_command_does_not_parse(wrong):
     with pytest.raises(CycloptsError):
         parse(wrong)
 
 
-def test_commands_within_the_text_are_those_of_the_program(page):
+def test_commands_in_the_text_parse(page):
     for span in page.spans:
         match = re.match(r"(?:\.venv/bin/)?alitok (\w.*)", span)
         if not match or "|" in match[1] or "-x" in match[1]:
@@ -97,13 +97,13 @@ def known_options():
     return options_of(app) | torchrun | measuring | _OTHERS | {"--version", "--debug", "--help"}
 
 
-def test_options_within_the_text_are_of_some_command(page, known_options):
+def test_options_in_the_text_exist(page, known_options):
     assert {"--guidance-scale", "--per-class", "--rdzv-endpoint"} <= known_options
     named = {option for span in page.spans for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert {option for option in named if not option.startswith("--rdzv")} <= known_options
 
 
-def test_torchrun_takes_the_options_that_stand_before_the_module(page):
+def test_torchrun_options_before_the_module_exist(page):
     from torch.distributed.run import get_args_parser
 
     for block in page.blocks:
@@ -115,7 +115,7 @@ def test_torchrun_takes_the_options_that_stand_before_the_module(page):
 
 
 def settings(page):
-    """`key.path=value` behind a `--set`, in blocks and in the text; those of the ablation are of another kind."""
+    """`key.path=value` after a `--set`, in blocks and in the text; the ablation has other keys."""
     for command in [*written(page), *page.spans]:
         if "--set " in command and not command.startswith("ablate"):
             behind = re.split(r"\s--(?!set)", command.split("--set ", 1)[1])[0]
@@ -138,7 +138,7 @@ def takes(recipe, setting):
 
 
 def test_keys_without_values_exist(page, root):
-    """As in `loop.max_skips` or `stage1.usage_alarm`: the end of a key's path in some recipe."""
+    """Such as `loop.max_skips` or `stage1.usage_alarm`: a suffix of a key's path in some recipe."""
     paths = {path for recipe in _RECIPES for path in leaves(to_dict(with_generator(recipe, "B")))}
     paths |= {path for recipe in _RECIPES for path in leaves(to_dict(recipe))}
     tables = {"engine", "stage1", "stage2", "generator", "generator_size", "tokenizer", "loop", "features", "sampling"}
@@ -150,7 +150,7 @@ def test_keys_without_values_exist(page, root):
 
 
 def is_module(name, root):
-    """Whether it is a part of the code, such as `generator.kernels` or `tokenizer.decode`."""
+    """Whether it is code, such as `generator.model` or `tokenizer.decode`."""
     first, _, rest = name.partition(".")
     folder = root / "src" / "alitok" / first
     return (folder / f"{rest.partition('.')[0]}.py").exists() or f"def {rest}(" in (folder / "model.py").read_text()
@@ -167,20 +167,20 @@ def leaves(value, path=""):
         yield path
 
 
-def test_files_that_are_named_are_there(page, root):
+def test_mentioned_files_exist(page, root):
     made = {"docs/cli.md", "docs/contributing.md", "docs/changelog.md"}  # by the build
     for span in page.spans:
         if re.fullmatch(r"(docs|tests|src|benchmarks|examples)/[\w./-]+", span) and span not in made:
             assert (root / span).exists(), f"{page.name}: {span}"
 
 
-def test_environment_variables_are_read_by_the_code(page, root):
+def test_environment_variables_are_used_by_the_code(page, root):
     code = "".join(path.read_text("utf-8") for path in (root / "src").rglob("*.py"))
     named = set(re.findall(r"\bALITOK_[A-Z_]+", page.text + "".join(block.text for block in page.blocks)))
     assert {name for name in named if f'"{name}"' not in code} == set()
 
 
-def test_modules_that_are_named_are_there(page, root):
+def test_mentioned_modules_exist(page, root):
     for span in page.spans:
         if match := re.fullmatch(r"(?:from )?(alitok(?:\.\w+)+)", span):
             parts = match[1].split(".")[1:]

@@ -1,4 +1,4 @@
-"""The page on ImageNet, followed with an ImageNet of three classes: its commands as they stand there; its numbers."""
+"""The page on ImageNet: its commands run on an ImageNet of three classes, its numbers recomputed."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def add(archive, name, content):
 
 @pytest.fixture
 def archives(tmp_path):
-    """As they come: an archive of archives, a flat one, and the devkit, whose numbers are not in the order of names."""
+    """The original archives: one of archives, a flat one, and the devkit, whose class ids are not in name order."""
     savemat = pytest.importorskip("scipy.io").savemat
     draw = np.random.default_rng(0)
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
@@ -63,9 +63,7 @@ def archives(tmp_path):
     return tmp_path
 
 
-def test_the_commands_of_the_page_make_a_source_with_its_split_as_folder_and_as_archive(
-    archives, block_of, monkeypatch
-):
+def test_the_commands_build_a_source_with_its_split_as_folder_and_as_archive(archives, block_of, monkeypatch):
     monkeypatch.setenv("ALITOK_CACHE", str(archives / "cache"))
     for holding, program in (("for archive in", ["bash", "-e"]), ("loadmat", [sys.executable, "-"])):
         subprocess.run(program, input=block_of(PAGE, holding), cwd=archives, text=True, check=True)
@@ -97,15 +95,15 @@ def parameters(root):
     return {case["case"].removeprefix("alitok-256-"): case["trained_parameters"] for case in cases}
 
 
-def test_disk_is_what_the_formulas_say(pages, parameters):
+def test_disk_sizes_match_the_formulas(pages, parameters):
     recipe = RECIPES["alitok-256"]
     codes = recipe.tokenizer.sequence_length * 2
     assert near(row(pages, "codes, ten crops"), TRAIN * 10 * codes * 1.008 / 1e9)
-    assert row(pages, "codes, held out") == pytest.approx([VAL * codes / 1e9], abs=0.005)
-    judge = sum(weight.numel() for weight in Discriminator(DiscriminatorConfig()).parameters())
-    assert f"discriminator's {judge / 1e6:.1f} million" in pages[PAGE].text
-    assert near(row(pages, "a checkpoint of stage 1"), (16 * parameters["stage1"] + 12 * judge) / 1e9)
-    second = 16 * parameters["stage2"] + 4 * parameters["stage1"] + 12 * judge
+    assert row(pages, "codes, validation") == pytest.approx([VAL * codes / 1e9], abs=0.005)
+    critic = sum(weight.numel() for weight in Discriminator(DiscriminatorConfig()).parameters())
+    assert f"discriminator's {critic / 1e6:.1f} million" in pages[PAGE].text
+    assert near(row(pages, "a checkpoint of stage 1"), (16 * parameters["stage1"] + 12 * critic) / 1e9)
+    second = 16 * parameters["stage2"] + 4 * parameters["stage1"] + 12 * critic
     assert near(row(pages, "a checkpoint of stage 2"), second / 1e9)
     sizes = 177_048_064, 317_851_648, 662_141_696
     assert near(row(pages, "a checkpoint of the generator"), *(16 * size / 1e9 for size in sizes))
@@ -113,7 +111,7 @@ def test_disk_is_what_the_formulas_say(pages, parameters):
     assert -(-TRAIN // shard_images(TRAIN, 10)) < 1024 - 64  # a store's files are all open at once
 
 
-def test_work_is_what_the_formulas_say(pages):
+def test_flops_match_the_formulas(pages):
     recipe = RECIPES["alitok-256"]
     for stage in ("stage1", "stage2"):
         each, training = tokenizer_step_flops(recipe.tokenizer, stage), getattr(recipe, stage)
@@ -137,8 +135,8 @@ def power(value):
     return f"{value / 10**exponent:.1f} {TIMES} 10{str(exponent).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def test_hours_and_memory_are_what_the_plan_printed(pages):
-    """The page on planning holds what the command printed; this one must say the same."""
+def test_hours_and_memory_match_the_printed_plan(pages):
+    """The page on planning holds the output of the command; this page must agree."""
     command = "alitok plan --preset alitok-256 --generator XL --gpus 32 --gpu a800"
     assert any(command in block.text for block in pages[PAGE].blocks)
     assert command in pages["docs/plan.md"].spans
@@ -151,6 +149,8 @@ def test_hours_and_memory_are_what_the_plan_printed(pages):
             re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0]
             for layout in ("DDP  ", "DDP + activation_checkpointing")
         ]
-        told = [next(each for each in line.split("  ")[::-1] if each.strip().endswith("GB")).strip() for line in memory]
+        printed_memory = [
+            next(each for each in line.split("  ")[::-1] if each.strip().endswith("GB")).strip() for line in memory
+        ]
         together = f"{' + '.join(map(str, hours))} = {sum(hours):.1f}" if len(hours) > 1 else str(hours[0])
-        assert f"| {begins} | {together} | {told[0]} | {told[1]} |" in pages[PAGE].text
+        assert f"| {begins} | {together} | {printed_memory[0]} | {printed_memory[1]} |" in pages[PAGE].text

@@ -1,4 +1,4 @@
-"""Links, scripts and parts taken from elsewhere; and the site as a whole."""
+"""Links, scripts and sections of the README in the pages; and the site as a whole."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from mkdocs.exceptions import Abort, PluginError
 
 import alitok
 
-HOSTS = {"github.com", "keepachangelog.com"}  # of links that a reader may follow; nothing is loaded from there
+HOSTS = {"arxiv.org", "github.com", "keepachangelog.com"}  # of links; nothing is loaded from there
 
 
 def test_external_links_are_well_formed_and_few(page):
@@ -25,13 +25,13 @@ def test_external_links_are_well_formed_and_few(page):
         assert parts.netloc in HOSTS, link
 
 
-def test_links_of_pages_that_are_read_on_disk_lead_somewhere(page, root):
+def test_relative_links_exist_on_disk(page, root):
     for link in re.findall(r"\]\(([^)\s:]+?)(?:#[\w.-]+)?\)", page.text):
         assert not link.startswith("/"), link
         assert ((root / page.name).parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_sections_of_the_readme_that_pages_show_are_there(root):
+def test_sections_of_the_readme_that_pages_include_exist(root):
     wanted = re.findall(r"<!-- readme: (.+) -->", "".join(p.read_text("utf-8") for p in root.glob("docs/*.md")))
     assert len(wanted) >= 4
     assert all(len(readme_section(heading)) > 200 for heading in wanted)
@@ -39,28 +39,28 @@ def test_sections_of_the_readme_that_pages_show_are_there(root):
         readme_section("No such")
 
 
-def test_a_reader_on_disk_is_told_where_such_a_section_is_and_the_pages_have_it_instead(root):
+def test_the_site_includes_sections_that_pages_on_disk_point_to(root):
     found = 0
     for path in root.glob("docs/*.md"):
         text = path.read_text("utf-8")
         for heading, line in re.findall(r"^<!-- readme: (.+) -->\n(.*)$", text, re.MULTILINE):
             where = "at its beginning" if heading == "(beginning)" else f'under "{heading}"'
-            assert line == f"This part stands in `README.md`, {where}.", path.name
+            assert line == f"See `README.md`, {where}.", path.name
             assert readme_section(heading) in with_readme(text)
             found += 1
-        assert not re.search(r"<!-- readme|This part stands", with_readme(text)), path.name
+        assert not re.search(r"<!-- readme|See `README", with_readme(text)), path.name
     assert found >= 4
 
 
-def test_the_command_line_is_described_whole():
+def test_every_command_is_documented():
     from alitok.cli import app
 
-    said = command_line()
+    text = command_line()
     names = [name for name in app if not name.startswith("-")]
     assert len(names) > 12
-    assert all(re.search(rf"^## alitok {name}$", said, re.MULTILINE) for name in names)
-    assert said.count("--debug") == 1
-    assert "Table of Contents" not in said
+    assert all(re.search(rf"^## alitok {name}$", text, re.MULTILINE) for name in names)
+    assert text.count("--debug") == 1
+    assert "Table of Contents" not in text
 
 
 def test_shell_scripts_are_shell(pages):
@@ -78,7 +78,7 @@ def container_scripts(page):
     return [job["spec"]["template"]["spec"]["containers"][0]["args"][0] for job in jobs]
 
 
-def test_the_service_and_the_job_of_kubernetes_fit(pages):
+def test_the_kubernetes_service_matches_its_job(pages):
     (block,) = [block for block in pages["docs/cluster.md"].blocks if block.language == "yaml"]
     service, job = yaml.safe_load_all(block.text)
     name, pods = job["metadata"]["name"], job["spec"]["template"]["spec"]
@@ -91,7 +91,7 @@ def test_the_service_and_the_job_of_kubernetes_fit(pages):
 
 
 @pytest.mark.parametrize("fault", ["[x](missing.md)", "[x](#missing)", "[x](/absolute.md)"])
-def test_a_wrong_link_stops_the_build(fault, root, tmp_path):
+def test_a_broken_link_stops_the_build(fault, root, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{fault}\n")
     shutil.copy(root / "mkdocs.yml", tmp_path)
@@ -102,14 +102,14 @@ def test_a_wrong_link_stops_the_build(fault, root, tmp_path):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The pages as they are built; a warning would be an error."""
+    """The site as built; a warning is an error."""
     place = tmp_path_factory.mktemp("site")
     build(load_config(str(Path(__file__).resolve().parents[2] / "mkdocs.yml"), site_dir=str(place)))
     return place
 
 
 @pytest.mark.slow
-def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site, pages):
+def test_the_site_has_all_pages_and_loads_nothing_from_other_hosts(site, pages):
     built = {str(path.relative_to(site)) for path in site.rglob("*.html")}
     assert {
         f"{name.removeprefix('docs/').removesuffix('.md')}.html" for name in pages if name.startswith("docs/")
@@ -129,11 +129,11 @@ def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site, pages):
 
 
 @pytest.mark.slow
-def test_the_site_has_the_images_the_parts_of_the_readme_and_the_public_names(site):
+def test_the_site_has_figures_sections_of_the_readme_and_public_names(site):
     house = (site / "architecture.html").read_text("utf-8")
-    assert house.count('<svg xmlns="http://www.w3.org/2000/svg" class="drawn"') == 2
+    assert house.count('<svg xmlns="http://www.w3.org/2000/svg" class="figure"') == 2
     for path in site.rglob("*.html"):
-        assert not re.search(r"<!-- (drawn|readme): ", path.read_text("utf-8")), path.name
+        assert not re.search(r"<!-- (figure|readme): ", path.read_text("utf-8")), path.name
     assert "Python 3.11 or newer" in (site / "getting-started.html").read_text("utf-8")
     models = (site / "api" / "models.html").read_text("utf-8")
     assert all(f'.{name}"' in models for name in alitok.__all__)
