@@ -87,19 +87,19 @@ def read_house(root: Path = ROOT, project: str = "alitok") -> House:
     packages = {name for floor in floors for name in floor}
     modules: Counter[str] = Counter()
     imports: Counter[tuple[str, str]] = Counter()
-    rooms: dict[str, list[str]] = {}
-    for contract in linter["contracts"]:
-        for module in contract["modules"] if contract["type"] == "independence" else ():
-            _, package, room = module.split(".")
-            rooms.setdefault(package, []).append(room)
     source = root / "src" / project
+    rooms = {
+        package: tuple(sorted(path.parent.name for path in (source / package).glob("*/__init__.py")))
+        for contract in linter["contracts"]
+        for package in (module.split(".")[1] for module in contract.get("modules", ()) if module.endswith(".*"))
+    }
     for path in sorted(source.rglob("*.py")):
         package = path.relative_to(source).parts[0].removesuffix(".py")
         if package in packages:
             modules[package] += 1
             found = {name for name in imported(path, project) if name in packages and name != package}
             imports.update((package, name) for name in found)
-    return House(floors, dict(modules), dict(sorted(imports.items())), {name: tuple(r) for name, r in rooms.items()})
+    return House(floors, dict(modules), dict(sorted(imports.items())), rooms)
 
 
 def imported(path: Path, project: str) -> set[str]:

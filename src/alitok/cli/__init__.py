@@ -18,86 +18,31 @@ from alitok.core.errors import AlitokError, OtherRankError
 
 app = App(
     name="alitok",
-    help="Predictable image codes: train a tokenizer and a generator on your images, and draw new ones.",
+    help="An image tokenizer with predictable codes, and an autoregressive generator over them.",
     version=__version__,
     suppress_keyboard_interrupt=False,  # told below, in a sentence
 )
 
-app.command(
-    "alitok.cli.demo:demo",
-    name="demo",
-    help="Train, sample and measure the whole system on real images, small.",
-)
-app.command(
-    "alitok.cli.fit:fit",
-    name="fit",
-    help="From a folder of images to models and a report, in one line.",
-)
-app.command(
-    "alitok.cli.train:train",
-    name="train",
-    help="Train one stage of a run, in one process or under torchrun.",
-)
-app.command(
-    "alitok.cli.plan:plan",
-    name="plan",
-    help="What a training on many GPUs takes: operations, memory, data, hours, scaling.",
-)
-app.command(
-    "alitok.cli.data:app",
-    name="data",
-    help="Look at images before training on them, and at stored codes.",
-)
-app.command(
-    "alitok.cli.encode:encode",
-    name="encode",
-    help="Write the codes of all images of a source, over any number of processes.",
-)
-app.command(
-    "alitok.cli.sample:sample",
-    name="sample",
-    help="Draw many images to PNG, WebP or npz, over any number of processes.",
-)
-app.command(
-    "alitok.cli.complete:complete",
-    name="complete",
-    help="Keep the first rows of an image and let a model continue it.",
-)
-app.command(
-    "alitok.cli.serve:serve",
-    name="serve",
-    help="Serve a model by HTTP, with a page to draw with.",
-)
-app.command(
-    "alitok.cli.eval:app",
-    name="eval",
-    help="Measure samples or reconstructions against real images, each with its own reference.",
-)
-app.command(
-    "alitok.cli.ablate:ablate",
-    name="ablate",
-    help="Show what each part of the idea does, on your own images.",
-)
-app.command(
-    "alitok.cli.probe:probe",
-    name="probe",
-    help="Map which patch of an image moves which code, of any tokenizer.",
-)
-app.command(
-    "alitok.cli.convert:app",
-    name="convert",
-    help="Released weights to alitok's own files, and back.",
-)
-app.command(
-    "alitok.cli.bench:bench",
-    name="bench",
-    help="Time whole images, beside the limits of this machine.",
-)
-app.command(
-    "alitok.cli.models:models",
-    name="models",
-    help="List the named models: sizes, parameters, published and measured gFID.",
-)
+# Loaded when they are called. To remove an application, delete its row, its module here and its folder.
+COMMANDS = {
+    "demo": ("demo:demo", "Train, sample and evaluate the whole system on small built-in images."),
+    "fit": ("fit:fit", "Train on your own images, from a folder to models and a report, in one line."),
+    "train": ("train:train", "Train one stage of a run, in one process or under torchrun."),
+    "plan": ("plan:plan", "Estimate FLOPs, memory, data, hours and scaling of a training on GPUs."),
+    "data": ("data:app", "Inspect images before training on them, and stored codes."),
+    "encode": ("encode:encode", "Write the codes of all images of a source, sharded across processes."),
+    "sample": ("sample:sample", "Sample many images to PNG, WebP or npz, sharded across processes."),
+    "complete": ("complete:complete", "Complete an image from its first rows."),
+    "serve": ("serve:serve", "Serve a model over HTTP, with a page to try it in a browser."),
+    "eval": ("eval:app", "Evaluate samples or reconstructions against real images, each with its own reference."),
+    "ablate": ("ablate:ablate", "Measure what each part of the method does, on your own images."),
+    "probe": ("probe:probe", "Map which patch of an image influences which code, for any tokenizer."),
+    "convert": ("convert:app", "Convert released weights to alitok's own files, and back."),
+    "bench": ("bench:bench", "Time whole images beside the limits of this machine."),
+    "models": ("models:models", "List the named models: sizes, parameters, published and measured gFID."),
+}
+for _name, (_target, _help) in COMMANDS.items():
+    app.command(f"alitok.cli.{_target}", name=_name, help=_help)
 
 
 @app.meta.default
