@@ -1,9 +1,9 @@
-"""Ask a running service for images, from any program that has Python and Pillow.
+"""Request images from a running service, from any program with Python and Pillow.
 
     alitok serve runs/demo/model &                                       # in another terminal
     python examples/call_service.py http://127.0.0.1:8000 --out served   # a second for small models
 
-The service draws one batch for all who ask; the images are the same as those drawn alone.
+The service batches the requests of all clients; images are the same as those sampled alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from alitok.core.errors import AlitokError
 
 
 def main() -> None:
-    """Draw, watch, and code images over HTTP."""
+    """Sample, stream, encode and decode images over HTTP."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
-    parser.add_argument("--key", help="where the service asks for one")
+    parser.add_argument("--key", help="if the service requires one")
     parser.add_argument("--out", type=Path, default=Path("served"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def main() -> None:
     print(f"{len(codes)} codes, the first {codes[:6]}")
     try:
         client.draw([10**6])
-    except AnswerError as refused:  # a sentence, HTTP's status and a short word
-        print(f"refused with {refused.status} ({refused.code}): {refused}")
+    except AnswerError as error:  # a message, the HTTP status and a short code
+        print(f"rejected with {error.status} ({error.code}): {error}")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

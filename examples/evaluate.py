@@ -1,10 +1,10 @@
-"""How good are a model's samples and reconstructions? Two questions with two references, asked from Python.
+"""Evaluate samples and reconstructions: two questions with two references.
 
     python examples/evaluate.py runs/demo/model --data digits --out evaluated           # a minute
     python examples/evaluate.py runs/demo/model --data digits --out evaluated --samples 2000
 
-The features are those of a classifier that is trained on the images at hand (`--features classifier`), so nothing is
-downloaded; what is measured in them is never called FID. Both reports open without a network.
+By default, features are those of a classifier trained on the data (`--features classifier`), so nothing is downloaded;
+a distance in them is never called FID. Both reports open without a network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from alitok.core.errors import AlitokError
 
 
 def main() -> None:
-    """Measure both and print the numbers."""
+    """Evaluate both and print the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a directory with a saved pair")
-    parser.add_argument("--data", default="digits", help="what it was trained on")
+    parser.add_argument("model", help="a directory with a saved pipeline")
+    parser.add_argument("--data", default="digits", help="the data it was trained on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--features", default="classifier", choices=["classifier", "inception"])
@@ -56,5 +56,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

@@ -1,10 +1,10 @@
-"""Images from anywhere: a class with four methods and a few attributes, and the whole training runs on it.
+"""Your own source of images: a class with four methods and a few attributes, and the whole training runs on it.
 
-    python examples/own_images.py --out runs/shapes               # 2,000 drawn shapes; three minutes on two cores
+    python examples/own_images.py --out runs/shapes               # 2,000 synthetic shapes; three minutes on two cores
     python examples/own_images.py --out runs/shapes --steps 50    # one minute
 
-Write one where images lie in a database, a simulator or a format of your own. A folder, tar archives, tables and data
-sets of the hub need none of this: `docs/data.md`.
+Write one for images in a database, a simulator or a custom format. Folders, tar archives, tables and hub data sets need
+none of this: `docs/data.md`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from alitok.run.workspace import Workspace
 
 
 class Shapes:
-    """Circles and squares of random colour, place and size; number `index` always looks the same."""
+    """Circles and squares of random color, position and size; image `index` is always the same."""
 
     name, classes = "shapes", ("circle", "square")
-    val = groups = None  # a tenth is held out; images may be read in any order
+    val = groups = None  # val: a tenth of the images; groups: read in any order
     left_out = notes = ()
 
     def __init__(self, count: int) -> None:
         self.labels = np.arange(count) % len(self.classes)
-        self.contents = f"shapes, {count}"  # says whether a run that goes on still has the same images
+        self.contents = f"shapes, {count}"  # a resumed run checks that the images are the same
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """The name of an image, which must not change."""
+        """The stable name of an image."""
         return f"{self.classes[self.labels[index]]}/{index:06}"
 
     def encoded(self, index: int) -> bytes:
-        """An image as a file of any format that Pillow reads."""
+        """An image file in any format that Pillow reads."""
         rng = np.random.default_rng(index)
         image = Image.new("RGB", (24, 24), tuple(rng.integers(0, 100, 3).tolist()))
         left, top, side = rng.integers(1, 8), rng.integers(1, 8), rng.integers(8, 16)
@@ -60,11 +60,11 @@ class Shapes:
 
 
 def main() -> None:
-    """Train tokenizer and generator on them and draw both classes."""
+    """Train tokenizer and generator, and sample both classes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--steps", type=int, help="of each training; unless given, the recipe's")
+    parser.add_argument("--steps", type=int, help="of each training; by default the recipe's")
     parser.add_argument("--set", nargs="*", default=[])
     options = parser.parse_args()
     few = [] if options.steps is None else [f"phases.main.{n}" for n in (f"steps={options.steps}", "warmup_steps=0")]
@@ -78,11 +78,11 @@ def main() -> None:
             run.step(step)
         for name, image in zip(Shapes.classes, run.pipeline()(list(Shapes.classes), seed=0), strict=True):
             image.save(options.out / f"{name}.png")
-    print(f"Done; {options.out / 'model'} draws {' and '.join(Shapes.classes)}.")
+    print(f"Done; {options.out / 'model'} generates {' and '.join(Shapes.classes)}.")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

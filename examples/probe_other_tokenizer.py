@@ -1,10 +1,10 @@
-"""Probe a tokenizer of your own: two methods are all it needs.
+"""Probe your own tokenizer: two methods are enough.
 
-The one below cuts an image into patches and keeps the mean colour of each, with three bits for a channel. Every code
-is of its own patch alone, so the map of influence is its diagonal, and the future has no share in it.
+This one divides an image into patches and stores the mean color of each, with three bits per channel. Every code depends
+on its own patch alone, so its influence map is diagonal and the future fraction is 0.
 
     python examples/probe_other_tokenizer.py
-    cd examples && alitok probe --tokenizer probe_other_tokenizer:MeanColour --data digits    # the whole report
+    cd examples && alitok probe --tokenizer probe_other_tokenizer:MeanColor --data digits    # the full report
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from alitok.data.sources.opening import open_splits
 from alitok.metrics.influence import influence_of
 from alitok.metrics.reach import reach_of
 
-LEVELS = 8  # of a channel: three bits
+LEVELS = 8  # per channel: three bits
 
 
-class MeanColour:
-    """Images of 16 x 16 pixels as 4 x 4 mean colours, and back."""
+class MeanColor:
+    """Images of 16 x 16 pixels as 4 x 4 mean colors, and back."""
 
-    image_size = 16  # the three are optional; the command line can be told instead
+    image_size = 16  # optional, as are the next two; also options of the command
     grid = 4
     codebook_size = LEVELS**3
 
@@ -40,15 +40,15 @@ class MeanColour:
         return (red * LEVELS + green) * LEVELS + blue
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 16) -> images (B, 3, 16, 16) in [0, 1], each patch of one colour."""
+        """Codes (B, 16) -> images (B, 3, 16, 16) in [0, 1], one color per patch."""
         levels = torch.stack([codes // LEVELS**2, codes // LEVELS % LEVELS, codes % LEVELS], dim=1)
-        colours = (levels.float() + 0.5) / LEVELS
-        return F.interpolate(colours.unflatten(2, (self.grid, self.grid)), scale_factor=4)
+        colors = (levels.float() + 0.5) / LEVELS
+        return F.interpolate(colors.unflatten(2, (self.grid, self.grid)), scale_factor=4)
 
 
 def main() -> None:
-    """Print how influence and reach are divided."""
-    codec = MeanColour()
+    """Print the fractions of influence and reach."""
+    codec = MeanColor()
     source = open_splits("digits", codec.image_size).val
     images = to_float(torch.from_numpy(np.stack([source.read(number, None) for number in range(100)])))
     influence = influence_of(codec, images, grid=codec.grid, prefix=0)
@@ -62,5 +62,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

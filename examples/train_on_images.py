@@ -1,10 +1,10 @@
-"""Everything in one call: from images to a tokenizer, a generator and a report, as `alitok fit` does.
+"""Everything in one call: from images to a tokenizer, a generator and a report, as in `alitok fit`.
 
     python examples/train_on_images.py --out runs/mine                     # digits: over five minutes on two cores
-    python examples/train_on_images.py --data ~/images --out runs/mine   # a folder for each class
-    python examples/train_on_images.py --out runs/quick --steps 50         # two minutes; blurred, but all is there
+    python examples/train_on_images.py --data ~/images --out runs/mine     # one folder per class
+    python examples/train_on_images.py --out runs/quick --steps 50         # two minutes; blurred, but complete
 
-Stopped and started again, it goes on where it was.
+Rerun the same command to resume.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from alitok.run.resolve import Request
 
 
 def main() -> None:
-    """Train, then tell what came out and where it is."""
+    """Train, then print results and where they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="a folder, or any other source of images")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="of each of the three trainings; unless given, the recipe's")
+    parser.add_argument("--steps", type=int, help="of each of the three trainings; by default the recipe's")
     parser.add_argument("--set", nargs="*", default=[], help="further keys of the recipe, as key.path=value")
     options = parser.parse_args()
     overrides = list(options.set)
@@ -33,12 +33,12 @@ def main() -> None:
             overrides.append(f"{training}.phases.main.warmup_steps={options.steps // 10}")
     request = Request(out=options.out, data=options.data, overrides=tuple(overrides))
     metrics = run_fit(request, command="examples/train_on_images.py")
-    print(f"Images keep {metrics['psnr_stage2']:.1f} dB; the report is {options.out / 'report.html'}.")
-    print(f"Draw with: alitok.Pipeline.from_pretrained({str(options.out / 'model')!r})")
+    print(f"Reconstruction PSNR {metrics['psnr_stage2']:.1f} dB; the report is {options.out / 'report.html'}.")
+    print(f"Sample with: alitok.Pipeline.from_pretrained({str(options.out / 'model')!r})")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

@@ -1,10 +1,10 @@
-"""The trainings one by one, each with settings of its own, as `alitok train` does.
+"""Stage by stage, each with its own settings, as in `alitok train`.
 
     python examples/train_stage_by_stage.py --out runs/stages               # digits: five minutes on two cores
     python examples/train_stage_by_stage.py --out runs/stages --steps 50    # one minute
 
-Stage 1 decides the codes. Stage 2 (a better decoder) and the generator need it and not each other, so on two machines
-that share the directory they can be trained at the same time. Stopped and started again, it goes on where it was.
+Stage 1 determines the codes. Stage 2 (a better decoder) and the generator need only stage 1, so two machines that share
+the directory can train them at the same time. Rerun the same command to resume.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from alitok.run.train import run_training
 
 
 def main() -> None:
-    """Train all three, telling the last line of each log."""
+    """Train all three, and print the last record of each log."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="of each training; unless given, the recipe's")
-    parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe that all stages share")
+    parser.add_argument("--steps", type=int, help="of each training; by default the recipe's")
+    parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, for all stages")
     options = parser.parse_args()
 
     overrides = list(options.set)
@@ -34,9 +34,9 @@ def main() -> None:
         for training in ("stage1", "stage2", "generator"):
             steps = [f"{training}.phases.main.steps={options.steps}"]
             overrides += [*steps, f"{training}.phases.main.warmup_steps={options.steps // 10}"]
-    # The run keeps data and recipe in its `run.toml`; later stages take them from there.
+    # The run stores data and recipe in its `run.toml`; later stages read them from there.
     run_training("stage1", Request(out=options.out, data=options.data, overrides=tuple(overrides)))
-    # What only this stage reads may still be chosen: the generator's batch, for example.
+    # Settings that only this stage reads may still change, such as the batch size of the generator.
     run_training("generator", Request(out=options.out, overrides=("generator.loop.batch_size=48",)))
     run_training("stage2", Request(out=options.out))
 
@@ -49,5 +49,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # what its reader can mend, in a sentence
+    except AlitokError as error:  # an error that the user can fix
         sys.exit(str(error))

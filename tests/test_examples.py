@@ -55,25 +55,25 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def mean_colour(monkeypatch):
+def mean_color(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield __import__("probe_other_tokenizer").MeanColour()
+    yield __import__("probe_other_tokenizer").MeanColor()
     sys.modules.pop("probe_other_tokenizer")
 
 
-def test_mean_colours_come_back_to_half_a_level(mean_colour):
+def test_mean_colors_are_reconstructed_to_half_a_level(mean_color):
     images = torch.rand(5, 3, 16, 16)
-    assert check_codec(mean_colour, images) == (4, 0)
-    codes = mean_colour.encode(images)
-    again = mean_colour.decode(codes)
-    assert torch.equal(mean_colour.encode(again), codes)
+    assert check_codec(mean_color, images) == (4, 0)
+    codes = mean_color.encode(images)
+    again = mean_color.decode(codes)
+    assert torch.equal(mean_color.encode(again), codes)
     means = images.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))
     assert (again[:, :, ::4, ::4] - means).abs().max() <= 0.5 / 8 + 1e-6
-    assert int(codes.max()) < mean_colour.codebook_size
+    assert int(codes.max()) < mean_color.codebook_size
 
 
 @pytest.mark.slow
-def test_the_example_of_another_tokenizer_finds_no_future():
+def test_the_example_tokenizer_has_no_influence_from_the_future():
     pytest.importorskip("sklearn")
     command = [sys.executable, EXAMPLES / "probe_other_tokenizer.py"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -82,16 +82,16 @@ def test_the_example_of_another_tokenizer_finds_no_future():
 
 @pytest.mark.slow
 def test_a_whole_run_in_one_call(run):
-    out, said = run
-    assert re.search(r"Images keep \d+\.\d dB; the report is .*report\.html", said)
+    out, output = run
+    assert re.search(r"Reconstruction PSNR \d+\.\d dB; the report is .*report\.html", output)
     assert (out / "report.html").stat().st_size > 10_000
     assert json.loads((out / "metrics.json").read_text())["samples"] == 20
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "said"),
+    ("name", "words", "output"),
     [
-        ("draw.py", ["nowhere"], "nowhere is no directory with a saved model"),
+        ("sample.py", ["nowhere"], "nowhere is no directory with a saved model"),
         ("evaluate.py", ["nowhere", "--out", "out"], "nowhere"),
         ("reconstruct.py", ["nowhere"], "nowhere is no directory with a saved model"),
         ("call_service.py", ["http://127.0.0.1:9"], "The service at 127.0.0.1:9 does not answer"),
@@ -100,38 +100,38 @@ def test_a_whole_run_in_one_call(run):
         ("own_images.py", ["--out", "out", "--set", "no.such=1"], "no"),
     ],
 )
-def test_a_wrong_path_ends_in_a_sentence(name, words, said, example, tmp_path, monkeypatch):
+def test_a_wrong_path_is_a_one_line_error(name, words, output, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         example(name, *words)
-    assert said in left.value.code
+    assert output in left.value.code
 
 
 @pytest.mark.slow
 def test_stage_by_stage(tmp_path, example):
     pytest.importorskip("sklearn")
-    said = example("train_stage_by_stage.py", "--out", tmp_path / "run", "--steps", 4, "--set", *SMALL)
-    assert re.findall(r"^(stage1|generator|stage2): val_\w+ [\d.]+$", said, re.MULTILINE) == [
+    output = example("train_stage_by_stage.py", "--out", tmp_path / "run", "--steps", 4, "--set", *SMALL)
+    assert re.findall(r"^(stage1|generator|stage2): val_\w+ [\d.]+$", output, re.MULTILINE) == [
         "stage1",
         "generator",
         "stage2",
     ]
-    assert "Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in said
+    assert "Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in output
 
 
 @pytest.mark.slow
-def test_drawing(run, tmp_path, example):
-    said = example("draw.py", run[0] / "model", "--out", tmp_path / "drawn")
-    assert "23 images in" in said
-    strips = re.findall(r"rows of pixels from (\d+) \(1, 3, 4, 16\)", said)
+def test_sampling(run, tmp_path, example):
+    output = example("sample.py", run[0] / "model", "--out", tmp_path / "sampled")
+    assert "23 images in" in output
+    strips = re.findall(r"rows of pixels from (\d+) \(1, 3, 4, 16\)", output)
     assert strips == ["0", "4", "8", "12"]
-    assert "finished (1, 3, 16, 16)" in said
+    assert "finished (1, 3, 16, 16)" in output
 
 
 @pytest.mark.slow
 def test_reconstruction(run, tmp_path, example):
-    said = example("reconstruct.py", run[0] / "model" / "tokenizer", "--out", tmp_path / "rebuilt.png", "--count", 5)
-    assert re.search(r"stage1: [\d.]+ dB\nstage2: [\d.]+ dB\n20 codes an image", said)
+    output = example("reconstruct.py", run[0] / "model" / "tokenizer", "--out", tmp_path / "rebuilt.png", "--count", 5)
+    assert re.search(r"stage1: [\d.]+ dB\nstage2: [\d.]+ dB\n20 codes per image", output)
     sheet = np.asarray(Image.open(tmp_path / "rebuilt.png"))
     assert sheet.shape[0] // 16 == 3
     assert sheet.shape[1] // 16 == 5
@@ -141,12 +141,12 @@ def test_reconstruction(run, tmp_path, example):
 def test_evaluation(run, tmp_path, example):
     pytest.importorskip("scipy")
     pytest.importorskip("torchmetrics")
-    said = example("evaluate.py", run[0] / "model", "--out", tmp_path / "out", "--samples", 40)
-    assert re.findall(r"^(samples|stage1|stage2)$", said, re.MULTILINE) == ["samples", "stage1", "stage2"]
+    output = example("evaluate.py", run[0] / "model", "--out", tmp_path / "out", "--samples", 40)
+    assert re.findall(r"^(samples|stage1|stage2)$", output, re.MULTILINE) == ["samples", "stage1", "stage2"]
     for part in ("generation", "reconstruction"):
         assert (tmp_path / "out" / part / "report.html").exists()
-    printed = said[said.index("\nsamples\n") :]
-    assert "fid" not in printed.lower()  # of a network that was trained here nothing is called so
+    printed = output[output.index("\nsamples\n") :]
+    assert "fid" not in printed.lower()  # features trained here never give an FID
     assert re.search(r"^  psnr +[\d.]+$", printed, re.MULTILINE)
 
 
@@ -157,26 +157,26 @@ def test_a_service_is_called(run, tmp_path, example):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         try:
             address = service.stdout.readline().split()[3]
-            said = example("call_service.py", address, "--out", tmp_path / "served")
+            output = example("call_service.py", address, "--out", tmp_path / "served")
         finally:
             service.terminate()
     assert len(list((tmp_path / "served").glob("*.png"))) == 5
-    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("row")] == [
+    assert [line.split(":")[0] for line in output.splitlines() if line.startswith("row")] == [
         f"row {n}" for n in range(4)
     ]
-    assert "finished: class 0, seed 5" in said
-    assert "refused with 4" in said
+    assert "finished: class 0, seed 5" in output
+    assert "rejected with 4" in output
 
 
 @pytest.mark.slow
-def test_images_of_ones_own(tmp_path, example):
+def test_your_own_images(tmp_path, example):
     words = ["--out", tmp_path / "run", "--count", 60, "--steps", 4, "--set", *SMALL]
-    said = example("own_images.py", *words)
-    assert "draws circle and square" in said
+    output = example("own_images.py", *words)
+    assert "generates circle and square" in output
     assert Image.open(tmp_path / "run" / "circle.png").size == (16, 16)
     shapes = runpy.run_path(str(EXAMPLES / "own_images.py"))["Shapes"](10)
     assert shapes.encoded(3) == shapes.encoded(3) != shapes.encoded(5)
-    example("own_images.py", *words)  # nothing is left to do
+    example("own_images.py", *words)  # nothing left to do
 
 
 @pytest.mark.slow
