@@ -1,7 +1,7 @@
 """Probe your own tokenizer: two methods are enough.
 
-This one divides an image into patches and stores the mean color of each, with three bits per channel. Every code depends
-on its own patch alone, so its influence map is diagonal and the future fraction is 0.
+This one divides an image into patches and stores the mean color of each, with three bits per channel. Every code
+depends on its own patch alone, so its influence map is diagonal and the future fraction is 0.
 
     python examples/probe_other_tokenizer.py
     cd examples && alitok probe --tokenizer probe_other_tokenizer:MeanColor --data digits    # the full report
