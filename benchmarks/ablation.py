@@ -1,10 +1,10 @@
-"""The ablation on built-in photographs: what the causal decoder does at equal fidelity, and how long the suite takes.
+"""The ablation on built-in photographs: the causal decoder at equal fidelity, and the time of the suite.
 
-    python benchmarks/ablation.py --out ablations/photos --seeds 3          # every cell; goes on where it was stopped
+    python benchmarks/ablation.py --out ablations/photos --seeds 3          # every cell; rerun to resume
     python benchmarks/ablation.py --out ablations/photos --seeds 3 --data photos --set tokenizer_steps=2400
 
-Does what `alitok ablate --preset tiny` does and leaves the same files. `seconds` is the wall clock of this start alone,
-and `training_seconds` the sum over the cells, however many ran at a time. The last line is one JSON object.
+Runs `alitok ablate --preset tiny` and writes the same files. `seconds` is the wall clock of this start alone,
+`training_seconds` the sum over cells, however many ran at a time. The last line is one JSON object.
 """
 
 from __future__ import annotations

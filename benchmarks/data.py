@@ -1,13 +1,13 @@
-"""How fast training is fed on this machine: stored codes on one thread, and images per core against plain Pillow.
+"""Data loading on this machine: stored codes on one thread, and images per core against plain Pillow.
 
-Codes: a store of 2,000,000 sequences of 272 codes (1.1 GB) is written to a temporary folder by the writer that
-`alitok encode` uses, and random batches of 256 are taken from `CodeBatches`, as training takes them, from memory that
-holds the whole store. Images: JPEGs of 500 x 375 pixels cut from scikit-image's photographs, read at 256 pixels
-by a source and by the plain calls of Pillow (open, convert, resize, crop, to numpy), in turns.
+Codes: the writer of `alitok encode` writes a store of 2,000,000 sequences of 272 codes (1.1 GB) to a temporary
+folder, and random batches of 256 are read with the training loader, with the whole store in the page cache. Images:
+JPEGs of 500 x 375 px cropped from scikit-image's photographs, read at 256 px by a source, alternating with plain
+Pillow (open, convert, resize, crop, to numpy).
 
-Prints what it measures, and one JSON object on the last line.
+Prints each measurement, and one JSON object on the last line.
 
-    python benchmarks/data.py                                      # as in the README
+    python benchmarks/data.py                                      # as in docs/performance.md
     python benchmarks/data.py --sequences 20000 --images 40      # the same code, small
 """
 

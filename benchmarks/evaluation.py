@@ -1,12 +1,12 @@
-"""What an evaluation costs beside its feature network, and how much memory it takes.
+"""The cost of an evaluation besides its feature network, and its memory.
 
-    python benchmarks/evaluation.py                      # 50,000 samples against 10,000 images of a reference
+    python benchmarks/evaluation.py                      # 50,000 samples against 10,000 reference images
     python benchmarks/evaluation.py --count 2000 --reference 1000 --images 64
 
-Times Inception (random weights, which are as fast) on random images of 256 pixels. Then, in a process of its own, all
-the rest at full size: features of the same shapes as Inception's are written block by block, read again, and compared,
-with everything an evaluation reports. `network_share` is the network's time for `count` images over the sum of both;
-drawing or reading the images is not part of it. The last line is one JSON object.
+Times Inception (random weights, which are as fast) on random 256 px images. Then, in a separate process, everything
+else at full size: features of Inception's shapes are written block by block, read back, and compared by every metric
+of an evaluation. `network_share` is the network's time for `count` images over the total; sampling or reading images
+is not included. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SIDE, _BLOCK = 256, 256
 
 
 class StandIn:
-    """Features of Inception's shapes without its work: a random table whose rows are mixed anew for each batch."""
+    """Features of Inception's shapes without its work: a random table whose rows differ between batches."""
 
     name, weights, distance = "stand-in", "", "FID"
 
@@ -61,7 +61,7 @@ class StandIn:
 
 
 def images(count: int) -> Iterator[ImageBlock]:
-    """Blocks of images, the same ones again and again: what they show does not matter."""
+    """Blocks of images, the same ones repeatedly: their content does not matter."""
     some = np.random.default_rng(0).integers(0, 256, (_BLOCK, 3, _SIDE, _SIDE), np.uint8)
     blocks = Blocks(count, _BLOCK)
     for number in range(len(blocks)):

@@ -1,6 +1,6 @@
-"""Full-size models on this machine: one forward, one backward and one optimizer step of each at batch 1.
+"""Full-size models on this machine: one forward, backward and optimizer step of each at batch 1.
 
-Each case runs in a process of its own, so that its peak memory is its own. Prints a line per case, and one JSON object
+Each case runs in its own process, so that its peak memory is its own. Prints one line per case, and one JSON object
 on the last line.
 
     python benchmarks/full_size.py                     # alitok-256 trained one step, alitok-512 forward only
@@ -133,7 +133,7 @@ def run(case: str) -> dict:
 
 
 def main() -> None:
-    """Measure the cases asked for, each in its own process."""
+    """Measure the requested cases, each in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""Drawing images: time by model, batch, precision, and length, beside the limits of the machine; errors of precision.
+"""Generation time by model, batch, precision and length, beside the machine's limits; errors of each precision.
 
-Each case is a process of its own, so that its memory is given back. Cases are run in turns, round after round, and the
-median counts, so that their ratios are taken within one run. A batch that does not fit is told with the largest that
-does. Prints a line as each case ends, then tables, and one JSON object on the last line.
+Each case runs in its own process. Cases alternate over rounds and medians count, so that ratios come from one run.
+Where a batch does not fit, the largest that does is printed. Prints one line per case, then tables, and one JSON
+object on the last line.
 
     python benchmarks/generation.py --quick                                   # B on a CPU: some of each part
     python benchmarks/generation.py --parts matrix                            # B, L, XL; 1, 8, 64, 256; fp32, bf16
@@ -10,17 +10,16 @@ does. Prints a line as each case ends, then tables, and one JSON object on the l
     python benchmarks/generation.py --parts exactness --model runs/demo/model # of bf16 and int8
     python benchmarks/generation.py --draw results.json --plot growth.svg     # tables and plot of an earlier run
 
-On a machine with a GPU where the project is not installed, beside the slow sampler, in less than nine minutes:
+On a GPU machine without the project installed, beside the slow sampler, in less than nine minutes:
 
     PYTHONPATH=src python benchmarks/generation.py --parts matrix exactness --presets L --batches 64 \
         --precisions bf16 fp32 --rounds 1 --repeats 3 --oracle
 
-Parts: `matrix` draws with guidance, by each model, batch and precision. `growth` draws single images by the first
-model's generator and decoder on grids of 4, 8, 16 and 32 cells a side without a prefix, which are exactly 16, 64, 256
-and 1024 codes. `batches` draws with the first model. `soft` draws the codes of one image of it in turns with plain
-guidance and with SoftCFG. `exactness` reads the same codes in each precision, each behind those that are given, and
-compares logits and likeliest codes with those of the plain forward pass in float32: with random weights, whose
-likeliest codes are nearly tied, and with saved models.
+Parts: `matrix` samples with guidance for each model, batch and precision. `growth` samples single images with the
+first model's generator and decoder on 4 x 4, 8 x 8, 16 x 16 and 32 x 32 grids without a prefix, exactly 16, 64, 256
+and 1024 codes. `batches` varies the batch of the first model. `soft` alternates plain guidance and SoftCFG for the
+codes of one image. `exactness` feeds the same codes to each precision and compares logits and most likely codes with
+the plain float32 forward pass: with random weights, whose most likely codes are nearly tied, and with saved models.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ class Case:
         part: one of `PARTS`.
         preset: the name of a model with random weights, or a saved one in `exactness`.
         precision: of the engine; `exactness` measures all there are.
-        batch: images drawn at a time.
-        grid: cells a side in `growth`.
+        batch: images per batch.
+        grid: grid size in `growth`.
         oracle: whether the slow sampler is timed as well.
     """
 
@@ -320,7 +319,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", help="names of `alitok models`, or B, L, XL")
     parser.add_argument("--batches", nargs="+", type=int, help="of the matrix")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS)
-    parser.add_argument("--grids", nargs="+", type=int, help="cells a side, of the part growth")
+    parser.add_argument("--grids", nargs="+", type=int, help="grid sizes of the part growth")
     parser.add_argument("--growing-batches", nargs="+", type=int, help="of the part batches")
     parser.add_argument("--model", nargs="+", default=[], help="saved pairs for the part exactness")
     parser.add_argument("--images", type=int, default=4, help="of the part exactness")
@@ -340,7 +339,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the cases asked for, in turns."""
+    """Measure the requested cases, alternating."""
     options = arguments()
     if options.one:
         from alitok.core.errors import AlitokError

@@ -1,7 +1,4 @@
-"""The results of `generation.py` as tables in Markdown and as a plot.
-
-Enters: its cases. Leaves: text, and an image file.
-"""
+"""Tables in Markdown, and a plot, of the results of `generation.py`."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ def plot(cases: list[dict[str, Any]], path: Path) -> None:
         panels,
         ("growth", "batches"),
         ("codes", "batch"),
-        ("codes of an image", "images drawn at a time"),
+        ("codes of an image", "images per batch"),
         strict=True,
     ):
         for precision in PRECISIONS:

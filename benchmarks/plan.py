@@ -1,11 +1,11 @@
-"""A plan's memory and operations beside what `train_step.py` measured.
+"""Planned memory and FLOPs beside the measurements of `train_step.py`.
 
     python benchmarks/plan.py benchmarks/results/train_step_full_size_cpu.json
-    python benchmarks/plan.py results.json --generator L          # where that was measured with --generator L
+    python benchmarks/plan.py results.json --generator L          # if measured with --generator L
 
-That is the peak of resident memory on a CPU, and on a GPU what PyTorch had allocated at most. Cases of several
-processes are left out. Resident memory holds Python and its libraries too: what this process holds before it builds
-anything is added to the plan. The last line is one JSON object.
+Measured are peak resident memory on a CPU, and PyTorch's peak allocation on a GPU. Cases of several processes are
+skipped. Resident memory includes Python and its libraries, so the baseline of this process is added to the plan. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ def recipe_of(preset: str, generator: str | None, option: str) -> Recipe:
     def changed(training: Any) -> Any:
         phase = training.phases[0]
         losses = phase.losses.with_perceptual("none")
-        judged = option == "discriminator"
-        losses = dataclasses.replace(losses, adversarial=0.1 if judged else 0.0)
-        return dataclasses.replace(training, phases=(dataclasses.replace(phase, losses=losses, discriminator=judged),))
+        adversarial = option == "discriminator"
+        losses = dataclasses.replace(losses, adversarial=0.1 if adversarial else 0.0)
+        return dataclasses.replace(
+            training, phases=(dataclasses.replace(phase, losses=losses, discriminator=adversarial),)
+        )
 
     return dataclasses.replace(recipe, stage1=changed(recipe.stage1), stage2=changed(recipe.stage2))
 

@@ -1,25 +1,23 @@
-"""The service under load, beside the engine alone; and for a long time under requests good and bad.
+"""The service under load, beside the engine alone; and a soak test with valid and invalid requests.
 
     python benchmarks/serve.py                                      # random weights, 1, 8 and 32 clients, 60 s each
     python benchmarks/serve.py --model runs/demo/model --seconds 60
     python benchmarks/serve.py --preset alitok-256-B --device cuda   # any name of `alitok models`
     python benchmarks/serve.py --soak 1800                          # half an hour of mixed requests
 
-Without `--model` and `--preset` the pair has the full geometry (256 pixels, 17 prefix codes and a grid of 16 x 16, 4096
-entries) with networks of width 256 and 6 layers, which a processor draws in seconds; its weights are random.
+Without `--model` and `--preset`, the pipeline has the full geometry (256 px, 17 prefix codes, a 16 x 16 grid, 4096
+entries) with networks of width 256 and 6 layers and random weights, which takes seconds per image on a CPU.
 
-The engine alone draws full batches in this process, codes and pixels, before the service starts: for each number of
-clients, batches of as many images as can be in one. Then `alitok serve` runs in a process of its own, and each
-client, a thread here, asks for one image after the other, of another class and seed each time. The clock starts when
-there are as many good answers as clients and stops at the last of them; `failed` counts the others, which are in no
-rate, and `ratio` is the service's images a second over the engine's. `first_row` is the time to the first row of a
-watched image over the time to its end, the median of twenty.
+First the engine alone samples full batches in this process, codes and pixels, as large as the clients could fill.
+Then `alitok serve` runs in its own process, and each client, a thread here, requests one image after another with a
+new class and seed. The clock starts with as many good answers as clients and stops at the last; `failed` counts the
+others, which are in no rate, and `ratio` is the service's images/s over the engine's. `first_row` is the time to the
+first row of a streamed image over the total time, the median of twenty.
 
-The soak sends a seeded mixture: images, streams read to the end and streams that are left, codes both ways, and
-requests that must be refused. Each has the statuses that are right for it; `lost` counts requests that got no answer,
-`wrong` those with another status. Memory is the service's own, as /metrics tells it: the largest of the second quarter
-of the time, when all buffers are there, beside the largest of the last. The last line is one JSON object; the status
-is 1 where a request failed, was lost or had a wrong answer.
+The soak sends a seeded mix: images, streams read to the end or abandoned, codes both ways, and invalid requests. Each
+has expected statuses; `lost` counts requests without an answer, `wrong` those with another status. Memory is the
+service's own, from /metrics: the maximum of the second quarter, when all buffers exist, beside the maximum of the
+last. The last line is one JSON object; the exit status is 1 if a request failed, was lost or got a wrong answer.
 """
 
 from __future__ import annotations
@@ -231,7 +229,7 @@ def machine() -> dict[str, Any]:
 
 
 def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for."""
+    """Run everything that was requested."""
     result: dict[str, Any] = {"benchmark": "serve", "model": options.preset if options.model is None else "saved"}
     result |= {"batch_size": options.batch_size, "seconds": options.seconds, "machine": machine()}
     alone = {}

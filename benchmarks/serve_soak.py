@@ -1,4 +1,4 @@
-"""A long mixture of requests, good and bad, each with the statuses that are right for it; see `serve.py`."""
+"""A soak test: a mix of valid and invalid requests, each with its expected statuses; see `serve.py`."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""What a training step costs: images per second, FLOPs, their share of the machine's peak, and peak memory.
+"""The cost of a training step: images per second, FLOPs, their fraction of the machine's peak, and peak memory.
 
-Each case is a process of its own (two for `ddp` and `fsdp`) that takes real optimizer steps on noise, through the same
-code as `alitok train`. Cases are run in turns, round after round, and the median counts, so that their ratios to the
-plain case of the same training are taken within one run. Prints a line per case, and one JSON object on the last line.
+Each case runs in its own process (two for `ddp` and `fsdp`) and takes real optimizer steps on noise, with the code of
+`alitok train`. Cases alternate over rounds and medians count, so that ratios to the plain case of the same training
+come from one run. Prints one line per case, and one JSON object on the last line.
 
     python benchmarks/train_step.py                                       # the small recipes, as on a laptop
     python benchmarks/train_step.py --preset alitok-256 --batch-size 1 --options plain --rounds 1 --steps 1 --warmup 1
     python benchmarks/train_step.py --preset alitok-256 --generator L --batch-size 32 --precision bf16   # on a GPU
     python benchmarks/train_step.py --cases stage1.plain stage1.fsdp          # these alone
 
-FLOPs are those of the model, by formula and (for the plain cases) by torch's counter: three times the forward pass for
-what is trained, once for what is frozen; feature networks, the discriminator and what activation checkpointing
-does twice are not counted. The peak is that of the GPU's data sheet
-without sparsity; on a CPU it is the rate of a large matrix product, measured by the case itself in float32.
+FLOPs are the model's, by formula and (for plain cases) by PyTorch's counter: three times the forward pass for trained
+parts, once for frozen ones; feature networks, the discriminator and recomputed activations are not counted. The peak
+is the GPU's data-sheet rate without sparsity; on a CPU, the rate of a large float32 matrix product, measured by the
+case itself.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def start(options: argparse.Namespace, case: str) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Measure the cases asked for, in turns."""
+    """Measure the requested cases, alternating."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="photos", help="a recipe by name")
     parser.add_argument("--generator", choices=["B", "L", "XL"], help="a published size in place of the recipe's")
