@@ -13,8 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
-from alitok.apps.evaluate.reconstruction import ReconstructionOptions, run_eval_reconstruction
+from alitok.apps.evaluate.generation import run_eval_generation
+from alitok.apps.evaluate.options import GenerationOptions, ReconstructionOptions
+from alitok.apps.evaluate.reconstruction import run_eval_reconstruction
 from alitok.core.errors import AlitokError
 
 
@@ -29,27 +30,20 @@ def main() -> None:
     options = parser.parse_args()
 
     generation = run_eval_generation(
+        options.model,
         GenerationOptions(
-            options.model,
-            options.out / "generation",
-            data=options.data,
-            num=options.samples,
-            features=options.features,
-            command="examples/evaluate.py",
-        )
+            out=options.out / "generation", data=options.data, num=options.samples, features=options.features
+        ),
+        command="examples/evaluate.py",
     )
     reconstruction = run_eval_reconstruction(
-        ReconstructionOptions(
-            Path(options.model) / "tokenizer",
-            options.data,
-            options.out / "reconstruction",
-            features=options.features,
-            command="examples/evaluate.py",
-        )
+        Path(options.model) / "tokenizer",
+        ReconstructionOptions(data=options.data, out=options.out / "reconstruction", features=options.features),
+        command="examples/evaluate.py",
     )
-    for title, numbers in (("samples", generation), *reconstruction.items()):
+    for title, metrics in (("samples", generation), *reconstruction.items()):
         print(title)
-        for name, value in numbers.items():
+        for name, value in metrics.items():
             print(f"  {name:32} {value:.4g}")
 
 

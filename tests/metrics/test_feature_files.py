@@ -26,20 +26,9 @@ def test_what_is_missing_is_what_was_not_written(files):
     assert [len(block["pool"]) for block in files.each("pool", numbers=range(1, 3))] == [4, 2]
 
 
-def test_a_block_that_is_gone_or_damaged_is_told(files):
-    with pytest.raises(AlitokError, match=r"block-00001\.npz is not there .* must share one disk"):
+def test_a_block_that_is_missing_or_damaged_is_reported(files):
+    with pytest.raises(AlitokError, match=r"block-00001\.npz is missing .* do they share a disk"):
         files.read(1, "pool")
     (files.root / "block-00002.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(AlitokError, match=r"block-00002\.npz is damaged; delete it"):
         files.read(2, "pool")
-
-
-def test_only_blocks_are_deleted(files, tmp_path):
-    (files.root / ".block-00001.npz.host-12.part").write_bytes(b"half")
-    files.discard()
-    assert not files.root.exists()
-    files.discard()
-    files.write(0, {"pool": np.zeros((4, 3))})
-    (files.root / "notes.txt").write_text("mine")
-    files.discard()
-    assert [path.name for path in files.root.iterdir()] == ["notes.txt"]

@@ -13,7 +13,7 @@ from alitok.core.errors import AlitokError
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import Features
 from alitok.metrics.moments import Gaussian
-from alitok.metrics.set_distance import Target, compare, extract, features_of, gather, shown_images
+from alitok.metrics.set_distance import Target, compare, extract, features_of, gather, saved_images
 
 CPU = torch.device("cpu")
 ALONE = World(CPU)
@@ -66,7 +66,7 @@ def scipy_frechet(a, b):
 def test_the_numbers_are_those_of_the_whole_set_at_once(tmp_path):
     extractor, images, real = Projections(), some_images(300), some_images(280, seed=1) // 2
     labels = np.random.default_rng(3).integers(0, 3, 300)
-    seen = gather(written(tmp_path / "a", images, labels=labels), ALONE, to_judge=np.array([4, 0, -1]))
+    seen = gather(written(tmp_path / "a", images, labels=labels), ALONE, network_classes=np.array([4, 0, -1]))
     other = gather(written(tmp_path / "b", real), ALONE)
     target = Target(other.pool.total().gaussian(), other.spatial.gaussian(), other.features)
     found = compare(seen, target, device=CPU)
@@ -103,13 +103,13 @@ def test_the_size_of_the_blocks_changes_nothing(tmp_path, size):
 def test_two_processes_find_what_one_finds(tmp_path, together):
     images, labels = some_images(90), np.arange(90) % 3
     files = written(tmp_path / "a", images, 16, labels)
-    to_judge = np.array([0, 1, 2])
+    network_classes = np.array([0, 1, 2])
 
     def work(world):
-        seen = gather(files, world, to_judge=to_judge)
+        seen = gather(files, world, network_classes=network_classes)
         pool = seen.pool.total()
         moments = pool.mean.numpy(), pool.covariance().numpy(), seen.spatial.covariance().numpy()
-        return *moments, list(seen.score.score()), seen.right, seen.features is not None
+        return *moments, list(seen.score.score()), seen.correct, seen.features is not None
 
     alone = work(ALONE)
     for rank, found in enumerate(together(work)):
@@ -120,7 +120,7 @@ def test_two_processes_find_what_one_finds(tmp_path, together):
         assert found[5] == (rank == 0)
 
 
-def test_only_what_is_missing_is_written_and_shown_images_are_the_first(tmp_path):
+def test_only_what_is_missing_is_written_and_saved_images_are_the_first(tmp_path):
     images, labels = some_images(70), np.arange(70)
     files = FeatureFiles(tmp_path / "a", Blocks(70, 32))
     done = []
@@ -128,7 +128,7 @@ def test_only_what_is_missing_is_written_and_shown_images_are_the_first(tmp_path
     assert done == [32]
     assert files.missing() == [0, 2]
     extract(Projections(), blocks_of(images, labels=labels, wanted=[0, 2]), files, CPU, shown=40)
-    shown, known = shown_images(files)
+    shown, known = saved_images(files)
     assert np.array_equal(shown, images[:40])
     assert np.array_equal(known, labels[:40])
 

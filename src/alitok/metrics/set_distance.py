@@ -1,8 +1,7 @@
-"""Images to the numbers that stand in papers: features block by block, their statistics, and distances of two sets.
+"""From images to published metrics: features on disk block by block, statistics of a set, and distances of two sets.
 
-Enters: blocks of images from anywhere (a sampler, files, a tokenizer), and a feature network. Leaves: features on
-disk, then `Seen`, the statistics of a set, and `Compared`, what two sets are to one another. Images are never kept.
-Shapes: N images, B of a block, D features, h image side.
+Images come from anywhere (a sampler, files, a tokenizer) and are not saved.
+N images, B of a block, D features, h image size.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from alitok.metrics.kernel_distance import KernelDistance, kernel_distance
 from alitok.metrics.moments import BlockMoments, Gaussian, Moments
 from alitok.metrics.precision_recall import Manifold, manifold_scores
 
-_BATCH = {"cuda": 128}
-_BATCH_ELSEWHERE = 32  # images that the feature network sees at a time
-_RESAMPLED = 20  # blocks of images that an interval is drawn from
+_BATCH, _CUDA_BATCH = 32, 128  # images that the feature network sees at a time
+_RESAMPLED = 20  # blocks of images that an interval is estimated from
 _EACH = 25  # images that such a block should have on average
-_NEIGHBOURS = 5  # the most that a measure of `manifold_scores` asks for
-_SEED = 0  # of the images whose features are kept
+_NEIGHBOURS = 5  # the most that a metric of `manifold_scores` needs
+_SEED = 0  # of the images whose features are held
 _SUBSET = 1000  # images of a subset of the kernel distance
-_SHOWN = "shown"  # the name of the images kept for people
+_SHOWN = "shown"  # name of the array of images saved for a report
 
 
 def extract(
@@ -48,19 +46,19 @@ def extract(
 
     Args:
         extractor: on `device`.
-        blocks: those that `files` misses, or this process' share of them.
-        files: where they are kept.
+        blocks: those that `files` misses, or this process's part of them.
+        files: where to save them.
         device: of the extractor.
-        shown: the first so many images of the job are kept beside their features, for a report.
-        progress: called with the images done so far.
+        shown: how many of the job's first images are saved beside their features, for a report.
+        progress: called with the number of images done so far.
 
     Raises:
         AlitokError: what the blocks raise.
     """
     done = 0
     for block in blocks:
-        kept = max(0, min(shown - block.indices.start, len(block.images)))
-        arrays = {**features_of(extractor, block.images, device), "labels": block.labels, _SHOWN: block.images[:kept]}
+        saved = max(0, min(shown - block.indices.start, len(block.images)))
+        arrays = {**features_of(extractor, block.images, device), "labels": block.labels, _SHOWN: block.images[:saved]}
         files.write(block.number, arrays)
         done += len(block.images)
         if progress is not None:
@@ -68,9 +66,9 @@ def extract(
 
 
 def features_of(extractor: FeatureExtractor, images: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:
-    """`pool`, `spatial` where there is one, and `probabilities` (B, ...) float32 of images (B, 3, h, w) uint8."""
+    """`pool`, `spatial` if the network has it, and `probabilities` (B, ...) float32 of images (B, 3, h, w) uint8."""
     parts: dict[str, list[np.ndarray]] = {}
-    for some in torch.from_numpy(images).split(_BATCH.get(device.type, _BATCH_ELSEWHERE)):
+    for some in torch.from_numpy(images).split(_CUDA_BATCH if device.type == "cuda" else _BATCH):
         found = extractor(some.to(device))
         for name, value in found._asdict().items():
             if value is not None:
@@ -78,8 +76,8 @@ def features_of(extractor: FeatureExtractor, images: np.ndarray, device: torch.d
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def shown_images(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
-    """The images (n, 3, h, h) that `extract` kept, and their labels (n,)."""
+def saved_images(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
+    """The images (n, 3, h, h) that `extract` saved, and their labels (n,)."""
     images, labels = [], []
     for block in files.each(_SHOWN, "labels"):
         if not len(block[_SHOWN]):
@@ -90,17 +88,16 @@ def shown_images(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The statistics of a set of images.
+class SetStatistics:
+    """Statistics of a set of images.
 
     Attributes:
         count: N.
         pool: moments of the features, in random blocks.
-        spatial: moments of the features that keep places; None where the network has none.
-        score: what the Inception Score is made of.
-        features: (M, D) float32 of all images in order or of some, on the first process; elsewhere, and where they
-            were not asked for, None.
-        right: how many images were read as the class they should be of; None where classes are not known.
+        spatial: moments of the spatial features; None if the network has none.
+        score: accumulates the Inception Score.
+        features: (M, D) float32 of all or some images in order, on rank 0; None elsewhere, and if not requested.
+        correct: images that the classifier assigns to their class; None if classes are unknown.
     """
 
     count: int
@@ -108,7 +105,12 @@ class Seen:
     spatial: Moments | None
     score: InceptionScore
     features: torch.Tensor | None
-    right: int | None
+    correct: int | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of images that the classifier assigns to their class; None if classes are unknown."""
+        return None if self.correct is None else self.correct / self.count
 
 
 def gather(
@@ -116,24 +118,23 @@ def gather(
     world: World,
     *,
     prefix: str = "",
-    most_kept: int | None = None,
-    to_judge: np.ndarray | None = None,
-) -> Seen:
-    """The statistics of all images of a job, in bounded memory; all processes call this once all blocks are there.
+    max_features: int | None = None,
+    network_classes: np.ndarray | None = None,
+) -> SetStatistics:
+    """Statistics of all images of a job, in bounded memory; all processes call this once all blocks are written.
 
-    Each process reads its share of the blocks, and the parts are merged, so that any number of them gives the same to
-    about 1e-12.
+    Blocks are sharded across processes and the parts merged; any number of processes agrees to about 1e-12.
 
     Args:
         files: of the job.
         world: the processes.
-        prefix: before the names of the arrays, where a block holds several sets of images.
-        most_kept: of how many images, drawn at random, the features themselves are held, 4 D bytes each, which
-            precision, recall and the kernel distance need; None = all.
-        to_judge: (C,) the network's class of each class number, -1 where it has none; None judges nothing.
+        prefix: of the arrays' names, if a block holds several sets of images.
+        max_features: of how many random images to hold the features themselves, 4 D bytes each, which precision,
+            recall and the kernel distance need; None = all.
+        network_classes: (C,) the network's class of each label, -1 if it has none; None skips the accuracy.
 
     Raises:
-        AlitokError: a file is damaged, or a feature is not a finite number.
+        AlitokError: a file is damaged, or a feature is not finite.
     """
     names = [prefix + name for name in ("pool", "spatial", "probabilities")]
     first = files.read(0, *names)
@@ -142,7 +143,7 @@ def gather(
     pool = BlockMoments(width, min(_RESAMPLED, max(2, count // _EACH)), device)
     spatial = Moments(first[names[1]].shape[1], device) if names[1] in first else None
     score = InceptionScore(first[names[2]].shape[1])
-    right = 0
+    correct = 0
     mine = range(world.rank, len(files.blocks), world.size)
     for number, block in zip(mine, files.each(*names, "labels", numbers=mine), strict=True):
         images = torch.arange(files.blocks[number].start, files.blocks[number].stop)
@@ -150,32 +151,31 @@ def gather(
         if spatial is not None:
             spatial.update(torch.from_numpy(block[names[1]]).to(device))
         score.update(torch.from_numpy(block[names[2]]), images)
-        if to_judge is not None:
-            right += int((block[names[2]].argmax(1) == to_judge[block["labels"]]).sum())
-    features = _kept(files, names[0], width, count if most_kept is None else most_kept) if world.main else None
-    return Seen(
+        if network_classes is not None:
+            correct += int((block[names[2]].argmax(1) == network_classes[block["labels"]]).sum())
+    held = count if max_features is None else max_features
+    features = _features(files, names[0], width, held) if world.main and held else None
+    return SetStatistics(
         count,
         pool.all_reduced(world),
         None if spatial is None else spatial.all_reduced(world),
         score.all_reduced(world),
         features,
-        sum(world.gather(right)) if to_judge is not None else None,
+        sum(world.gather(correct)) if network_classes is not None else None,
     )
 
 
-def _kept(files: FeatureFiles, name: str, width: int, most: int) -> torch.Tensor | None:
-    """The features (M, D) of at most so many images, in their order; None for none."""
-    if not most:
-        return None
+def _features(files: FeatureFiles, name: str, width: int, most: int) -> torch.Tensor:
+    """The features (M, D) of at most so many images, in their order."""
     rows = np.arange(files.blocks.count)
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:most])
-    kept = np.empty((len(rows), width), np.float32)
+    found = np.empty((len(rows), width), np.float32)
     for number, block in enumerate(files.each(name)):
         images = files.blocks[number]
         first, last = np.searchsorted(rows, (images.start, images.stop))
-        kept[first:last] = block[name][rows[first:last] - images.start]
-    return torch.from_numpy(kept)
+        found[first:last] = block[name][rows[first:last] - images.start]
+    return torch.from_numpy(found)
 
 
 class Target(NamedTuple):
@@ -183,8 +183,8 @@ class Target(NamedTuple):
 
     Attributes:
         pool: mean (D,) and covariance (D, D).
-        spatial: likewise of the features that keep places; None where they are not known.
-        features: (M, D) of some or all of its images; None where they are not known.
+        spatial: the same of the spatial features; None if unknown.
+        features: (M, D) of some or all of its images; None if unknown.
     """
 
     pool: Gaussian
@@ -192,17 +192,17 @@ class Target(NamedTuple):
     features: torch.Tensor | None
 
 
-class Compared(NamedTuple):
-    """What a set of images is to its target; None is what could not be computed.
+class Comparison(NamedTuple):
+    """A set of images compared with its target; None is what could not be computed.
 
     Attributes:
-        frechet: squared Frechet distance of the features, with its interval; without one its ends are NaN.
-        bias: by how much it is expected to be larger than with any number of images.
-        spatial: the same distance of the features that keep places.
+        frechet: squared Frechet distance of the features, with its interval, whose ends are NaN if it was skipped.
+        bias: expected excess of the distance over that of infinitely many images.
+        spatial: squared Frechet distance of the spatial features.
         score: Inception Score of the set alone.
         manifold: precision, recall, density, coverage.
         kernel: kernel distance.
-        accuracy: share of images read as their class.
+        accuracy: fraction of images that the classifier assigns to their class.
     """
 
     frechet: Interval
@@ -214,45 +214,38 @@ class Compared(NamedTuple):
     accuracy: float | None
 
 
-def enough_for_interval(seen: Seen) -> bool:
-    """Whether there are blocks enough, and images in each, to draw resamples from."""
-    return seen.count >= 2 * _EACH and min(block.count for block in seen.pool.blocks) > 1
+def enough_for_interval(statistics: SetStatistics) -> bool:
+    """Whether there are enough blocks, and images in each, to resample."""
+    return statistics.count >= 2 * _EACH and min(block.count for block in statistics.pool.blocks) > 1
 
 
-def compare(seen: Seen, target: Target, *, device: torch.device, interval: bool = True) -> Compared:
-    """All numbers that the two sets allow; one process does it.
+def compare(found: SetStatistics, target: Target, *, device: torch.device, interval: bool = True) -> Comparison:
+    """All metrics that the two sets allow; call it on rank 0 only.
 
     Args:
-        seen: the images.
-        target: what they are compared with.
+        found: of the images.
+        target: of the comparison.
         device: where distances of many pairs are computed.
-        interval: whether to draw resamples, which takes a minute with 2048 features.
+        interval: whether to resample, which takes a minute with 2048 features.
 
     Raises:
-        AlitokError: the two are of other features, or there are fewer than two images.
+        AlitokError: the features differ in number, or there are fewer than two images.
     """
     manifold = kernel = None
-    if seen.features is not None and target.features is not None:
-        fewest = min(len(seen.features), len(target.features))
+    if found.features is not None and target.features is not None:
+        fewest = min(len(found.features), len(target.features))
         if fewest > _NEIGHBOURS:
-            manifold = manifold_scores(target.features, seen.features, device=device)
+            manifold = manifold_scores(target.features, found.features, device=device)
         if fewest > 1:
-            kernel = kernel_distance(seen.features, target.features, size=min(_SUBSET, fewest), device=device)
-    resampled = interval and enough_for_interval(seen)
+            kernel = kernel_distance(found.features, target.features, size=min(_SUBSET, fewest), device=device)
+    resampled = interval and enough_for_interval(found)
     if resampled:
-        frechet = frechet_interval(seen.pool, target.pool)
+        frechet = frechet_interval(found.pool, target.pool)
     else:
-        value = frechet_distance(target.pool, seen.pool.total().gaussian())
+        value = frechet_distance(target.pool, found.pool.total().gaussian())
         frechet = Interval(value, float("nan"), float("nan"), float("nan"))
     spatial = None
-    if seen.spatial is not None and target.spatial is not None:
-        spatial = frechet_distance(target.spatial, seen.spatial.gaussian())
-    return Compared(
-        frechet=frechet,
-        bias=frechet_bias(seen.pool, target.pool) if resampled else None,
-        spatial=spatial,
-        score=seen.score.score(),
-        manifold=manifold,
-        kernel=kernel,
-        accuracy=None if seen.right is None else seen.right / seen.count,
-    )
+    if found.spatial is not None and target.spatial is not None:
+        spatial = frechet_distance(target.spatial, found.spatial.gaussian())
+    bias = frechet_bias(found.pool, target.pool) if resampled else None
+    return Comparison(frechet, bias, spatial, found.score.score(), manifold, kernel, found.accuracy)

@@ -1,7 +1,4 @@
-"""Published numbers for images of ImageNet, 256 x 256, to stand beside a measurement.
-
-Leaves: tables for the report of an evaluation. The paper's guided gFID is that of `alitok.recipes.presets`.
-"""
+"""Published results on ImageNet, 256 x 256, as tables beside a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _IMAGE_SIZE = 256
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a table of published numbers, formatted; `measured` marks what this evaluation measured itself."""
+    """One row of a table, formatted; `measured` marks a result of this evaluation."""
 
     name: str
     values: tuple[str, ...]
@@ -26,14 +23,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """Published numbers beside ours.
-
-    Attributes:
-        heading: of the section.
-        columns: what each value of a row is.
-        rows: the models.
-        comparability: when these numbers may be compared with this evaluation's, and whether they may be here.
-    """
+    """A table of published results; `comparability` names the protocol, and how this evaluation differs from it."""
 
     heading: str
     columns: tuple[str, ...]
@@ -43,15 +33,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a generator reaches; None where nothing is published.
+    """Results of a generator, None where not published.
 
-    Attributes:
-        name: of the model.
-        parameters: of the generator, such as "675M".
-        plain_gfid: without guidance.
-        gfid: with guidance.
-        inception_score: with guidance.
-        images_per_second: on an A800 in fp32, 64 images at a time.
+    `plain_gfid` is without guidance, `gfid` and `inception_score` with it; images per second on an A800 in fp32, batch
+    64.
     """
 
     name: str
@@ -64,14 +49,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Ablated:
-    """One step of the paper's ablation, with generator B; None where nothing is published.
-
-    Attributes:
-        name: what was changed.
-        accuracy: share of codes that the generator guesses, in per cent.
-        gfid: with guidance.
-        rfid: of reconstructions.
-    """
+    """One step of the paper's ablation with generator B, None where not published; top-1 token accuracy in percent."""
 
     name: str
     accuracy: float
@@ -106,26 +84,15 @@ ABLATION = (
 
 
 def applies(*, classes: int, image_size: int, network: str) -> bool:
-    """Whether the published numbers are of an evaluation's kind.
-
-    Args:
-        classes: that the model knows.
-        image_size: pixels a side.
-        network: name of the feature network.
-    """
+    """Whether the published results are of an evaluation's kind; `network` is the feature network's name."""
     return (classes, image_size, network) == (IMAGENET_CLASSES, _IMAGE_SIZE, OFFICIAL)
 
 
 def generation_table(measured: Generated | None = None, differences: tuple[str, ...] = ()) -> Published:
-    """What generators reach, and first what was measured here.
-
-    Args:
-        measured: by this evaluation.
-        differences: what this evaluation did otherwise than the papers, such as "10,000 samples".
-    """
+    """Results of generators, first the measured one; `differences` from the protocol, such as "10,000 samples"."""
     rows = [] if measured is None else [_generated(measured, measured=True)]
     return Published(
-        "Published numbers, ImageNet 256 x 256",
+        "Published results, ImageNet 256 x 256",
         ("parameters", "gFID, no guidance", "gFID, guided", "IS, guided", "images/s (A800, fp32, batch 64)"),
         (*rows, *(_generated(row) for row in GENERATORS)),
         _comparability("50,000 samples, 50 of each class; the reference statistics of ADM", differences),
@@ -133,20 +100,15 @@ def generation_table(measured: Generated | None = None, differences: tuple[str, 
 
 
 def reconstruction_table(measured: Mapping[str, float] | None = None, differences: tuple[str, ...] = ()) -> Published:
-    """The paper's ablation, and first the rFID that was measured here.
-
-    Args:
-        measured: rFID by name, such as "this evaluation, stage 1".
-        differences: what this evaluation did otherwise than the paper.
-    """
+    """The paper's ablation, first the measured rFID by name; `differences` from the paper's protocol."""
     rows = [PublishedRow(name, ("", "", f"{rfid:.2f}"), measured=True) for name, rfid in (measured or {}).items()]
     published = [
         PublishedRow(row.name, (f"{row.accuracy:.1f} %", _number(row.gfid, 2), _number(row.rfid, 2)))
         for row in ABLATION
     ]
     return Published(
-        "Published numbers, ImageNet 256 x 256: the paper's ablation",
-        ("codes guessed by generator B", "gFID, guided", "rFID"),
+        "Published results, ImageNet 256 x 256: the paper's ablation",
+        ("top-1 token accuracy, generator B", "gFID, guided", "rFID"),
         (*rows, *published),
         _comparability("all 50,000 validation images, and the same images as the reference", differences),
     )
@@ -162,6 +124,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _comparability(protocol: str, differences: tuple[str, ...]) -> str:
-    """When the numbers are comparable, and what here was otherwise."""
     rule = f"Comparable only under the same protocol: {protocol}; Inception with its official weights."
-    return f"{rule} Here it was otherwise: {'; '.join(differences)}." if differences else rule
+    return f"{rule} Differences here: {'; '.join(differences)}." if differences else rule

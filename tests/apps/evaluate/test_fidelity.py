@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alitok.apps.evaluate.fidelity import Instruments, code_usage, measure, nearness, rebuild
+from alitok.apps.evaluate.fidelity import Instruments, code_usage, fidelity_of, measure, rebuild
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
@@ -94,14 +94,14 @@ def test_the_numbers_are_those_of_the_rounded_images(tmp_path):
     files = written(tmp_path, tools(model), images)
     made = rebuild(tools(model), images)
     for stage, rebuilt in made.images.items():
-        near = nearness(files, stage)
+        found = fidelity_of(files, stage)
         error = ((rebuilt.astype(np.float64) - images) / 255) ** 2
         wanted = -10 * np.log10(error.reshape(COUNT, -1).mean(1))
-        assert near.psnr == pytest.approx(wanted, rel=1e-5)
-        assert near.lpips is None
+        assert found.psnr == pytest.approx(wanted, rel=1e-5)
+        assert found.lpips is None
         both = (torch.from_numpy(each).float() / 255 for each in (images, rebuilt))
-        assert near.ssim == pytest.approx(ssim(*both).numpy(), rel=1e-5)
-        assert near.means() == {"psnr": pytest.approx(wanted.mean()), "ssim": pytest.approx(near.ssim.mean())}
+        assert found.ssim == pytest.approx(ssim(*both).numpy(), rel=1e-5)
+        assert found.means() == {"psnr": pytest.approx(wanted.mean()), "ssim": pytest.approx(found.ssim.mean())}
         assert files.column(f"{stage}/pool") == pytest.approx(rebuilt.mean((2, 3)) / 255, rel=1e-5)
     assert files.column("original/pool") == pytest.approx(images.mean((2, 3)) / 255, rel=1e-5)
     usage = code_usage(files, 40)
@@ -116,17 +116,17 @@ def test_lpips_is_taken_of_each_image(tmp_path):
     pytest.importorskip("torchvision")
     lpips, model, images = LpipsVgg(), tokenizer(), some_images(5)
     files = written(tmp_path, tools(model, lpips=lpips, ssim=False), images, size=4)
-    near = nearness(files, "stage2")
-    assert near.ssim is None
+    found = fidelity_of(files, "stage2")
+    assert found.ssim is None
     made = rebuild(tools(model), images).images["stage2"]
     a, b = (torch.from_numpy(each).float() / 255 for each in (images, made))
     with torch.no_grad():
         alone = [lpips.distance(lpips(a[row, None]), lpips(b[row, None])).item() for row in range(5)]
-    assert near.lpips == pytest.approx(alone, rel=1e-4)
+    assert found.lpips == pytest.approx(alone, rel=1e-4)
     assert len(set(alone)) == 5
 
 
-def test_who_measures_a_block_changes_nothing(tmp_path):
+def test_a_block_does_not_depend_on_the_process(tmp_path):
     images = some_images()
     one = written(tmp_path / "one", tools(), images)
     two = written(tmp_path / "two", tools(), images, wanted=[2])
@@ -148,9 +148,9 @@ def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
         _ = model.stages
 
 
-def test_an_error_of_nothing_is_infinite_and_pixels_that_are_no_numbers_are_told(tmp_path):
+def test_an_error_of_nothing_is_infinite_and_pixels_that_are_not_finite_are_reported(tmp_path):
     class Copies(torch.nn.Module):
-        """Knows the images by heart."""
+        """Returns its last images."""
 
         def __init__(self, value):
             super().__init__()
@@ -164,7 +164,7 @@ def test_an_error_of_nothing_is_infinite_and_pixels_that_are_no_numbers_are_told
             return self.images * self.value
 
     files = written(tmp_path, tools(Copies(1.0)), some_images())
-    assert np.isinf(nearness(files, "stage1").psnr).all()
-    assert nearness(files, "stage1").means()["ssim"] == pytest.approx(1)
-    with pytest.raises(AlitokError, match="stage1 decoder gives pixels that are not finite numbers"):
+    assert np.isinf(fidelity_of(files, "stage1").psnr).all()
+    assert fidelity_of(files, "stage1").means()["ssim"] == pytest.approx(1)
+    with pytest.raises(AlitokError, match="Pixels of the stage1 decoder are not finite"):
         rebuild(tools(Copies(float("nan"))), some_images())

@@ -1,4 +1,4 @@
-"""Samples judged against a reference: from a model, a folder and an npz file, and what is refused."""
+"""Samples against a reference: from a model, a folder and an npz file, and what is rejected."""
 
 import contextlib
 import json
@@ -11,8 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 import alitok.apps.evaluate.generation as workflow
-from alitok.apps.evaluate.generation import GenerationOptions, run_eval_generation
+from alitok.apps.evaluate.generation import run_eval_generation
 from alitok.apps.evaluate.job import Work
+from alitok.apps.evaluate.options import GenerationOptions
 from alitok.apps.evaluate.references import open_reference
 from alitok.apps.sample.job import run_sample
 from alitok.apps.sample.options import SampleOptions
@@ -95,12 +96,12 @@ def extractor(monkeypatch):
 def ask(tmp_path, model, real, extractor):
     """Runs an evaluation with these options; returns the numbers and what stands in the file."""
 
-    def run(**changes):
+    def run(evaluated=str(model), **changes):
         options = GenerationOptions(
-            str(model), tmp_path / "out", reference=str(real), num=COUNT, seed=5, batch_size=16, device="cpu"
+            out=tmp_path / "out", reference=str(real), num=COUNT, seed=5, batch_size=16, device="cpu"
         )
         options = replace(options, **changes)
-        found = run_eval_generation(options)
+        found = run_eval_generation(evaluated, options)
         return found, json.loads((options.out / "evaluation.json").read_text())
 
     return run
@@ -125,7 +126,7 @@ def real_images(root):
     return np.stack(found)
 
 
-def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, model, real, tmp_path, extractor, capsys):
+def test_metrics_of_a_models_samples_are_those_of_all_images_at_once(ask, model, real, tmp_path, extractor, capsys):
     found, written = ask()
     wanted = frechet_distance(gaussian(real_images(real)), gaussian(samples(model)))
     assert found["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
@@ -141,10 +142,10 @@ def test_a_models_samples_are_judged_as_if_they_were_all_there_at_once(ask, mode
     assert (protocol["seed"], protocol["count"], protocol["per class"]) == (5, COUNT, COUNT / 3)
     assert {"alitok", "torch", "command", "model", "feature weights"} < set(protocol)
     assert written["reference"]["images"] == 60
-    assert any("no FID" in warning for warning in written["warnings"])
-    said = capsys.readouterr().out
-    assert "distance of sums" in said
-    assert "report.html" in said
+    assert any("not FID" in warning for warning in written["warnings"])
+    printed = capsys.readouterr().out
+    assert "distance of sums" in printed
+    assert "report.html" in printed
     page = (tmp_path / "out" / "report.html").read_text()
     assert "distance of sums" in page
     assert "ant" in page
@@ -173,7 +174,7 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
     nothing = {"num": None, "batch_size": None}
     for name in ("folder", "samples.npz"):
         run_sample(str(model), SampleOptions(out=tmp_path / name, num=COUNT, seed=5, batch_size=16, device="cpu"))
-        same, written = ask(judged=str(tmp_path / name), out=tmp_path / f"of {name}", **nothing)
+        same, written = ask(str(tmp_path / name), out=tmp_path / f"of {name}", **nothing)
         assert same == pytest.approx(found, rel=1e-5)
         assert written["protocol"]["count"] == COUNT
     # In folders the samples stand class by class; every part of the job should hold all classes.
@@ -187,7 +188,7 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
     assert same == pytest.approx(found, rel=1e-5)
 
 
-def test_what_was_interrupted_is_continued_without_drawing_again(ask, extractor, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_resumes_without_sampling_again(ask, extractor, tmp_path, monkeypatch):
     whole, _ = ask(out=tmp_path / "whole")
     drawn = []
 
@@ -266,7 +267,7 @@ def test_adms_statistics_are_used_as_they_are(tmp_path, real):
 
 
 def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tmp_path, real):
-    found, written = ask(sweep={"scale": (1.0, 3.0), "power": (0.5, 2.0)}, sweep_num=12)
+    found, written = ask(sweep="scale,power", scales=(1.0, 3.0), powers=(0.5, 2.0), sweep_num=12)
     tried = {(p["settings"]["guidance_scale"], p["settings"]["guidance_power"]): p for p in written["sweep"]}
     assert set(tried) == {(1.0, 0.5), (1.0, 2.0), (3.0, 0.5), (3.0, 2.0)}
     target = gaussian(real_images(real))
@@ -279,11 +280,13 @@ def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tm
     drawn = samples(model, guidance_scale=best[0], guidance_power=best[1])
     assert found["frechet_distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
     # Without values, five around the model's own.
-    _, written = ask(sweep={"scale": ()}, sweep_num=6, out=tmp_path / "five")
+    _, written = ask(sweep="scale", sweep_num=6, out=tmp_path / "five")
     assert [point["settings"]["guidance_scale"] for point in written["sweep"]] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
-def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_path, monkeypatch, model, real):
+def test_accuracy_is_the_fraction_of_samples_that_the_classifier_assigns_to_their_class(
+    ask, tmp_path, monkeypatch, model, real
+):
     class Judge(Projections):
         classes, val_accuracy = ("cow", "dog", "ant"), 0.75
 
@@ -295,34 +298,37 @@ def test_a_classifier_tells_the_share_of_samples_read_as_their_class(ask, tmp_pa
     names = np.array(Judge.classes)[read]
     asked = np.array(["ant", "bee", "cow"])[np.arange(COUNT) % 3]
     assert found["accuracy"] == pytest.approx((names == asked).mean())
-    assert written["protocol"]["classifier's accuracy on validation images"] == 0.75
+    assert written["protocol"]["classifier val accuracy"] == 0.75
     assert written["reference"]["split"] == "train"
-    assert "Are the samples copies?" in (tmp_path / "out" / "report.html").read_text()
+    assert "Nearest training images" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"reference": None}, "nothing to compare with; give --reference, or --data"),
         ({"reference": "none.npz"}, r"none\.npz does not exist"),
         ({"reference": "reconstruction"}, "is a reference for reconstruction .* not for generation"),
         ({"reference": "network"}, "features of the network 'other', not 'projections'"),
         ({"reference": "resolution"}, "of 32 px images, not 16"),
-        ({"reference": "large"}, "of images of 32 pixels a side, not 16"),
+        ({"reference": "large"}, "images of 32 px, not 16 px"),
         ({"reference": "adm"}, "statistics of the official Inception's features, not of 'projections'"),
         ({"reference": "texts"}, "texts"),
-        ({"judged": "grey.npz", "num": None, "batch_size": None}, "grayscale images"),
-        ({"judged": "sizes", "num": None, "batch_size": None}, "has 16 x 16 pixels, not 20 x 20"),
-        ({"judged": "texts", "num": None, "batch_size": None}, "texts"),
-        ({"judged": "large.npz", "batch_size": None}, "no saved model, and finished images are judged as they are"),
-        ({"judged": "large.npz", "num": None, "batch_size": None, "sweep": {"scale": ()}}, "so it needs a model"),
-        ({"judged": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
-        ({"judged": "digits", "num": None, "batch_size": None}, "real images, not samples"),
+        ({"evaluated": "grey.npz", "num": None, "batch_size": None}, "grayscale images"),
+        ({"evaluated": "sizes", "num": None, "batch_size": None}, "has 16 x 16 pixels, not 20 x 20"),
+        ({"evaluated": "texts", "num": None, "batch_size": None}, "texts"),
+        (
+            {"evaluated": "large.npz", "batch_size": None},
+            "not a saved model, and finished images are evaluated as they are",
+        ),
+        ({"evaluated": "large.npz", "num": None, "batch_size": None, "sweep": "scale"}, "so it needs a model"),
+        ({"evaluated": "shards/*.tar", "num": None, "batch_size": None}, r"shards/\*\.tar"),
+        ({"evaluated": "digits", "num": None, "batch_size": None}, "real images, not samples"),
         ({"sampling": SamplingOverrides(top_p=2.0)}, "top_p must be within"),
         ({"num": 0}, "--num must be at least 1"),
     ],
 )
-def test_what_cannot_be_judged_is_said_before_anything_is_drawn(ask, tmp_path, extractor, changes, said):
+def test_what_cannot_be_evaluated_is_rejected_before_sampling(ask, tmp_path, extractor, changes, message):
     np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
     np.savez(tmp_path / "grey.npz", arr_0=np.zeros((9, 16, 16), np.uint8))
     np.savez(
@@ -343,25 +349,25 @@ def test_what_cannot_be_judged_is_said_before_anything_is_drawn(ask, tmp_path, e
         "large": str(tmp_path / "large.npz"),
         "adm": str(tmp_path / "adm.npz"),
     }
-    for name in ("reference", "judged"):
+    for name in ("reference", "evaluated"):
         value = changes.get(name)
         if value in made:
             changes = {**changes, name: made[value]}
         elif value and value != "digits":
             changes = {**changes, name: str(tmp_path / value)}
-    with pytest.raises(AlitokError, match=said):
+    with pytest.raises(AlitokError, match=message):
         ask(**changes)
     assert extractor.shown == 0
 
 
-def test_another_job_or_foreign_files_are_refused(ask, tmp_path):
+def test_another_job_or_foreign_files_are_rejected(ask, tmp_path):
     ask(reference=str(_statistics(tmp_path)))
-    with pytest.raises(AlitokError, match=r"\(seed 5, not 6\); start over with --fresh"):
+    with pytest.raises(AlitokError, match=r"seed \(5, now 6\); .* start over with --fresh"):
         ask(reference=str(_statistics(tmp_path)), seed=6)
     _, written = ask(reference=str(_statistics(tmp_path)), seed=6, fresh=True)
     assert written["protocol"]["seed"] == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(AlitokError, match="holds something that `alitok eval` did not write"):
+    with pytest.raises(AlitokError, match="is not empty and is not an alitok evaluation directory"):
         ask(reference=str(_statistics(tmp_path)), out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -1,4 +1,4 @@
-"""Which images a tokenizer is judged by, and how they are read."""
+"""Which images a tokenizer is evaluated on, and how they are read."""
 
 import numpy as np
 import pytest
@@ -56,12 +56,12 @@ def test_processes_share_the_blocks_that_are_wanted(digits, size):
             assert block.number not in seen
             seen[block.number] = block
     assert sorted(seen) == [0, 1, 3, 6]
-    assert (seen[6].images, seen[6].images.shape) == (range(48, 50), (2, 3, 8, 8))
+    assert (seen[6].indices, seen[6].images.shape) == (range(48, 50), (2, 3, 8, 8))
     assert np.array_equal(seen[3].images, found.read(range(24, 32)))
     assert np.array_equal(seen[3].labels, found.labels[24:32])
 
 
-def test_too_few_and_too_many_are_told(digits):
+def test_too_few_and_too_many_are_rejected(digits):
     with pytest.raises(AlitokError, match=r"--num 5,000 is more than the 3\d\d images \(val\) of digits"):
         choose(digits, "val", 5000, 0)
     for number in (1, 0, -3):

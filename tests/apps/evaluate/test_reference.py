@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import alitok.apps.evaluate.reference as workflow
-from alitok.apps.evaluate.reference import ReferenceOptions, run_eval_reference
+from alitok.apps.evaluate.options import ReferenceOptions
+from alitok.apps.evaluate.reference import run_eval_reference
 from alitok.core.errors import AlitokError
 from alitok.metrics.features import Features
 from alitok.metrics.reference import load_statistics
@@ -44,12 +45,19 @@ def real(tmp_path):
     return tmp_path / "real"
 
 
-def options(real, tmp_path, **changes):
-    return ReferenceOptions(**{"data": str(real), "out": tmp_path / "r.npz", "size": 16, "device": "cpu", **changes})
+@pytest.fixture
+def run(real, tmp_path, extractor):
+    """Saves statistics with these options."""
+
+    def call(data=str(real), **changes):
+        options = {"out": tmp_path / "r.npz", "size": 16, "device": "cpu", **changes}
+        run_eval_reference(data, ReferenceOptions(**options))
+
+    return call
 
 
-def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_path, extractor):
-    run_eval_reference(options(real, tmp_path, split="all", kind="generation"))
+def test_the_file_holds_statistics_of_the_split_and_what_they_are_for(real, run, tmp_path):
+    run(split="all", kind="generation")
     found = load_statistics(tmp_path / "r.npz")
     pixels = np.stack([np.asarray(Image.open(path)) for path in real.rglob("*.png")])
     sums = torch.from_numpy(pixels).double().mean((1, 2))
@@ -66,7 +74,7 @@ def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_p
     counts, keys = [], set()
     for split, kind in kinds.items():
         for seed in (0, 1):
-            run_eval_reference(options(real, tmp_path, split=split, seed=seed))
+            run(split=split, seed=seed)
             found = load_statistics(tmp_path / "r.npz")
             assert found.provenance.kind == kind
             counts.append(found.moments["pool"].count)
@@ -75,32 +83,32 @@ def test_the_file_holds_statistics_of_the_split_and_what_they_answer(real, tmp_p
     assert len(keys) == 4, "another seed holds out other images"
 
 
-def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(real, tmp_path, extractor, monkeypatch):
+def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(run, tmp_path, extractor, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "save_statistics", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run_eval_reference(options(real, tmp_path))
+            run()
     assert (tmp_path / "r.parts").is_dir()
     shown = extractor.shown
-    run_eval_reference(options(real, tmp_path))
+    run()
     assert extractor.shown == shown == 36
     assert not (tmp_path / "r.parts").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"out": "r.json"}, r"must end in \.npz"),
-        ({"split": "all"}, "say with --kind what the reference is for"),
+        ({"split": "all"}, "--split all needs --kind"),
         ({"size": 0}, "--size must be at least 1, not 0"),
         ({"size": -8}, "--size must be at least 1, not -8"),
-        ({"size": 64}, "have about 16 pixels, fewer than the 64"),
+        ({"size": 64}, "are about 16 px, smaller than the evaluated 64 px"),
         ({"data": "nowhere"}, "nowhere"),
     ],
 )
-def test_what_cannot_be_a_reference_is_said(real, tmp_path, extractor, changes, said):
+def test_what_cannot_be_a_reference_is_rejected(run, tmp_path, changes, message):
     if "out" in changes:
         changes = {"out": tmp_path / changes["out"]}
-    with pytest.raises(AlitokError, match=said):
-        run_eval_reference(options(real, tmp_path, **changes))
+    with pytest.raises(AlitokError, match=message):
+        run(**changes)
     assert {path.name for path in tmp_path.iterdir()} == {"real"}

@@ -1,21 +1,18 @@
-"""How near a tokenizer's reconstructions are to their images: block by block, by all of its decoders at once.
+"""How close a tokenizer's reconstructions are to the originals: block by block, by all of its decoders at once.
 
-Enters: blocks of images, a tokenizer and the networks that compare. Leaves: numbers of each image and features on
-disk; then `Nearness`, the use of the codebook, and what the two paired sets are to one another.
-Shapes: N images, B of a block, T codes of each, V codebook, h image side.
-
-Reconstructions are rounded to 8 bits before any number is taken, PSNR, SSIM and LPIPS included: they are judged as
-a file would hold them. A block's arrays:
+Reconstructions are rounded to 8 bits before anything is measured, as in a file. A block's arrays:
 
     labels                         (B,)
-    code_counts                    (V,): how often each code stands for a patch of its images
-    original/, stage1/, stage2/    each with pool, spatial and probabilities, as the feature network gives them
-    stage1/, stage2/               each with psnr, ssim and lpips (B,), those that were asked for
+    code_counts                    (V,): how often each code occurs in its images
+    original/, stage1/, stage2/    each with pool, spatial and probabilities of the feature network
+    stage1/, stage2/               each with psnr, and with ssim and lpips if requested, (B,)
+
+N images, B of a block, T codes of each, V codebook size, h image size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,25 +28,25 @@ from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor, full_precision
 from alitok.metrics.frechet import paired_bias, paired_interval
 from alitok.metrics.reconstruction import psnr, ssim
-from alitok.metrics.set_distance import Compared, Seen, Target, compare, enough_for_interval, features_of
+from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, enough_for_interval, features_of
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
-ORIGINAL = "original/"  # before the names of what was seen of the images themselves
-_NEAR = ("psnr", "ssim", "lpips")
+ORIGINAL = "original/"  # prefix of the arrays of the originals
+_METRICS = ("psnr", "ssim", "lpips")
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """What images are rebuilt and compared with, all on `device` and in evaluation mode.
+    """The networks of an evaluation, all on `device` and in evaluation mode.
 
     Attributes:
-        tokenizer: that is judged.
+        tokenizer: to evaluate.
         extractor: the feature network.
-        lpips: None leaves LPIPS out.
-        ssim: whether it is taken; images must be large enough for it.
-        batch_size: images rebuilt at a time, counted from the start of a block. Another number changes the rounding
-            of float32, and with it a pixel here and there by 1/255.
+        lpips: None skips LPIPS.
+        ssim: whether to compute it; images must be large enough.
+        batch_size: images at a time within a block; another value changes float32 rounding, and with it a few pixels
+            by 1/255.
         device: of all of these.
     """
 
@@ -62,11 +59,11 @@ class Instruments:
 
 
 class Rebuilt(NamedTuple):
-    """Images after coding.
+    """Codes and reconstructions of some images.
 
     Attributes:
         codes: (B, T) int64.
-        images: by the stage of the decoder, (B, 3, h, h) uint8.
+        images: (B, 3, h, h) uint8 by the decoder's stage.
     """
 
     codes: np.ndarray
@@ -75,10 +72,10 @@ class Rebuilt(NamedTuple):
 
 @torch.inference_mode()
 def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
-    """Encode images (B, 3, h, h) uint8 once, and decode them by each decoder, in float32.
+    """Encode images (B, 3, h, h) uint8 once, and decode them with each decoder, in float32.
 
     Raises:
-        AlitokError: a pixel is not a finite number.
+        AlitokError: a pixel is not finite.
     """
     codes: list[torch.Tensor] = []
     made: dict[Stage, list[torch.Tensor]] = {stage: [] for stage in tools.tokenizer.stages}
@@ -89,8 +86,8 @@ def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
                 rebuilt = tools.tokenizer.decode(found, stage)
                 if not rebuilt.isfinite().all():
                     raise AlitokError(
-                        f"The {stage} decoder gives pixels that are not finite numbers: the tokenizer is broken; take "
-                        "an earlier checkpoint or train it anew."
+                        f"Pixels of the {stage} decoder are not finite: the tokenizer is broken; use an earlier "
+                        "checkpoint or train again."
                     )
                 parts.append(pixels.to_uint8(rebuilt).cpu())
         codes.append(found.cpu())
@@ -103,13 +100,13 @@ def measure(
     files: FeatureFiles,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Rebuild and measure blocks as they come, and write each when it is done.
+    """Reconstruct and measure blocks as they come, and write each when it is done.
 
     Args:
         tools: on the device of this process.
-        blocks: those that `files` misses, or this process' share of them.
-        files: where the numbers are kept.
-        progress: called with the images done so far.
+        blocks: those that `files` misses, or this process's part of them.
+        files: where to save the results.
+        progress: called with the number of images done so far.
 
     Raises:
         AlitokError: what the blocks raise, or the tokenizer is broken.
@@ -127,20 +124,16 @@ def _measured(tools: Instruments, images: np.ndarray) -> dict[str, np.ndarray]:
     usage = CodeUsage(tools.tokenizer.config.codebook_size)
     usage.update(torch.from_numpy(rebuilt.codes))
     arrays = {"code_counts": usage.counts.numpy()}
-    arrays |= _named(ORIGINAL, features_of(tools.extractor, images, tools.device))
+    arrays |= {ORIGINAL + name: each for name, each in features_of(tools.extractor, images, tools.device).items()}
     for stage, made in rebuilt.images.items():
-        arrays |= _named(f"{stage}/", features_of(tools.extractor, made, tools.device))
-        arrays |= _named(f"{stage}/", _near(tools, images, made))
+        found = {**features_of(tools.extractor, made, tools.device), **_metrics(tools, images, made)}
+        arrays |= {f"{stage}/{name}": array for name, array in found.items()}
     return arrays
 
 
-def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {prefix + name: array for name, array in arrays.items()}
-
-
 @torch.inference_mode()
-def _near(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
-    """`psnr`, and `ssim` and `lpips` where they are asked for, each (B,) float32."""
+def _metrics(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+    """`psnr`, and `ssim` and `lpips` if requested, each (B,) float32."""
     parts: dict[str, list[np.ndarray]] = {}
     both = (torch.from_numpy(part).split(tools.batch_size) for part in (images, made))
     for pair in zip(*both, strict=True):
@@ -157,13 +150,10 @@ def _near(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[str,
 
 
 @dataclass(frozen=True, eq=False)
-class Nearness:
-    """How near each reconstruction is to its image, (N,) float32 in the order of the images.
+class Fidelity:
+    """Metrics of each reconstruction, (N,) float32 in the order of the images; None = not computed.
 
-    Attributes:
-        psnr: decibels; inf where no pixel differs.
-        ssim: None where it was not taken.
-        lpips: likewise.
+    PSNR is in dB, and infinite where no pixel differs.
     """
 
     psnr: np.ndarray
@@ -171,30 +161,30 @@ class Nearness:
     lpips: np.ndarray | None
 
     def means(self) -> dict[str, float]:
-        """The mean over images of each that was taken."""
-        there = {name: getattr(self, name) for name in _NEAR}
+        """The mean over images of each that was computed."""
+        there = {name: getattr(self, name) for name in _METRICS}
         return {name: float(value.mean(dtype=np.float64)) for name, value in there.items() if value is not None}
 
 
-def nearness(files: FeatureFiles, stage: Stage) -> Nearness:
-    """The numbers of all images of a job by the decoder of `stage`.
+def fidelity_of(files: FeatureFiles, stage: Stage) -> Fidelity:
+    """The metrics of all images of a job by the decoder of `stage`.
 
     Raises:
-        AlitokError: a block is gone or damaged.
+        AlitokError: a block is missing or damaged.
     """
-    there = files.read(0, *(f"{stage}/{name}" for name in _NEAR))
+    there = files.read(0, *(f"{stage}/{name}" for name in _METRICS))
 
     def column(name: str) -> np.ndarray | None:
         return files.column(f"{stage}/{name}") if f"{stage}/{name}" in there else None
 
-    return Nearness(files.column(f"{stage}/psnr"), column("ssim"), column("lpips"))
+    return Fidelity(files.column(f"{stage}/psnr"), column("ssim"), column("lpips"))
 
 
 def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
-    """How often each code stands for a patch of all images of a job.
+    """How often each code occurs in all images of a job.
 
     Raises:
-        AlitokError: a block is gone or damaged.
+        AlitokError: a block is missing or damaged.
     """
     usage = CodeUsage(codebook_size)
     for block in files.each("code_counts"):
@@ -202,15 +192,17 @@ def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
     return usage
 
 
-def compare_paired(made: Seen, originals: Seen, target: Target, *, device: torch.device) -> Compared:
-    """All numbers of reconstructions against a target that is of the images they were made from.
+def compare_paired(
+    made: SetStatistics, originals: SetStatistics, target: Target, *, device: torch.device
+) -> Comparison:
+    """All metrics of reconstructions against a target of their originals.
 
     The interval and the bias are those of paired sets; see `alitok.metrics.frechet`.
 
     Args:
         made: the reconstructions.
-        originals: the images, by the same numbers.
-        target: statistics of these images.
+        originals: the originals, numbered alike.
+        target: statistics of the originals.
         device: where distances of many pairs are computed.
 
     Raises:

@@ -1,7 +1,4 @@
-"""What an evaluation of samples leaves: `evaluation.json` for programs and `report.html` for people.
-
-Enters: what was compared, and what it depends on. Leaves: the two files.
-"""
+"""The report of an evaluation of samples."""
 
 from __future__ import annotations
 
@@ -12,42 +9,49 @@ from typing import Any
 
 import numpy as np
 
-from alitok.apps.evaluate.job import NOTABLE, PUBLISHED_COUNT, Work, interval, no_fid, numbers
-from alitok.apps.evaluate.page import EvaluationReport, Published, write_evaluation
+from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.references import Reference
-from alitok.apps.evaluate.rows import metric_rows, tell
-from alitok.apps.evaluate.samples import Evaluated, ModelImages
+from alitok.apps.evaluate.report import (
+    NOTABLE_BIAS,
+    PUBLISHED_COUNT,
+    interval,
+    metrics_of,
+    metrics_table,
+    not_fid,
+    protocol_section,
+    published_section,
+    write_evaluation,
+)
+from alitok.apps.evaluate.samples import ImageSet, ModelImages
 from alitok.core.console import counted
-from alitok.core.files import finite, write_json
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.split import Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.nearest import nearest_distance
-from alitok.metrics.set_distance import Compared, shown_images
+from alitok.metrics.set_distance import Comparison, saved_images
 from alitok.recipes.models import IMAGENET_CLASSES
-from alitok.recipes.published import Generated, applies, generation_table
-from alitok.report.curves import Curve
-from alitok.report.facts import protocol_rows
-from alitok.report.sheets import ClassSamples, Neighbours
+from alitok.recipes.published import Generated, Published, applies, generation_table
+from alitok.report.images import nearest_neighbours, samples_by_class
+from alitok.report.model import Curve, Curves, Report, Section
 from alitok.run.classifier_features import Judge
 from alitok.run.summary import environment
 
-SHOWN = 48  # the first images of a job, kept for the report
+SHOWN = 48  # the first images of a job, saved for the report
 _NEIGHBOURS = 10
-_SEARCHED = 10_000  # training images that neighbours are looked for among
+_SEARCHED = 10_000  # training images among which neighbours are searched
 _BLOCK = 256  # of them in memory at a time
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One setting that was tried.
+    """One combination of a sweep.
 
     Attributes:
         settings: fields of `SamplingConfig`.
-        count: images it was judged by.
+        count: samples.
         distance: squared Frechet distance.
-        quality: Inception Score, or with a classifier its accuracy; None where there is neither.
+        quality: Inception Score, or a classifier's accuracy; None without either.
     """
 
     settings: dict[str, float]
@@ -58,187 +62,156 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """All that the two files are made of.
+    """What an evaluation of samples found.
 
     Attributes:
         command: as it was typed.
-        judged: the images.
-        reference: what they were compared with.
-        files: their features, and some of the images.
-        compared: what was found.
-        sweep: the settings that were tried before.
-        splits: the data that training images are looked for in; None where they are not known.
-        data: what the user wrote for them.
+        evaluated: the images.
+        reference: of the comparison.
+        files: the features, and the first images.
+        compared: images and reference.
+        sweep: the combinations tried before.
+        splits: the data among whose training images neighbours are searched; None if unknown.
+        data: as the user named it.
     """
 
     command: str
-    judged: Evaluated
+    evaluated: ImageSet
     reference: Reference
     files: FeatureFiles
-    compared: Compared
+    compared: Comparison
     sweep: list[SweepPoint]
     splits: Splits | None
     data: str | None
 
 
 def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
-    """Write both files; one process does it.
+    """Write the report; on rank 0 only.
 
     Returns:
-        The numbers by name.
+        The metrics by name.
     """
-    found = numbers(result.compared, work.extractor, "generation")
-    warnings = _warnings(result, work)
+    metrics = metrics_of(result.compared, work.extractor, "generation")
+    ends = interval(result.compared)
+    table = metrics_table({"value": metrics}, {"value": ends}, work.extractor.distance)
     protocol = _protocol(result, work)
-    images, labels = shown_images(result.files)
-    report = EvaluationReport(
-        title=f"alitok: {result.judged.name}",
-        summary=f"{result.judged.count:,} samples against {_named(result.reference)}.",
+    images, labels = saved_images(result.files)
+    about = result.reference.about
+    where = about.get("path", about.get("data"))
+    reference = f"the statistics in {where}" if about.get("adm") else f"{about['images']:,} images of {where}"
+    classes = result.evaluated.classes
+    by_class = {classes[label]: images[labels == label] for label in np.unique(labels).tolist()} if classes else {}
+    report = Report(
+        title=f"alitok: {result.evaluated.name}",
+        summary=f"{result.evaluated.count:,} samples against {reference}.",
         command=result.command,
-        warnings=tuple(warnings),
-        metrics=metric_rows({"value": found}, {"value": interval(result.compared)}, work.extractor.distance),
-        published=_published(found, result, work),
-        samples=_by_class(images, labels, result.judged.classes),
-        samples_note=f"The first {len(images)} of the job: chosen by their numbers, not by how they look.",
-        neighbours=None if result.splits is None else _neighbours(images, labels, result),
-        curves=_curves(result.sweep, work),
-        protocol=protocol_rows(protocol, result.reference.about),
-    )
-    write_evaluation(work.root / "report.html", report)
-    write_json(
-        work.root / "evaluation.json",
-        finite(
-            {
-                "kind": "generation",
-                "features": work.extractor.name,
-                "distance": work.extractor.distance,
-                "metrics": found,
-                "interval": interval(result.compared),
-                "bias": result.compared.bias,
-                "warnings": warnings,
-                "protocol": protocol,
-                "reference": result.reference.about,
-                "sweep": [vars(point) for point in result.sweep],
-            }
+        warnings=tuple(_warnings(result, work)),
+        sections=(
+            Section("Metrics", (table,)),
+            published_section(_published(metrics, result, work)),
+            Section("Sweep", _curves(result.sweep, work)),
+            samples_by_class(by_class or {"all": images}, f"The first {len(images)} of the job, not selected."),
+            *([] if result.splits is None else [_neighbours(images, labels, result)]),
+            protocol_section(protocol, about),
         ),
     )
-    tell(work, report)
-    return found
+    results = {
+        "kind": "generation",
+        "metrics": metrics,
+        "interval": ends,
+        "bias": result.compared.bias,
+        "protocol": protocol,
+        "reference": about,
+        "sweep": [vars(point) for point in result.sweep],
+    }
+    write_evaluation(work, report, table, results)
+    return metrics
 
 
 def _warnings(result: GenerationResult, work: Work) -> list[str]:
-    """What a reader must know before the numbers."""
-    count, compared, official = result.judged.count, result.compared, work.extractor.distance == "FID"
-    said = list(result.judged.notes)
+    count, compared, target = result.evaluated.count, result.compared, result.reference.target
+    official, features = work.extractor.distance == "FID", len(target.pool.mean)
+    found = list(result.evaluated.notes)
     if not official:
-        said.append(no_fid(work.extractor))
+        found.append(not_fid(work.extractor))
     elif count != PUBLISHED_COUNT:
-        said.append(f"Published numbers are of {PUBLISHED_COUNT:,} samples, 50 of each class; these are of {count:,}.")
-    said += _bias(result)
-    if isinstance(work.extractor, Judge) and compared.accuracy is None:
-        said.append("The samples' classes are not those that the classifier knows, so there is no accuracy.")
-    if compared.manifold is None:
-        why = "holds no images" if result.reference.target.features is None else "or the samples are too few"
-        said.append(f"The reference {why}: there are no precision, recall, density and coverage.")
-    if official and compared.spatial is None:
-        said.append("The reference holds no statistics of spatial features (mu_s, sigma_s), so there is no sFID.")
-    return said
-
-
-def _bias(result: GenerationResult) -> list[str]:
-    """How far a distance of few images is too large."""
-    count, compared, target = result.judged.count, result.compared, result.reference.target
-    features = len(target.pool.mean)
-    said = []
+        found.append(f"Published metrics use {PUBLISHED_COUNT:,} samples, 50 of each class; these use {count:,}.")
     if compared.bias is None:
-        said.append(f"{count:,} samples are too few to say how far the distance is from that of many.")
-    elif compared.bias > NOTABLE * compared.frechet.value:
-        said.append(
-            f"A Frechet distance of few images is too large: with {count:,} samples by about "
-            f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them). Compare only with "
-            "numbers of as many samples."
+        found.append(f"Too few samples ({count:,}) to estimate the bias and the interval of the distance.")
+    elif compared.bias > NOTABLE_BIAS * compared.frechet.value:
+        found.append(
+            f"With {count:,} samples the distance is too large by about "
+            f"{min(compared.bias, compared.frechet.value):.3g} (estimated from halves of them); compare it only at the "
+            "same number of samples."
         )
     images = result.reference.about.get("images")
     if images is not None and images < 2 * features:
-        said.append(
-            f"The reference is of {images:,} images, few for {features:,} features: that makes the distance larger "
-            "too, and no interval tells it."
+        found.append(
+            f"The reference has {images:,} images, few for {features:,} features; this too makes the distance larger, "
+            "which the interval does not include."
         )
-    return said
+    if isinstance(work.extractor, Judge) and compared.accuracy is None:
+        found.append("Accuracy skipped: the samples' classes are not those of the classifier.")
+    if compared.manifold is None:
+        why = "the reference has no features" if target.features is None else "there are too few samples"
+        found.append(f"Precision, recall, density and coverage skipped: {why}.")
+    if official and compared.spatial is None:
+        found.append("sFID skipped: the reference has no statistics of spatial features (mu_s, sigma_s).")
+    return found
 
 
 def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
-    """All that the numbers depend on."""
-    facts: dict[str, Any] = {"samples": result.judged.name, **result.judged.settings}
-    if isinstance(result.judged, ModelImages):
-        facts["per class"] = result.judged.count / len(result.judged.plan.classes)
+    facts: dict[str, Any] = {"samples": result.evaluated.name, **result.evaluated.settings}
+    if isinstance(result.evaluated, ModelImages):
+        facts["per class"] = result.evaluated.count / len(result.evaluated.job.classes)
     if result.splits is not None:
         facts |= {"data": result.data, "data contents": result.splits.contents}
     facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
     if isinstance(work.extractor, Judge):
-        facts["classifier's accuracy on validation images"] = work.extractor.val_accuracy
+        facts["classifier val accuracy"] = work.extractor.val_accuracy
     return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
 
 
-def _named(reference: Reference) -> str:
-    about = reference.about
-    where = about.get("path", about.get("data"))
-    return f"the statistics in {where}" if about.get("adm") else f"{about['images']:,} images of {where}"
-
-
-def _published(found: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
-    """The table of the papers, where these samples are of their kind."""
-    judged, adm = result.judged, result.reference.about.get("adm", False)
-    classes = IMAGENET_CLASSES if adm else len(judged.classes)
-    if not applies(classes=classes, image_size=judged.size, network=work.extractor.name):
+def _published(metrics: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
+    """The papers' table, if these samples are of its kind."""
+    evaluated, adm = result.evaluated, result.reference.about.get("adm", False)
+    classes = IMAGENET_CLASSES if adm else len(evaluated.classes)
+    if not applies(classes=classes, image_size=evaluated.size, network=work.extractor.name):
         return None
     name, parameters, guided = "this evaluation, guidance unknown", "", True
-    differences = [] if judged.count == PUBLISHED_COUNT else [f"{judged.count:,} samples"]
-    if isinstance(judged, ModelImages):
-        count = sum(parameter.numel() for parameter in judged.pipeline.generator.parameters())
-        name, parameters, guided = "this evaluation", f"{count / 1e6:.0f}M", judged.plan.sampling.guided
-        if len(judged.plan.classes) != classes:
-            differences.append(counted(len(judged.plan.classes), "class", "classes"))
-        if judged.pipeline.precision != "fp32":
-            differences.append(f"codes drawn in {judged.pipeline.precision}")
+    differences = [] if evaluated.count == PUBLISHED_COUNT else [f"{evaluated.count:,} samples"]
+    if isinstance(evaluated, ModelImages):
+        count = sum(parameter.numel() for parameter in evaluated.pipeline.generator.parameters())
+        name, parameters, guided = "this evaluation", f"{count / 1e6:.0f}M", evaluated.job.sampling.guided
+        if len(evaluated.job.classes) != classes:
+            differences.append(counted(len(evaluated.job.classes), "class", "classes"))
+        if evaluated.pipeline.precision != "fp32":
+            differences.append(f"codes sampled in {evaluated.pipeline.precision}")
     if not adm:
         differences.append("another reference than ADM's")
-    measured = Generated(
-        name,
-        parameters,
-        None if guided else found["gfid"],
-        found["gfid"] if guided else None,
-        found["inception_score"] if guided else None,
-    )
+    gfid, score = metrics["gfid"], metrics["inception_score"]
+    measured = Generated(name, parameters, None, gfid, score) if guided else Generated(name, parameters, gfid)
     return generation_table(measured, tuple(differences))
 
 
-def _by_class(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> list[ClassSamples]:
-    if not classes:
-        return [ClassSamples("all", images)]
-    return [ClassSamples(classes[label], images[labels == label]) for label in np.unique(labels).tolist()]
-
-
-def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult) -> Neighbours:
-    """For some samples the nearest of the training images, of the same classes where there are many."""
+def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult) -> Section:
+    """For some samples the nearest training images, of the same classes where there are many."""
     assert result.splits is not None
-    source = result.splits.train
-    some = slice(0, _NEIGHBOURS)
-    rows = _searched(source, labels[some], result.judged.classes)
-    best = np.full(len(images[some]), math.inf)
-    nearest = np.zeros_like(images[some])
+    source, samples = result.splits.train, images[:_NEIGHBOURS]
+    rows = _searched(source, labels[:_NEIGHBOURS], result.evaluated.classes)
+    best, nearest = np.full(len(samples), math.inf), np.zeros_like(samples)
     for start in range(0, len(rows), _BLOCK):
         with silence_pillow():
             found = list(in_threads(partial(_readable, source), rows[start : start + _BLOCK].tolist()))
         candidates = np.stack([candidate for candidate in found if candidate is not None] or [nearest[0]])
-        distances, places = nearest_distance(images[some], candidates)
+        distances, places = nearest_distance(samples, candidates)
         better = distances < best
         best[better], nearest[better] = distances[better], candidates[places[better]]
-    return Neighbours(images[some], nearest, best)
+    return nearest_neighbours(samples, nearest, best)
 
 
 def _readable(source: ImageSource, row: int) -> np.ndarray | None:
-    """One training image; None for a broken one, which is nobody's neighbour."""
+    """A training image; None for a broken one."""
     try:
         return source.read(row, None)
     except BrokenImageError:
@@ -246,7 +219,7 @@ def _readable(source: ImageSource, row: int) -> np.ndarray | None:
 
 
 def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Rows of the training images that are searched: all, or those of the samples' classes, or some of those."""
+    """Rows of the training images to search: all, or those of the samples' classes, or a random subset of them."""
     rows = np.arange(len(source))
     if len(rows) > _SEARCHED and classes:
         wanted = [number for number, name in enumerate(source.classes) if name in {classes[each] for each in labels}]
@@ -256,34 +229,29 @@ def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...])
     return rows
 
 
-def _curves(points: list[SweepPoint], work: Work) -> list[Curve]:
-    """The distance against the score of the settings that were tried: a line for each power, a point for each scale."""
-    if not points:
-        return []
-    scored = all(point.quality is not None for point in points)
+def _curves(sweep: list[SweepPoint], work: Work) -> tuple[Curves, ...]:
+    """The distance over the score: a line for each power, a point for each scale."""
+    if not sweep:
+        return ()
+    scored = all(point.quality is not None for point in sweep)
     official = work.extractor.distance == "FID"
-    lines: dict[str, list[SweepPoint]] = {}
-    for point in points:
-        power = point.settings.get("guidance_power")
-        lines.setdefault("guidance" if power is None else f"power {power:g}", []).append(point)
-    return [
-        Curve(
-            f"Settings tried, {points[0].count:,} samples each",
-            ("Inception Score" if official else "accuracy") if scored else "guidance scale",
-            "FID" if official else work.extractor.distance,
-            {name: ([_across(p) for p in line], [p.distance for p in line]) for name, line in lines.items()},
-            markers=True,
-            labels={name: [_scale(p) for p in line] for name, line in lines.items()},
-            label_name="guidance scale",
-        )
-    ]
-
-
-def _across(point: SweepPoint) -> float:
-    """What stands along the x axis: the score, or without one the scale."""
-    return point.settings.get("guidance_scale", math.nan) if point.quality is None else point.quality
-
-
-def _scale(point: SweepPoint) -> str:
-    scale = point.settings.get("guidance_scale")
-    return "" if scale is None else f"{scale:g}"
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    labels: dict[str, list[str]] = {}
+    for point in sweep:
+        scale, power = point.settings.get("guidance_scale"), point.settings.get("guidance_power")
+        name = "guidance" if power is None else f"power {power:g}"
+        across = point.quality if point.quality is not None else math.nan if scale is None else scale
+        x, y = lines.setdefault(name, ([], []))
+        x.append(across)
+        y.append(point.distance)
+        labels.setdefault(name, []).append("" if scale is None else f"{scale:g}")
+    curve = Curve(
+        f"Sweep, {sweep[0].count:,} samples each",
+        ("Inception Score" if official else "accuracy") if scored else "guidance scale",
+        "FID" if official else work.extractor.distance,
+        lines,
+        markers=True,
+        labels=labels,
+        label_name="guidance scale",
+    )
+    return (Curves((curve,)),)

@@ -1,7 +1,6 @@
-"""The images that a tokenizer is judged by: a split of a data set, or some of it, by number.
+"""The images that a tokenizer is evaluated on: a split of a data set or a subset of it, center-cropped.
 
-Enter: sources and the rows that are wanted. Leave: blocks of images through the crop of training, read while those
-before are being measured. Shapes: N images, B of a block, h image side.
+N images, B of a block, h image size.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alitok.apps.evaluate.options import SplitName
 from alitok.core.blocks import Blocks, ImageBlock
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.split import Splits
-from alitok.run.originals import SplitName
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +25,8 @@ class Originals:
     """Images by number.
 
     Attributes:
-        sources: whose images are numbered on, one source behind the other.
-        rows: (N,) which of them, ascending.
+        sources: numbered one after the other.
+        rows: (N,) which of their images, ascending.
     """
 
     sources: tuple[ImageSource, ...]
@@ -44,7 +43,7 @@ class Originals:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, by number."""
+        """Class names, by number."""
         return self.sources[0].classes
 
     @property
@@ -54,19 +53,19 @@ class Originals:
 
     @property
     def keys(self) -> str:
-        """A hash of which images these are: the seed of a split, and broken ones left out, change it."""
+        """A hash of the images' names: it depends on the seed of a split and on broken images left out."""
         digest = hashlib.sha256()
         for number in range(len(self)):
             digest.update(f"{self.key(number)}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
 
     def key(self, number: int) -> str:
-        """The name of an image."""
+        """An image's name."""
         source, row = self._place(number)
         return source.key(row)
 
     def read(self, numbers: Iterable[int]) -> np.ndarray:
-        """Images (B, 3, h, h) uint8: the fixed view of each.
+        """Images (B, 3, h, h) uint8, center-cropped.
 
         Raises:
             AlitokError: one cannot be read.
@@ -75,7 +74,7 @@ class Originals:
             return np.stack(list(in_threads(self._read, numbers)))
 
     def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[ImageBlock, None, None]:
-        """This process' share of the blocks with these numbers, a few of them read ahead.
+        """This process's part of the blocks with these numbers, a few of them read ahead.
 
         Raises:
             AlitokError: an image cannot be read.
@@ -103,10 +102,10 @@ class Originals:
 
 
 def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Originals:
-    """The images of a split, or `num` of them: a larger number by the same seed holds all of a smaller one.
+    """The images of a split, or a random subset of `num`, which with the same seed includes every smaller one.
 
     Raises:
-        AlitokError: there are fewer than that, or fewer than two.
+        AlitokError: there are fewer, or fewer than two.
     """
     named: dict[SplitName, tuple[ImageSource, ...]] = {
         "all": (splits.train, splits.val),
@@ -119,8 +118,8 @@ def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Orig
         raise AlitokError(f"--num {num:,} is more than the {count:,} images ({split}) of {splits.name}; leave it out.")
     if (count if num is None else num) < 2:
         raise AlitokError(
-            f"A distance of two sets needs at least two images, not {count if num is None else num} ({split}, "
-            f"{splits.name}); give more, or another --split."
+            f"An evaluation needs at least two images, not {count if num is None else num} ({split}, {splits.name}); "
+            "give more, or another --split."
         )
     rows = np.arange(count)
     if num is not None:

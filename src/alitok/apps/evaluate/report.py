@@ -1,0 +1,138 @@
+"""What both evaluations report: the table of metrics, and `evaluation.json`, `report.html` and the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from alitok.apps.evaluate.job import Work
+from alitok.apps.evaluate.options import EvaluationKind
+from alitok.core.console import reporter
+from alitok.core.files import finite, write_json
+from alitok.metrics.features import FeatureExtractor
+from alitok.metrics.set_distance import Comparison
+from alitok.recipes.published import Published
+from alitok.report.html import write_html
+from alitok.report.model import Cell, Facts, Report, Row, Section, Table
+from alitok.report.terminal import print_table
+
+PUBLISHED_COUNT = 50_000  # images of published metrics
+NOTABLE_BIAS = 0.05  # fraction of the distance from which on a reader is warned
+
+
+class _Metric(NamedTuple):
+    label: str
+    form: str
+    meaning: str
+
+
+_METRICS = {
+    "gfid": _Metric("gFID", ".3f", "Frechet distance of samples from the reference in Inception features; lower"),
+    "rfid": _Metric("rFID", ".3f", "Frechet distance of reconstructions from the originals; lower is better"),
+    "frechet_distance": _Metric("", ".4g", "distance of the two sets in these features, not FID; lower is better"),
+    "sfid": _Metric("sFID", ".3f", "FID in spatial features; lower is better"),
+    "spatial_frechet_distance": _Metric("spatial Frechet distance", ".4g", "in spatial features, not sFID; lower"),
+    "inception_score": _Metric("Inception Score", ".2f", "confident and varied class predictions; higher is better"),
+    "accuracy": _Metric("accuracy", ".1%", "fraction of images that the classifier assigns to their class; higher"),
+    "original_accuracy": _Metric("accuracy, originals", ".1%", "the same of the originals: about the upper limit"),
+    "precision": _Metric("precision", ".3f", "fraction of samples on the manifold of real images; higher is better"),
+    "recall": _Metric("recall", ".3f", "fraction of real images on the manifold of samples; higher is better"),
+    "density": _Metric("density", ".3f", "density of real images around samples; about 1 if both are alike"),
+    "coverage": _Metric("coverage", ".3f", "fraction of real images with a sample nearby; higher is better"),
+    "kid": _Metric("KID", ".5f", "kernel distance, unbiased for few images; lower is better"),
+    "kernel_distance": _Metric("kernel distance", ".4g", "unbiased for few images, not KID; lower is better"),
+    "psnr": _Metric("PSNR", ".2f", "dB, mean over images; higher is better"),
+    "ssim": _Metric("SSIM", ".4f", "structural similarity, mean over images; higher is better"),
+    "lpips": _Metric("LPIPS", ".4f", "distance in VGG features, mean over images; lower is better"),
+    "codebook_use": _Metric("codebook use", ".1%", "fraction of the codebook that these images use"),
+    "codebook_perplexity": _Metric("codebook perplexity", ",.1f", "effective number of codes in use"),
+    "count": _Metric("images", ",.0f", "number of images"),
+}
+_WITH_INTERVAL = ("gfid", "rfid", "frechet_distance")
+
+
+def metrics_of(compared: Comparison, extractor: FeatureExtractor, kind: EvaluationKind) -> dict[str, float]:
+    """The metrics by name. Only distances in the official Inception's features have the names of published ones."""
+    official = extractor.distance == "FID"
+    found = {f"{kind[0]}fid" if official else "frechet_distance": compared.frechet.value}
+    if compared.spatial is not None:
+        found["sfid" if official else "spatial_frechet_distance"] = compared.spatial
+    if official:
+        found["inception_score"] = compared.score.mean
+    if compared.accuracy is not None:
+        found["accuracy"] = compared.accuracy
+    if compared.manifold is not None:
+        found |= compared.manifold._asdict()
+    if compared.kernel is not None:
+        found["kid" if official else "kernel_distance"] = compared.kernel.mean
+    return found
+
+
+def interval(compared: Comparison) -> tuple[float, float] | None:
+    """The Frechet distance's 95 % interval; None if there were too few images."""
+    low, high = compared.frechet.low, compared.frechet.high
+    return None if math.isnan(low) else (low, high)
+
+
+def not_fid(extractor: FeatureExtractor) -> str:
+    """The warning about features other than the official Inception's."""
+    return f"Features of {extractor.name}: these distances are not FID and compare only within the same features."
+
+
+def metrics_table(
+    columns: Mapping[str, Mapping[str, float]], intervals: Mapping[str, tuple[float, float] | None], distance: str
+) -> Table:
+    """A row for every metric that some column has, in the order above, unknown ones last.
+
+    Args:
+        columns: metrics by name, by the column's name.
+        intervals: of each column's Frechet distance.
+        distance: the extractor's name of it.
+    """
+    names = {name for metrics in columns.values() for name in metrics}
+    rows = []
+    for name in [*(name for name in _METRICS if name in names), *sorted(names - _METRICS.keys())]:
+        label, form, meaning = _METRICS.get(name, _Metric(name.replace("_", " "), ".4g", ""))
+        cells = []
+        for column, metrics in columns.items():
+            ends = intervals[column] if name in _WITH_INTERVAL else None
+            below = f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else ""
+            cells.append(Cell(format(metrics[name], form) if name in metrics else "", below))
+        rows.append(Row(label or distance, tuple(cells), name, meaning))
+    footnote = "Small: 95 % confidence interval of the distance over images." if any(intervals.values()) else ""
+    return Table(tuple(columns), tuple(rows), footnote=footnote)
+
+
+def published_section(published: Published | None) -> Section:
+    """Published results; a section without blocks if none apply."""
+    if published is None:
+        return Section("Published results", ())
+    rows = tuple(Row(row.name, row.values, strong=row.measured) for row in published.rows)
+    return Section(published.heading, (Table(published.columns, rows, "model"),), published.comparability)
+
+
+def protocol_section(protocol: Mapping[str, Any], reference: Mapping[str, Any]) -> Section:
+    """All that the metrics depend on."""
+    facts = {**protocol, **{f"reference: {name}": value for name, value in reference.items()}}
+    return Section("Protocol", (Facts(facts),))
+
+
+def write_evaluation(work: Work, report: Report, table: Table, results: Mapping[str, Any]) -> None:
+    """Write both files and print the metrics and warnings; on rank 0 only.
+
+    Args:
+        work: of the evaluation.
+        report: for people.
+        table: its metrics.
+        results: for programs.
+    """
+    page, results_file = work.root / "report.html", work.root / "evaluation.json"
+    write_html(page, report)
+    features = {"features": work.extractor.name, "distance": work.extractor.distance}
+    write_json(results_file, finite({**features, **results, "warnings": list(report.warnings)}))
+    print_table(work.console, table)
+    say = reporter(work.console)
+    for warning in report.warnings:
+        say(f"Warning: {warning}")
+    say(f"Written: {results_file}, {page}")
