@@ -1,12 +1,12 @@
-"""The cost of an evaluation besides its feature network, and its memory.
+"""Time and memory of an evaluation, apart from its feature network.
 
     python benchmarks/evaluation.py                      # 50,000 samples against 10,000 reference images
     python benchmarks/evaluation.py --count 2000 --reference 1000 --images 64
 
-Times Inception (random weights, which are as fast) on random 256 px images. Then, in a separate process, everything
-else at full size: features of Inception's shapes are written block by block, read back, and compared by every metric
-of an evaluation. `network_share` is the network's time for `count` images over the total; sampling or reading images
-is not included. The last line is one JSON object.
+Times Inception (with random weights) on random 256 px images, then, in a separate process, everything else at full
+size: random features of Inception's shapes are written block by block, read back and compared, with everything an
+evaluation reports. `network_fraction` is the network's time for `count` images over the total; sampling or reading the
+images is not included. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SIDE, _BLOCK = 256, 256
 
 
 class StandIn:
-    """Features of Inception's shapes without its work: a random table whose rows differ between batches."""
+    """Random features of Inception's shapes."""
 
     name, weights, distance = "stand-in", "", "FID"
 
@@ -50,7 +50,7 @@ class StandIn:
         self._mix = torch.randn(64, POOL, generator=self._random, device=device)
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """Of as many images."""
+        """Features (B, ...) of B images."""
         count = len(images)
 
         def draw(width: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ class StandIn:
 
 
 def images(count: int) -> Iterator[ImageBlock]:
-    """Blocks of images, the same ones repeatedly: their content does not matter."""
+    """Blocks of random images, all from the same few."""
     some = np.random.default_rng(0).integers(0, 256, (_BLOCK, 3, _SIDE, _SIDE), np.uint8)
     blocks = Blocks(count, _BLOCK)
     for number in range(len(blocks)):
@@ -70,7 +70,7 @@ def images(count: int) -> Iterator[ImageBlock]:
 
 
 def random_inception() -> InceptionFeatures:
-    """Inception with the weights that PyTorch draws for a new network."""
+    """Inception with PyTorch's initial weights."""
     from torch_fidelity import feature_extractor_inceptionv3 as library
 
     class Unloaded(library.FeatureExtractorInceptionV3):
@@ -83,7 +83,7 @@ def random_inception() -> InceptionFeatures:
 
 
 def network_seconds(count: int, device: torch.device) -> float:
-    """Of Inception for one image, as `extract` calls it; the first batch is not counted."""
+    """Seconds per image of Inception as `extract` calls it, after one warmup batch."""
     network = random_inception().to(device)
     some = next(iter(images(count))).images
     features_of(network, some[:32], device)
@@ -94,7 +94,7 @@ def network_seconds(count: int, device: torch.device) -> float:
 
 
 def rest(options: argparse.Namespace, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Seconds of everything but the network, by what they went into; and memory of this process."""
+    """Seconds of everything but the network, by step, and memory of this process."""
     world, seconds = World(device), {}
 
     def timed(name: str, work: Any) -> Any:
@@ -126,26 +126,26 @@ def rest(options: argparse.Namespace, folder: Path, device: torch.device) -> dic
 
 
 def arguments() -> argparse.Namespace:
-    """What is wanted."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50_000, help="samples")
     parser.add_argument("--reference", type=int, default=10_000, help="images of the reference")
-    parser.add_argument("--images", type=int, default=256, help="that the network is timed on")
-    parser.add_argument("--folder", type=Path, help="where features are written; a temporary one unless given")
+    parser.add_argument("--images", type=int, default=256, help="images to time the network on")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary directory with the features")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     parser.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Time the network here, and the rest in a process of its own."""
+    """Time the network here, and everything else in a separate process."""
     options = arguments()
     device = choose_device(options.device)
     if options.rest:
         print(json.dumps(rest(options, options.folder, device)))
         return
     each = network_seconds(options.images, device)
-    print(f"Inception: {1000 * each:.1f} ms an image", flush=True)
+    print(f"Inception: {1000 * each:.1f} ms per image", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         command = [sys.executable, __file__, *sys.argv[1:], "--rest", "--folder", folder]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -153,7 +153,7 @@ def main() -> None:
     network = each * options.count
     for name, seconds in found["seconds"].items():
         print(f"{name}: {seconds:.1f} s")
-    print(f"{options.count:,} images: network {network:,.0f} s, the rest {total:,.0f} s", flush=True)
+    print(f"{options.count:,} images: network {network:,.0f} s, everything else {total:,.0f} s", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
         "benchmark": "evaluation",
@@ -162,7 +162,7 @@ def main() -> None:
         "network_ms_per_image": 1000 * each,
         "network_seconds": network,
         "rest_seconds": total,
-        "network_share": network / (network + total),
+        "network_fraction": network / (network + total),
         **found,
         "machine": {
             "python": platform.python_version(),

@@ -1,10 +1,9 @@
 """Full-size models on this machine: one forward, backward and optimizer step of each at batch 1.
 
-Each case runs in its own process, so that its peak memory is its own. Prints one line per case, and one JSON object
-on the last line.
+Each case runs in a separate process, for its peak memory. Prints a line per case, then one JSON object.
 
-    python benchmarks/full_size.py                     # alitok-256 trained one step, alitok-512 forward only
-    python benchmarks/full_size.py --cases digits-stage1 digits-generator   # the same code, small
+    python benchmarks/full_size.py                     # alitok-256: one training step; alitok-512: forward only
+    python benchmarks/full_size.py --cases digits-stage1 digits-generator   # small
 """
 
 from __future__ import annotations
@@ -84,10 +83,10 @@ def build(case: str) -> tuple[nn.Module, Callable[[], torch.Tensor], int, bool]:
     training = GeneratorTraining(loop=LoopConfig(batch_size=1), phases=(Phase(steps=1),))
     task = GeneratorTask(model, training, lambda start: iter(()), batch)
 
-    def guess() -> torch.Tensor:
+    def generator_loss() -> torch.Tensor:
         return next(task.losses({"model": model}, batch, StepInfo(0, 0, 0))).minimise
 
-    return model, guess, generator_flops(model.config), trained
+    return model, generator_loss, generator_flops(model.config), trained
 
 
 def run(case: str) -> dict:
@@ -116,7 +115,7 @@ def run(case: str) -> dict:
             value = loss()
         seconds["forward"], moved = time.perf_counter() - began, None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    counter = FlopCounterMode(display=False)  # after the peak was read: its attention holds all L x L scores
+    counter = FlopCounterMode(display=False)  # after reading the peak: the math kernel holds all L x L scores
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         loss()
     return {

@@ -1,10 +1,10 @@
-"""Evaluate samples and reconstructions: two questions with two references.
+"""Evaluate a model's samples and its reconstructions, each against its own reference.
 
     python examples/evaluate.py runs/demo/model --data digits --out evaluated           # a minute
     python examples/evaluate.py runs/demo/model --data digits --out evaluated --samples 2000
 
-By default, features are those of a classifier trained on the data (`--features classifier`), so nothing is downloaded;
-a distance in them is never called FID. Both reports open without a network.
+The default feature network is a classifier trained on the dataset itself, so nothing is downloaded; distances in its
+features are not FID. Both reports open offline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     """Evaluate both and print the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a directory with a saved pipeline")
-    parser.add_argument("--data", default="digits", help="the data it was trained on")
+    parser.add_argument("--data", default="digits", help="what it was trained on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--features", default="classifier", choices=["classifier", "inception"])
@@ -50,5 +50,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except AlitokError as error:  # an error that the user can fix
+    except AlitokError as error:
         sys.exit(str(error))

@@ -113,7 +113,7 @@ def test_evaluation_of_few_images():
     result = json.loads(output.splitlines()[-1])
     assert (result["benchmark"], result["count"], result["reference"]) == ("evaluation", 600, 300)
     assert set(result["seconds"]) == {"write", "gather", "compare"}
-    assert 0 < result["network_share"] < 1
+    assert 0 < result["network_fraction"] < 1
     assert result["distance"] > 0
     assert 20_000 * 600 < result["bytes_on_disk"] < 21_000 * 600
 

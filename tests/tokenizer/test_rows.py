@@ -172,6 +172,6 @@ def test_invalid_codes_are_rejected_and_change_nothing():
         decoder.extend(codes[:, :17])
     with torch.no_grad():
         assert torch.allclose(decoder.extend(codes[:, GRID:]), model.decode(codes), atol=1e-5)
-    with pytest.raises(AlitokError, match="0 of 20 codes are left"):
+    with pytest.raises(AlitokError, match="0 of 20 codes left"):
         decoder.extend(codes[:, :1])
     assert decoder.extend(codes[:, :0]).shape == (2, 3, 0, GRID * PATCH)

@@ -133,17 +133,11 @@ class NpzImages:
 
 @dataclass(frozen=True, eq=False)
 class AdmReference:
-    """A reference with statistics, images, or both.
+    """A reference with statistics, images, or both."""
 
-    Attributes:
-        pool: of the 2048 pool features, for FID.
-        spatial: of the 2023 spatial features, for sFID.
-        images: for precision and recall.
-    """
-
-    pool: Gaussian | None
-    spatial: Gaussian | None
-    images: NpzImages | None
+    pool: Gaussian | None  # of the 2048 pool features, for FID
+    spatial: Gaussian | None  # of the 2023 spatial features, for sFID
+    images: NpzImages | None  # for precision and recall
 
 
 def load_adm(path: Path) -> AdmReference:

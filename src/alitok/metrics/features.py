@@ -14,17 +14,11 @@ import torch
 
 
 class Features(NamedTuple):
-    """Output of a feature network for B images, float32.
+    """Output of a feature network for B images, float32."""
 
-    Attributes:
-        pool: (B, D), of the whole image.
-        spatial: (B, S), features with a position in the image; None if the network has none.
-        probabilities: (B, C) of its classes.
-    """
-
-    pool: torch.Tensor
-    spatial: torch.Tensor | None
-    probabilities: torch.Tensor
+    pool: torch.Tensor  # (B, D) of the whole image
+    spatial: torch.Tensor | None  # (B, S) with a position in the image, if the network has such features
+    probabilities: torch.Tensor  # (B, C)
 
 
 class FeatureExtractor(Protocol):

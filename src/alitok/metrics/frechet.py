@@ -29,19 +29,12 @@ _TWO_A_BLOCK = "An interval needs at least two images in each block; use more im
 
 
 class Interval(NamedTuple):
-    """An estimate with a confidence interval, which describes new sets of as many images.
-
-    Attributes:
-        value: from all images.
-        low: at least 0.
-        high: upper end.
-        std: standard deviation of the estimate.
-    """
+    """An estimate from all images, with a confidence interval for new sets of as many images."""
 
     value: float
-    low: float
+    low: float  # at least 0
     high: float
-    std: float
+    std: float  # of the estimate
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

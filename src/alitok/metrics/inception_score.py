@@ -15,16 +15,10 @@ from alitok.core.errors import AlitokError
 
 
 class Score(NamedTuple):
-    """Inception Score.
-
-    Attributes:
-        mean: over the splits, in [1, C].
-        std: over the splits, 0 for one split; not the uncertainty of the mean.
-        splits: their number.
-    """
+    """Inception Score: mean, in [1, C], and std over the splits; the std is not the uncertainty of the mean."""
 
     mean: float
-    std: float
+    std: float  # 0 for one split
     splits: int
 
 

@@ -24,19 +24,12 @@ _EXACT = 53  # bits of integers that float64 represents
 
 
 class Manifold(NamedTuple):
-    """Overlap of two sets of features.
+    """Overlap of the manifolds of two sets of images."""
 
-    Attributes:
-        precision: fraction of samples inside the manifold of the real images, in [0, 1].
-        recall: fraction of real images inside the manifold of the samples, in [0, 1].
-        density: mean number of real balls around a sample, over k; 1 for equal distributions, can be larger.
-        coverage: fraction of the real balls that contain a sample, in [0, 1].
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    precision: float  # fraction of samples inside the real manifold
+    recall: float  # fraction of real images inside the samples' manifold
+    density: float  # mean number of real balls around a sample, over k; 1 for equal distributions, can be larger
+    coverage: float  # fraction of the real balls that contain a sample
 
 
 def manifold_scores(

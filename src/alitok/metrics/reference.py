@@ -56,13 +56,6 @@ class Provenance:
     ) -> None:
         """Check that these are the expected statistics; None accepts any, as does an unknown dataset.
 
-        Args:
-            source: named in the error.
-            kind: see `Provenance`, like the others.
-            network: expected.
-            resolution: expected.
-            dataset: expected.
-
         Raises:
             AlitokError: one differs.
         """
@@ -89,18 +82,11 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Feature statistics of a set of images.
+    """Feature statistics of a set of images."""
 
-    Attributes:
-        moments: by layer, such as `pool`; all of the same images.
-        provenance: what they were computed from.
-        features: `pool` features (M, D) float32 of up to `MAX_FEATURES` images, if saved; for precision, recall and
-            KID.
-    """
-
-    moments: dict[str, Moments]
+    moments: dict[str, Moments]  # by layer, such as `pool`; all of the same images
     provenance: Provenance
-    features: torch.Tensor | None
+    features: torch.Tensor | None  # `pool` (M, D) float32 of up to `MAX_FEATURES` images, for precision, recall and KID
 
 
 def save_statistics(

@@ -1,7 +1,4 @@
-"""Recipes that are cut to the images at hand: `small` for a laptop, `base` for a GPU.
-
-Enters: how large and how many the images are. Leaves: a `Recipe`, built as those of `presets` are.
-"""
+"""Recipes fitted to the user's images: `small` for a laptop, `base` for a GPU."""
 
 from __future__ import annotations
 
@@ -10,13 +7,7 @@ import dataclasses
 from alitok.data.crops import VIEWS
 from alitok.losses.local_features import LocalFeaturesConfig
 from alitok.losses.objective import LossWeights
-from alitok.recipes.presets import (
-    GeneratorSize,
-    Recipe,
-    small_generator_training,
-    small_tokenizer,
-    small_tokenizer_training,
-)
+from alitok.recipes.presets import SMALL_PATCH, GeneratorSize, Recipe, small_recipe
 from alitok.sampling import SamplingConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 from alitok.train.features import FeaturesTraining
@@ -28,53 +19,45 @@ from alitok.train.task import EngineConfig, LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 
 FITTED = ("small", "base")
-# A laptop has time for 64 codes an image. With 64 pixels a side each would stand for 8 x 8, of which small models keep
-# little but the colour; 4 x 4 show shapes.
-_SMALL_SIDE, _SMALL_PATCH = 32, 4
-# Weight of the distance in features learnt from the images themselves; 1 is too much, see docs/architecture.md.
+# A laptop has time for 64 codes per image: 8 x 8 px patches of a 64 px image, of which small models preserve little but
+# the color, or 4 x 4 px patches of a 32 px image, which show shapes.
+_SMALL_SIZE = 32
+# Weight of the distance in features learned from the images themselves; 1 is too much, see docs/architecture.md.
 _LOCAL = 0.1
 
 
 def fitted(name: str, *, image_size: int, images: int) -> Recipe:
-    """A recipe for images of one's own.
-
-    `small` is for a laptop: minutes to an hour on two cores. `base` is for a GPU of its own: hours.
+    """A recipe for the user's images: minutes to an hour on two cores for `small`, hours on one GPU for `base`.
 
     Args:
         name: `small` or `base`.
-        image_size: pixels a side that the images can fill: 16, 32, 64, 128 or 256; `small` takes at most 32.
-        images: training images.
+        image_size: 16, 32, 64, 128 or 256 px, what the images can fill; `small` uses at most 32.
+        images: number of training images.
     """
     assert name in FITTED, name
-    return _small(min(image_size, _SMALL_SIDE), images) if name == "small" else _base(image_size, images)
+    return _small(min(image_size, _SMALL_SIZE), images) if name == "small" else _base(image_size, images)
 
 
 def _grown(at_thousand: int, images: int, most: int) -> int:
-    """Steps for so many images: as given for up to 1,000, from there growing with the square root."""
+    """Steps for this many images: `at_thousand` for up to 1,000, growing with the square root from there."""
     return min(most, round(at_thousand * max(1.0, images / 1000) ** 0.5))
 
 
 def _codebook_size(sequence_length: int, images: int, most: int) -> int:
-    """The largest power of two such that each entry is met at least 64 times among all crops; 64 at least."""
+    """The largest power of two for which each entry occurs at least 64 times among all crops; at least 64."""
     return 1 << int(min(max(sequence_length * VIEWS["ten"] * images / 64, 64), most)).bit_length() - 1
 
 
 def _small(image_size: int, images: int) -> Recipe:
-    grid = image_size // _SMALL_PATCH
-    return Recipe(
-        tokenizer=small_tokenizer(
-            image_size=image_size,
-            patch_size=_SMALL_PATCH,
-            codebook_size=_codebook_size(grid + grid**2, images, 512),
-            code_width=16,
-            width=96,
-            layers=3,
-            heads=4,
-        ),
+    grid = image_size // SMALL_PATCH
+    return small_recipe(
+        image_size=image_size,
+        codebook_size=_codebook_size(grid + grid**2, images, 512),
+        width=96,
         stage1=_small_stage1(_grown(2400, images, 12_000)),
-        stage2=small_tokenizer_training(steps=_grown(800, images, 4000)),
-        generator_size=GeneratorSize(layers=4, width=128, heads=4),
-        generator=small_generator_training(steps=_grown(1200, images, 6000)),
+        stage2_steps=_grown(800, images, 4000),
+        generator_width=128,
+        generator_steps=_grown(1200, images, 6000),
         crops="ten",
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
         samples_per_class=20,
@@ -82,7 +65,7 @@ def _small(image_size: int, images: int) -> Recipe:
 
 
 def _small_stage1(steps: int) -> TokenizerTraining:
-    """Small batches and a light quantizer's loss: features of few photographs else fall onto few codes for long."""
+    """Small batches and a low quantizer loss weight; otherwise features of few photos stay on few codes for long."""
     phase = TokenizerPhase(
         steps=steps,
         learning_rate=1e-3,
@@ -132,7 +115,7 @@ def _base(image_size: int, images: int) -> Recipe:
 
 
 def _base_tokenizer(steps: int, probe_every: int = 0) -> TokenizerTraining:
-    """Three quarters with features learnt from the images, then a quarter with the discriminator."""
+    """Three quarters with features learned from the images, then a quarter with the discriminator."""
     optimizer = OptimizerConfig(weight_decay=0.01, ema_decay=0.999)
     losses, last = LossWeights(local=_LOCAL), steps // 4
     return TokenizerTraining(

@@ -1,7 +1,7 @@
-"""Named sizes and recipes, in one place.
+"""Named sizes and recipes.
 
-`TOKENIZERS` and `GENERATORS` hold the published sizes, `RECIPES` everything a run from images to images needs.
-Only the numbers differ between the small and the full-size entries: classes and code paths are the same.
+`TOKENIZERS` and `GENERATORS` hold the published sizes; `RECIPES` everything that a run from images to images needs.
+Small and full-size entries differ in numbers only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from alitok.train.tokenizer import TokenizerPhase, TokenizerTraining
 
 StageName = Literal["stage1", "stage2", "generator"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
+SMALL_PATCH = 4  # px
 
 
 @config
 class GeneratorSize:
-    """A generator's size, without what the tokenizer and the classes decide."""
+    """A generator's size, without what the tokenizer and the classes determine."""
 
     layers: int
     width: int
@@ -59,13 +60,13 @@ class Recipe:
 
     Attributes:
         tokenizer: geometry and sizes; it has a stage-2 decoder.
-        features: the feature network that is learnt from the images, where a phase has `losses.local`.
+        features: the feature network trained on the images, where a phase has `losses.local`.
         stage1, stage2, generator: the three trainings.
         generator_size: size of the generator.
         crops: the views of each image that the generator is trained on.
-        sampling: how the samples are drawn.
-        samples_per_class: samples that are drawn and measured.
-        engine: how the trainings are laid over the machine; the only part that may change while a run goes on.
+        sampling: how codes are sampled.
+        samples_per_class: images sampled and measured.
+        engine: how training uses the machine; the only part that may change during a run.
     """
 
     tokenizer: TokenizerConfig
@@ -80,13 +81,12 @@ class Recipe:
     engine: EngineConfig = EngineConfig()
 
     def __post_init__(self) -> None:
-        """Refuse a recipe whose second stage has nothing to train."""
         if self.tokenizer.stage2 is None:
             raise AlitokError("tokenizer.stage2 is missing; a recipe trains both stages")
         require_at_least(self, 1, "samples_per_class")
         if self.tokenizer.codebook_size > MAX_CODEBOOK:
-            raise AlitokError(f"tokenizer.codebook_size must be at most {MAX_CODEBOOK}, what stored codes can hold")
-        self.generator_size.config(self.tokenizer, classes=1)  # refuses sizes that do not fit, before any training
+            raise AlitokError(f"tokenizer.codebook_size must be at most {MAX_CODEBOOK}, the limit of stored codes")
+        self.generator_size.config(self.tokenizer, classes=1)  # rejects invalid sizes before any training
 
     def training(self, stage: StageName) -> TokenizerTraining | GeneratorTraining:
         """The training of a stage."""
@@ -95,8 +95,8 @@ class Recipe:
         return self.stage1 if stage == "stage1" else self.stage2
 
 
-# The released layout differs from the paper's in its prefix (17: a second copy of the top-left patch), its buffer
-# (32 tokens) and in that its second decoder reads the prefix codes.
+# The released layout differs from the paper's: 17 prefix codes (a second copy of the top-left patch), 32 buffer tokens,
+# and a stage-2 decoder that reads the prefix codes.
 TOKENIZERS = {
     "alitok-256": TokenizerConfig(),
     "alitok-256-v1": TokenizerConfig(prefix=17, stage2=DecoderConfig(extra_tokens=32)),
@@ -117,8 +117,8 @@ SAMPLING = {
     "XL": SamplingConfig(guidance_scale=13.0, guidance_power=1.4),
 }
 
-# Guided gFID as published, for the paper's models and (by SoftCFG's authors) for the released weights; and as measured
-# with this project where that has been done.
+# Guided gFID as published, for the paper's models and (by SoftCFG's authors) for the released weights; then as measured
+# with this project.
 PUBLISHED_GFID = {
     "alitok-256-B": 1.44,
     "alitok-256-L": 1.38,
@@ -130,44 +130,59 @@ PUBLISHED_GFID = {
 MEASURED_GFID: dict[str, float] = {}
 
 
-def small_tokenizer(
-    *, image_size: int, patch_size: int, codebook_size: int, code_width: int, width: int, layers: int, heads: int
-) -> TokenizerConfig:
-    """The paper's layout in small: causal decoder with a leading token, then a bidirectional one with a buffer.
+def small_recipe(
+    *,
+    image_size: int,
+    codebook_size: int,
+    width: int,
+    stage1: TokenizerTraining,
+    stage2_steps: int,
+    generator_width: int,
+    generator_steps: int,
+    sampling: SamplingConfig,
+    samples_per_class: int,
+    crops: CropRecipe = "centre",
+) -> Recipe:
+    """The paper's layout for a laptop, with 4 x 4 px patches.
 
-    The second decoder reads the prefix: on so short a sequence it holds too much of the image to be dropped.
+    The stage-2 decoder reads the prefix: of so short a sequence it holds too much of the image to be dropped.
     """
-    return TokenizerConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        codebook_size=codebook_size,
-        code_width=code_width,
-        encoder=EncoderConfig(width=width, layers=layers, heads=heads),
-        stage1=DecoderConfig(width=width, layers=layers, heads=heads, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=DecoderConfig(width=width * 3 // 2, layers=layers + 1, heads=heads, extra_tokens=8),
+    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.998)
+    phase = Phase(steps=generator_steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
+    return Recipe(
+        tokenizer=TokenizerConfig(
+            image_size=image_size,
+            patch_size=SMALL_PATCH,
+            codebook_size=codebook_size,
+            code_width=16,
+            encoder=EncoderConfig(width=width, layers=3, heads=4),
+            stage1=DecoderConfig(width=width, layers=3, heads=4, causal=True, extra_tokens=1, prefix_head=True),
+            stage2=DecoderConfig(width=width * 3 // 2, layers=4, heads=4, extra_tokens=8),
+        ),
+        stage1=stage1,
+        stage2=small_tokenizer_training(steps=stage2_steps),
+        generator_size=GeneratorSize(layers=4, width=generator_width, heads=4),
+        generator=GeneratorTraining(
+            loop=LoopConfig(batch_size=64, optimizer=optimizer, evaluate_every=100), phases=(phase,)
+        ),
+        crops=crops,
+        sampling=sampling,
+        samples_per_class=samples_per_class,
     )
 
 
 def small_tokenizer_training(*, steps: int) -> TokenizerTraining:
-    """One phase without feature networks or discriminator, of either stage."""
-    # After a short warm-up the features can collapse onto few codes; measured in docs/architecture.md.
+    """One phase of either stage, without feature networks or discriminator."""
+    # After a short warmup the features can collapse onto few codes; measured in docs/architecture.md.
     phase = TokenizerPhase(steps=steps, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=min(250, steps // 2))
     return TokenizerTraining(loop=LoopConfig(batch_size=64, evaluate_every=100), phases=(phase,))
-
-
-def small_generator_training(*, steps: int) -> GeneratorTraining:
-    """One phase, with a short average of the weights."""
-    optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.998)
-    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
-    loop = LoopConfig(batch_size=64, optimizer=optimizer, evaluate_every=100)
-    return GeneratorTraining(loop=loop, phases=(phase,))
 
 
 IMAGENET_IMAGES = 1_281_167  # for training
 
 
 def _imagenet_generator(*, epochs: int) -> GeneratorTraining:
-    """The published training of B and L (800 epochs) and XL (400), at batch 2048."""
+    """The published training of B and L (800 epochs) and XL (400), at batch size 2048."""
     optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.9999)
     phase = Phase(
         steps=round(IMAGENET_IMAGES * epochs / 2048),
@@ -224,54 +239,55 @@ def _imagenet(tokenizer: TokenizerConfig, *, stage1_main: int, losses: LossWeigh
 
 
 _PAPER = LossWeights(convnext=1.0)
-# Released: the first row by its squared error alone, and weights of its own for the two sides of the game.
+# Released: MSE only for the first row, and separate weights of generator and discriminator.
 _RELEASED = LossWeights(convnext=1.0, auxiliary=10 * 17 / 256, auxiliary_perceptual=False, discriminator=0.1)
 
 RECIPES = {
-    "digits": Recipe(
-        tokenizer=small_tokenizer(
-            image_size=16, patch_size=4, codebook_size=128, code_width=16, width=64, layers=3, heads=4
-        ),
+    "digits": small_recipe(
+        image_size=16,
+        codebook_size=128,
+        width=64,
         stage1=small_tokenizer_training(steps=1200),
-        stage2=small_tokenizer_training(steps=800),
-        generator_size=GeneratorSize(layers=4, width=96, heads=4),
-        generator=small_generator_training(steps=1200),
+        stage2_steps=800,
+        generator_width=96,
+        generator_steps=1200,
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5, top_k=20),
+        samples_per_class=50,
     ),
-    "photos": Recipe(
-        tokenizer=small_tokenizer(
-            image_size=32, patch_size=4, codebook_size=256, code_width=16, width=96, layers=3, heads=4
-        ),
+    "photos": small_recipe(
+        image_size=32,
+        codebook_size=256,
+        width=96,
         stage1=small_tokenizer_training(steps=1200),
-        stage2=small_tokenizer_training(steps=800),
-        generator_size=GeneratorSize(layers=4, width=128, heads=4),
-        generator=small_generator_training(steps=1200),
+        stage2_steps=800,
+        generator_width=128,
+        generator_steps=1200,
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
         samples_per_class=20,
     ),
-    # The paper's 600,000 steps of stage 1 are the released phases with a longer middle; both have the same stage 2.
+    # The paper's 600,000 steps of stage 1 are the released phases with a longer main phase; stage 2 is the same.
     "alitok-256": _imagenet(TOKENIZERS["alitok-256"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
     "alitok-256-v1": _imagenet(TOKENIZERS["alitok-256-v1"], stage1_main=200_000, losses=_RELEASED, adversarial=0.005),
     "alitok-512": _imagenet(TOKENIZERS["alitok-512"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),
 }
 
-RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in images that the recipes are named after
+RECIPE_CLASSES = {"digits": 10, "photos": 14}  # of the built-in datasets that the recipes are named after
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, in the usual order."""
+    """The names of ImageNet's 1,000 classes, in the standard order."""
     text = resources.files("alitok").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def with_generator(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with a published size of generator, its training and its guidance.
+    """The recipe with a published generator size, its training and its guidance.
 
     Raises:
-        AlitokError: there is no such size.
+        AlitokError: unknown size.
     """
     if name not in GENERATORS:
-        raise AlitokError(f"There is no generator {name!r}; choose one of: {', '.join(GENERATORS)}.")
+        raise AlitokError(f"Unknown generator {name!r}; choose one of: {', '.join(GENERATORS)}.")
     return dataclasses.replace(
         recipe,
         generator_size=GENERATORS[name],
