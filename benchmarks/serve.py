@@ -1,23 +1,25 @@
-"""The service under load, beside the engine alone; and a soak test with valid and invalid requests.
+"""Throughput and latency of the service beside the engine alone, and a soak test with valid and invalid requests.
 
     python benchmarks/serve.py                                      # random weights, 1, 8 and 32 clients, 60 s each
     python benchmarks/serve.py --model runs/demo/model --seconds 60
     python benchmarks/serve.py --preset alitok-256-B --device cuda   # any name of `alitok models`
     python benchmarks/serve.py --soak 1800                          # half an hour of mixed requests
 
-Without `--model` and `--preset`, the pipeline has the full geometry (256 px, 17 prefix codes, a 16 x 16 grid, 4096
-entries) with networks of width 256 and 6 layers and random weights, which takes seconds per image on a CPU.
+Without `--model` and `--preset` the model has the full geometry (256 px, 17 prefix codes and a grid of 16 x 16, 4096
+entries) with networks of width 256 and 6 layers, which a CPU runs in seconds, and random weights.
 
-First the engine alone samples full batches in this process, codes and pixels, as large as the clients could fill.
-Then `alitok serve` runs in its own process, and each client, a thread here, requests one image after another with a
-new class and seed. The clock starts with as many good answers as clients and stops at the last; `failed` counts the
-others, which are in no rate, and `ratio` is the service's images/s over the engine's. `first_row` is the time to the
-first row of a streamed image over the total time, the median of twenty.
+First the engine alone generates full batches in this process, codes and pixels: for each number of clients, batches of
+as many images as can be in one. Then `alitok serve` runs in its own process, and each client, a thread here, requests
+one image after another, each of another class and seed. The clock starts when there are as many good responses as
+clients and stops at the last of them; `failed` counts the others, which are in no rate, and `ratio` is the service's
+images per second over the engine's. `first_row` is the time to the first row of a streamed image over the time to its
+end, the median of twenty.
 
-The soak sends a seeded mix: images, streams read to the end or abandoned, codes both ways, and invalid requests. Each
-has expected statuses; `lost` counts requests without an answer, `wrong` those with another status. Memory is the
-service's own, from /metrics: the maximum of the second quarter, when all buffers exist, beside the maximum of the
-last. The last line is one JSON object; the exit status is 1 if a request failed, was lost or got a wrong answer.
+The soak test sends a seeded mixture: images, streams read to the end and abandoned ones, codes both ways, and invalid
+requests. Each has its expected statuses; `lost` counts requests without a response, `wrong` those with another status.
+Memory is the service's own, from /metrics: the maximum of the second quarter of the time, when all buffers are
+allocated, beside the maximum of the last. The last line is one JSON object; the exit status is 1 if a request failed,
+was lost or had a wrong status.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alitok.apps.serve.client import Client, Drawn, DrawnRow
+from alitok.apps.serve.client import Client, GeneratedImage, GeneratedRow
 from serve_soak import Soak, in_threads, metrics
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ if TYPE_CHECKING:
     from alitok.tokenizer import TokenizerConfig
 
 MODEST = "modest-256"
-_LONGEST_START = 600.0  # seconds in which the first good answers must come
-_PAUSE = 0.05  # seconds after a request that failed, as the next one may fail at once
-_WATCHED = 20  # streams whose first row is timed, behind one in which the client sets itself up
+_LONGEST_START = 600.0  # seconds until the first good responses
+_PAUSE = 0.05  # seconds after a failed request, as the next one may fail at once
+_WATCHED = 20  # timed streams, after one to warm up
 
 
 def modest_256() -> tuple[TokenizerConfig, GeneratorConfig, SamplingConfig]:
@@ -71,8 +73,8 @@ def modest_256() -> tuple[TokenizerConfig, GeneratorConfig, SamplingConfig]:
     return tokenizer, generator, SamplingConfig(guidance_scale=3.0)
 
 
-def random_pair(preset: str, directory: Path) -> Path:
-    """A pair of a named size with random weights, saved."""
+def random_model(preset: str, directory: Path) -> Path:
+    """A saved model of a named size with random weights."""
     import torch
 
     from alitok.apps.bench.bench import named_configs
@@ -82,14 +84,14 @@ def random_pair(preset: str, directory: Path) -> Path:
 
     torch.manual_seed(0)
     tokenizer, generator, sampling = modest_256() if preset == MODEST else named_configs(preset)
-    drawing = Generator(generator).eval()
-    torch.nn.init.normal_(drawing.output.weight, std=0.02)  # starts at zero, which would draw all codes alike
-    Pipeline(Tokenizer(tokenizer).eval(), drawing, sampling).save_pretrained(directory)
+    model = Generator(generator).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)  # zero would make all codes equally likely
+    Pipeline(Tokenizer(tokenizer).eval(), model, sampling).save_pretrained(directory)
     return directory
 
 
 def engine_alone(model: Path, batches: list[int], seconds: float, device: DeviceName) -> dict[int, float]:
-    """Images a second by the size of a batch, codes and pixels, without a service."""
+    """Images per second by batch size, codes and pixels, without a service."""
     from alitok.apps.serve.model import ServedModel
     from alitok.sampling import SampleRequest
     from alitok.sampling.pipeline import Pipeline
@@ -101,18 +103,18 @@ def engine_alone(model: Path, batches: list[int], seconds: float, device: Device
     for size in batches:
         sampling = served.pipeline.sampling
         requests = (SampleRequest(number % classes, number, sampling=sampling) for number in itertools.count())
-        drawing = synthesize(engine, served.decoder, requests, batch_size=size)
-        next(drawing)  # sets itself up
-        drawn, began = 0, time.perf_counter()
+        images = synthesize(engine, served.decoder, requests, batch_size=size)
+        next(images)  # warm up
+        count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            drawn += len(next(drawing))
-        found[size] = drawn / (time.perf_counter() - began)
+            count += len(next(images))
+        found[size] = count / (time.perf_counter() - began)
     return found
 
 
 @contextlib.contextmanager
 def serving(model: Path, options: argparse.Namespace) -> Iterator[str]:
-    """The address of a service of the model, in a process of its own, which is asked to stop at the end."""
+    """The URL of a service of the model in its own process, which is stopped at the end."""
     command = [sys.executable, "-m", "alitok", "serve", str(model), "--port", "0", "--device", options.device]
     command += ["--batch-size", str(options.batch_size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -129,27 +131,22 @@ def serving(model: Path, options: argparse.Namespace) -> Iterator[str]:
 
 
 class Load:
-    """Clients that each ask for one image after the other, over a connection that is kept.
-
-    Args:
-        address: of the service.
-        classes: of its model.
-    """
+    """Clients that each request one image after another over a persistent connection."""
 
     def __init__(self, address: str, classes: int) -> None:
         self.address, self.classes = address, classes
-        self.answers: list[tuple[float, float]] = []  # good ones: when it came, how long it took
+        self.answers: list[tuple[float, float]] = []  # good ones: arrival time and duration
         self.failed = 0
         self._seeds, self._lock = iter(range(1 << 40)), threading.Lock()
-        self._began: float | None = None  # when there were as many answers as clients
+        self._began: float | None = None  # when there were as many responses as clients
 
     def run(self, clients: int, seconds: float) -> dict[str, Any]:
-        """Ask for so long; images a second, the times of an answer, and the size of the service's batches."""
+        """Images per second, response times, and the size of the service's batches."""
         before = batches(self.address)
         in_threads(lambda: self._ask(clients, seconds), clients)
-        drawn, count = (now - then for now, then in zip(batches(self.address), before, strict=True))
+        images, count = (now - then for now, then in zip(batches(self.address), before, strict=True))
         if self._began is None:
-            raise SystemExit(f"The service gave {len(self.answers)} good answers and {self.failed} others.")
+            raise SystemExit(f"The service gave {len(self.answers)} good responses and {self.failed} others.")
         timed = [(came, took) for came, took in self.answers if came > self._began]
         ordered = sorted(took for _, took in timed)
         return {
@@ -159,7 +156,7 @@ class Load:
             "images_per_second": len(timed) / (max(came for came, _ in timed) - self._began),
             "p50_seconds": statistics.median(ordered),
             "p95_seconds": ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))],
-            "mean_batch": drawn / count,
+            "mean_batch": images / count,
         }
 
     def _ask(self, clients: int, seconds: float) -> None:
@@ -182,39 +179,39 @@ class Load:
                         self._began = now
 
     def _one(self, connection: http.client.HTTPConnection, seed: int) -> bool:
-        """Ask for an image; whether it came."""
+        """Request an image; whether it arrived."""
         body = json.dumps({"classes": [seed % self.classes], "seed": seed})
         try:
             connection.request("POST", "/v1/images", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            told = json.loads(answer.read())
-            return answer.status == 200 and told["images"][0]["seed"] == seed
+            found = json.loads(answer.read())
+            return answer.status == 200 and found["images"][0]["seed"] == seed
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-            connection.close()  # it is opened again by the next request
+            connection.close()  # reopened by the next request
             return False
 
 
 def batches(address: str) -> tuple[float, float]:
-    """Images of all batches so far, and how many batches there were."""
+    """Total images and number of batches so far."""
     return metrics(address, "alitok_batch_images_sum", "alitok_batch_images_count")
 
 
 def first_row(address: str) -> tuple[float, float]:
-    """Time to the first row over time to the finished image, and the former in seconds, of one client."""
-    shares, times = [], []
+    """Median time to the first row, as a fraction of the time to the finished image and in seconds, of one client."""
+    fractions, times = [], []
     for seed in range(-1, _WATCHED):
         began, first = time.perf_counter(), None
-        for told in Client(address).stream([0], seed=max(0, seed)):
-            if isinstance(told, DrawnRow) and first is None:
+        for event in Client(address).stream([0], seed=max(0, seed)):
+            if isinstance(event, GeneratedRow) and first is None:
                 first = time.perf_counter() - began
-            if isinstance(told, Drawn) and first is not None and seed >= 0:
+            if isinstance(event, GeneratedImage) and first is not None and seed >= 0:
                 times.append(first)
-                shares.append(first / (time.perf_counter() - began))
-    return (statistics.median(shares), statistics.median(times)) if shares else (1.0, 0.0)
+                fractions.append(first / (time.perf_counter() - began))
+    return (statistics.median(fractions), statistics.median(times)) if fractions else (1.0, 0.0)
 
 
 def machine() -> dict[str, Any]:
-    """Where this was measured."""
+    """Versions and hardware."""
     import torch
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
@@ -229,7 +226,7 @@ def machine() -> dict[str, Any]:
 
 
 def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything that was requested."""
+    """All requested measurements."""
     result: dict[str, Any] = {"benchmark": "serve", "model": options.preset if options.model is None else "saved"}
     result |= {"batch_size": options.batch_size, "seconds": options.seconds, "machine": machine()}
     alone = {}
@@ -239,17 +236,17 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         result["engine_images_per_second"] = alone
         print("engine alone:", {size: round(found, 3) for size, found in alone.items()}, flush=True)
     with serving(model, options) as address:
-        facts = Client(address).models()[0]
-        result["codes"] = facts["codes"]
+        info = Client(address).models()[0]
+        result["codes"] = info["codes"]
         if options.soak:
-            result["soak"] = Soak(address, facts).run(options.soak, options.clients[-1])
+            result["soak"] = Soak(address, info).run(options.soak, options.clients[-1])
             return result
         result["first_row"], result["first_row_seconds"] = first_row(address)
         print(f"first row after {result['first_row']:.3f} of an image's time", flush=True)
         print("clients  images/s   p50 s   p95 s   ratio   batch", flush=True)
         result["loads"] = []
         for clients in options.clients:
-            found = Load(address, len(facts["classes"])).run(clients, options.seconds)
+            found = Load(address, len(info["classes"])).run(clients, options.seconds)
             found["ratio"] = found["images_per_second"] / alone[min(clients, options.batch_size)]
             result["loads"].append(found)
             shown = [found[name] for name in ("images_per_second", "p50_seconds", "p95_seconds", "ratio", "mean_batch")]
@@ -258,26 +255,24 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def faults(result: dict[str, Any]) -> int:
-    """Requests that failed, were lost, or had a wrong answer."""
+    """Requests that failed, were lost, or had a wrong status."""
     soak = result.get("soak", {"lost": 0, "wrong": 0})
     return soak["lost"] + soak["wrong"] + sum(load["failed"] for load in result.get("loads", []))
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="a saved pair; else random weights of --preset")
+    parser.add_argument("--model", type=Path, help="a saved model; default: random weights of --preset")
     parser.add_argument("--preset", default=MODEST, help=f"{MODEST}, or a name of `alitok models`")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument(
-        "--soak", type=float, default=0.0, metavar="SECONDS", help="instead, mixed requests for so long"
-    )
+    parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="run the soak test instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        model = options.model or random_pair(options.preset, Path(directory) / options.preset)
+        model = options.model or random_model(options.preset, Path(directory) / options.preset)
         result = measure(model, options)
     print(json.dumps(result))
     return 1 if faults(result) else 0

@@ -1,4 +1,4 @@
-"""A soak test: a mix of valid and invalid requests, each with its expected statuses; see `serve.py`."""
+"""A soak test: a mixture of valid and invalid requests, each with its expected statuses; see `serve.py`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from alitok.apps.serve.client import AnswerError, Client, Drawn
+from alitok.apps.serve.client import Client, GeneratedImage, ResponseError
 
-_SAMPLE_SECONDS = 1.0  # between two looks at the memory
+_SAMPLE_SECONDS = 1.0  # between memory samples
 
 
 def in_threads(work: Callable[[], None], count: int) -> None:
-    """Run `work` in so many threads, and wait for all."""
+    """Run `work` in `count` threads, and wait for all."""
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -32,15 +32,15 @@ def in_threads(work: Callable[[], None], count: int) -> None:
 
 
 class Soak:
-    """A mixture of requests, each with the statuses that are right for it.
+    """A mixture of requests, each with its expected statuses.
 
     Args:
-        address: of the service.
-        facts: of its model, as /v1/models tells them.
+        address: URL of the service.
+        info: its model, from /v1/models.
     """
 
-    def __init__(self, address: str, facts: dict[str, Any]) -> None:
-        self.address, self.facts = address, facts
+    def __init__(self, address: str, info: dict[str, Any]) -> None:
+        self.address, self.info = address, info
         self.sent: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.lost: list[str] = []
@@ -51,24 +51,24 @@ class Soak:
         Image.fromarray(noise).save(buffer, "PNG")
         self.image = buffer.getvalue()
         self.kinds: dict[str, tuple[Callable[[random.Random, Client], None], set[int]]] = {
-            "draw": (self._draw, {200, 429}),
+            "generate": (self._generate, {200, 429}),
             "stream": (self._stream, {200, 429}),
-            "stream left": (self._leave, {200, 429}),
+            "abandoned stream": (self._abandon, {200, 429}),
             "encode and decode": (self._codes, {200, 429}),
             "reconstruct": (lambda rng, client: client.reconstruct(self.image), {200, 429}),
             "complete": (self._complete, {200, 429}),
             "broken image": (lambda rng, client: client.encode([self.image[: rng.randrange(1, 9000)]]), {415, 422}),
-            "no image": (lambda rng, client: client.encode([rng.randbytes(500)]), {415, 422}),
-            "unknown class": (lambda rng, client: client.draw(["no such class"]), {422}),
-            "too many": (lambda rng, client: client.draw([0], count=1000), {422}),
+            "not an image": (lambda rng, client: client.encode([rng.randbytes(500)]), {415, 422}),
+            "unknown class": (lambda rng, client: client.generate(["no such class"]), {422}),
+            "too many": (lambda rng, client: client.generate([0], count=1000), {422}),
             "wrong codes": (lambda rng, client: client.decode([[0]]), {422}),
             "too large": (lambda rng, client: client.encode([bytes(40 << 20)]), {413}),
-            "no json": (self._no_json, {422}),
+            "not json": (self._not_json, {422}),
             "models": (lambda rng, client: client.models(), {200}),
         }
 
     def run(self, seconds: float, clients: int) -> dict[str, Any]:
-        """Send requests for so long; counts, and the service's memory in MB."""
+        """Send requests; returns counts, and the service's memory in MB."""
         until, memory = time.monotonic() + seconds, []
         numbers = iter(range(1 << 40))
 
@@ -101,72 +101,72 @@ class Soak:
         }
 
     def one(self, rng: random.Random) -> None:
-        """Send a request of some kind, and count what comes."""
+        """Send a random request and count its outcome."""
         kind = rng.choices(list(self.kinds), [8, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0.2, 1, 1])[0]
-        ask, right = self.kinds[kind]
-        status, said = 200, ""
+        send, expected = self.kinds[kind]
+        status, message = 200, ""
         with self._lock:
             self.sent[kind] += 1
         try:
-            ask(rng, Client(self.address, timeout=150))
-        except AnswerError as error:
-            status, said = error.status, str(error)
-        except Exception as error:  # whatever it is, this was no answer, and the client goes on
-            status, said = 0, f"{type(error).__name__}: {error}"
+            send(rng, Client(self.address, timeout=150))
+        except ResponseError as error:
+            status, message = error.status, str(error)
+        except Exception as error:  # whatever it is, there was no response, and the client goes on
+            status, message = 0, f"{type(error).__name__}: {error}"
         with self._lock:
             if status == 0:
-                self.lost.append(f"{kind}: {said}")
+                self.lost.append(f"{kind}: {message}")
                 return
             self.statuses[str(status)] += 1
-            if status not in right:
-                self.wrong.append(f"{kind}: {status} {said}")
+            if status not in expected:
+                self.wrong.append(f"{kind}: {status} {message}")
 
     def _class(self, rng: random.Random) -> int:
-        return rng.randrange(len(self.facts["classes"]))
+        return rng.randrange(len(self.info["classes"]))
 
-    def _draw(self, rng: random.Random, client: Client) -> None:
+    def _generate(self, rng: random.Random, client: Client) -> None:
         count = rng.randint(1, 4)
         settings = {"guidance_scale": rng.choice([1.0, 3.0]), "top_k": rng.choice([0, 10])}
-        drawn = client.draw([self._class(rng)], count=count, seed=rng.randrange(1000), settings=settings)
-        if len(drawn) != count:
-            raise AnswerError(f"{len(drawn)} images for {count}")
+        images = client.generate([self._class(rng)], count=count, seed=rng.randrange(1000), settings=settings)
+        if len(images) != count:
+            raise ResponseError(f"{len(images)} images instead of {count}")
 
     def _stream(self, rng: random.Random, client: Client) -> None:
-        if not isinstance(list(client.stream([self._class(rng)], seed=rng.randrange(1000)))[-1], Drawn):
-            raise AnswerError("a stream without its image")
+        if not isinstance(list(client.stream([self._class(rng)], seed=rng.randrange(1000)))[-1], GeneratedImage):
+            raise ResponseError("a stream without its image")
 
-    def _leave(self, rng: random.Random, client: Client) -> None:
+    def _abandon(self, rng: random.Random, client: Client) -> None:
         stream = client.stream([self._class(rng)], count=4)
         for _ in range(rng.randrange(3)):
             next(stream)
         stream.close()
 
     def _codes(self, rng: random.Random, client: Client) -> None:
-        client.decode(client.encode([self.image]), rng.choice(self.facts["stages"]))
+        client.decode(client.encode([self.image]), rng.choice(self.info["stages"]))
 
     def _complete(self, rng: random.Random, client: Client) -> None:
-        client.draw([self._class(rng)], seed=1, keep=(self.image, rng.randint(0, self.facts["grid"])))
+        client.generate([self._class(rng)], seed=1, completion=(self.image, rng.randint(0, self.info["grid"])))
 
-    def _no_json(self, rng: random.Random, client: Client) -> None:
+    def _not_json(self, rng: random.Random, client: Client) -> None:
         host = self.address.removeprefix("http://")
         connection = http.client.HTTPConnection(host, timeout=30)
         try:
             text = base64.b64encode(rng.randbytes(30))
             connection.request("POST", "/v1/images", text, {"Content-Type": "application/json"})
-            raise AnswerError("", connection.getresponse().status)
+            raise ResponseError("", connection.getresponse().status)
         except OSError as error:
-            raise AnswerError(str(error)) from None
+            raise ResponseError(str(error)) from None
         finally:
             connection.close()
 
 
 def resident(address: str) -> float:
-    """Bytes of memory that the service holds."""
+    """Resident memory of the service in bytes."""
     return metrics(address, "process_resident_memory_bytes")[0]
 
 
 def metrics(address: str, *names: str) -> tuple[float, ...]:
-    """What /metrics says."""
+    """Values from /metrics."""
     with urlopen(f"{address}/metrics") as answer:
         text = answer.read().decode()
     found = (re.search(rf"^{name} (\S+)", text, re.MULTILINE) for name in names)

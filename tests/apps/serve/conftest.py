@@ -1,4 +1,4 @@
-"""A tiny pair of random weights, and services of it on free ports of this machine, each in a thread of its own."""
+"""A tiny pipeline of random weights, and services of it on free ports, each in its own thread."""
 
 import contextlib
 import io
@@ -17,10 +17,10 @@ httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 
 from alitok.apps.serve.app import create_app  # noqa: E402
-from alitok.apps.serve.connection import connections  # noqa: E402
-from alitok.apps.serve.limits import ServiceLimits  # noqa: E402
+from alitok.apps.serve.guard import bounded_connection  # noqa: E402
 from alitok.apps.serve.model import ServedModel  # noqa: E402
-from alitok.apps.serve.service import ServiceSettings  # noqa: E402
+from alitok.apps.serve.options import AccessKey, ServiceLimits  # noqa: E402
+from alitok.apps.serve.service import Service  # noqa: E402
 from alitok.generator import Generator, GeneratorConfig  # noqa: E402
 from alitok.sampling import SamplingConfig  # noqa: E402
 from alitok.sampling.engine import Engine  # noqa: E402
@@ -68,7 +68,7 @@ def model_directory(pipeline, tmp_path_factory):
 
 
 class Running:
-    """A service that answers."""
+    """A running service."""
 
     def __init__(self, app, address):
         self.app, self.address = app, address
@@ -80,14 +80,16 @@ class Running:
 
 @contextlib.contextmanager
 def serving(pipeline, **settings):
-    """A service in a thread; `gate`, an event, holds up each step of its engine until it is set."""
+    """A service in a thread; the event `gate` blocks each step of its engine until it is set."""
     gate = settings.pop("gate", None)
     limits = ServiceLimits(**settings.pop("limits", {}))
     served = with_plain_engine(Pipeline(pipeline.tokenizer, pipeline.generator, pipeline.sampling))
     if gate is not None:
-        hold_up(served.engine, gate)
-    app = create_app(ServedModel("tiny", served), ServiceSettings(limits=limits, **settings))
-    http = connections(limits.unread_seconds)
+        block_engine(served.engine, gate)
+    if "key" in settings:
+        settings["key"] = AccessKey(settings["key"])
+    app = create_app(Service(ServedModel("tiny", served), limits=limits, **settings))
+    http = bounded_connection(limits.unread_seconds)
     config = uvicorn.Config(app, http=http, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -106,8 +108,8 @@ def serving(pipeline, **settings):
             assert not thread.is_alive()
 
 
-def hold_up(engine, gate):
-    """Let the engine hand on a row of codes only while the gate is open."""
+def block_engine(engine, gate):
+    """Let the engine yield a row of codes only while the gate is open."""
     stream = engine.stream
 
     def slow(requests):
@@ -121,7 +123,7 @@ def hold_up(engine, gate):
 def wait_for(condition, seconds=10.0):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, "timed out"
         time.sleep(0.005)
 
 

@@ -1,7 +1,4 @@
-"""A browser for the page's tests: pages watched for errors and foreign requests, what a user does, computed contrast.
-
-Enters: an address. Leaves: Playwright pages; text with too little contrast.
-"""
+"""A browser for the page's tests: pages watched for errors and foreign requests, user actions, computed contrast."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ _LOW_CONTRAST = """
     return (high + 0.05) / (low + 0.05);
   };
   const seen = [];
-  const judge = (node, colour, words) => {
+  const check = (node, colour, words) => {
     const below = behind(node);
     seen.push([words, ratio(over(rgba(colour), below), below)]);
   };
@@ -66,12 +63,12 @@ _LOW_CONTRAST = """
     const words = walker.currentNode.data.trim();
     if (!words || !node.checkVisibility() || ["SCRIPT", "NOSCRIPT"].includes(node.tagName)) continue;
     const style = getComputedStyle(node);
-    judge(node, node.namespaceURI.includes("svg") ? style.fill : style.color, words);
+    check(node, node.namespaceURI.includes("svg") ? style.fill : style.color, words);
   }
   for (const input of document.querySelectorAll("input, select")) {
     if (!input.checkVisibility() || input.type === "range") continue;
-    judge(input, getComputedStyle(input).color, `in ${input.id}`);
-    if (input.placeholder) judge(input, getComputedStyle(input, "::placeholder").color, `placeholder of ${input.id}`);
+    check(input, getComputedStyle(input).color, `in ${input.id}`);
+    if (input.placeholder) check(input, getComputedStyle(input, "::placeholder").color, `placeholder of ${input.id}`);
   }
   return { looked: seen.length, low: seen.filter(([, value]) => value < 4.5) };
 }
@@ -102,7 +99,7 @@ class Watch:
         if not url.startswith((self.address, "blob:", "data:")):
             self.foreign.append(url)
 
-    def judge(self) -> None:
+    def check(self) -> None:
         unexpected = [said for said in self.messages if not any(part in said for part in self.expected)]
         assert not self.foreign, self.foreign
         assert not unexpected, unexpected
@@ -135,7 +132,7 @@ def open_browser() -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, address: str, **context_options: Any) -> Iterator[tuple[Page, Watch]]:
-    """A page of its own storage, judged at the end."""
+    """A page of its own storage, checked at the end."""
     options = {"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce", **context_options}
     context = browser.new_context(**options)
     context.set_default_timeout(_PATIENCE)
@@ -144,7 +141,7 @@ def open_page(browser: Browser, address: str, **context_options: Any) -> Iterato
         page = context.new_page()
         watch.follow(page)
         yield page, watch
-        watch.judge()
+        watch.check()
     finally:
         context.close()
 
@@ -161,7 +158,7 @@ def overflows(page: Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
-def choose(page: Page, *names: str, form: str = "draw") -> None:
+def choose(page: Page, *names: str, form: str = "generate") -> None:
     """Classes by typing and Enter."""
     search = page.locator(f"#{form}-classes")
     for name in names:
@@ -170,17 +167,17 @@ def choose(page: Page, *names: str, form: str = "draw") -> None:
     search.press("Escape")
 
 
-def draw(page: Page, form: str = "draw") -> None:
+def generate(page: Page, form: str = "generate") -> None:
     """The form's main button."""
     page.locator(f"#{form}-form button.main").click()
 
 
-def drawn(page: Page, form: str = "draw") -> Locator:
-    """The finished images, the newest drawing's first."""
-    return page.locator(f"#{form}-gallery .drawn img")
+def generated(page: Page, form: str = "generate") -> Locator:
+    """The finished images, newest first."""
+    return page.locator(f"#{form}-gallery .result img")
 
 
-def a_image() -> dict[str, Any]:
+def image_file() -> dict[str, Any]:
     """A file to upload: red above blue."""
     image = Image.new("RGB", (40, 40), "#d03020")
     image.paste("#2040c0", (0, 20, 40, 40))

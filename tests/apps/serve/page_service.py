@@ -26,7 +26,7 @@ _TOKENIZER = TokenizerConfig(
 _GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=32, classes=len(CLASSES), layers=1, width=16, heads=2)
 
 
-def random_pair() -> Pipeline:
+def random_pipeline() -> Pipeline:
     """Sixteen pixels a side, four rows of patches, eight classes."""
     torch.manual_seed(0)
     tokenizer, generator = Tokenizer(_TOKENIZER).eval(), Generator(_GENERATOR, CLASSES).eval()

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 import alitok
-from alitok.apps.serve.guard import POLICY
+from alitok.apps.serve.guard import CONTENT_SECURITY_POLICY
 
 PAGE = Path(alitok.__file__).parent / "apps" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -71,7 +71,7 @@ class Stub:
             "codebook_size": CODEBOOK,
             "stages": ["stage1", "stage2"],
             "sampling": self.sampling,
-            "limits": {"most_images": 16, "most_upload_bytes": 200_000},
+            "limits": {"max_images": 16, "max_upload_bytes": 200_000},
             "run": False,
         }
 
@@ -114,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = "index.html" if self.path == "/" else self.path.removeprefix("/static/")
         if self.path == "/" or self.path.startswith("/static/"):
             file = PAGE / name
-            self.answer(200, file.read_bytes(), KINDS[file.suffix], {"Content-Security-Policy": POLICY})
+            self.answer(
+                200, file.read_bytes(), KINDS[file.suffix], {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+            )
         elif self.refused():
             return
         elif self.path == "/v1/models":
@@ -164,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.stub.gate.acquire(timeout=30)
                 for index, label in enumerate(labels):
                     strip = Image.new("RGB", (SIZE, SIZE // GRID), colour(label, seed, index, row))
-                    self.event("row", {"image": index, "row": row, "data": encoded(strip)})
+                    self.event("row", {"index": index, "row": row, "data": encoded(strip)})
                     sent += 1
                     if sent == self.stub.break_after:
                         self.stub.break_after = None
@@ -177,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
                 image = Image.new("RGB", (SIZE, SIZE))
                 for y in range(SIZE):
                     image.paste(colour(label, seed, index, y * GRID // SIZE), (0, y, SIZE, y + 1))
-                finished = {"image": index, "data": encoded(image, asked["format"]), "format": asked["format"]}
+                finished = {"index": index, "data": encoded(image, asked["format"]), "format": asked["format"]}
                 self.event("image", finished)
             self.event("done", {})
         except (BrokenPipeError, ConnectionResetError):

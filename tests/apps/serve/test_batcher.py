@@ -1,4 +1,4 @@
-"""The queue: bounded, fair, in time, and free again when a client leaves; a stop that loses nothing."""
+"""The queue: bounded, fair, in time, freed when a client disconnects; a shutdown that loses nothing."""
 
 import asyncio
 import base64
@@ -14,16 +14,15 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from alitok.apps.serve import service  # noqa: E402
-from alitok.apps.serve.batcher import Batcher, gathering_seconds  # noqa: E402
-from alitok.apps.serve.even import EvenDecoder  # noqa: E402
-from alitok.apps.serve.faults import ServiceError  # noqa: E402
-from alitok.apps.serve.model import ServedModel  # noqa: E402
-from alitok.apps.serve.waiting import Finished  # noqa: E402
+from alitok.apps.serve.batcher import Batcher, gather_seconds  # noqa: E402
+from alitok.apps.serve.errors import ServiceError  # noqa: E402
+from alitok.apps.serve.jobs import FinishedImage  # noqa: E402
+from alitok.apps.serve.model import FixedGroupDecoder, ServedModel  # noqa: E402
 from alitok.sampling import SampleRequest  # noqa: E402
 from alitok.sampling.engine import Engine  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
-FOUR = {"most_waiting": 4, "most_images": 4, "most_uploads": 4}
+FOUR = {"max_waiting": 4, "max_images": 4, "max_uploads": 4}
 
 
 def post(running, body, path="/v1/images"):
@@ -47,10 +46,10 @@ def held(pipeline, make_service, until):
 
 
 def count(running, **labels):
-    return running.service.numbers.registry.get_sample_value("alitok_requests_total", labels) or 0
+    return running.service.metrics.registry.get_sample_value("alitok_requests_total", labels) or 0
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back(held, until):
+def test_a_full_queue_rejects_with_a_time_to_retry(held, until):
     waiting = held.pool.submit(post, held, {**ONE, "count": 3})
     until(lambda: held.service.batcher.waiting == 3)
     refused = post(held, {**ONE, "count": 2})
@@ -64,7 +63,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(held, until):
     assert [each.result().status_code for each in (held.first, waiting, last)] == [200] * 3
 
 
-def test_a_client_that_leaves_frees_its_places(held, until):
+def test_a_client_that_disconnects_frees_its_slots(held, until):
     async def leave():
         async with httpx.AsyncClient(base_url=held.address) as http:
             posted = asyncio.create_task(http.post("/v1/images", json={**ONE, "count": 4}))
@@ -81,7 +80,7 @@ def test_a_client_that_leaves_frees_its_places(held, until):
     assert after.result().status_code == 200
 
 
-def test_a_stream_that_is_left_frees_its_places(held, until):
+def test_an_abandoned_stream_frees_its_slots(held, until):
     with held.client() as http, http.stream("POST", "/v1/images/stream", json={**ONE, "count": 4}) as answer:
         lines = answer.iter_lines()  # kept: the connection closes with it
         assert next(lines) == "event: start"
@@ -92,7 +91,7 @@ def test_a_stream_that_is_left_frees_its_places(held, until):
     assert post(held, ONE).status_code == 200
 
 
-def test_a_batch_that_nobody_waits_for_is_left_unfinished(pipeline, make_service, until):
+def test_a_batch_that_nobody_waits_for_is_abandoned(pipeline, make_service, until):
     gate = threading.Event()
     with make_service(pipeline, gate=gate) as running:
         with running.client() as http, http.stream("POST", "/v1/images/stream", json=ONE):
@@ -100,10 +99,10 @@ def test_a_batch_that_nobody_waits_for_is_left_unfinished(pipeline, make_service
         until(lambda: count(running, route="/v1/images/stream", method="POST", status="200") == 1)
         gate.set()
         until(lambda: not running.service.batcher.running)
-        assert running.service.numbers.registry.get_sample_value("alitok_images_total") == 0
+        assert running.service.metrics.registry.get_sample_value("alitok_images_total") == 0
 
 
-def test_a_late_answer_is_a_504_and_frees_its_places(pipeline, make_service, until):
+def test_a_late_response_is_a_504_and_frees_its_slots(pipeline, make_service, until):
     gate = threading.Event()
     with make_service(pipeline, gate=gate, limits={"deadline_seconds": 0.3}, batch_size=1) as running:
         late = post(running, {**ONE, "count": 3})
@@ -130,7 +129,7 @@ def ask_without_reading(running, path, body):
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
 def test_a_client_that_does_not_read_is_dropped(pipeline, make_service, until, monkeypatch, path):
     """Neither its answer nor its connection outlasts the time that it has."""
-    monkeypatch.setattr("alitok.apps.serve.drawing.encoded", lambda *_: "x" * 4_000_000)
+    monkeypatch.setattr("alitok.apps.serve.routes.to_base64", lambda *_: "x" * 4_000_000)
     limits = {"deadline_seconds": 2.0, "unread_seconds": 0.3}
     with make_service(pipeline, limits=limits) as running:
         connections = running.server.server_state.connections
@@ -141,8 +140,8 @@ def test_a_client_that_does_not_read_is_dropped(pipeline, make_service, until, m
             assert running.service.batcher.waiting == 0
 
 
-def test_a_stream_that_is_read_by_drops_ends_with_its_time(pipeline, make_service, until, monkeypatch):
-    monkeypatch.setattr("alitok.apps.serve.drawing.encoded", lambda *_: "x" * 30_000_000)
+def test_a_stream_that_is_read_slowly_ends_at_its_deadline(pipeline, make_service, until, monkeypatch):
+    monkeypatch.setattr("alitok.apps.serve.routes.to_base64", lambda *_: "x" * 30_000_000)
     with make_service(pipeline, limits={"deadline_seconds": 1.0, "unread_seconds": 1.0}) as running:
         with ask_without_reading(running, "/v1/images/stream", json.dumps(ONE).encode()) as connection:
             tasks, began = running.server.server_state.tasks, time.monotonic()
@@ -151,7 +150,8 @@ def test_a_stream_that_is_read_by_drops_ends_with_its_time(pipeline, make_servic
                 connection.recv(20_000)  # a megabyte a second
                 assert time.monotonic() < began + 15
                 time.sleep(0.02)
-        assert count(running, route="/v1/images/stream", method="POST", status="200") == 1
+        ended = [count(running, route="/v1/images/stream", method="POST", status=status) for status in ("200", "499")]
+        assert sum(ended) == 1  # dropped by its connection or cut off at the deadline, whichever comes first
 
 
 def test_codes_do_not_wait_for_a_long_batch(held, make_image):
@@ -163,7 +163,7 @@ def test_codes_do_not_wait_for_a_long_batch(held, make_image):
     assert encoded.result().status_code == 200
 
 
-def test_a_stop_finishes_running_work_and_takes_no_more(held, until):
+def test_a_shutdown_finishes_running_work_and_accepts_no_more(held, until):
     waiting = held.pool.submit(post, held, {**ONE, "count": 2})
     streamed = held.pool.submit(post, held, ONE, "/v1/images/stream")
     until(lambda: held.service.batcher.waiting == 3)
@@ -179,6 +179,16 @@ def test_a_stop_finishes_running_work_and_takes_no_more(held, until):
     assert [held.first.result().status_code, len(waiting.result().json()["images"])] == [200, 2]
     assert "event: done" in streamed.result().text
     until(lambda: not held.service.batcher.alive)
+
+
+def submit(batcher, *requests):
+    with batcher.reserve(len(requests)) as reservation:
+        return reservation.submit(requests)
+
+
+async def call(batcher, function):
+    with batcher.reserve(1) as reservation:
+        return await reservation.call(function)
 
 
 def hold_up(monkeypatch, place, name):
@@ -197,8 +207,8 @@ def hold_up(monkeypatch, place, name):
 
 @pytest.mark.parametrize("how", ["a stop", "a full queue"])
 @pytest.mark.parametrize(("path", "name"), [("/v1/decode", "decode"), ("/v1/encode", "encode")])
-def test_codes_that_have_begun_are_finished(pipeline, make_service, make_image, until, monkeypatch, how, path, name):
-    """The places of a request of several are taken at once, and not again for each."""
+def test_codes_in_progress_are_finished(pipeline, make_service, make_image, until, monkeypatch, how, path, name):
+    """A request reserves all of its slots at once."""
     gate = hold_up(monkeypatch, ServedModel, name)
     body = {"json": {"codes": [[0] * 12] * 3}} if name == "decode" else {"files": [("image", make_image())] * 3}
     with make_service(pipeline, limits=FOUR) as running, ThreadPoolExecutor(4) as pool:
@@ -219,9 +229,7 @@ def test_codes_that_have_begun_are_finished(pipeline, make_service, make_image, 
 
 
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream", "/v1/reconstruct", "/v1/encode"])
-def test_uploads_that_are_being_decoded_at_a_stop_are_finished(
-    pipeline, make_service, make_image, until, monkeypatch, path
-):
+def test_uploads_being_decoded_at_a_shutdown_are_finished(pipeline, make_service, make_image, until, monkeypatch, path):
     gate, data = hold_up(monkeypatch, service, "read_square"), make_image()
     completion = {"image": base64.b64encode(data).decode(), "rows": 1}
     body = {"json": {**ONE, "completion": completion}} if "images" in path else {"files": {"image": data}}
@@ -229,29 +237,29 @@ def test_uploads_that_are_being_decoded_at_a_stop_are_finished(
         asked = pool.submit(lambda: running.client().post(path, **body))
         until(gate.begun.is_set)
         running.service.batcher.stop_accepting()
-        time.sleep(1.2)  # longer than the thread sleeps between two looks
+        time.sleep(1.2)  # longer than the thread sleeps between two checks
         gate.set()
         assert asked.result().status_code == 200, asked.result().text
         assert path != "/v1/images/stream" or "event: done" in asked.result().text
         until(lambda: not running.service.batcher.alive)
 
 
-def test_a_batcher_that_has_lost_its_patience_refuses_what_had_its_places(batcher):
+def test_a_batcher_that_timed_out_rejects_reserved_work(batcher):
     async def run():
         batcher.start()
-        with batcher.places(2) as places:
+        with batcher.reserve(2) as reservation:
             await asyncio.to_thread(batcher.close, 0.1)
             assert not batcher.alive
-            with pytest.raises(ServiceError, match="stopping"):
-                await places.call(lambda: None)
-            with pytest.raises(ServiceError, match="stopping"):
-                places.submit([SampleRequest(0)] * 2)
+            with pytest.raises(ServiceError, match="shutting down"):
+                await reservation.call(lambda: None)
+            with pytest.raises(ServiceError, match="shutting down"):
+                reservation.submit([SampleRequest(0)] * 2)
         assert batcher.waiting == 0
 
     asyncio.run(run())
 
 
-def test_a_failed_batch_is_told_and_the_next_one_drawn(pipeline, make_service, caplog):
+def test_a_failed_batch_is_reported_and_the_next_one_runs(pipeline, make_service, caplog):
     with make_service(pipeline) as running:
         engine = running.service.model.pipeline.engine
         works = engine.stream
@@ -275,9 +283,9 @@ def batcher(pipeline):
     made = Batcher(
         Engine(pipeline.generator, kernel="plain"),
         pipeline.tokenizer,
-        EvenDecoder(pipeline.tokenizer),
+        FixedGroupDecoder(pipeline.tokenizer),
         batch_size=3,
-        most_waiting=20,
+        max_waiting=20,
     )
     yield made
     made.close(10)
@@ -288,19 +296,19 @@ def test_requests_take_turns(batcher):
     sizes, order = [], []
     batcher._on_batch = lambda images, seconds: sizes.append(images)
 
-    def noted(name, drawing):
-        """As the images are handed on; the loop may hear of several at a time."""
-        tell = drawing.tell
-        drawing.tell = lambda event: (order.append(name) if isinstance(event, Finished) else None, tell(event))
-        return drawing
+    def noted(name, job):
+        """As the images are published; the loop may receive several at a time."""
+        publish = job.publish
+        job.publish = lambda event: (order.append(name) if isinstance(event, FinishedImage) else None, publish(event))
+        return job
 
-    async def finish(drawing):
-        while not drawing.finished:
-            await drawing.next()
+    async def finish(job):
+        while not job.finished:
+            await job.next()
 
     async def both():
-        many = noted("many", batcher.submit([SampleRequest(0, index=index) for index in range(7)]))
-        few = noted("few", batcher.submit([SampleRequest(1)]))
+        many = noted("many", submit(batcher, *[SampleRequest(0, index=index) for index in range(7)]))
+        few = noted("few", submit(batcher, SampleRequest(1)))
         batcher.start()
         await asyncio.gather(finish(many), finish(few))
 
@@ -311,8 +319,8 @@ def test_requests_take_turns(batcher):
     assert sizes == [3, 3, 2]
 
 
-def test_clients_who_were_in_two_batches_come_together(batcher):
-    """Two clients whose batches follow each other would else be drawn in turns for ever."""
+def test_clients_split_over_two_batches_come_together(batcher):
+    """Two clients whose batches follow each other would otherwise alternate forever."""
     sizes, stream = [], batcher._engine.stream
     batcher._on_batch = lambda images, seconds: sizes.append(images)
 
@@ -326,9 +334,9 @@ def test_clients_who_were_in_two_batches_come_together(batcher):
     async def client(start):
         await start.wait()
         for _ in range(8):
-            drawing = batcher.submit([SampleRequest(0)])
-            while not drawing.finished:
-                await drawing.next()
+            job = submit(batcher, SampleRequest(0))
+            while not job.finished:
+                await job.next()
 
     async def both():
         now, later = asyncio.Event(), asyncio.Event()
@@ -345,46 +353,46 @@ def test_clients_who_were_in_two_batches_come_together(batcher):
     assert 2 in sizes
 
 
-def test_the_wait_for_the_last_batchs_clients_is_short():
-    assert gathering_seconds(0.02) == pytest.approx(0.002)
-    assert gathering_seconds(2.0) == pytest.approx(0.1)
-    assert gathering_seconds(10.0) == pytest.approx(0.2)
+def test_the_wait_for_the_previous_batchs_clients_is_short():
+    assert gather_seconds(0.02) == pytest.approx(0.002)
+    assert gather_seconds(2.0) == pytest.approx(0.1)
+    assert gather_seconds(10.0) == pytest.approx(0.2)
 
 
-def test_work_of_a_closed_batcher_is_finished_and_no_more_taken(batcher):
+def test_a_closed_batcher_finishes_its_work_and_accepts_no_more(batcher):
     async def run():
-        drawing = batcher.submit([SampleRequest(0)])
+        job = submit(batcher, SampleRequest(0))
         batcher.stop_accepting()
-        with pytest.raises(ServiceError, match="stopping"):
-            batcher.submit([SampleRequest(0)])
-        with pytest.raises(ServiceError, match="stopping"):
-            await batcher.call(lambda: None)
+        with pytest.raises(ServiceError, match="shutting down"):
+            submit(batcher, SampleRequest(0))
+        with pytest.raises(ServiceError, match="shutting down"):
+            await call(batcher, lambda: None)
         batcher.start()
-        assert isinstance(await drawing.next(10), Finished)
+        assert isinstance(await job.next(10), FinishedImage)
 
     asyncio.run(run())
     batcher.close(10)
     assert not batcher.alive
 
 
-def test_a_call_that_fails_tells_no_reason(batcher, caplog):
+def test_a_failed_call_reveals_no_reason(batcher, caplog):
     def fails():
         raise RuntimeError("/secret")
 
     async def run():
         batcher.start()
-        assert await batcher.call(lambda: 5) == 5
-        with pytest.raises(ServiceError) as told:
-            await batcher.call(fails)
-        assert (told.value.status, "secret" in told.value.message) == (500, False)
+        assert await call(batcher, lambda: 5) == 5
+        with pytest.raises(ServiceError) as error:
+            await call(batcher, fails)
+        assert (error.value.status, "secret" in error.value.message) == (500, False)
 
     asyncio.run(run())
     assert "/secret" in caplog.text
 
 
-def test_an_answer_for_a_closed_loop_does_no_harm(batcher):
+def test_a_result_for_a_closed_loop_does_no_harm(batcher):
     async def leave():
-        batcher.submit([SampleRequest(0)])
+        submit(batcher, SampleRequest(0))
 
     asyncio.run(leave())
     batcher.start()
@@ -393,7 +401,7 @@ def test_an_answer_for_a_closed_loop_does_no_harm(batcher):
 
 
 def test_base64_of_a_completion_is_bounded(pipeline, make_service, make_image):
-    with make_service(pipeline, limits={"most_upload_bytes": 1024, "most_body_bytes": 4096}) as running:
+    with make_service(pipeline, limits={"max_upload_bytes": 1024, "max_body_bytes": 4096}) as running:
         text = base64.b64encode(make_image(40, 40)).decode()
         for body in (
             {**ONE, "completion": {"image": text[:2000], "rows": 1}},

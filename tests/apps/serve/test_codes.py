@@ -23,8 +23,8 @@ from alitok.data.crops import centre_crop, to_array, to_rgb
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
-from alitok.apps.serve.faults import ServiceError  # noqa: E402
-from alitok.apps.serve.limits import ServiceLimits  # noqa: E402
+from alitok.apps.serve.errors import ServiceError  # noqa: E402
+from alitok.apps.serve.options import ServiceLimits  # noqa: E402
 from alitok.apps.serve.uploads import read_square  # noqa: E402
 
 
@@ -67,9 +67,9 @@ def test_decode_gives_the_image_of_each_stage(http, pipeline, stage):
     ("codes", "said"),
     [
         ([[0] * 11], "An image of this model has 12 codes."),
-        ([[0] * 11 + [32]], "Codes must be within 0 to 31."),
-        ([[-1] + [0] * 11], "Codes must be within 0 to 31."),
-        ([[2**70] * 12], "Codes must be within 0 to 31."),
+        ([[0] * 11 + [32]], "Codes must be 0 to 31."),
+        ([[-1] + [0] * 11], "Codes must be 0 to 31."),
+        ([[2**70] * 12], "Codes must be 0 to 31."),
         ([[0.5] * 12], "valid integer"),
         ([], "at least 1 item"),
         ([[0] * 12] * 65, "At most 64 images"),
@@ -219,7 +219,7 @@ def test_long_images_are_cut_where_they_would_be(make_image):
 
 
 def test_uploads_have_bounds(pipeline, make_service, make_image):
-    limits = {"most_upload_bytes": 2000, "most_body_bytes": 8000, "most_uploads": 2}
+    limits = {"max_upload_bytes": 2000, "max_body_bytes": 8000, "max_uploads": 2}
     with make_service(pipeline, limits=limits) as running, running.client() as http:
         small, large = make_image(8, 8), make_image(40, 40)
         assert http.post("/v1/encode", files=[("image", small)] * 2).status_code == 200

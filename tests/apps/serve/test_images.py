@@ -23,7 +23,7 @@ def pixels(data):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def draw(http, **body):
+def generate(http, **body):
     answer = http.post("/v1/images", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()["images"]
@@ -39,7 +39,7 @@ def events(http, **body):
 
 
 def test_images_are_those_of_the_pipeline(http, pipeline):
-    images = draw(http, classes=["Golden_Retriever", 0, "7"], count=2, seed=5)
+    images = generate(http, classes=["Golden_Retriever", 0, "7"], count=2, seed=5)
     wanted = pipeline([1, 1, 0, 0, 2, 2], seed=5)
     assert [image["class"] for image in images] == ["golden retriever"] * 2 + ["tench"] * 2 + ["7"] * 2
     assert [(image["label"], image["seed"], image["index"]) for image in images] == [
@@ -52,36 +52,38 @@ def test_images_are_those_of_the_pipeline(http, pipeline):
 def test_settings_reach_the_engine(http, pipeline):
     settings = {"guidance_scale": 6.0, "guidance_power": 2.0, "guidance_schedule": "linear", "temperature": 0.5}
     settings |= {"top_k": 9, "top_p": 0.8}
-    images = draw(http, classes=[3], count=4, seed=1, **settings)
+    images = generate(http, classes=[3], count=4, seed=1, **settings)
     wanted = pipeline([3] * 4, seed=1, sampling=SamplingOverrides(**settings).apply_to(pipeline.sampling))
     assert all(np.array_equal(pixels(a["data"]), np.asarray(b)) for a, b in zip(images, wanted, strict=True))
-    assert any(a["data"] != b["data"] for a, b in zip(images, draw(http, classes=[3], count=4, seed=1), strict=True))
+    assert any(
+        a["data"] != b["data"] for a, b in zip(images, generate(http, classes=[3], count=4, seed=1), strict=True)
+    )
 
 
 def test_a_seed_that_the_service_draws_gives_the_same_images_again(http):
-    first = draw(http, classes=[0], count=2, seed=None)
+    first = generate(http, classes=[0], count=2, seed=None)
     assert first[0]["seed"] == first[1]["seed"]
-    assert draw(http, classes=[0], count=2, seed=first[0]["seed"]) == first
-    assert draw(http, classes=[0])[0]["seed"] != first[0]["seed"]
+    assert generate(http, classes=[0], count=2, seed=first[0]["seed"]) == first
+    assert generate(http, classes=[0])[0]["seed"] != first[0]["seed"]
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 def test_formats(http, kind):
-    image = draw(http, classes=[0], seed=1, format=kind)[0]
+    image = generate(http, classes=[0], seed=1, format=kind)[0]
     opened = Image.open(io.BytesIO(base64.b64decode(image["data"])))
     assert (opened.format, opened.size, image["format"]) == (kind.upper(), (12, 12), kind)
-    same = np.array_equal(np.asarray(opened), pixels(draw(http, classes=[0], seed=1)[0]["data"]))
+    same = np.array_equal(np.asarray(opened), pixels(generate(http, classes=[0], seed=1)[0]["data"]))
     assert same is (kind != "jpeg")
 
 
 def test_a_completion_keeps_the_first_rows(http, pipeline, make_image):
     data = make_image()
     completion = {"image": base64.b64encode(data).decode(), "rows": 2}
-    images = draw(http, classes=[0, 1], seed=3, completion=completion)
+    images = generate(http, classes=[0, 1], seed=3, completion=completion)
     wanted = pipeline.complete(Image.open(io.BytesIO(data)), 2, [0, 1], seed=3)
     assert all(np.array_equal(pixels(a["data"]), np.asarray(b)) for a, b in zip(images, wanted, strict=True))
-    free = draw(http, classes=[0, 1], seed=3, completion={**completion, "rows": 0})
-    assert free == draw(http, classes=[0, 1], seed=3)
+    free = generate(http, classes=[0, 1], seed=3, completion={**completion, "rows": 0})
+    assert free == generate(http, classes=[0, 1], seed=3)
 
 
 def test_a_stream_has_every_row_in_order_and_the_images_of_the_plain_answer(http, pipeline):
@@ -101,7 +103,7 @@ def test_a_stream_has_every_row_in_order_and_the_images_of_the_plain_answer(http
     rows = [data for name, data in told if name == "row"]
     assert sorted((row["index"], row["row"]) for row in rows) == [(p, r) for p in range(2) for r in range(3)]
     whole = {data["index"]: data for name, data in told if name == "image"}
-    plain = draw(http, **body)
+    plain = generate(http, **body)
     assert [whole[index]["data"] for index in range(2)] == [image["data"] for image in plain]
     assert {data["format"] for data in whole.values()} == {"webp"}
     expected = list(pipeline.stream(["cup", 0], seed=4))[:-1]
@@ -121,7 +123,7 @@ def test_without_a_causal_decoder_there_are_finished_images_alone(pipeline, make
         assert told[0][1]["rows"] == 0
         assert http.get("/v1/models").json()["models"][0]["stages"] == ["stage2"]
         assert http.post("/v1/decode", json={"codes": [[0] * 12], "stage": "stage1"}).status_code == 422
-        assert draw(http, classes=[0, 1], seed=2)[1]["data"] == told[2][1]["data"]
+        assert generate(http, classes=[0, 1], seed=2)[1]["data"] == told[2][1]["data"]
 
 
 def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service, until):
@@ -134,12 +136,12 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
     gate = threading.Event()
     gate.set()
     with make_service(pipeline, gate=gate) as running, running.client() as http, ThreadPoolExecutor(24) as pool:
-        alone, watched = draw(http, **body), events(http, **body)
-        by_themselves = [draw(http, **other) for other in others]
+        alone, watched = generate(http, **body), events(http, **body)
+        by_themselves = [generate(http, **other) for other in others]
         gate.clear()  # so that all the others wait, and then share batches
-        held = pool.submit(draw, http, classes=[0], seed=0)
+        held = pool.submit(generate, http, classes=[0], seed=0)
         until(lambda: running.service.batcher.running)
-        among = [pool.submit(draw, http, **each) for each in [*others[:10], body, *others[10:]]]
+        among = [pool.submit(generate, http, **each) for each in [*others[:10], body, *others[10:]]]
         streamed = pool.submit(events, http, **body)
         until(lambda: running.service.batcher.waiting == 8 + sum(other["count"] for other in others))
         gate.set()
@@ -149,7 +151,7 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
     assert found[10] == alone
     assert found[:10] + found[11:] == by_themselves
     assert sorted(again, key=json.dumps) == sorted(watched, key=json.dumps)  # images of a stream may overtake others
-    counted = running.service.numbers.registry.get_sample_value
+    counted = running.service.metrics.registry.get_sample_value
     assert counted("alitok_batch_images_sum") == 4 + 4 + 39 + 1 + 47  # the last of them in batches of up to 32
     assert counted("alitok_batch_images_count") <= 2 + 20 + 1 + 2
 
@@ -168,13 +170,16 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
         ({"classes": [0], "temperature": 1e-9}, "temperature must be 0 or at least 1e-06"),
         ({"classes": [0], "top_p": 0}, "top_p"),
         ({"classes": [0], "format": "bmp"}, "format"),
-        ({"classes": [0], "guidance_sacle": 3}, "There is no field guidance_sacle; near: guidance_scale"),
-        ({"classes": [0], "guidance": 3}, "There is no field guidance; near: guidance_scale, guidance_power,"),
-        ({"classes": [0], "xyz": 3}, "There is no field xyz; there are classes, count, seed, guidance_scale,"),
-        ({"classes": [0], "completion": {"image": "AAAA", "row": 4}}, "completion: There is no field row; near: rows."),
+        ({"classes": [0], "guidance_sacle": 3}, "Unknown field guidance_sacle; did you mean guidance_scale"),
+        ({"classes": [0], "guidance": 3}, "Unknown field guidance; did you mean guidance_scale or guidance_power or"),
+        ({"classes": [0], "xyz": 3}, "Unknown field xyz; known fields: classes, count, seed, guidance_scale,"),
+        (
+            {"classes": [0], "completion": {"image": "AAAA", "row": 4}},
+            "completion: Unknown field row; did you mean rows?",
+        ),
         ({"classes": [0], "guidance_scale": 1.0, "soft_guidance": True}, "soft_guidance"),
-        ({"classes": [0], "completion": {"image": "AAAA", "rows": 4}}, "rows must be within 0 to 3"),
-        ({"classes": [0], "completion": {"image": "!", "rows": 1}}, "no base64"),
+        ({"classes": [0], "completion": {"image": "AAAA", "rows": 4}}, "rows must be 0 to 3"),
+        ({"classes": [0], "completion": {"image": "!", "rows": 1}}, "not base64"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
@@ -190,7 +195,7 @@ def test_a_field_that_is_no_text_is_told(http):
     text = '{"classes": [0], "' + 99 * r"\ud800" + '": 3}'
     answer = http.post("/v1/images", content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
-    assert f"There is no field {50 * '?'};" in answer.json()["error"]["message"]
+    assert f"Unknown field {50 * '?'};" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"classes": [' + "9" * 5000 + "]}", "null", "[]", "\xff", ""])
@@ -258,7 +263,7 @@ def test_a_row_is_sent_as_soon_as_its_codes_are_there(pipeline, make_service):
             lines = (line for line in answer.iter_lines() if line.startswith("data: "))
             next(lines)  # the start
             first = json.loads(next(lines).removeprefix("data: "))
-            assert (first["image"], first["row"]) == (0, 0)
+            assert (first["index"], first["row"]) == (0, 0)
             assert running.service.batcher.running
             gate.set()
             assert [json.loads(line.removeprefix("data: ")).get("row") for line in lines] == [1, 2, None, None]

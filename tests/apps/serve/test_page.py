@@ -1,4 +1,4 @@
-"""The page in a real browser, against the service with a tiny pair."""
+"""The page in a real browser, against the service with a tiny model."""
 
 import base64
 import importlib.util
@@ -8,8 +8,8 @@ from math import cos, pi
 import pytest
 from PIL import Image
 
-from .page_browser import a_image, choose, draw, drawn, low_contrast, open_browser, open_page, overflows
-from .page_service import random_pair, write_run
+from .page_browser import choose, generate, generated, image_file, low_contrast, open_browser, open_page, overflows
+from .page_service import random_pipeline, write_run
 from .page_stub import PAGE
 
 pytestmark = pytest.mark.slow
@@ -25,9 +25,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(browser, make_service, tmp_path_factory):
-    limits = {"most_images": 16, "most_upload_bytes": 200_000}
+    limits = {"max_images": 16, "max_upload_bytes": 200_000}
     run = write_run(tmp_path_factory.mktemp("run"))
-    with make_service(random_pair(), limits=limits, run=run) as service:
+    with make_service(random_pipeline(), limits=limits, run=run) as service:
         yield service.address
 
 
@@ -38,24 +38,24 @@ def page(browser, address):
         yield page
 
 
-# Draw
+# Generate
 
 
-def test_draws_rows_and_then_the_images(page):
+def test_generates_rows_and_then_the_images(page):
     page.evaluate(
         """() => {
-          window.told = [];
-          const tell = () => told.push([document.querySelector("#draw-progress .status p").textContent,
-                                        document.querySelectorAll("#draw-gallery .drawn img").length]);
-          new MutationObserver(tell).observe(document.body, { subtree: true, childList: true, characterData: true });
+          window.log = [];
+          const record = () => log.push([document.querySelector("#generate-progress .status p").textContent,
+                                        document.querySelectorAll("#generate-gallery .result img").length]);
+          new MutationObserver(record).observe(document.body, { subtree: true, childList: true, characterData: true });
         }"""
     )
     choose(page, "hammerhead", "great white")
-    page.locator("#draw-count").fill("2")
-    page.locator("#draw-seed").fill("11")
-    draw(page)
-    expect(drawn(page)).to_have_count(4)
-    told = page.evaluate("told")
+    page.locator("#generate-count").fill("2")
+    page.locator("#generate-seed").fill("11")
+    generate(page)
+    expect(generated(page)).to_have_count(4)
+    told = page.evaluate("log")
     counts = [int(words.split()[0]) for words, images in told if "of 16 rows" in words and not images]
     assert sorted(set(counts)) == list(range(1, 17))  # every row was on the screen before the first finished image
     expect(page.locator("#announcer")).to_have_text("Finished: 4 images.")
@@ -63,14 +63,15 @@ def test_draws_rows_and_then_the_images(page):
         "hammerhead, great white shark · seed 11 · guidance 2, cosine"
     )
     assert (
-        page.locator("#draw-gallery figcaption").all_text_contents() == ["hammerhead"] * 2 + ["great white shark"] * 2
+        page.locator("#generate-gallery figcaption").all_text_contents()
+        == ["hammerhead"] * 2 + ["great white shark"] * 2
     )
 
 
-def test_a_image_is_saved_as_it_was_sent(page):
+def test_an_image_is_saved_as_it_was_sent(page):
     choose(page, "great white shark")
-    page.locator("#draw-seed").fill("5")
-    draw(page)
+    page.locator("#generate-seed").fill("5")
+    generate(page)
     with page.expect_download() as saving:
         page.get_by_role("link", name="Save great white shark").click()
     assert saving.value.suggested_filename == "great-white-shark-5-0.png"
@@ -80,40 +81,40 @@ def test_a_image_is_saved_as_it_was_sent(page):
 
 def test_same_again_and_vary(page):
     choose(page, "ostrich", "hen")
-    page.locator("#draw-guidance_scale").fill("4.5")
-    page.locator("#draw-guidance_schedule").select_option("linear")
-    draw(page)
-    expect(drawn(page)).to_have_count(2)
+    page.locator("#generate-guidance_scale").fill("4.5")
+    page.locator("#generate-guidance_schedule").select_option("linear")
+    generate(page)
+    expect(generated(page)).to_have_count(2)
     first = pixels_of(page)
     seed = re.search(r"seed (\d+)", page.locator(".batch-head p").text_content())[1]
 
     page.locator(".chips button").first.click()
-    page.locator("#draw-guidance_scale").fill("1")
-    page.locator("#draw-guidance_schedule").select_option("constant")
+    page.locator("#generate-guidance_scale").fill("1")
+    page.locator("#generate-guidance_schedule").select_option("constant")
     page.get_by_role("button", name="Same again").click()
-    assert page.locator("#draw-seed").input_value() == seed
-    assert page.locator("#draw-guidance_scale").input_value() == "4.5"
-    assert page.locator("#draw-guidance_schedule").input_value() == "linear"
+    assert page.locator("#generate-seed").input_value() == seed
+    assert page.locator("#generate-guidance_scale").input_value() == "4.5"
+    assert page.locator("#generate-guidance_schedule").input_value() == "linear"
     assert chosen(page) == ["ostrich", "hen"]
-    draw(page)
-    expect(drawn(page)).to_have_count(4)
+    generate(page)
+    expect(generated(page)).to_have_count(4)
     assert pixels_of(page)[:2] == first
 
     page.get_by_role("button", name="Vary", exact=True).first.click()
-    expect(drawn(page)).to_have_count(6)
-    assert page.locator("#draw-seed").input_value() != seed
+    expect(generated(page)).to_have_count(6)
+    assert page.locator("#generate-seed").input_value() != seed
     assert pixels_of(page)[:2] != first
     page.get_by_role("button", name="Vary hen").first.click()
-    expect(drawn(page)).to_have_count(7)
-    assert page.locator("#draw-gallery figcaption").first.text_content() == "hen"
+    expect(generated(page)).to_have_count(7)
+    assert page.locator("#generate-gallery figcaption").first.text_content() == "hen"
 
 
 def chosen(page):
-    return page.locator("#draw-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
+    return page.locator("#generate-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
 
 
 def pixels_of(page):
-    return drawn(page).evaluate_all(
+    return generated(page).evaluate_all(
         """async (images) => Promise.all(images.map(async (image) => {
           await image.decode();
           const canvas = document.createElement("canvas");
@@ -125,8 +126,8 @@ def pixels_of(page):
     )
 
 
-def test_the_schedule_is_drawn_as_its_settings_move(page):
-    plot = page.locator("#draw-form svg.schedule")
+def test_the_schedule_is_plotted_as_its_settings_change(page):
+    plot = page.locator("#generate-form svg.schedule")
 
     def scales():
         """Heights of the staircase as scales, read back from the drawing."""
@@ -138,36 +139,36 @@ def test_the_schedule_is_drawn_as_its_settings_move(page):
         (low, high), (y_low, y_high) = (float(words[0]), float(words[-1])), (rules[0], rules[-1])
         return [low + (y - y_low) / (y_high - y_low) * (high - low) for y in heights]
 
-    page.locator("#draw-guidance_scale").fill("9")
-    page.locator("#draw-guidance_power").fill("1.5")
+    page.locator("#generate-guidance_scale").fill("9")
+    page.locator("#generate-guidance_power").fill("1.5")
     expected = [1 + 8 * (1 - cos(pi * (s / 20) ** 1.5)) / 2 for s in range(20)]
     assert scales() == pytest.approx(expected, abs=0.02)
-    page.locator("#draw-guidance_schedule").select_option("linear")
-    expect(page.locator("#draw-guidance_power")).to_be_hidden()
+    page.locator("#generate-guidance_schedule").select_option("linear")
+    expect(page.locator("#generate-guidance_power")).to_be_hidden()
     assert scales() == pytest.approx([1 + 8 * s / 20 for s in range(20)], abs=0.02)
-    page.locator("#draw-guidance_schedule").select_option("constant")
+    page.locator("#generate-guidance_schedule").select_option("constant")
     assert scales() == pytest.approx([9.0] * 20, abs=0.02)
     assert "9 at the last" in plot.get_attribute("aria-label")
-    assert {"guidance", "code of the image, of 20"} <= set(plot.locator("text").all_text_contents())
+    assert {"guidance scale", "code (of 20)"} <= set(plot.locator("text").all_text_contents())
 
 
-def test_settings_that_cannot_be_sent_are_told_beside_the_drawing(page):
-    problem = page.locator("#draw-progress [role=alert]")
-    draw(page)
+def test_invalid_settings_are_reported_beside_the_gallery(page):
+    problem = page.locator("#generate-progress [role=alert]")
+    generate(page)
     expect(problem).to_have_text("Choose at least one class.")
-    expect(page.locator("#draw-classes")).to_be_focused()
+    expect(page.locator("#generate-classes")).to_be_focused()
     choose(page, "tench", "hen")
-    page.locator("#draw-count").fill("9")
-    draw(page)
-    expect(problem).to_contain_text("are 18 images; this service draws at most 16 at a time.")
-    page.locator("#draw-count").fill("1")
-    page.locator("#draw-seed").fill("-3")
-    draw(page)
+    page.locator("#generate-count").fill("9")
+    generate(page)
+    expect(problem).to_contain_text("make 18 images; this service allows at most 16 per request.")
+    page.locator("#generate-count").fill("1")
+    page.locator("#generate-seed").fill("-3")
+    generate(page)
     expect(problem).to_contain_text("The seed must be a whole number from 0 to 9007199254740991.")
-    page.get_by_role("button", name="Roll a seed").click()
-    assert int(page.locator("#draw-seed").input_value()) >= 0
-    draw(page)
-    expect(drawn(page)).to_have_count(2)
+    page.get_by_role("button", name="Random seed").click()
+    assert int(page.locator("#generate-seed").input_value()) >= 0
+    generate(page)
+    expect(generated(page)).to_have_count(2)
     expect(problem).to_have_count(0)
 
 
@@ -176,7 +177,7 @@ def test_settings_that_cannot_be_sent_are_told_beside_the_drawing(page):
 
 def test_reconstructs_and_shows_the_codes(page):
     page.get_by_role("tab", name="Reconstruct").click()
-    page.locator("#reconstruct-pick input").set_input_files([a_image()])
+    page.locator("#reconstruct-pick input").set_input_files([image_file()])
     versions = page.locator("#reconstruct-result .version")
     expect(versions).to_have_count(4)
     titles = versions.locator("figcaption").all_text_contents()
@@ -208,9 +209,9 @@ def test_reconstructs_and_shows_the_codes(page):
     expect(cells.nth(7)).to_be_focused()
 
 
-def test_a_image_can_be_dropped(page):
+def test_an_image_can_be_dropped(page):
     page.get_by_role("tab", name="Reconstruct").click()
-    drop(page, "#reconstruct-pick .pick", a_image())
+    drop(page, "#reconstruct-pick .pick", image_file())
     expect(page.locator("#reconstruct-result .version")).to_have_count(4)
     assert page.locator("#reconstruct-result .version img").count() == 4
 
@@ -229,16 +230,16 @@ def drop(page, place, file):
     page.dispatch_event(place, "drop", {"dataTransfer": transfer})
 
 
-def test_what_is_no_image_is_told_where_it_was_dropped(browser, address):
+def test_a_file_that_is_not_an_image_is_reported_where_it_was_dropped(browser, address):
     with open_page(browser, address) as (page, watch):
         watch.expected = ("415", "422")
         page.goto(f"{address}/#reconstruct")
         problem = page.locator("#reconstruct-notice [role=alert]")
         pick = page.locator("#reconstruct-pick input")
         pick.set_input_files([{"name": "words.txt", "mimeType": "text/plain", "buffer": b"words"}])
-        expect(problem).to_have_text("words.txt is no image.")
+        expect(problem).to_have_text("words.txt is not an image.")
         pick.set_input_files([{"name": "large.png", "mimeType": "image/png", "buffer": bytes(300_000)}])
-        expect(problem).to_have_text("large.png has 0.3 MB; this service takes images up to 0.2 MB.")
+        expect(problem).to_have_text("large.png has 0.3 MB; this service accepts images up to 0.2 MB.")
         pick.set_input_files([{"name": "broken.png", "mimeType": "image/png", "buffer": b"no png at all"}])
         expect(problem.get_by_role("button", name="Try again")).to_be_visible()
         assert len(problem.locator("p").text_content()) > 15
@@ -257,13 +258,13 @@ def test_what_is_no_image_is_told_where_it_was_dropped(browser, address):
 
 def test_completes_by_dragging_with_the_real_model(page):
     page.get_by_role("tab", name="Complete").click()
-    draw(page, "complete")
+    generate(page, "complete")
     problem = page.locator("#complete-progress [role=alert]")
     expect(problem).to_have_text("Choose at least one class.")
     choose(page, "cock", form="complete")
-    draw(page, "complete")
+    generate(page, "complete")
     expect(problem).to_have_text("Choose an image first.")
-    drop(page, "#complete-pick .pick", a_image())
+    drop(page, "#complete-pick .pick", image_file())
     line = page.locator(".cut")
     expect(line).to_be_visible()
     line.scroll_into_view_if_needed()
@@ -274,10 +275,10 @@ def test_completes_by_dragging_with_the_real_model(page):
     page.mouse.move(middle, board["y"] + board["height"] * 0.65)
     page.mouse.move(middle, board["y"] + board["height"] * 0.72, steps=3)
     page.mouse.up()
-    assert line.get_attribute("aria-valuetext") == "keeps 3 rows, draws 1 row"  # snapped to three quarters
-    expect(page.locator(".line p")).to_have_text("Keeps the first 3 rows of 4, draws the last row.")
-    draw(page, "complete")
-    expect(drawn(page, "complete")).to_have_count(1)
+    assert line.get_attribute("aria-valuetext") == "keeps 3 rows, generates 1 row"  # snapped to three quarters
+    expect(page.locator(".line p")).to_have_text("Keeps the first 3 rows of 4, generates the last row.")
+    generate(page, "complete")
+    expect(generated(page, "complete")).to_have_count(1)
     expect(problem).to_have_count(0)
 
 
@@ -306,7 +307,7 @@ def test_shows_a_run(page):
     assert sheet.evaluate("image => image.naturalWidth") == 64
     page.get_by_role("radio", name="Generator").check(force=True)
     expect(sheet).to_have_attribute("alt", "reconstructions at step 300")
-    again = page.get_by_role("button", name="Read the run again")
+    again = page.get_by_role("button", name="Reload")
     again.evaluate("button => (button.id = 'before')")
     again.press("Enter")
     expect(page.locator("#before")).to_have_count(0)
@@ -316,24 +317,24 @@ def test_shows_a_run(page):
 # All over
 
 
-def test_a_key_is_asked_for_by_the_service(browser, make_service, tmp_path):
+def test_the_service_requires_a_key(browser, make_service, tmp_path):
     """A form that closes a dialog needs no leave of the policy that lets forms send nothing."""
     with (
-        make_service(random_pair(), key="correct-horse", run=write_run(tmp_path)) as service,
+        make_service(random_pipeline(), key="correct-horse", run=write_run(tmp_path)) as service,
         open_page(browser, service.address) as (page, watch),
     ):
         watch.expected = ("401",)
         page.goto(service.address)
         dialog, field = page.locator("#key-dialog"), page.locator("#key-field")
-        expect(dialog).to_contain_text("A valid key is needed")
+        expect(dialog).to_contain_text("A valid key is required")
         field.fill("wrong-horse")
         page.keyboard.press("Enter")
         expect(field).to_have_value("")
         field.fill("correct-horse")
         page.get_by_role("button", name="Use this key").click()
         choose(page, "hen")
-        draw(page)
-        expect(drawn(page)).to_have_count(1)
+        generate(page)
+        expect(generated(page)).to_have_count(1)
         page.get_by_role("tab", name="Run").click()
         expect(page.locator(".sheet")).to_have_attribute("alt", "reconstructions at step 300")
         page.reload()
@@ -343,7 +344,7 @@ def test_a_key_is_asked_for_by_the_service(browser, make_service, tmp_path):
 
 
 def test_tabs_by_keyboard_and_by_address(page, address):
-    page.get_by_role("tab", name="Draw").focus()
+    page.get_by_role("tab", name="Generate").focus()
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("tab", name="Run")).to_be_focused()
     page.keyboard.press("Home")
@@ -361,21 +362,21 @@ def test_every_text_has_contrast(browser, address, theme):
         page.goto(address)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
         assert dark == (theme == "dark")
-        draw(page)  # an error
+        generate(page)  # an error
         choose(page, "tench")
         page.locator("summary").first.click()
-        page.locator("#draw-classes").fill("shark")
+        page.locator("#generate-classes").fill("shark")
         assert low_contrast(page) == []
-        page.locator("#draw-classes").fill("")
-        page.locator("#draw-classes").press("Escape")
-        draw(page)
-        expect(drawn(page)).to_have_count(1)
+        page.locator("#generate-classes").fill("")
+        page.locator("#generate-classes").press("Escape")
+        generate(page)
+        expect(generated(page)).to_have_count(1)
         assert low_contrast(page) == []
         page.get_by_role("button", name="Complete tench").click()
         expect(page.locator(".cut")).to_be_visible()
         assert low_contrast(page) == []
         page.get_by_role("tab", name="Reconstruct").click()
-        page.locator("#reconstruct-pick input").set_input_files([a_image()])
+        page.locator("#reconstruct-pick input").set_input_files([image_file()])
         expect(page.locator("#reconstruct-result .version")).to_have_count(4)
         assert low_contrast(page) == []
         page.get_by_role("tab", name="Run").click()
@@ -383,7 +384,7 @@ def test_every_text_has_contrast(browser, address, theme):
         assert low_contrast(page) == []
 
 
-def test_the_switch_outlasts_the_visit(page):
+def test_the_theme_is_remembered(page):
     body = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(body) == "rgb(255, 255, 255)"
     page.get_by_label("Theme").select_option("dark")
@@ -400,15 +401,15 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address):
         page.goto(address)
         choose(page, "great white shark", "tiger shark", "hammerhead")
         assert not overflows(page)
-        draw(page)
-        expect(drawn(page)).to_have_count(3)
-        expect(page.locator("#draw-gallery .batch")).to_be_in_viewport()  # what was asked for is brought into view
+        generate(page)
+        expect(generated(page)).to_have_count(3)
+        expect(page.locator("#generate-gallery .batch")).to_be_in_viewport()  # what was asked for is brought into view
         assert not overflows(page)
         page.get_by_role("button", name="Complete hammerhead").tap()
         expect(page.locator(".cut")).to_be_visible()
         assert not overflows(page)
         page.get_by_role("tab", name="Reconstruct").tap()
-        page.locator("#reconstruct-pick input").set_input_files([a_image()])
+        page.locator("#reconstruct-pick input").set_input_files([image_file()])
         expect(page.locator("[role=gridcell]")).to_have_count(20)
         assert not overflows(page)
         page.get_by_role("tab", name="Run").tap()
@@ -418,14 +419,14 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(browser, address):
 
 def test_small_images_keep_their_pixels(page):
     choose(page, "hen")
-    draw(page)
-    image = drawn(page)
+    generate(page)
+    image = generated(page)
     expect(image).to_have_count(1)
     assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
     assert image.bounding_box()["width"] == 160
 
 
-def test_no_file_of_the_page_asks_for_another_site():
+def test_no_file_of_the_page_loads_from_another_site():
     for file in PAGE.iterdir():
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text, file.name

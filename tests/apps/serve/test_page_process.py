@@ -20,7 +20,7 @@ from alitok.generator import Generator
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
-from .page_browser import a_image, choose, draw, drawn, find_browser, open_browser, open_page, overflows
+from .page_browser import choose, find_browser, generate, generated, image_file, open_browser, open_page, overflows
 from .page_service import write_run
 
 pytestmark = pytest.mark.slow
@@ -34,9 +34,9 @@ def demo_run(folder):
         return Path(os.environ["ALITOK_DEMO_RUN"])
     tokenizer, generator, sampling = named_configs("digits-generator")
     names = [str(digit) for digit in range(10)]
-    drawing = Generator(generator, names).eval()
-    torch.nn.init.normal_(drawing.output.weight, std=0.02)
-    Pipeline(Tokenizer(tokenizer).eval(), drawing, sampling).save_pretrained(folder / "model")
+    model = Generator(generator, names).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    Pipeline(Tokenizer(tokenizer).eval(), model, sampling).save_pretrained(folder / "model")
     return write_run(folder)
 
 
@@ -63,23 +63,23 @@ def test_a_visit(address):
             page.goto(address)
             page.evaluate(
                 """() => {
-                  window.told = [];
-                  const tell = () => told.push(document.querySelector("#draw-progress .status p").textContent);
-                  new MutationObserver(tell).observe(document.body,
+                  window.log = [];
+                  const record = () => log.push(document.querySelector("#generate-progress .status p").textContent);
+                  new MutationObserver(record).observe(document.body,
                                                      { subtree: true, childList: true, characterData: true });
                 }"""
             )
             choose(page, "3", "7")
-            draw(page)
-            expect(drawn(page)).to_have_count(2)
-            rows = page.evaluate("told.filter((words) => words.includes('of 8 rows')).map((words) => parseInt(words))")
+            generate(page)
+            expect(generated(page)).to_have_count(2)
+            rows = page.evaluate("log.filter((words) => words.includes('of 8 rows')).map((words) => parseInt(words))")
             assert sorted(set(rows)) == list(range(1, 9))
             page.get_by_role("button", name="Complete 3").click()
-            draw(page, "complete")
-            expect(drawn(page, "complete")).to_have_count(1)
+            generate(page, "complete")
+            expect(generated(page, "complete")).to_have_count(1)
 
             page.get_by_role("tab", name="Reconstruct").click()
-            page.locator("#reconstruct-pick input").set_input_files([a_image()])
+            page.locator("#reconstruct-pick input").set_input_files([image_file()])
             expect(page.locator("#reconstruct-result .version")).to_have_count(4)
             expect(page.locator("[role=gridcell]")).to_have_count(20)
             watch.expected = ("415", "422")
@@ -92,6 +92,6 @@ def test_a_visit(address):
         with open_page(browser, address, **phone) as (page, _):
             page.goto(address)
             choose(page, "3")
-            draw(page)
-            expect(drawn(page)).to_have_count(1)
+            generate(page)
+            expect(generated(page)).to_have_count(1)
             assert not overflows(page)

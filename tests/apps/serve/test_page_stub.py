@@ -8,7 +8,7 @@ import threading
 import pytest
 from PIL import Image
 
-from .page_browser import a_image, choose, draw, drawn, open_browser, open_page
+from .page_browser import choose, generate, generated, image_file, open_browser, open_page
 from .page_stub import Stub, colour, serving
 
 pytestmark = pytest.mark.slow
@@ -49,53 +49,53 @@ def test_rows_arrive_live(stub, stubbed):
     stub.gate = threading.Semaphore(2)
     page = stubbed()
     choose(page, "class 3")
-    draw(page)
-    canvas = page.locator("#draw-gallery canvas")
+    generate(page)
+    canvas = page.locator("#generate-gallery canvas")
     expect(canvas).to_be_visible()
-    expect(page.locator("#draw-progress .status p")).to_have_text("2 of 4 rows")
+    expect(page.locator("#generate-progress .status p")).to_have_text("2 of 4 rows")
     opacity = canvas.evaluate(
         "c => [...c.getContext('2d').getImageData(3, 0, 1, 16).data].filter((_, at) => at % 4 === 3)"
     )
     assert opacity[:8] == [255] * 8
     assert opacity[12:] == [0] * 4
-    assert page.locator("#draw-form button.main").is_disabled()
-    assert drawn(page).count() == 0
+    assert page.locator("#generate-form button.main").is_disabled()
+    assert generated(page).count() == 0
     stub.gate.release(2)
-    expect(drawn(page)).to_have_count(1)
-    expect(page.locator("#draw-progress .status")).to_be_hidden()
+    expect(generated(page)).to_have_count(1)
+    expect(page.locator("#generate-progress .status")).to_be_hidden()
 
 
-def test_stop_ends_a_drawing(stub, stubbed):
+def test_stop_ends_a_request(stub, stubbed):
     stub.gate = threading.Semaphore(1)
     page = stubbed()
     choose(page, "class 3")
-    page.locator("#draw-form button.main").focus()
+    page.locator("#generate-form button.main").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#draw-progress .status p")).to_contain_text("1 of 4")
+    expect(page.locator("#generate-progress .status p")).to_contain_text("1 of 4")
     stop = page.get_by_role("button", name="Stop").first
     expect(stop).to_be_focused()  # the keyboard is where it is needed next
     page.keyboard.press("Enter")
     expect(page.locator("#announcer")).to_have_text("Stopped.")
-    expect(page.locator("#draw-gallery .drawn")).to_contain_text("not finished")
-    expect(page.locator("#draw-form button.main")).to_be_focused()
+    expect(page.locator("#generate-gallery .result")).to_contain_text("not finished")
+    expect(page.locator("#generate-form button.main")).to_be_focused()
     assert not page.locator(".notice").count()
     stub.gate.release(99)
     stub.gate = None
-    draw(page)
-    expect(drawn(page)).to_have_count(1)
+    generate(page)
+    expect(generated(page)).to_have_count(1)
 
 
 def chosen(page):
-    return page.locator("#draw-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
+    return page.locator("#generate-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
 
 
 def test_classes_are_found_by_keyboard(stub, stubbed):
     stub.classes = [f"thing {number}" for number in range(998)] + ["red fox", "grey fox"]
     page = stubbed()
-    field = page.locator("#draw-classes")
+    field = page.locator("#generate-classes")
     assert field.get_attribute("role") == "combobox"
     field.fill("fox")
-    options = page.locator("#draw-classes-list [role=option]")
+    options = page.locator("#generate-classes-list [role=option]")
     assert options.all_text_contents() == ["red fox", "grey fox"]
     assert field.get_attribute("aria-expanded") == "true"
     active = page.locator(f"#{field.get_attribute('aria-activedescendant')}")
@@ -109,31 +109,31 @@ def test_classes_are_found_by_keyboard(stub, stubbed):
     field.press("Enter")
     assert chosen(page) == ["red fox", "thing 99"]
     expect(page.locator("#announcer")).to_have_text("thing 99 chosen. 2 classes.")
-    expect(page.locator("#draw-classes-more")).to_contain_text("940 more classes")
+    expect(page.locator("#generate-classes-more")).to_contain_text("940 more classes")
     field.press("Escape")
     assert field.get_attribute("aria-expanded") == "false"
     field.press("Backspace")
     assert chosen(page) == ["red fox"]
     field.fill("no such thing")
-    expect(page.locator("#draw-classes-more")).to_have_text("No class has this name.")
+    expect(page.locator("#generate-classes-more")).to_have_text("No matching class.")
     field.fill("thing")
     expect(options).to_have_count(60)  # no list of a thousand entries, which would be slow at each letter
 
 
-def test_a_full_queue_is_told_with_its_time_and_tried_again(stub, stubbed):
+def test_a_full_queue_is_reported_and_retried(stub, stubbed):
     page = stubbed("429")
     stub.refuse = 429, "Too many images are waiting.", {"Retry-After": "7"}
     choose(page, "class 1")
-    draw(page)
-    problem = page.locator("#draw-progress [role=alert]")
+    generate(page)
+    problem = page.locator("#generate-progress [role=alert]")
     expect(problem).to_contain_text("Too many images are waiting. Try again in 7 seconds.")
     stub.gate = threading.Semaphore(0)
     problem.get_by_role("button", name="Try again").press("Enter")
     expect(page.get_by_role("button", name="Stop").first).to_be_focused()  # the button that was pressed is gone
     assert problem.count() == 0
     stub.gate.release(99)
-    expect(drawn(page)).to_have_count(1)
-    expect(page.locator("#draw-form button.main")).to_be_focused()
+    expect(generated(page)).to_have_count(1)
+    expect(page.locator("#generate-form button.main")).to_be_focused()
 
 
 def test_the_models_own_settings_are_sent_as_they_are(stub, stubbed):
@@ -142,22 +142,22 @@ def test_the_models_own_settings_are_sent_as_they_are(stub, stubbed):
     stub.sampling |= own
     page = stubbed()
     choose(page, "class 1")
-    draw(page)
-    expect(drawn(page)).to_have_count(1)
+    generate(page)
+    expect(generated(page)).to_have_count(1)
     assert {name: stub.asked[-1][name] for name in own} == own
-    page.locator("#draw-guidance_scale").press("ArrowRight")
-    page.locator("#draw-guidance_power").fill("1.5")
-    draw(page)
-    expect(drawn(page)).to_have_count(2)
+    page.locator("#generate-guidance_scale").press("ArrowRight")
+    page.locator("#generate-guidance_power").fill("1.5")
+    generate(page)
+    expect(generated(page)).to_have_count(2)
     assert stub.asked[-1]["guidance_scale"] == pytest.approx(2.5)
     assert stub.asked[-1]["guidance_power"] == 1.5
     page.get_by_role("button", name="Same again").last.click()
-    draw(page)
-    expect(drawn(page)).to_have_count(3)
+    generate(page)
+    expect(generated(page)).to_have_count(3)
     assert {name: stub.asked[-1][name] for name in own} == own
 
 
-def test_a_key_is_asked_for_and_kept_for_this_tab_alone(stub, stubbed):
+def test_a_key_is_required_and_stored_for_this_tab_only(stub, stubbed):
     stub.key = "right-key"
     page = stubbed("401")
     dialog = page.locator("#key-dialog")
@@ -169,8 +169,8 @@ def test_a_key_is_asked_for_and_kept_for_this_tab_alone(stub, stubbed):
     page.keyboard.press("Enter")
     expect(page.locator("#model-facts")).to_contain_text("stub · 16")
     choose(page, "class 1")
-    draw(page)
-    expect(drawn(page)).to_have_count(1)
+    generate(page)
+    expect(generated(page)).to_have_count(1)
     assert page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
         ["right-key"],
         [],
@@ -183,7 +183,7 @@ NO_STORAGE = """for (const name of ["sessionStorage", "localStorage"]) {
 }"""
 
 
-def test_a_browser_that_refuses_storage_draws_with_a_key_for_this_visit(stub, stubbed):
+def test_a_browser_that_blocks_storage_uses_a_key_for_this_visit(stub, stubbed):
     page = stubbed("401")
     stub.key = "right-key"
     page.add_init_script(NO_STORAGE)
@@ -191,8 +191,8 @@ def test_a_browser_that_refuses_storage_draws_with_a_key_for_this_visit(stub, st
     page.locator("#key-field").fill("right-key")
     page.keyboard.press("Enter")
     choose(page, "class 1")
-    draw(page)
-    expect(drawn(page)).to_have_count(1)
+    generate(page)
+    expect(generated(page)).to_have_count(1)
     assert page.evaluate("(() => { try { sessionStorage; return false } catch { return true } })()")  # it did refuse
 
 
@@ -206,8 +206,8 @@ def test_without_a_key_the_page_says_so(stub, stubbed):
     expect(page.get_by_role("button", name="Try again")).to_be_focused()
     stub.key = None
     page.keyboard.press("Enter")
-    expect(page.locator("#draw-classes")).to_be_visible()
-    expect(page.get_by_role("tab", name="Draw")).to_be_focused()
+    expect(page.locator("#generate-classes")).to_be_visible()
+    expect(page.get_by_role("tab", name="Generate")).to_be_focused()
     assert not page.locator("#start-notice").is_visible()
 
 
@@ -218,45 +218,45 @@ def test_without_a_key_the_page_says_so(stub, stubbed):
         ("fail_after", "The model ran out of memory."),
     ],
 )
-def test_a_stream_that_ends_early_is_told(stub, stubbed, how, words):
+def test_a_stream_that_ends_early_is_reported(stub, stubbed, how, words):
     page = stubbed("ERR_")
     setattr(stub, how, 3)
     choose(page, "class 1", "class 2")
-    draw(page)
-    problem = page.locator("#draw-progress [role=alert]")
+    generate(page)
+    problem = page.locator("#generate-progress [role=alert]")
     expect(problem).to_contain_text(words)
-    expect(page.locator("#draw-gallery .drawn")).to_have_text(["class 1not finished", "class 2not finished"])
+    expect(page.locator("#generate-gallery .result")).to_have_text(["class 1not finished", "class 2not finished"])
     problem.get_by_role("button", name="Try again").click()
-    expect(drawn(page)).to_have_count(2)
+    expect(generated(page)).to_have_count(2)
     assert problem.count() == 0
 
 
-def test_a_service_that_is_gone_is_told(stub, stubbed):
+def test_a_service_that_is_gone_is_reported(stub, stubbed):
     page = stubbed("ERR_")
     choose(page, "class 1")
     page.context.set_offline(True)
-    draw(page)
-    expect(page.locator("#draw-progress [role=alert]")).to_contain_text("The service does not answer.")
-    assert not page.locator("#draw-gallery .batch").count()
+    generate(page)
+    expect(page.locator("#generate-progress [role=alert]")).to_contain_text("The service does not respond.")
+    assert not page.locator("#generate-gallery .batch").count()
 
 
-def test_completes_a_drawn_image_by_keyboard(stub, stubbed):
+def test_completes_a_generated_image_by_keyboard(stub, stubbed):
     page = stubbed()
     choose(page, "class 4")
-    draw(page)
+    generate(page)
     page.get_by_role("button", name="Complete class 4").focus()
     page.keyboard.press("Enter")
-    line = page.get_by_role("slider", name="Line below which the model draws")
+    line = page.get_by_role("slider", name="Line below which the model generates")
     expect(line).to_be_focused()
-    assert line.get_attribute("aria-valuetext") == "keeps 2 rows, draws 2 rows"
+    assert line.get_attribute("aria-valuetext") == "keeps 2 rows, generates 2 rows"
     page.keyboard.press("ArrowUp")
-    assert line.get_attribute("aria-valuetext") == "keeps 1 row, draws 3 rows"
+    assert line.get_attribute("aria-valuetext") == "keeps 1 row, generates 3 rows"
     page.keyboard.press("ArrowUp")  # one row at least is kept
     assert line.get_attribute("aria-valuenow") == line.get_attribute("aria-valuemax") == "3"
     page.keyboard.press("Home")
-    assert line.get_attribute("aria-valuetext") == "keeps 3 rows, draws 1 row"
-    draw(page, "complete")
-    expect(drawn(page, "complete")).to_have_count(1)
+    assert line.get_attribute("aria-valuetext") == "keeps 3 rows, generates 1 row"
+    generate(page, "complete")
+    expect(generated(page, "complete")).to_have_count(1)
     sent = stub.asked[-1]["completion"]
     assert sent["rows"] == 3
     assert stub.asked[-1]["classes"] == [4]
@@ -271,10 +271,10 @@ def test_a_completion_is_varied_and_tried_again_with_its_own_image_and_line(stub
     pick, line = page.locator("#complete-pick input"), page.locator(".cut")
     page.get_by_role("tab", name="Complete").click()
     choose(page, "class 4", form="complete")
-    pick.set_input_files([a_image()])
+    pick.set_input_files([image_file()])
     line.press("Home")  # keeps three rows
-    draw(page, "complete")
-    expect(drawn(page, "complete")).to_have_count(1)
+    generate(page, "complete")
+    expect(generated(page, "complete")).to_have_count(1)
     first = stub.asked[-1]["completion"]
     other = io.BytesIO()
     Image.new("RGB", (40, 40), "#10f010").save(other, "png")
@@ -282,21 +282,21 @@ def test_a_completion_is_varied_and_tried_again_with_its_own_image_and_line(stub
     expect(line).to_have_attribute("aria-valuenow", "2")
 
     page.get_by_role("button", name="Vary", exact=True).click()
-    expect(drawn(page, "complete")).to_have_count(2)
+    expect(generated(page, "complete")).to_have_count(2)
     assert stub.asked[-1]["completion"] == first
     stub.refuse = 429, "Too many images are waiting.", {}
     page.get_by_role("button", name="Vary class 4").first.click()
     page.get_by_role("button", name="Try again").click()
-    expect(drawn(page, "complete")).to_have_count(3)
+    expect(generated(page, "complete")).to_have_count(3)
     assert stub.asked[-1]["completion"] == first
-    draw(page, "complete")
-    expect(drawn(page, "complete")).to_have_count(4)
+    generate(page, "complete")
+    expect(generated(page, "complete")).to_have_count(4)
     assert stub.asked[-1]["completion"]["rows"] == 2
     assert stub.asked[-1]["completion"]["image"] != first["image"]
     page.get_by_role("button", name="Same again").last.click()
     expect(line).to_have_attribute("aria-valuenow", "1")
-    draw(page, "complete")
-    expect(drawn(page, "complete")).to_have_count(5)
+    generate(page, "complete")
+    expect(generated(page, "complete")).to_have_count(5)
     assert stub.asked[-1]["completion"] == first
 
 

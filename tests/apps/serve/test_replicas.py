@@ -1,4 +1,4 @@
-"""Several replicas behind one address: answers, numbers, health and a stop as of the single service."""
+"""Several replicas at one address: responses, metrics, health and shutdown like the single service."""
 
 import re
 import signal
@@ -18,10 +18,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'alitok[serve,ray]'")
 
-from alitok.apps.serve.client import Client, Drawn
-from alitok.apps.serve.replicas import Replica, run_replicas, share
-from alitok.apps.serve.run import ServeOptions, run_serve
-from alitok.apps.serve.service import ServiceSettings
+from alitok.apps.serve.client import Client, GeneratedImage
+from alitok.apps.serve.options import ServeOptions
+from alitok.apps.serve.replicas import Replica, resources_per_replica
+from alitok.apps.serve.run import run_serve
 from alitok.core.errors import AlitokError
 
 
@@ -38,7 +38,7 @@ def total(address, name):
 
 
 @pytest.mark.slow
-def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(model_directory, pipeline, until):
+def test_two_replicas_respond_like_one_service_and_stop_when_their_work_is_done(model_directory, pipeline, until):
     command = [sys.executable, "-c", "from alitok.cli import main; main()", "serve", str(model_directory)]
     command += ["--port", "0", "--replicas", "2", "--device", "cpu", "--batch-size", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -52,13 +52,13 @@ def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(mod
             assert answer.status == 200
 
         with ThreadPoolExecutor(8) as pool:
-            told = list(pool.map(lambda seed: client.draw([seed % 4], seed=seed)[0], range(24)))
+            told = list(pool.map(lambda seed: client.generate([seed % 4], seed=seed)[0], range(24)))
         for seed, each in enumerate(told):
             wanted = pipeline([seed % 4], seed=seed)[0]
             assert np.array_equal(np.asarray(each.image), np.asarray(wanted)), seed
         streamed = list(client.stream([1], seed=1))
         assert len(streamed) == 4
-        assert isinstance(streamed[-1], Drawn)
+        assert isinstance(streamed[-1], GeneratedImage)
         assert np.array_equal(np.asarray(streamed[-1].image), np.asarray(told[1].image))
         counted = images_by_replica(address)
         assert len(counted) == 2
@@ -71,7 +71,7 @@ def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(mod
         until(lambda: not total(address, "alitok_waiting") + total(address, "alitok_running_images"), 60)
 
         drawn = []
-        asking = threading.Thread(target=lambda: drawn.extend(client.draw([0], count=64)))
+        asking = threading.Thread(target=lambda: drawn.extend(client.generate([0], count=64)))
         asking.start()
         until(lambda: total(address, "alitok_running_images"), 60)
         process.send_signal(signal.SIGTERM)
@@ -84,28 +84,28 @@ def test_two_replicas_answer_as_one_service_and_stop_when_their_work_is_done(mod
     assert len(drawn) == 64
 
 
-def test_what_each_replica_gets():
+def test_resources_per_replica():
     laptop, server = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
-    assert share([laptop], 2, None) == (4.0, 0.0)
-    assert share([laptop], 3, None) == (2.0, 0.0)
-    assert share([{"CPU": 2.0}], 4, 0.0) == (0.5, 0.0)
-    assert share([server], 8, None) == (8.0, 1.0)
-    assert share([server, server], 16, 1.0) == (8.0, 1.0)
-    assert share([server], 16, 0.5) == (4.0, 0.5)
-    assert share([laptop, server], 4, None) == (8.0, 1.0)  # all of them on the machine with GPUs
-    assert share([{}, laptop], 2, 0.0) == (4.0, 0.0)
-    with pytest.raises(AlitokError, match="no room for 9 replicas with GPUs of 1 each, as Ray has 8"):
-        share([laptop, server], 9, None)
-    with pytest.raises(AlitokError, match="no room for 1 replica with"):
-        share([laptop], 1, 1.0)
-    with pytest.raises(AlitokError, match="no processor"):
-        share([{"GPU": 1.0}], 1, None)
+    assert resources_per_replica([laptop], 2, None) == (4.0, 0.0)
+    assert resources_per_replica([laptop], 3, None) == (2.0, 0.0)
+    assert resources_per_replica([{"CPU": 2.0}], 4, 0.0) == (0.5, 0.0)
+    assert resources_per_replica([server], 8, None) == (8.0, 1.0)
+    assert resources_per_replica([server, server], 16, 1.0) == (8.0, 1.0)
+    assert resources_per_replica([server], 16, 0.5) == (4.0, 0.5)
+    assert resources_per_replica([laptop, server], 4, None) == (8.0, 1.0)  # all of them on the machine with GPUs
+    assert resources_per_replica([{}, laptop], 2, 0.0) == (4.0, 0.0)
+    with pytest.raises(AlitokError, match="9 replicas with 1 GPUs each do not fit, as Ray has 8"):
+        resources_per_replica([laptop, server], 9, None)
+    with pytest.raises(AlitokError, match="1 replica with 1 GPUs each do not fit"):
+        resources_per_replica([laptop], 1, 1.0)
+    with pytest.raises(AlitokError, match="no CPUs"):
+        resources_per_replica([{"GPU": 1.0}], 1, None)
 
 
 @pytest.mark.parametrize(
     ("accepting", "alive", "healthy"), [(True, True, True), (True, False, False), (False, False, True)]
 )
-def test_a_replica_whose_worker_has_ended_is_ill(accepting, alive, healthy):
+def test_a_replica_whose_worker_has_died_is_unhealthy(accepting, alive, healthy):
     replica = Replica()
     batcher = SimpleNamespace(accepting=accepting, alive=alive)
     replica.app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(batcher=batcher)))
@@ -117,10 +117,10 @@ def test_a_replica_whose_worker_has_ended_is_ill(accepting, alive, healthy):
     assert replica.finished() is not alive
 
 
-def test_mistakes_are_told_before_ray_starts(model_directory, tmp_path):
+def test_mistakes_are_reported_before_ray_starts(model_directory, tmp_path):
     with pytest.raises(AlitokError, match="must be at least 1, not 0"):
-        run_replicas(ServeOptions(str(model_directory), port=0, replicas=0), ServiceSettings())
+        run_serve(str(model_directory), ServeOptions(port=0, replicas=0))
     with pytest.raises(AlitokError, match="is no directory with a saved model"):
-        run_serve(ServeOptions(str(tmp_path / "none"), port=0, replicas=2))
-    with pytest.raises(AlitokError, match="give their number as --replicas"):
-        run_serve(ServeOptions(str(model_directory), port=0, cluster="auto"))
+        run_serve(str(tmp_path / "none"), ServeOptions(port=0, replicas=2))
+    with pytest.raises(AlitokError, match="require --replicas"):
+        run_serve(str(model_directory), ServeOptions(port=0, cluster="auto"))

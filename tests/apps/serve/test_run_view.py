@@ -98,7 +98,7 @@ def test_a_record_that_is_no_text_has_no_curves(run):
 
 
 def test_a_run_that_is_not_there(tmp_path):
-    with pytest.raises(AlitokError, match="is no directory of a run"):
+    with pytest.raises(AlitokError, match="is not a run directory"):
         RunView(tmp_path / "none")
 
 

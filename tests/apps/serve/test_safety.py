@@ -8,7 +8,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from alitok.apps.serve.service import ServiceSettings  # noqa: E402
+from alitok.apps.serve.options import AccessKey  # noqa: E402
 from alitok.core.errors import AlitokError  # noqa: E402
 
 KEY = "correct-horse-battery"
@@ -58,16 +58,16 @@ def test_a_key_is_asked_for_on_every_v1_route(guarded):
 
 def test_keys_are_compared_in_constant_time(guarded, monkeypatch):
     compared = []
-    monkeypatch.setattr("alitok.apps.serve.service.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b)
-    assert not guarded.service.admits(b"Bearer x")
-    assert guarded.service.admits(b"Bearer " + KEY.encode())
+    monkeypatch.setattr("alitok.apps.serve.options.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    assert not guarded.service.key.admits(b"Bearer x")
+    assert guarded.service.key.admits(b"Bearer " + KEY.encode())
     assert [len(each) for pair in compared for each in pair] == [32] * 4  # of digests, whatever was given
 
 
 @pytest.mark.parametrize("key", ["short", "with space", "ümlaut-and-more", "x" * 257, "tab\tbed\tkey"])
 def test_keys_that_cannot_be_used(key):
     with pytest.raises(AlitokError, match="A key must be"):
-        ServiceSettings(key=key)
+        AccessKey(key)
 
 
 def test_other_names_and_other_sites_are_refused(guarded):
@@ -138,7 +138,7 @@ def test_paths_as_no_client_would_send_them(guarded):
 
 
 def test_bodies_are_bounded_in_size_and_time(pipeline, make_service):
-    limits = {"most_body_bytes": 100_000, "most_upload_bytes": 50_000, "upload_seconds": 1.0}
+    limits = {"max_body_bytes": 100_000, "max_upload_bytes": 50_000, "upload_seconds": 1.0}
     with make_service(pipeline, limits=limits) as running, running.client() as http:
         kind = {"Content-Type": "application/json"}
         for content in (b" " * 3_000_000, iter([b" " * 60_000] * 50)):  # of a length that is told, and that is not
@@ -155,7 +155,7 @@ def test_bodies_are_bounded_in_size_and_time(pipeline, make_service):
 
 def test_a_client_that_leaves_during_its_upload_is_counted_as_one(pipeline, make_service, until):
     with make_service(pipeline) as running:
-        counted = running.service.numbers.registry
+        counted = running.service.metrics.registry
         host, port = running.address.removeprefix("http://").split(":")
         for path, kind in (("/v1/images", "application/json"), ("/v1/encode", "multipart/form-data; boundary=x")):
             with socket.create_connection((host, int(port))) as connection:
@@ -181,7 +181,7 @@ def test_an_internal_error_tells_nothing(pipeline, make_service, caplog, monkeyp
         answer = http.get("/v1/models")
         assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
         assert answer.json() == {
-            "error": {"message": "The service failed on this request; its log says more.", "code": "internal"}
+            "error": {"message": "The service failed on this request; see its log.", "code": "internal"}
         }
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert "/secret/place" in caplog.text
@@ -207,12 +207,12 @@ def test_models_health_and_numbers(http, running, until):
     assert (model["codebook_size"], model["stages"], model["run"]) == (32, ["stage1", "stage2"], False)
     assert model["sampling"]["guidance_scale"] == 2.0
     assert {"guidance_power", "guidance_schedule", "temperature", "top_k", "top_p"} <= set(model["sampling"])
-    assert (model["limits"]["most_images"], model["limits"]["most_upload_bytes"]) == (64, 16 << 20)
+    assert (model["limits"]["max_images"], model["limits"]["max_upload_bytes"]) == (64, 16 << 20)
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.post("/v1/images", json={"classes": [0]}).status_code == 200
     for _ in range(3):
         http.get("/nothing/at/all")
-    until(lambda: running.service.numbers.registry.get_sample_value("alitok_images_total"))
+    until(lambda: running.service.metrics.registry.get_sample_value("alitok_images_total"))
     numbers = http.get("/metrics")
     assert numbers.headers["content-type"].startswith("text/plain")
     lines = dict(line.rsplit(" ", 1) for line in numbers.text.splitlines() if not line.startswith("#"))
@@ -221,12 +221,3 @@ def test_models_health_and_numbers(http, running, until):
     assert float(lines["alitok_images_total"]) >= 1
     assert "at/all" not in numbers.text
     assert {"alitok_waiting", "alitok_running_images", "process_resident_memory_bytes"} <= set(lines)
-
-
-def test_classes_without_names_are_numbers(pipeline):
-    from alitok.apps.serve.model import ServedModel
-    from alitok.generator import Generator
-    from alitok.sampling.pipeline import Pipeline
-
-    unnamed = Pipeline(pipeline.tokenizer, Generator(pipeline.generator.config).eval())
-    assert ServedModel("x", unnamed).classes == ["0", "1", "2", "3"]

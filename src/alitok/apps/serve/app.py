@@ -1,11 +1,11 @@
-"""The application: all routes of one service."""
+"""The ASGI application of a service: its routes, the page, and how errors are reported."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -15,24 +15,22 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from alitok import __version__
-from alitok.apps.serve import coding, drawing
-from alitok.apps.serve.documented import KEYED, faults
-from alitok.apps.serve.faults import ServiceError, stopping
+from alitok.apps.serve import routes, schemas
+from alitok.apps.serve.errors import ServiceError, not_found, stopping
 from alitok.apps.serve.guard import Guard
-from alitok.apps.serve.model import ServedModel
-from alitok.apps.serve.schemas import HealthAnswer, ModelsAnswer, RunAnswer
-from alitok.apps.serve.service import Service, ServiceSettings, service_of
-from alitok.core.config import to_dict
+from alitok.apps.serve.schemas import error_responses
+from alitok.apps.serve.service import Service, service_of
 
-router = APIRouter()
-keyed = APIRouter(dependencies=KEYED)
-_CODES = {400: "bad_request", 404: "not_found", 405: "method", 413: "too_large", 415: "content_type"}
-_SENTENCES = {
-    400: "The request cannot be read.",
-    404: "There is nothing here.",
-    405: "This address takes other methods.",
+_open = APIRouter()
+_keyed = APIRouter(dependencies=schemas.REQUIRES_KEY)
+_HTTP_ERRORS = {
+    400: ("invalid", "The request cannot be parsed."),
+    404: ("not_found", "Not found."),
+    405: ("method", "Method not allowed."),
+    413: ("too_large", "The request is too large."),
+    415: ("content_type", "The content type is not supported."),
 }
-_KINDS = {  # the machine's own table may say something else, and browsers run no script of another kind
+_MEDIA_TYPES = {  # the system's own table may differ, and browsers run no script of another type
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -41,23 +39,11 @@ _KINDS = {  # the machine's own table may say something else, and browsers run n
     "webp": "image/webp",
     "woff2": "font/woff2",
 }
-_DEEPEST = 4  # parts of a field's path that are told
+_MAX_PATH = 4  # parts of a field's path that an error shows
 
 
-def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> FastAPI:
-    """The application that serves a model; it works from its startup to its shutdown.
-
-    Args:
-        model: the pair.
-        settings: limits, key and the rest; None = the defaults, open to whoever reaches it.
-
-    Returns:
-        An ASGI application; `app.state.service` is its `Service`.
-
-    Raises:
-        AlitokError: the run directory of the settings is none.
-    """
-    service = Service(model, settings or ServiceSettings())
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of a service; its startup starts the batcher, its shutdown closes the service."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,117 +62,128 @@ def create_app(model: ServedModel, settings: ServiceSettings | None = None) -> F
         lifespan=lifespan,
     )
     app.state.service = service
-    for each in (router, keyed, drawing.router, coding.router):
-        app.include_router(each)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _refused)
+    for router in (_open, _keyed, routes.router):
+        app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Guard, service=service)
     return app
 
 
-@router.get("/healthz", response_model=HealthAnswer, tags=["service"], summary="Alive?", responses=faults(503))
+@_open.get(
+    "/healthz",
+    response_model=schemas.HealthResponse,
+    tags=["service"],
+    summary="Health check",
+    responses=error_responses(503),
+)
 async def healthz(request: Request) -> Any:
-    """Whether new requests are taken."""
+    """Whether new requests are accepted."""
     batcher = service_of(request).batcher
     if not batcher.accepting:
         raise stopping()
     if not batcher.alive:
-        raise ServiceError(503, "broken", "The service's worker has ended; start the service again.")
-    return HealthAnswer(status="ok")
+        raise ServiceError(503, "broken", "The service's worker has died; restart the service.")
+    return schemas.HealthResponse(status="ok")
 
 
-@router.get(
+@_open.get(
     "/metrics",
     response_class=Response,
     tags=["service"],
-    summary="Numbers for Prometheus",
-    responses={200: {"content": {"text/plain": {"example": "alitok_images_total 12.0"}}}, **faults()},
+    summary="Prometheus metrics",
+    responses={200: {"content": {"text/plain": {"example": "alitok_images_total 12.0"}}}, **error_responses()},
 )
 async def metrics(request: Request) -> Response:
-    """Counters and times."""
-    return Response(await service_of(request).numbers_text(), media_type=CONTENT_TYPE_LATEST)
+    """Counters, gauges and histograms."""
+    return Response(await service_of(request).metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@keyed.get("/v1/models", response_model=ModelsAnswer, tags=["service"], summary="Models", responses=faults(401))
+@_keyed.get(
+    "/v1/models",
+    response_model=schemas.ModelsResponse,
+    tags=["service"],
+    summary="List models",
+    responses=error_responses(401),
+)
 async def models(request: Request) -> Any:
-    """The model, its classes, default settings and bounds."""
+    """The model, its classes, default settings and limits."""
     service = service_of(request)
-    facts = {**service.model.describe(), "limits": to_dict(service.limits), "run": service.run is not None}
-    return {"models": [facts]}
+    info = {**service.model.describe(), "limits": asdict(service.limits), "run": service.run is not None}
+    return {"models": [info]}
 
 
-@keyed.get("/v1/run", response_model=RunAnswer, tags=["run"], summary="A training", responses=faults(401, 404))
+@_keyed.get(
+    "/v1/run",
+    response_model=schemas.RunResponse,
+    tags=["run"],
+    summary="Training run",
+    responses=error_responses(401, 404),
+)
 async def run(request: Request) -> Any:
-    """Curves and images of the training that the service was started with."""
+    """Curves and images of the training run given with --run."""
     view = service_of(request).run
     if view is None:
-        raise _missing("The service shows no training; start it with --run.")
+        raise not_found("No training run to show; start the service with --run.")
     return await asyncio.to_thread(view.describe)
 
 
-@keyed.get(
+@_keyed.get(
     "/v1/run/images/{stage}/{name}",
     response_class=Response,
     tags=["run"],
-    summary="An image of a training",
-    responses={200: {"content": {"image/png": {}}}, **faults(401, 404, 422)},
+    summary="Image of a training run",
+    responses={200: {"content": {"image/png": {}}}, **error_responses(401, 404, 422)},
 )
 async def run_image(stage: str, name: str, request: Request) -> Response:
-    """An image that `/v1/run` names."""
+    """An image listed in `/v1/run`."""
     view = service_of(request).run
     data = None if view is None else await asyncio.to_thread(view.image, stage, name)
     if data is None:
-        raise _missing("There is no such image.")
+        raise not_found("Image not found.")
     return Response(data, media_type="image/png")
 
 
-@router.get("/", include_in_schema=False)
+@_open.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     """The page."""
-    return await _page_file(service_of(request).settings.page, "index.html")
+    return await page_file("index.html", request)
 
 
-@router.get("/static/{name:path}", include_in_schema=False)
-async def static(name: str, request: Request) -> Response:
-    """The page's other files."""
-    return await _page_file(service_of(request).settings.page, name)
-
-
-async def _page_file(folder: Path, name: str) -> Response:
-    """A file of the page: what is asked for is looked up among those that are there, and never made a path."""
+@_open.get("/static/{name:path}", include_in_schema=False)
+async def page_file(name: str, request: Request) -> Response:
+    """Another file of the page; the name is looked up among existing files and never becomes a path."""
+    folder = service_of(request).page
 
     def read() -> bytes | None:
-        there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        return there[name].read_bytes() if name in there else None
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        return files[name].read_bytes() if name in files else None
 
     data = await asyncio.to_thread(read)
     if data is None:
-        raise _missing(_SENTENCES[404])
-    kind = _KINDS.get(name.rpartition(".")[2], "application/octet-stream")
-    return Response(data, media_type=kind, headers={"Cache-Control": "no-cache"})
+        raise not_found("Not found.")
+    media_type = _MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+    return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
-def _missing(message: str) -> ServiceError:
-    return ServiceError(404, "not_found", message)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    """Pydantic's first finding in one sentence, without the value: it may be long, or no JSON."""
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    """Pydantic's first error in one sentence, without the value, which may be long or not JSON."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _answer(ServiceError(422, "invalid", "The body is no valid JSON."))
-    field = ".".join(str(part)[:50] for part in first["loc"][1 : 1 + _DEEPEST])
-    said = str(first["msg"]).rstrip(".")
-    return _answer(ServiceError(422, "invalid", f"{field}: {said}." if field else f"{said}."))
+        return _to_response(ServiceError(422, "invalid", "The body is not valid JSON."))
+    field = ".".join(str(part)[:50] for part in first["loc"][1 : 1 + _MAX_PATH])
+    message = str(first["msg"]).rstrip(".")
+    message += "" if message.endswith("?") else "."
+    return _to_response(ServiceError(422, "invalid", f"{field}: {message}" if field else message))
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = 422 if error.status_code == 400 else error.status_code
-    message = _SENTENCES.get(error.status_code, "The request is refused.")
-    return _answer(ServiceError(status, _CODES.get(status, "invalid"), message, error.headers))
+    code, message = _HTTP_ERRORS.get(error.status_code, ("invalid", "The request was rejected."))
+    return _to_response(ServiceError(status, code, message, error.headers))
 
 
-def _answer(error: ServiceError) -> Response:
+def _to_response(error: ServiceError) -> Response:
     return JSONResponse(error.body(), error.status, error.headers)

@@ -1,16 +1,11 @@
-"""Images of many requests through one engine: one thread owns the models, and all requests share its batches.
+"""Dynamic batching: one thread owns the models, and all requests share its batches.
 
-Enter: `SampleRequest`s and short pieces of other work, from coroutines. Leave: rows and images as they are drawn, in
-the coroutines' event loop. A batch is formed between batches from all that waits; requests take turns in it, so one of
-many images does not hold up one of few. Other work is done between batches and between the rows of one.
+A batch is formed from everything that waits when the previous one ends. Jobs take turns in it, so one of many images
+does not hold up one of few. Calls (encoding, decoding) run between batches and between the rows of a batch.
 
-An image's codes are a function of its own request, and its pixels are decoded in groups of one size, so neither
-depends on what else is in the batch.
-
-A request takes its places once, before anything is done for it, and keeps them until it uses them: what has begun is
-finished, though the queue is full by now or the service stops.
-
-Shapes: B images, T codes, G rows of patches, f patch side, h image side.
+An image's codes depend on its own request only, and pixels are decoded in groups of a fixed size, so neither depends
+on the rest of the batch. A request reserves its slots before any work is done for it; work that has begun is finished
+even if the queue fills up or the service shuts down meanwhile.
 """
 
 from __future__ import annotations
@@ -26,9 +21,9 @@ from typing import TypeVar
 
 import torch
 
-from alitok.apps.serve.even import EvenDecoder
-from alitok.apps.serve.faults import internal, queue_full, stopping
-from alitok.apps.serve.waiting import Call, Drawing, Finished, Image, Row
+from alitok.apps.serve.errors import internal, queue_full, stopping
+from alitok.apps.serve.jobs import Call, FinishedImage, ImageJob, ImageRow, QueuedImage
+from alitok.apps.serve.model import FixedGroupDecoder
 from alitok.core import images as pixels
 from alitok.sampling import SampleRequest
 from alitok.sampling.engine import Engine
@@ -37,39 +32,31 @@ from alitok.tokenizer import RowDecoder, Tokenizer
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
-# How long those who were in the last batch are waited for, as a share of its time: clients need some milliseconds to
-# come back whatever a batch takes, so it is more of a short one, up to so many seconds, than of a long one.
-_GATHER_SHARE, _GATHER_MOST, _GATHER_SHARE_LONG = 0.1, 0.1, 0.02
-_LONGEST_RETRY = 60  # seconds
+_MAX_RETRY_SECONDS = 60
 
 
-class Places:
-    """Room for the work of one request; made by `Batcher.places`, and given back at the end of its context.
-
-    Args:
-        batcher: whose queue it is.
-        count: of images and calls.
-    """
+class Reservation:
+    """Slots in the queue for the work of one request; unused ones are released when its context ends."""
 
     def __init__(self, batcher: Batcher, count: int) -> None:
         self._batcher, self.left = batcher, count
 
-    def __enter__(self) -> Places:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._batcher._give_back(self, self.left)
+        self._batcher._release(self, self.left)
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """Run a short function in the thread that owns the models; its place is kept.
+        """Run a short function in the models' thread, without using up a slot.
 
         Raises:
             ServiceError: it failed, or the thread has ended.
         """
         return await self._batcher._call(function)
 
-    async def calls(self, functions: Iterable[Callable[[], Result]]) -> list[Result]:
-        """Run one function after the other, each of which gives a place back; others may come between them.
+    async def call_each(self, functions: Iterable[Callable[[], Result]]) -> list[Result]:
+        """Run functions in turn in the models' thread, each of which uses up a slot; other work may run in between.
 
         Raises:
             ServiceError: one of them failed, or the thread has ended.
@@ -77,18 +64,18 @@ class Places:
         results = []
         for function in functions:
             results.append(await self._batcher._call(function))
-            self._batcher._give_back(self, 1)
+            self._batcher._release(self, 1)
         return results
 
-    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
-        """Queue as many images as there are places; called in an event loop, where the events will be.
+    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> ImageJob:
+        """Queue one image per slot; must be called in the event loop that awaits the events.
 
         Args:
-            requests: that fit the generator, one per image.
-            rows: whether strips are wanted too.
+            requests: valid for the generator, one per image.
+            rows: whether to send rows while they are generated.
         """
         assert len(requests) == self.left
-        return self._batcher._submit(self, Drawing(requests, rows, asyncio.get_running_loop()))
+        return self._batcher._submit(self, ImageJob(requests, rows, asyncio.get_running_loop()))
 
 
 class Batcher:
@@ -96,141 +83,125 @@ class Batcher:
 
     Args:
         engine: of the generator.
-        tokenizer: draws rows, where its first decoder is causal.
-        decoder: of the tokenizer.
-        batch_size: images drawn at a time.
-        most_waiting: images and calls that may wait.
-        on_batch: told the images and the seconds of each finished batch, in the worker's thread.
+        tokenizer: its causal stage-1 decoder makes the rows.
+        decoder: makes the finished images.
+        batch_size: images per batch.
+        max_waiting: images and calls in the queue.
+        on_batch: receives the images and seconds of each finished batch, in the models' thread.
     """
 
     def __init__(
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        decoder: EvenDecoder,
+        decoder: FixedGroupDecoder,
         *,
         batch_size: int,
-        most_waiting: int,
+        max_waiting: int,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
         self._engine, self._tokenizer, self._decoder = engine, tokenizer, decoder
-        self.batch_size, self.most_waiting, self._on_batch = batch_size, most_waiting, on_batch
+        self.batch_size, self.max_waiting, self._on_batch = batch_size, max_waiting, on_batch
         self._changed = threading.Condition()
-        self._drawings: deque[Drawing] = deque()  # that have images waiting
+        self._jobs: deque[ImageJob] = deque()  # with waiting images
         self._calls: deque[Call] = deque()
-        self._kept = 0  # places that were taken and are not used yet; those of calls among them
+        self._reserved = 0  # slots not used yet, those of running calls included
         self._open, self._abandoned, self._ended = True, False, False
         self._running = 0
-        self._expected, self._until, self._seconds_each = 0, 0.0, 0.0  # the first two: see `_gather`
+        self._expected, self._gather_until, self._seconds_per_image = 0, 0.0, 0.0
         self._threads = torch.get_num_threads()
         # A daemon, so that a second Ctrl-C ends the process at once.
         self._thread = threading.Thread(target=self._work, name="alitok-batcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread works."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def accepting(self) -> bool:
-        """Whether new work is taken."""
+        """Whether new work is accepted."""
         return self._open
 
     @property
     def waiting(self) -> int:
-        """Images and calls that wait, those among them that are still to come for requests that have their places."""
+        """Images and calls in the queue, including reserved slots."""
         with self._changed:
             return self._waiting()
 
     @property
     def running(self) -> int:
-        """Images in the batch under way."""
+        """Images in the running batch."""
         return self._running
 
     def stop_accepting(self) -> None:
-        """Refuse new work; what was accepted is finished. Needs no lock, so a signal handler may call it."""
+        """Reject new work; accepted work is finished. Takes no lock, so a signal handler may call it."""
         self._open = False
 
-    def close(self, patience: float | None = None) -> None:
-        """Finish what was accepted, and end the thread.
+    def close(self, timeout: float | None = None) -> None:
+        """Finish accepted work and end the thread.
 
         Args:
-            patience: seconds after which the batch under way is left between two of its rows; None = never.
+            timeout: seconds after which the running batch is abandoned between two rows; None = never.
         """
         self.stop_accepting()
         with self._changed:
             self._changed.notify_all()
         if self._thread.ident is None:
             return
-        self._thread.join(patience)
+        self._thread.join(timeout)
         self._abandoned = True
         with self._changed:
             self._changed.notify_all()
-        self._thread.join(patience)
+        self._thread.join(timeout)
 
-    def places(self, count: int) -> Places:
-        """Take places for `count` images and calls of one request, to be used as a context.
+    def reserve(self, count: int) -> Reservation:
+        """Reserve `count` slots for the images and calls of one request.
 
         Raises:
-            ServiceError: there are not so many, or the service is stopping.
+            ServiceError: the queue has not enough room, or the service is shutting down.
         """
         with self._changed:
             if not self._open:
                 raise stopping()
-            excess = self._waiting() + count - self.most_waiting
+            excess = self._waiting() + count - self.max_waiting
             if excess > 0:
-                raise queue_full(min(max(1, math.ceil(excess * self._seconds_each)), _LONGEST_RETRY))
-            self._kept += count
-        return Places(self, count)
+                raise queue_full(min(max(1, math.ceil(excess * self._seconds_per_image)), _MAX_RETRY_SECONDS))
+            self._reserved += count
+        return Reservation(self, count)
 
-    def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> Drawing:
-        """Queue the images of one request, as `Places.submit` does.
-
-        Raises:
-            ServiceError: there is no place for them all, or the service is stopping.
-        """
-        with self.places(len(requests)) as places:
-            return places.submit(requests, rows=rows)
-
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """Run a short function in the thread that owns the models.
-
-        Raises:
-            ServiceError: it failed, there is no place for it, or the service is stopping.
-        """
-        with self.places(1) as places:
-            return await places.call(function)
-
-    def cancel(self, drawing: Drawing) -> None:
-        """Take back a drawing: what waits is forgotten, and what is being drawn is of no interest. May be repeated."""
-        drawing.gone = True
+    def cancel(self, job: ImageJob) -> None:
+        """Drop a job's waiting images and ignore its running ones; may be called repeatedly."""
+        job.cancelled = True
         with self._changed:
-            drawing.waiting.clear()
-            if drawing in self._drawings:
-                self._drawings.remove(drawing)
+            job.waiting.clear()
+            if job in self._jobs:
+                self._jobs.remove(job)
 
-    def _give_back(self, places: Places, count: int) -> None:
+    def _release(self, reservation: Reservation, count: int) -> None:
         with self._changed:
-            places.left -= count
-            self._kept -= count
+            reservation.left -= count
+            self._reserved -= count
             self._changed.notify_all()
 
-    def _submit(self, places: Places, drawing: Drawing) -> Drawing:
+    def _submit(self, reservation: Reservation, job: ImageJob) -> ImageJob:
         with self._changed:
-            self._require_work_goes_on()
-            self._drawings.append(drawing)
-            self._give_back(places, places.left)
-        return drawing
+            if self._ended:
+                raise stopping()
+            self._jobs.append(job)
+            self._release(reservation, reservation.left)
+        return job
 
     async def _call(self, function: Callable[[], Result]) -> Result:
         loop = asyncio.get_running_loop()
         call = Call(function, loop.create_future(), loop)
         with self._changed:
-            self._require_work_goes_on()
+            if self._ended:
+                raise stopping()
             self._calls.append(call)
             self._changed.notify_all()
         try:
@@ -240,123 +211,121 @@ class Batcher:
                 if call in self._calls:
                     self._calls.remove(call)
 
-    def _require_work_goes_on(self) -> None:
-        """Refuse what comes after the thread has lost its patience: nobody would ever do it."""
-        if self._ended:
-            raise stopping()
-
     def _waiting(self) -> int:
-        return self._kept + self._images()
+        return self._reserved + self._images()
 
     def _images(self) -> int:
-        return sum(len(drawing.waiting) for drawing in self._drawings)
+        return sum(len(job.waiting) for job in self._jobs)
 
     def _work(self) -> None:
-        torch.set_num_threads(self._threads)  # it is counted for each thread
+        torch.set_num_threads(self._threads)  # a setting of each thread
         while True:
             with self._changed:
-                while not (self._calls or self._drawings):
-                    if not self._open and (self._abandoned or not self._kept):
+                while not (self._calls or self._jobs):
+                    if not self._open and (self._abandoned or not self._reserved):
                         self._ended = True
                         return
-                    self._changed.wait(1.0)  # nobody wakes it for `stop_accepting`
-            self._one_call()
+                    self._changed.wait(1.0)  # `stop_accepting` notifies nobody
+            self._run_call()
             with self._changed:
                 self._gather()
                 batch = self._take()
             if batch:
-                self._batch(batch)
+                self._run_batch(batch)
 
-    def _one_call(self) -> None:
+    def _run_call(self) -> None:
         with self._changed:
             call = self._calls.popleft() if self._calls else None
         if call is not None:
             call.run()
 
     def _gather(self) -> None:
-        """Wait a little after a batch: those who were in it are about to ask again, and join those who waited before.
+        """After a batch, wait briefly for its clients to send their next requests.
 
-        Without that, clients who once were in two batches would be drawn in turns for ever, each batch half empty.
+        Otherwise clients that were once split over two batches would alternate forever, each batch half empty.
         """
-        while self._drawings and self._images() < min(self._expected, self.batch_size) and self._open:
-            left = self._until - time.monotonic()
+        while self._jobs and self._images() < min(self._expected, self.batch_size) and self._open:
+            left = self._gather_until - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
-    def _take(self) -> list[Image]:
-        batch: list[Image] = []
-        while self._drawings and len(batch) < self.batch_size:
-            drawing = self._drawings.popleft()
-            batch.append(drawing.waiting.popleft())
-            if drawing.waiting:
-                self._drawings.append(drawing)
+    def _take(self) -> list[QueuedImage]:
+        batch: list[QueuedImage] = []
+        while self._jobs and len(batch) < self.batch_size:
+            job = self._jobs.popleft()
+            batch.append(job.waiting.popleft())
+            if job.waiting:
+                self._jobs.append(job)
         return batch
 
-    def _batch(self, batch: list[Image]) -> None:
+    def _run_batch(self, batch: list[QueuedImage]) -> None:
         began, self._running = time.monotonic(), len(batch)
         try:
-            finished = self._draw(batch)
-        except Exception:  # whatever it was, those who wait are told, and the next batch is drawn
+            finished = self._generate(batch)
+        except Exception:  # the thread must survive whatever it was
             _log.exception("A batch failed")
             finished = False
-            for drawing in {id(image.drawing): image.drawing for image in batch}.values():
-                drawing.tell(internal())
-                self.cancel(drawing)
+            for job in {id(image.job): image.job for image in batch}.values():
+                job.publish(internal())
+                self.cancel(job)
         finally:
             self._running = 0
         if finished:
             ended = time.monotonic()
             seconds = ended - began
-            self._until, self._seconds_each = ended + gathering_seconds(seconds), seconds / len(batch)
+            self._gather_until, self._seconds_per_image = ended + gather_seconds(seconds), seconds / len(batch)
             self._on_batch(len(batch), seconds)
 
     @torch.inference_mode()
-    def _draw(self, batch: list[Image]) -> bool:
-        """Draw a batch; false if nobody wants it any more."""
-        decoders = {place: RowDecoder(self._tokenizer, 1) for place, image in enumerate(batch) if image.drawing.rows}
-        tops = dict.fromkeys(decoders, 0)
+    def _generate(self, batch: list[QueuedImage]) -> bool:
+        """Generate a batch; false if it was abandoned because nobody wants it."""
+        decoders = {slot: RowDecoder(self._tokenizer, 1) for slot, image in enumerate(batch) if image.job.rows}
+        rows = dict.fromkeys(decoders, 0)
         parts = []
-        for codes in self._engine.stream(self._filled(batch)):
+        for codes in self._engine.stream(self._padded(batch)):
             parts.append(codes)
-            for place, decoder in decoders.items():
-                if not batch[place].drawing.gone:
-                    tops[place] += self._tell_rows(batch[place], decoder, codes[place : place + 1], tops[place])
-            if self._abandoned or all(image.drawing.gone for image in batch):
+            for slot, decoder in decoders.items():
+                if not batch[slot].job.cancelled:
+                    rows[slot] += self._publish_rows(batch[slot], decoder, codes[slot : slot + 1], rows[slot])
+            if self._abandoned or all(image.job.cancelled for image in batch):
                 return False
-            self._one_call()
-        self._tell_images(batch, torch.cat(parts, dim=1))
+            self._run_call()
+        self._publish_images(batch, torch.cat(parts, dim=1))
         return True
 
-    def _tell_images(self, batch: list[Image], codes: torch.Tensor) -> None:
-        """Decode the images that are still wanted and hand them on, one group after the other."""
-        with self._changed:
-            self._expected = self._images() + sum(not image.drawing.waiting for image in batch)
-        wanted = [place for place, image in enumerate(batch) if not image.drawing.gone]
-        for first in range(0, len(wanted), self._decoder.group):
-            places = wanted[first : first + self._decoder.group]
-            images = self._decoder(codes[places]).cpu().numpy()
-            for place, decoded in zip(places, images, strict=True):
-                batch[place].drawing.tell(Finished(batch[place].number, decoded))
-
-    def _filled(self, batch: list[Image]) -> list[SampleRequest]:
-        """The batch's requests; on a GPU up to a power of two of them, as each size has its own buffers and graphs."""
+    def _padded(self, batch: list[QueuedImage]) -> list[SampleRequest]:
+        """The batch's requests, on a GPU padded to a power of two, as each size has its own buffers and graphs."""
         requests = [image.request for image in batch]
         if self._engine.device.type != "cuda":
             return requests
         size = min(1 << (len(requests) - 1).bit_length(), max(self.batch_size, len(requests)))
         return requests + [requests[-1]] * (size - len(requests))
 
-    def _tell_rows(self, image: Image, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
-        """Hand on the rows that these codes (1, n) complete; how many there were."""
+    def _publish_rows(self, image: QueuedImage, decoder: RowDecoder, codes: torch.Tensor, first: int) -> int:
+        """Publish the rows that `codes` (1, n) complete and return their number; `first` is the first one's index."""
         strip = pixels.to_uint8(decoder.extend(codes))[0].cpu().numpy()
-        side = self._tokenizer.config.patch_size
-        count = strip.shape[1] // side
+        size = self._tokenizer.config.patch_size
+        count = strip.shape[1] // size
         for row in range(count):
-            image.drawing.tell(Row(image.number, first + row, strip[:, row * side : (row + 1) * side]))
+            image.job.publish(ImageRow(image.index, first + row, strip[:, row * size : (row + 1) * size]))
         return count
 
+    def _publish_images(self, batch: list[QueuedImage], codes: torch.Tensor) -> None:
+        """Decode the images that are still wanted and publish them, one group after another."""
+        with self._changed:
+            self._expected = self._images() + sum(not image.job.waiting for image in batch)
+        wanted = [slot for slot, image in enumerate(batch) if not image.job.cancelled]
+        for first in range(0, len(wanted), self._decoder.group):
+            slots = wanted[first : first + self._decoder.group]
+            images = self._decoder(codes[slots]).cpu().numpy()
+            for slot, decoded in zip(slots, images, strict=True):
+                batch[slot].job.publish(FinishedImage(batch[slot].index, decoded))
 
-def gathering_seconds(batch_seconds: float) -> float:
-    """How long the next batch waits for those who were in the last one, which took `batch_seconds`."""
-    return max(min(_GATHER_SHARE * batch_seconds, _GATHER_MOST), _GATHER_SHARE_LONG * batch_seconds)
+
+def gather_seconds(batch_seconds: float) -> float:
+    """How long the next batch waits for the clients of the previous one, which took `batch_seconds`.
+
+    Clients need some milliseconds to come back however long a batch takes: a tenth of it up to 0.1 s, or a fiftieth.
+    """
+    return max(min(0.1 * batch_seconds, 0.1), 0.02 * batch_seconds)

@@ -1,19 +1,18 @@
-"""A small client of the service; needs nothing but Python's own library and Pillow.
+"""A Python client of the service.
 
 from alitok.apps.serve.client import Client
 
 client = Client("http://127.0.0.1:8000")
-for drawn in client.draw(["3", 7], seed=0):
-    drawn.image.save(f"{drawn.label}-{drawn.index}.png")
+for result in client.generate(["3", 7], seed=0):
+    result.image.save(f"{result.label}-{result.index}.png")
 """
 
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import json
-import secrets
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,16 +23,21 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 
+try:
+    import httpx
+except ImportError:
+    raise AlitokError("The client requires httpx: pip install 'alitok[client]'.") from None
+
 Stage = Literal["stage1", "stage2"]
 
 
-class AnswerError(AlitokError):
-    """The service refused or failed.
+class ResponseError(AlitokError):
+    """The service rejected the request, failed, or did not respond.
 
     Attributes:
-        status: of HTTP; 0 where a stream broke after it had begun.
+        status: of HTTP; 0 if there was no response, or a stream broke off.
         code: the service's short word.
-        retry_after: seconds after which it asks to be tried again, or None.
+        retry_after: seconds after which to try again, or None.
     """
 
     def __init__(self, message: str, status: int = 0, code: str = "", retry_after: float | None = None) -> None:
@@ -42,8 +46,8 @@ class AnswerError(AlitokError):
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A finished image and what it is a function of, beside the settings."""
+class GeneratedImage:
+    """A finished image and, besides the settings, what determines it."""
 
     class_name: str
     label: int
@@ -53,17 +57,17 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class DrawnRow:
-    """A strip of image number `image`, the `row`-th from the top; both count from 0."""
+class GeneratedRow:
+    """A strip of the image number `index`, the `row`-th from the top; both count from 0."""
 
-    image: int
+    index: int
     row: int
     strip: Image.Image
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """An image after coding: the square that was encoded, what each decoder gives (or None), PSNR, and the codes."""
+    """The crop that was encoded, its reconstruction by each decoder (or None), PSNR in dB, and the codes."""
 
     original: Image.Image
     stage1: Image.Image | None
@@ -73,59 +77,58 @@ class Reconstruction:
 
 
 class Client:
-    """Calls one service; holds no connection between calls, so threads may share it.
+    """Calls one service; keeps no connection between calls, so threads may share it.
+
+    All methods raise `ResponseError`.
 
     Args:
-        address: such as `http://127.0.0.1:8000`.
-        key: that the service asks for, if it does.
+        url: such as `http://127.0.0.1:8000`.
+        key: the service's key, if it requires one.
         timeout: seconds of silence after which a call fails.
 
     Raises:
-        AlitokError: the address is none.
+        AlitokError: the URL is invalid.
     """
 
-    def __init__(self, address: str, *, key: str | None = None, timeout: float = 180.0) -> None:
+    def __init__(self, url: str, *, key: str | None = None, timeout: float = 180.0) -> None:
         try:
-            parts = urlsplit(address)
+            parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError:  # of brackets that do not match, and of ports that are none
+        except ValueError:  # unmatched brackets, or an invalid port
             host, port = None, None
         if not host or parts.scheme not in ("http", "https"):
-            raise AlitokError(f"{address} is no address of a service; write it as http://HOST:PORT.")
-        self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port, self._base = host, port, parts.path.rstrip("/")
-        usual = "" if port is not None else ":443" if parts.scheme == "https" else ":80"
-        self._told = parts.netloc.rpartition("@")[2].rstrip(":") + usual
+            raise AlitokError(f"{url} is not the URL of a service; write it as http://HOST:PORT.")
+        netloc = parts.netloc.rpartition("@")[2].rstrip(":")
+        self._address = netloc if port is not None else f"{netloc}:{443 if parts.scheme == 'https' else 80}"
+        self._base = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._timeout = timeout
+        self._verify = ssl.create_default_context() if parts.scheme == "https" else False  # the system's certificates
 
     def models(self) -> list[dict[str, Any]]:
-        """The facts of the served models, as in `GET /v1/models`."""
+        """Metadata of the served models, as in `GET /v1/models`."""
         return self._json("GET", "/v1/models")["models"]
 
-    def draw(
+    def generate(
         self,
         classes: Sequence[str | int],
         *,
         count: int = 1,
         seed: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        keep: tuple[bytes, int] | None = None,
-    ) -> list[Drawn]:
-        """Draw `count` images of each class.
+        completion: tuple[bytes, int] | None = None,
+    ) -> list[GeneratedImage]:
+        """Generate `count` images of each class.
 
         Args:
             classes: names or numbers.
-            count: at least 1.
-            seed: of all; None = the service draws one.
-            settings: such as `{"guidance_scale": 3.0}`; what is left out is the model's own.
-            keep: an image file and the number of its rows of patches that are kept.
-
-        Raises:
-            AnswerError: the service refused or failed, or does not answer.
+            count: images per class.
+            seed: None = chosen by the service.
+            settings: such as `{"guidance_scale": 3.0}`; omitted ones are the model's own.
+            completion: an image file and how many of its rows of patches to keep.
         """
-        answer = self._json("POST", "/v1/images", _order(classes, count, seed, settings, keep))
-        return [_drawn(image, image["data"]) for image in answer["images"]]
+        body = _images_request(classes, count, seed, settings, completion)
+        return [_generated(image, image["data"]) for image in self._json("POST", "/v1/images", json=body)["images"]]
 
     def stream(
         self,
@@ -134,119 +137,100 @@ class Client:
         count: int = 1,
         seed: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        keep: tuple[bytes, int] | None = None,
-    ) -> Iterator[DrawnRow | Drawn]:
-        """Draw the same images, with their rows as they come; leaving the loop stops the drawing.
-
-        Raises:
-            AnswerError: as for `draw`, or the stream broke off.
-        """
-        with self._answer(
-            "POST", "/v1/images/stream", *_posted(_order(classes, count, seed, settings, keep))
-        ) as answer:
+        completion: tuple[bytes, int] | None = None,
+    ) -> Iterator[GeneratedRow | GeneratedImage]:
+        """Generate the same images as `generate`, with their rows as they come; leaving the loop cancels the rest."""
+        body = _images_request(classes, count, seed, settings, completion)
+        with self._response("POST", "/v1/images/stream", json=body) as response:
             images: list[dict[str, Any]] = []
-            for name, data in _events(answer):
+            for name, data in _events(response):
                 if name == "start":
                     images = data["images"]
                 elif name == "row":
-                    yield DrawnRow(data["image"], data["row"], _image(data["data"]))
+                    yield GeneratedRow(data["index"], data["row"], _image(data["data"]))
                 elif name == "image":
-                    yield _drawn(images[data["image"]], data["data"])
+                    yield _generated(images[data["index"]], data["data"])
                 elif name == "error":
-                    raise AnswerError(data["message"])
+                    raise ResponseError(data["message"])
                 elif name == "done":
                     return
-        raise AnswerError("The service broke off before the images were finished.")
+        raise ResponseError("The stream ended before the images were finished.")
 
     def reconstruct(self, image: bytes) -> Reconstruction:
-        """What coding leaves of an image file.
-
-        Raises:
-            AnswerError: the service refused or failed, or does not answer.
-        """
-        answer = self._json("POST", "/v1/reconstruct", files=[image])
-        first, second = (None if answer[stage] is None else _image(answer[stage]) for stage in ("stage1", "stage2"))
-        return Reconstruction(_image(answer["original"]), first, second, answer["psnr"], answer["codes"])
+        """Encode and decode an image file."""
+        answer = self._json("POST", "/v1/reconstruct", files=_form([image]))
+        stage1, stage2 = (None if answer[stage] is None else _image(answer[stage]) for stage in ("stage1", "stage2"))
+        return Reconstruction(_image(answer["original"]), stage1, stage2, answer["psnr"], answer["codes"])
 
     def encode(self, images: Sequence[bytes]) -> list[list[int]]:
-        """The codes of image files.
-
-        Raises:
-            AnswerError: the service refused or failed, or does not answer.
-        """
-        return self._json("POST", "/v1/encode", files=images)["codes"]
+        """The codes of image files."""
+        return self._json("POST", "/v1/encode", files=_form(images))["codes"]
 
     def decode(self, codes: Sequence[Sequence[int]], stage: Stage | None = None) -> list[Image.Image]:
-        """The images of codes, by one of the decoders; None = the last one.
+        """The images of codes, by one of the decoders; None = the last one."""
+        body = {"codes": [list(each) for each in codes], "stage": stage}
+        return [_image(image["data"]) for image in self._json("POST", "/v1/decode", json=body)["images"]]
 
-        Raises:
-            AnswerError: the service refused or failed, or does not answer.
-        """
-        answer = self._json("POST", "/v1/decode", {"codes": [list(each) for each in codes], "stage": stage})
-        return [_image(image["data"]) for image in answer["images"]]
-
-    def _json(self, method: str, path: str, body: Any = None, files: Sequence[bytes] | None = None) -> Any:
-        with self._answer(method, path, *(_posted(body) if files is None else _form(files))) as answer:
-            return json.loads(answer.read())
+    def _json(self, method: str, path: str, *, json: Any = None, files: Any = None) -> Any:
+        with self._response(method, path, json=json, files=files) as response:
+            response.read()
+            return response.json()
 
     @contextmanager
-    def _answer(self, method: str, path: str, body: bytes | None, kind: str) -> Iterator[http.client.HTTPResponse]:
-        """A good answer, whose connection is closed at the end of the context."""
-        connection = self._connect(self._host, self._port, timeout=self._timeout)
-        headers = self._headers if body is None else {**self._headers, "Content-Type": kind}
+    def _response(self, method: str, path: str, *, json: Any = None, files: Any = None) -> Iterator[httpx.Response]:
+        """A successful response, whose connection is closed at the end of the context."""
         try:
-            connection.request(method, self._base + path, body, headers)
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise _refusal(answer)
-            yield answer
-        except (OSError, http.client.HTTPException) as error:
+            with httpx.stream(
+                method,
+                self._base + path,
+                json=json,
+                files=files,
+                headers=self._headers,
+                timeout=self._timeout,
+                verify=self._verify,
+                trust_env=False,  # the key goes to the service only, not to a proxy or by .netrc
+            ) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _to_error(response)
+                yield response
+        except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise AnswerError(f"The service at {self._told} does not answer: {reason}.") from None
-        finally:
-            connection.close()
+            raise ResponseError(f"The service at {self._address} does not respond: {reason}.") from None
 
 
-def _order(
+def _images_request(
     classes: Sequence[str | int],
     count: int,
     seed: int | None,
     settings: Mapping[str, Any] | None,
-    keep: tuple[bytes, int] | None,
+    completion: tuple[bytes, int] | None,
 ) -> dict[str, Any]:
-    order = {**(settings or {}), "classes": list(classes), "count": count, "seed": seed}
-    if keep is not None:
-        order["completion"] = {"image": base64.b64encode(keep[0]).decode("ascii"), "rows": keep[1]}
-    return order
+    body = {**(settings or {}), "classes": list(classes), "count": count, "seed": seed}
+    if completion is not None:
+        body["completion"] = {"image": base64.b64encode(completion[0]).decode("ascii"), "rows": completion[1]}
+    return body
 
 
-def _posted(body: Any) -> tuple[bytes | None, str]:
-    return (None if body is None else json.dumps(body).encode()), "application/json"
+def _form(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("image", ("image", image, "application/octet-stream")) for image in images]
 
 
-def _form(files: Sequence[bytes]) -> tuple[bytes, str]:
-    """The body and its kind of a form with these files in its field `image`."""
-    border = secrets.token_hex(16)
-    head = 'Content-Disposition: form-data; name="image"; filename="image"\r\nContent-Type: application/octet-stream'
-    parts = [f"--{border}\r\n{head}\r\n\r\n".encode() + file + b"\r\n" for file in files]
-    return b"".join([*parts, f"--{border}--\r\n".encode()]), f"multipart/form-data; boundary={border}"
-
-
-def _refusal(answer: http.client.HTTPResponse) -> AnswerError:
+def _to_error(response: httpx.Response) -> ResponseError:
     try:
-        fault = json.loads(answer.read())["error"]
-        message, code = str(fault["message"]), str(fault["code"])
+        error = response.json()["error"]
+        message, code = str(error["message"]), str(error["code"])
     except (ValueError, KeyError, TypeError):
-        message, code = f"The service answered {answer.status} without saying why.", ""
-    wait = answer.headers.get("Retry-After", "")
-    return AnswerError(message, answer.status, code, float(wait) if wait.isdecimal() else None)
+        message, code = f"The service responded with status {response.status_code} and no reason.", ""
+    wait = response.headers.get("Retry-After", "")
+    return ResponseError(message, response.status_code, code, float(wait) if wait.isdecimal() else None)
 
 
-def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
+def _events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
     """Name and data of each server-sent event."""
     name, data = "message", ""
-    for line in answer:
-        field, _, value = line.decode("utf-8").rstrip("\r\n").partition(": ")
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
         if field == "event":
             name = value
         elif field == "data":
@@ -256,8 +240,8 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
             name, data = "message", ""
 
 
-def _drawn(wanted: Mapping[str, Any], data: str) -> Drawn:
-    return Drawn(wanted["class"], wanted["label"], wanted["seed"], wanted["index"], _image(data))
+def _generated(label: Mapping[str, Any], data: str) -> GeneratedImage:
+    return GeneratedImage(label["class"], label["label"], label["seed"], label["index"], _image(data))
 
 
 def _image(data: str) -> Image.Image:

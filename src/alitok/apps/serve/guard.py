@@ -1,6 +1,6 @@
-"""What stands before every route: who may call, how much may be sent and how slowly, what no answer may tell, counts.
+"""Protection of the service: access checks, bounds on bodies and unread responses, safe headers, request metrics.
 
-Plain ASGI, so that it sees each message once and costs little.
+`Guard` is plain ASGI around all routes; `bounded_connection` is the HTTP protocol below them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from alitok.apps.serve.faults import ClientGoneError, ServiceError, internal, stopping
-from alitok.apps.serve.limits import ServiceLimits
+from alitok.apps.serve.errors import ClientGoneError, ServiceError, internal, stopping
+from alitok.apps.serve.options import ServiceLimits
 from alitok.apps.serve.service import Service
 
 _log = logging.getLogger(__name__)
-POLICY = (  # of content: the page's own files, and nothing else
+CONTENT_SECURITY_POLICY = (  # the page's own files only
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -34,140 +35,134 @@ _HEADERS = [
 ]
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 64 << 20
 _JSON, _FORM = b"application/json", b"multipart/form-data"
-_BODIES = {
+_CONTENT_TYPES = {
     "/v1/images": _JSON,
     "/v1/images/stream": _JSON,
     "/v1/decode": _JSON,
     "/v1/encode": _FORM,
     "/v1/reconstruct": _FORM,
 }
-_KNOWN = {*_BODIES, "/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/run"}
-_FOLDERS = ("/static/", "/v1/run/images/")
+_ROUTES = {*_CONTENT_TYPES, "/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/run"}
+_PREFIXES = ("/static/", "/v1/run/images/")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 
 
 class Guard:
-    """An ASGI application around the service's own.
-
-    Args:
-        app: the routes.
-        service: whose key, hosts, bounds and counters hold.
-    """
+    """ASGI middleware around all routes; the service has the key, hosts, limits and metrics."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; everything that is not HTTP is the application's own affair."""
+        """Handle one HTTP request; other scopes are passed through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, body = time.monotonic(), _Body(receive, self._service.limits, scope)
-        answer = _Answer(send, body)
+        response = _Response(send, body)
         try:
             self._check(scope)
             body.check_declared(scope)
-            await self._app(scope, body.receive, answer.send)
+            await self._app(scope, body.receive, response.send)
         except ClientGoneError:
-            answer.status = 499
+            response.status = 499
         except ServiceError as error:
             await body.drain()
-            await answer.fail(error)
-        except Exception:  # the outermost place: the log knows what it was, the client only that it failed
+            await response.fail(error)
+        except Exception:  # the outermost place: the log has the reason, the client only learns that it failed
             _log.exception("A request failed")
-            await answer.fail(internal())
+            await response.fail(internal())
         finally:
-            route, numbers = _route(scope["path"]), self._service.numbers
+            route, metrics = _route(scope["path"]), self._service.metrics
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            numbers.requests.labels(route, method, str(answer.status or 499)).inc()
-            numbers.seconds.labels(route).observe(time.monotonic() - began)
+            metrics.requests.labels(route, method, str(response.status or 499)).inc()
+            metrics.seconds.labels(route).observe(time.monotonic() - began)
 
     def _check(self, scope: Scope) -> None:
-        headers = dict(scope["headers"])
-        host = _name(headers.get(b"host", b"").decode("latin-1"))
-        hosts = self._service.settings.hosts
-        if hosts is not None and host not in hosts:
-            raise ServiceError(421, "host", "The service is not known by this name; see its --allow-host.")
+        headers, path, service = dict(scope["headers"]), scope["path"], self._service
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if service.hosts is not None and _host_name(host) not in service.hosts:
+            raise ServiceError(421, "host", "Unknown host name; add it with --allow-host.")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and _split(origin).lower() != headers.get(b"host", b"").decode("latin-1").lower():
+        if origin and _origin_host(origin) != host:
             raise ServiceError(403, "origin", "Pages of other sites may not call this service.")
-        path, wanted = scope["path"], _BODIES.get(scope["path"])
-        if path.startswith("/v1/") and not self._service.admits(headers.get(b"authorization", b"")):
-            message = "A valid key is needed, as the header Authorization: Bearer KEY."
+        admitted = service.key is None or service.key.admits(headers.get(b"authorization", b""))
+        if path.startswith("/v1/") and not admitted:
+            message = "A valid key is required, as the header Authorization: Bearer KEY."
             raise ServiceError(401, "key", message, {"WWW-Authenticate": "Bearer"})
-        if wanted is None or scope["method"] != "POST":
+        expected = _CONTENT_TYPES.get(path)
+        if expected is None or scope["method"] != "POST":
             return
-        if not self._service.batcher.accepting:
+        if not service.batcher.accepting:
             raise stopping()
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != wanted:
-            raise ServiceError(415, "content_type", f"The body must be {wanted.decode()}.")
+        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != expected:
+            raise ServiceError(415, "content_type", f"The body must be {expected.decode()}.")
 
 
 class _Body:
-    """Receives a body within its bounds of size and time; afterwards waits for the client to leave.
+    """Receives a body within its limits of size and time, then waits for the client to disconnect.
 
     Attributes:
-        fault: what was wrong with it; whoever reads bodies may have taken it for something else.
+        error: what was wrong with the body; a parser that met it may have reported something else.
     """
 
     def __init__(self, receive: Receive, limits: ServiceLimits, scope: Scope) -> None:
-        self._receive, self._most, self._taken = receive, limits.body_bytes(scope["path"]), 0
-        self._until: float | None = time.monotonic() + limits.upload_seconds
-        self.fault: ServiceError | ClientGoneError | None = None
+        self._receive, self._max_bytes, self._received = receive, limits.body_bytes(scope["path"]), 0
+        self._deadline: float | None = time.monotonic() + limits.upload_seconds
+        self.error: ServiceError | ClientGoneError | None = None
 
     def check_declared(self, scope: Scope) -> None:
-        """Refuse a body that says itself that it is too large.
+        """Reject a body by its Content-Length.
 
         Raises:
-            ServiceError: it does.
+            ServiceError: it is too large.
         """
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:18]) > self._most:
-            self._refuse_size()
+        if declared.isdigit() and int(declared[:18]) > self._max_bytes:
+            self._fail_size()
 
-    def _refuse_size(self) -> NoReturn:
-        self.fault = ServiceError(413, "too_large", f"The request has more than {self._most:,} bytes.")
-        raise self.fault
+    def _fail_size(self) -> NoReturn:
+        self.error = ServiceError(413, "too_large", f"The request exceeds {self._max_bytes:,} bytes.")
+        raise self.error
 
     async def receive(self) -> Message:
         """The next message.
 
         Raises:
-            ServiceError: the body is too large, or late.
-            ClientGoneError: the client left before it was whole.
+            ServiceError: the body is too large or too slow.
+            ClientGoneError: the client disconnected before it was complete.
         """
-        if self._until is None:
+        if self._deadline is None:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except TimeoutError:
-            self.fault = ServiceError(408, "slow", "The request did not arrive in time.")
-            raise self.fault from None
+            self.error = ServiceError(408, "slow", "The request did not arrive in time.")
+            raise self.error from None
         if message["type"] == "http.disconnect":
-            self.fault = ClientGoneError()
-            raise self.fault
-        self._taken += len(message.get("body", b""))
-        if self._taken > self._most:
-            self._refuse_size()
+            self.error = ClientGoneError()
+            raise self.error
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_bytes:
+            self._fail_size()
         if not message.get("more_body", False):
-            self._until = None
+            self._deadline = None
         return message
 
     async def drain(self) -> None:
-        """Read on for a moment: a client that is still sending when its connection ends never sees the answer."""
-        taken = 0
+        """Read on for a moment: a client that is still sending when its connection ends never sees the response."""
+        drained = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while self._until is not None and taken < _DRAIN_BYTES:
+                while self._deadline is not None and drained < _DRAIN_BYTES:
                     message = await self._receive()
-                    taken += len(message.get("body", b""))
+                    drained += len(message.get("body", b""))
                     if not message.get("more_body", False):
-                        self._until = None
+                        self._deadline = None
 
 
-class _Answer:
-    """Passes an answer on with the headers that all have; remembers its status."""
+class _Response:
+    """Sends a response with the common headers and remembers its status."""
 
     def __init__(self, send: Send, body: _Body) -> None:
         self._send, self._body = send, body
@@ -177,12 +172,12 @@ class _Answer:
         """Send the next message.
 
         Raises:
-            ServiceError: the body was at fault, and this would be another answer.
+            ServiceError: the error of the request's body, which takes precedence over this response.
             ClientGoneError: likewise.
         """
         if message["type"] == "http.response.start":
-            if self._body.fault is not None:
-                raise self._body.fault
+            if self._body.error is not None:
+                raise self._body.error
             await self._start(message["status"], message.get("headers", []))
             return
         await self._send(message)
@@ -192,7 +187,7 @@ class _Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *_HEADERS]})
 
     async def fail(self, error: ServiceError) -> None:
-        """Tell the error, unless an answer has begun; then it stays unfinished, as nothing else can be said."""
+        """Send the error, unless a response has begun, which then stays incomplete."""
         if self.status:
             return
         body = json.dumps(error.body()).encode()
@@ -203,21 +198,73 @@ class _Answer:
 
 
 def _route(path: str) -> str:
-    """The path as it is counted: unknown ones share a name, as each would take memory for ever."""
-    if path in _KNOWN:
+    """The path's label in metrics; unknown paths share one, as each label takes memory forever."""
+    if path in _ROUTES:
         return path
-    return next((folder for folder in _FOLDERS if path.startswith(folder)), "other")
+    return next((prefix for prefix in _PREFIXES if path.startswith(prefix)), "other")
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """`localhost` of `localhost:8000`, `::1` of `[::1]:8000`."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
-def _split(origin: str) -> str:
+def _origin_host(origin: str) -> str:
     try:
-        return urlsplit(origin).netloc
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+def bounded_connection(unread_seconds: float) -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP protocol, which also aborts connections whose client reads nothing for `unread_seconds`.
+
+    Deadlines end the work on a response, but what was written by then stays in the connection's buffer until the
+    client reads it, and only the connection sees that it does not.
+    """
+
+    class Connection(H11Protocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._timer: asyncio.TimerHandle | None = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._cancel_timer()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():  # once its buffer is empty
+                self._watch()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._cancel_timer()
+
+        def _watch(self) -> None:
+            self._cancel_timer()
+            unread = self.transport.get_write_buffer_size()
+            if unread:
+                self._timer = self.loop.call_later(unread_seconds, self._abort_unless_read, unread)
+
+        def _abort_unless_read(self, before: int) -> None:
+            """Nothing is added to a watched buffer: it is full, or the connection is closing."""
+            if self.transport.get_write_buffer_size() >= before:
+                self.transport.abort()
+            else:
+                self._watch()
+
+        def _cancel_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Connection

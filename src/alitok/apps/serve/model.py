@@ -1,90 +1,116 @@
-"""The pair that is served, and the short pieces of work on it that are no drawing.
+"""The served model: its metadata, and encoding and decoding of single images.
 
-Every image is encoded by itself and decoded in groups of one size, so no answer depends on what else is asked for.
-All methods that compute belong into the batcher's thread. Shapes: h image side, T = K + G * G codes.
+Images are encoded one at a time and decoded in groups of a fixed size, so no result depends on other requests. All
+methods that compute must run in the batcher's thread.
+
+Shapes: B images, T codes, h image size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from alitok.apps.serve.even import EvenDecoder
 from alitok.core import images as pixels
-from alitok.core.config import to_dict
+from alitok.core.device import Precision
 from alitok.metrics.reconstruction import psnr
 from alitok.sampling import SampleRequest
+from alitok.sampling.decoding import PixelDecoder
 from alitok.sampling.memory import most_images
 from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import Decoder
+from alitok.tokenizer import Decoder, Tokenizer
 from alitok.tokenizer.model import Stage
 
-DIFFERENCE_SCALE = 4  # by which differences are enlarged, so that they can be seen
-_BATCH = {"cuda": 64}
-_BATCH_ELSEWHERE = 32
+DIFFERENCE_SCALE = 4  # amplifies differences so that they are visible
+
+
+class FixedGroupDecoder(PixelDecoder):
+    """Decodes codes in groups of a fixed size, so that an image's pixels do not depend on the other images.
+
+    The shape of a batch determines how the last bits of its sums are rounded, and so occasionally a pixel.
+
+    Attributes:
+        group: images per group, a function of the tokenizer and its device; the last group is padded.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
+        super().__init__(tokenizer, precision)
+        self.group = group_size(tokenizer)
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, T), B at least 1 -> images (B, 3, h, h) uint8."""
+        padded = torch.cat([codes, codes[-1:].expand(-len(codes) % self.group, -1)])
+        images = [PixelDecoder.__call__(self, group) for group in padded.split(self.group)]  # no super() in here
+        return torch.cat(images)[: len(codes)]
+
+
+def group_size(tokenizer: Tokenizer) -> int:
+    """As many images as take hardly longer than one: on a CPU several only for small decoders, bound by overhead."""
+    decoder = tokenizer.decoder()
+    if next(decoder.parameters()).device.type != "cpu":
+        return 8
+    if not isinstance(decoder, Decoder):
+        return 1
+    operations = 2 * sum(weight.numel() for weight in decoder.parameters()) * tokenizer.config.sequence_length
+    return max(1, min(8, int(1e8 / operations)))
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """What is left of an image after coding.
+class ReconstructedImage:
+    """An image after encoding and decoding.
 
     Attributes:
         codes: T numbers.
         images: (3, h, h) uint8 by stage.
-        decibels: PSNR by stage; None where the image is met exactly.
-        difference: (3, h, h) uint8: that of the last stage, times `DIFFERENCE_SCALE`, clipped.
+        psnr: by stage, in dB; None where the reconstruction is exact.
+        difference: (3, h, h) uint8, the absolute error of the last stage times `DIFFERENCE_SCALE`, clipped.
     """
 
     codes: list[int]
     images: dict[Stage, np.ndarray]
-    decibels: dict[Stage, float | None]
+    psnr: dict[Stage, float | None]
     difference: np.ndarray
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A pair under the name that clients see.
-
-    Attributes:
-        name: free of paths.
-        pipeline: the pair.
-    """
+    """A pipeline under the name that clients see."""
 
     name: str
     pipeline: Pipeline
 
     @cached_property
-    def decoder(self) -> EvenDecoder:
-        """What draws finished images: in fp32 where the codes are drawn in it, so that they are always the same."""
-        return EvenDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
+    def decoder(self) -> FixedGroupDecoder:
+        """Decodes generated images; in fp32 if the generator runs in fp32, so that results are reproducible."""
+        return FixedGroupDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
 
     @property
     def stages(self) -> list[Stage]:
-        """The decoders there are."""
+        """The tokenizer's decoders."""
         tokenizer = self.pipeline.tokenizer
-        there: dict[Stage, bool] = {"stage1": tokenizer.stage1 is not None, "stage2": tokenizer.stage2 is not None}
-        return [stage for stage, present in there.items() if present]
+        decoders: dict[Stage, Any] = {"stage1": tokenizer.stage1, "stage2": tokenizer.stage2}
+        return [stage for stage, decoder in decoders.items() if decoder is not None]
 
     @property
-    def draws_rows(self) -> bool:
-        """Whether rows can be shown before the image is finished."""
-        first = self.pipeline.tokenizer.stage1
-        return isinstance(first, Decoder) and first.config.causal
+    def streams_rows(self) -> bool:
+        """Whether rows can be decoded before the image is complete."""
+        stage1 = self.pipeline.tokenizer.stage1
+        return isinstance(stage1, Decoder) and stage1.config.causal
 
     @property
     def classes(self) -> list[str]:
-        """Their names, in order; their numbers where they have none."""
+        """Class names in order, or numbers where there are no names."""
         generator = self.pipeline.generator
         return list(generator.class_names) or [str(number) for number in range(generator.config.classes)]
 
     def describe(self) -> dict[str, Any]:
-        """The facts that a client needs, as JSON."""
+        """Metadata as JSON."""
         config = self.pipeline.tokenizer.config
         return {
             "name": self.name,
@@ -95,20 +121,20 @@ class ServedModel:
             "grid": config.grid,
             "codebook_size": config.codebook_size,
             "stages": self.stages,
-            "sampling": to_dict(self.pipeline.sampling),
+            "sampling": asdict(self.pipeline.sampling),
         }
 
-    def largest_batch(self, asked: int | None = None) -> int:
-        """Images drawn at a time: those asked for, or 64 on a GPU and 32 elsewhere, as far as memory goes."""
+    def max_batch_size(self, requested: int | None = None) -> int:
+        """The requested images per batch, by default 64 on a GPU and 32 elsewhere, limited by memory."""
         engine = self.pipeline.engine
-        wanted = asked or _BATCH.get(engine.device.type, _BATCH_ELSEWHERE)
+        wanted = requested or (64 if engine.device.type == "cuda" else 32)
         fitting = most_images(engine, self.pipeline.tokenizer, guided=True)
         return wanted if fitting is None else max(1, min(wanted, fitting))
 
     def warm_up(self, batch_size: int) -> None:
-        """Let engine and decoder choose and build what they need, before the first client waits for it."""
+        """Let the engine choose its kernels and build its buffers before the first request."""
         size = 1
-        while size < 4 * batch_size:  # kernels are chosen anew when the batch grows by a power of four
+        while size < 4 * batch_size:  # kernels are chosen again when the batch grows by a power of four
             requests = [SampleRequest(0, sampling=self.pipeline.sampling)] * min(size, batch_size)
             self.pipeline.engine.step_seconds(requests, 0)
             size *= 4
@@ -116,36 +142,33 @@ class ServedModel:
         self.decoder(codes.to(self.pipeline.engine.device))
 
     @torch.inference_mode()
-    def encode(self, square: np.ndarray) -> list[int]:
+    def encode(self, image: np.ndarray) -> list[int]:
         """(3, h, h) uint8 -> T codes."""
-        return self._codes(square)[0].tolist()
+        batch = pixels.to_float(torch.from_numpy(image))[None].to(self.pipeline.engine.device)
+        return self.pipeline.tokenizer.encode(batch)[0].tolist()
 
     @torch.inference_mode()
     def decode(self, codes: Sequence[int], stage: Stage | None) -> np.ndarray:
-        """T codes -> (3, h, h) uint8, by a decoder that is there; None = the last one, as for drawn images."""
+        """T codes -> (3, h, h) uint8, by an existing decoder; None = the last one, as for generated images."""
         sequence = torch.tensor([codes], dtype=torch.int64, device=self.pipeline.engine.device)
         if stage is None or stage == self.stages[-1]:
             return self.decoder(sequence)[0].cpu().numpy()
         return pixels.to_uint8(self.pipeline.tokenizer.decode(sequence, stage))[0].cpu().numpy()
 
     @torch.inference_mode()
-    def reconstruct(self, square: np.ndarray) -> Reconstructed:
-        """(3, h, h) uint8 -> its codes, and what each decoder makes of them."""
-        codes = self._codes(square)[0].tolist()
+    def reconstruct(self, image: np.ndarray) -> ReconstructedImage:
+        """Encode (3, h, h) uint8 and decode it again with each decoder."""
+        codes = self.encode(image)
         images = {stage: self.decode(codes, stage) for stage in self.stages}
-        original = pixels.to_float(torch.from_numpy(square))[None]
-        decibels = {
-            stage: _finite(psnr(original, pixels.to_float(torch.from_numpy(image))[None]).item())
-            for stage, image in images.items()
+        original = pixels.to_float(torch.from_numpy(image))[None]
+        values = {
+            stage: psnr(original, pixels.to_float(torch.from_numpy(decoded))[None]).item()
+            for stage, decoded in images.items()
         }
-        apart = np.abs(square.astype(np.int16) - images[self.stages[-1]])
-        difference = (DIFFERENCE_SCALE * apart).clip(0, 255).astype(np.uint8)
-        return Reconstructed(codes, images, decibels, difference)
-
-    def _codes(self, square: np.ndarray) -> torch.Tensor:
-        images = pixels.to_float(torch.from_numpy(square))[None].to(self.pipeline.engine.device)
-        return self.pipeline.tokenizer.encode(images)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        error = np.abs(image.astype(np.int16) - images[self.stages[-1]])
+        return ReconstructedImage(
+            codes,
+            images,
+            {stage: value if math.isfinite(value) else None for stage, value in values.items()},
+            (DIFFERENCE_SCALE * error).clip(0, 255).astype(np.uint8),
+        )

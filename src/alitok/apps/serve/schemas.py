@@ -1,32 +1,39 @@
-"""What requests and answers look like: pydantic models, with the examples that the OpenAPI page shows."""
+"""Request and response bodies as pydantic models, and the errors and access key of a route, for OpenAPI."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, StrictInt, StrictStr, model_validator
+from fastapi import Security
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from alitok.apps.serve.uploads import ImageFormat
 from alitok.sampling.settings import GuidanceSchedule
 
-LARGEST_SEED = 2**53 - 1  # whole numbers beyond are not exact in JavaScript
-_MOST_FIELDS = 50
-_MOST_CODES = 65_536  # of an image, whatever the model
-_LONGEST_SHOWN = 50  # letters of a name that does not exist
+_MAX_SEED = 2**53 - 1  # larger integers are not exact in JavaScript
+_MAX_FIELDS = 50
+_MAX_CODES = 65_536  # per image, of any model
+_MAX_NAME_SHOWN = 50  # characters of an unknown field
 _PNG = "iVBORw0KGgo..."
-_SEQUENCE: list[JsonValue] = [3, 1, 4, 1, 5, 9]
+_CODES = [3, 1, 4, 1, 5, 9]
+_IMAGE = {"class": "0", "label": 0, "seed": 7, "index": 0, "format": "png", "data": _PNG}
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
-Codes = Annotated[list[StrictInt], FailFast(), Field(min_length=1, max_length=_MOST_CODES)]
+Codes = Annotated[list[StrictInt], FailFast(), Field(min_length=1, max_length=_MAX_CODES)]
 Real = Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+
+
+def _examples(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
 class _Request(BaseModel):
-    """What all requests share: of a bad body a few errors are found, and not one for each of a million entries."""
+    """Reports a few errors of a bad body rather than one for each of a million entries."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,138 +42,109 @@ class _Request(BaseModel):
     def _require_known_fields(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        if len(body) > _MOST_FIELDS:
-            raise PydanticCustomError("too_many_fields", "At most {most} fields can be given", {"most": _MOST_FIELDS})
+        if len(body) > _MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "At most {max} fields are allowed", {"max": _MAX_FIELDS})
         unknown = next((name for name in body if name not in cls.model_fields), None)
         if unknown is not None:
-            shown = unknown[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()
+            shown = unknown[:_MAX_NAME_SHOWN].encode("utf-8", "replace").decode()
             near = [name for name in cls.model_fields if name.startswith(shown)]
             near = near or difflib.get_close_matches(shown, cls.model_fields, n=3, cutoff=0.5)
-            names = ("near: " if near else "there are ") + ", ".join(near or cls.model_fields)
-            raise PydanticCustomError(
-                "unknown_field", "There is no field {shown}; {names}", {"shown": shown, "names": names}
-            )
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known fields: {', '.join(cls.model_fields)}"
+            raise PydanticCustomError("unknown_field", "Unknown field {shown}; {hint}", {"shown": shown, "hint": hint})
         return body
 
 
 class Completion(_Request):
-    """An image whose first rows are kept."""
+    """An image whose first rows are given."""
 
-    image: StrictStr = Field(description="An image file as base64, resized and cropped about its centre.")
-    rows: StrictInt = Field(ge=0, le=10_000, description="Rows of patches that are kept, 0 to the model's grid.")
+    image: StrictStr = Field(description="An image file in base64, resized and center-cropped.")
+    rows: StrictInt = Field(ge=0, le=10_000, description="Rows of patches that are given, 0 to the model's grid.")
 
 
 class ImagesRequest(_Request):
-    """Images that are wanted; settings that are left out are the model's own."""
+    """Images to generate; omitted settings are the model's own."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"classes": [0], "seed": 7},
-                {"classes": [0, 1], "count": 2, "seed": None, "guidance_scale": 3.0, "format": "webp"},
-            ]
-        },
+    model_config = _examples(
+        {"classes": [0], "seed": 7},
+        {"classes": [0, 1], "count": 2, "seed": None, "guidance_scale": 3.0, "format": "webp"},
     )
 
     classes: Annotated[list[ClassNumber | ClassName], FailFast()] = Field(
         min_length=1, max_length=1024, description="Names or numbers."
     )
-    count: StrictInt = Field(1, ge=1, le=1024, description="Images of each class.")
+    count: StrictInt = Field(1, ge=1, le=1024, description="Images per class.")
     seed: StrictInt | None = Field(
-        None, ge=0, le=LARGEST_SEED, description="null = the service draws one and tells it."
+        None, ge=0, le=_MAX_SEED, description="null = chosen by the service and returned with the images."
     )
     guidance_scale: Real | None = None
     guidance_power: Real | None = None
     guidance_schedule: GuidanceSchedule | None = None
-    guidance_start: Share | None = None
-    guidance_stop: Share | None = None
+    guidance_start: Fraction | None = None
+    guidance_stop: Fraction | None = None
     soft_guidance: Annotated[bool, Field(strict=True)] | None = None
     temperature: Real | None = None
     top_k: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)] | None = None
-    min_p: Share | None = None
+    min_p: Fraction | None = None
     format: ImageFormat = "png"
     completion: Completion | None = None
 
 
-class Wanted(BaseModel):
-    """What an image is a function of, beside the settings."""
+class ImageLabel(BaseModel):
+    """What determines an image, together with the settings."""
 
-    label: int = Field(description="The class's number.")
-    class_name: str = Field(alias="class", description="The class's name.")
+    label: int = Field(description="Class number.")
+    class_name: str = Field(alias="class", description="Class name.")
     seed: int
-    index: int = Field(description="The image's number among those of its seed.")
-
-    model_config = ConfigDict(populate_by_name=True)
+    index: int = Field(description="Number of the image among those of its seed.")
 
 
-class DrawnImage(Wanted):
+class GeneratedImage(ImageLabel):
     """A finished image."""
 
     format: ImageFormat
-    data: str = Field(description="The image file as base64.")
+    data: str = Field(description="The image file in base64.")
 
 
-class ImagesAnswer(BaseModel):
-    """Images in the order in which they were asked for."""
+class ImagesResponse(BaseModel):
+    """Images in the order of the request."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"images": [{"class": "0", "label": 0, "seed": 7, "index": 0, "format": "png", "data": _PNG}]}]
-        }
-    )
+    model_config = _examples({"images": [_IMAGE]})
 
-    images: list[DrawnImage]
+    images: list[GeneratedImage]
 
 
-class Decibels(BaseModel):
-    """PSNR by stage; null where there is no such decoder, or no error at all."""
+class Psnr(BaseModel):
+    """PSNR in dB by stage; null if there is no such decoder, or no error at all."""
 
     stage1: float | None = None
     stage2: float | None = None
 
 
-class ReconstructAnswer(BaseModel):
-    """An image, what each decoder makes of its codes, and the codes."""
+class ReconstructResponse(BaseModel):
+    """An image, its reconstruction by each decoder, and its codes."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "original": _PNG,
-                    "stage1": _PNG,
-                    "stage2": _PNG,
-                    "difference": _PNG,
-                    "difference_scale": 4.0,
-                    "psnr": {"stage1": 21.3, "stage2": 23.8},
-                    "codes": _SEQUENCE,
-                    "grid": 2,
-                    "prefix": 2,
-                    "codebook_size": 4096,
-                }
-            ]
-        }
+    model_config = _examples(
+        {"original": _PNG, "stage1": _PNG, "stage2": _PNG, "difference": _PNG, "difference_scale": 4.0}
+        | {"psnr": {"stage1": 21.3, "stage2": 23.8}, "codes": _CODES, "grid": 2, "prefix": 2, "codebook_size": 4096}
     )
 
-    original: str = Field(description="The square that was encoded, as a base64 PNG like the others.")
+    original: str = Field(description="The crop that was encoded, a PNG in base64 like the others.")
     stage1: str | None
     stage2: str | None
     difference: str = Field(description="|original - last stage|, times difference_scale, clipped.")
     difference_scale: float
-    psnr: Decibels
+    psnr: Psnr
     codes: list[int]
     grid: int
     prefix: int
     codebook_size: int
 
 
-class EncodeAnswer(BaseModel):
+class EncodeResponse(BaseModel):
     """Codes in the order of the uploads."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"codes": [_SEQUENCE], "image_size": 32, "grid": 2, "prefix": 2}]}
-    )
+    model_config = _examples({"codes": [_CODES], "image_size": 32, "grid": 2, "prefix": 2})
 
     codes: list[list[int]]
     image_size: int
@@ -175,84 +153,68 @@ class EncodeAnswer(BaseModel):
 
 
 class DecodeRequest(_Request):
-    """Codes that become images."""
+    """Codes to decode."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"codes": [_SEQUENCE], "stage": None, "format": "png"}]}
-    )
+    model_config = _examples({"codes": [_CODES], "stage": None, "format": "png"})
 
     codes: Annotated[list[Codes], FailFast()] = Field(
         min_length=1,
         max_length=1024,
-        description="For each image as many as /v1/models calls `codes`; the example is of a model with six.",
+        description="For each image as many as `codes` in /v1/models; the example is for a model with six.",
     )
-    stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the last decoder there is.")
+    stage: Literal["stage1", "stage2"] | None = Field(None, description="null = the model's last decoder.")
     format: ImageFormat = "png"
 
 
-class PlainImage(BaseModel):
-    """An image file."""
+class DecodedImage(BaseModel):
+    """An image file in base64."""
 
     format: ImageFormat
     data: str
 
 
-class DecodeAnswer(BaseModel):
+class DecodeResponse(BaseModel):
     """Images in the order of the codes."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [{"format": "png", "data": _PNG}]}]})
+    model_config = _examples({"images": [{"format": "png", "data": _PNG}]})
 
-    images: list[PlainImage]
+    images: list[DecodedImage]
 
 
-class ModelFacts(BaseModel):
-    """A model that is served."""
+class ModelInfo(BaseModel):
+    """A served model."""
 
     name: str
     image_size: int
     classes: list[str]
-    codes: int = Field(description="Codes of an image: prefix + grid * grid.")
+    codes: int = Field(description="Codes per image: prefix + grid * grid.")
     prefix: int
     grid: int
     codebook_size: int
     stages: list[Literal["stage1", "stage2"]]
-    sampling: dict[str, Any] = Field(description="The settings that hold where a request gives none.")
+    sampling: dict[str, Any] = Field(description="Default settings.")
     limits: dict[str, float]
-    run: bool = Field(description="Whether /v1/run shows a training.")
+    run: bool = Field(description="Whether /v1/run shows a training run.")
 
 
-class ModelsAnswer(BaseModel):
-    """All models that are served."""
+class ModelsResponse(BaseModel):
+    """All served models."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "models": [
-                        {
-                            "name": "model",
-                            "image_size": 32,
-                            "classes": ["0", "1"],
-                            "codes": 6,
-                            "prefix": 2,
-                            "grid": 2,
-                            "codebook_size": 4096,
-                            "stages": ["stage1", "stage2"],
-                            "sampling": {"guidance_scale": 3.0, "temperature": 1.0},
-                            "limits": {"most_images": 64, "most_upload_bytes": 16777216},
-                            "run": True,
-                        }
-                    ]
-                }
+    model_config = _examples(
+        {
+            "models": [
+                {"name": "model", "image_size": 32, "classes": ["0", "1"], "codes": 6, "prefix": 2, "grid": 2}
+                | {"codebook_size": 4096, "stages": ["stage1", "stage2"], "run": True}
+                | {"sampling": {"guidance_scale": 3.0}, "limits": {"max_images": 64, "max_upload_bytes": 16777216}}
             ]
         }
     )
 
-    models: list[ModelFacts]
+    models: list[ModelInfo]
 
 
 class RunImage(BaseModel):
-    """An image that a training left."""
+    """An image logged during training."""
 
     step: int
     name: str
@@ -260,57 +222,74 @@ class RunImage(BaseModel):
 
 
 class RunStage(BaseModel):
-    """What a training left of one stage."""
+    """Curves and images of one training stage."""
 
-    curves: dict[str, list[tuple[float, float]]] = Field(description="[step, value] by the metric's name.")
+    curves: dict[str, list[tuple[float, float]]] = Field(description="[step, value] by metric.")
     images: list[RunImage]
 
 
-class RunAnswer(BaseModel):
-    """A training's stages."""
+class RunResponse(BaseModel):
+    """The stages of a training run."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "stages": {
-                        "stage1": {
-                            "curves": {"loss": [[10, 0.61], [20, 0.48]]},
-                            "images": [
-                                {
-                                    "step": 20,
-                                    "name": "reconstructions",
-                                    "url": "/v1/run/images/stage1/reconstructions-000020.png",
-                                }
-                            ],
-                        }
-                    }
+    model_config = _examples(
+        {
+            "stages": {
+                "stage1": {
+                    "curves": {"loss": [[10, 0.61], [20, 0.48]]},
+                    "images": [{"step": 20, "name": "reconstructions", "url": "/v1/run/images/stage1/name-000020.png"}],
                 }
-            ]
+            }
         }
     )
 
     stages: dict[str, RunStage]
 
 
-class HealthAnswer(BaseModel):
-    """Whether requests are answered."""
+class HealthResponse(BaseModel):
+    """Whether requests are accepted."""
 
     status: Literal["ok"]
 
 
-class Fault(BaseModel):
-    """Why there is no answer."""
+class Error(BaseModel):
+    """Why a request failed."""
 
     message: str
     code: str
 
 
-class FaultAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every error."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"error": {"message": "Too many images are waiting.", "code": "busy"}}]}
-    )
+    model_config = _examples({"error": {"message": "Too many images are waiting.", "code": "busy"}})
 
-    error: Fault
+    error: Error
+
+
+# For the documentation only: the guard checks the key before a route is looked up.
+REQUIRES_KEY = [
+    Security(HTTPBearer(auto_error=False, scheme_name="key", description="The service's key, if it requires one."))
+]
+_ERRORS = {
+    401: "No valid key.",
+    403: "The request comes from a page of another site.",
+    404: "Not found.",
+    408: "The request did not arrive in time.",
+    413: "The body, or an image in it, is too large.",
+    415: "The content type, or the format of an image, is not supported.",
+    421: "Unknown host name.",
+    422: "A value in the request is invalid.",
+    429: "The queue is full; see Retry-After.",
+    500: "The service failed.",
+    503: "The service is shutting down, or its worker has died.",
+    504: "The response was not ready in time.",
+}
+_OF_ALL_ROUTES = (403, 421, 500)
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for these statuses and those of all routes."""
+    return {
+        status: {"model": ErrorResponse, "description": _ERRORS[status]}
+        for status in sorted({*statuses, *_OF_ALL_ROUTES})
+    }

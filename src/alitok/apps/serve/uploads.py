@@ -1,7 +1,7 @@
-"""Uploaded bytes to the square that the tokenizer reads, and images to the bytes that are sent.
+"""Uploaded image files to square images of the tokenizer's size, and images to base64.
 
-Nothing is written to disk, and nothing of a file is decoded before its kind and its header's size are known.
-Shapes: h image side.
+Nothing is written to disk, and no file is decoded before its format and its header's size have been checked.
+Shapes: h image size.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from alitok.apps.serve.faults import ServiceError, unusable
-from alitok.apps.serve.limits import ServiceLimits
+from alitok.apps.serve.errors import ServiceError, image_too_large, invalid
+from alitok.apps.serve.options import ServiceLimits
 from alitok.core import images as pixels
 from alitok.data.crops import centre_crop, to_rgb
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 
-_READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # kinds whose readers start no other program and read no other file
-_MOST_SCANS = 100  # of a JPEG file; each is decoded over the whole image, and usual files have about ten
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # their decoders start no other program and read no other file
+_MAX_SCANS = 100  # of a JPEG file, each decoded over the whole image; usual files have about ten
 _SCAN = b"\xff\xda"
-_LONGEST = 4  # times its width or height, of the part that is resized
-# Runs alone are looked for: of filtered pixels that gives smaller files than a search at level 3, in half the time.
+_MAX_ASPECT = 4  # of the part that is resized
+# Run-length compression makes filtered images smaller than a search at level 3, in half the time.
 _PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 _OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"quality": 92}}
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
-    """The centre of an uploaded image, as for training; of an animation, that of its first frame.
+    """The centre crop of an image file, as in training; of an animation, of its first frame.
 
     Args:
         data: a whole PNG, JPEG, WebP, GIF or BMP file.
@@ -44,74 +44,56 @@ def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
         RGB, h x h.
 
     Raises:
-        ServiceError: it is too large (413), of another kind (415), or damaged (422).
+        ServiceError: it is too large (413), of another format (415), or corrupt (422).
     """
-    if len(data) > limits.most_upload_bytes:
-        raise too_many_bytes(limits)
+    if len(data) > limits.max_upload_bytes:
+        raise image_too_large(limits.max_upload_bytes)
     if not data:
-        raise unusable("The image is empty.")
+        raise invalid("The image is empty.")
+    too_many_pixels = ServiceError(413, "too_many_pixels", f"The image exceeds {limits.max_upload_pixels:,} pixels.")
     try:
-        with Image.open(io.BytesIO(data), formats=_READ) as image:
-            _require_few_pixels(image, limits)
-            _require_few_scans(image, data)
-            return centre_crop(_shortened(to_rgb(image)), size)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > limits.max_upload_pixels:
+                raise too_many_pixels
+            # Pillow calls a JPEG file with an index of further images MPO, and decodes it like a JPEG file.
+            if isinstance(image, JpegImageFile) and data.count(_SCAN) > _MAX_SCANS:
+                raise ServiceError(413, "too_many_scans", f"The JPEG file has more than {_MAX_SCANS} scans.")
+            return centre_crop(_limit_aspect(to_rgb(image)), size)
     except ServiceError:
         raise
-    except Image.DecompressionBombError:
-        raise _too_many_pixels(limits) from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise too_many_pixels from None
     except UnidentifiedImageError:
-        known = "PNG, JPEG, WebP, GIF and BMP"
-        raise ServiceError(415, "unknown_image", f"This is no image of a known kind; known are {known}.") from None
-    except MemoryError:
-        raise _too_many_pixels(limits) from None
-    except Exception:  # on damaged files Pillow's plugins raise nearly anything, with words that are not for clients
-        raise unusable("The image is damaged or cut short and cannot be decoded.") from None
+        message = "Unknown image format; supported are PNG, JPEG, WebP, GIF and BMP."
+        raise ServiceError(415, "unknown_image", message) from None
+    except Exception:  # on corrupt files Pillow raises nearly anything, with messages that are not for clients
+        raise invalid("The image is corrupt or truncated and cannot be decoded.") from None
 
 
-def too_many_bytes(limits: ServiceLimits) -> ServiceError:
-    """An image file is too large."""
-    return ServiceError(413, "too_large", f"The image has more than {limits.most_upload_bytes:,} bytes.")
-
-
-def _require_few_pixels(image: Image.Image, limits: ServiceLimits) -> None:
-    if image.width * image.height > limits.most_upload_pixels:
-        raise _too_many_pixels(limits)
-
-
-def _too_many_pixels(limits: ServiceLimits) -> ServiceError:
-    return ServiceError(413, "too_many_pixels", f"The image has more than {limits.most_upload_pixels:,} pixels.")
-
-
-def _require_few_scans(image: Image.Image, data: bytes) -> None:
-    # An index of further images in its header makes Pillow call a JPEG file MPO; it is decoded all the same.
-    if isinstance(image, JpegImageFile) and data.count(_SCAN) > _MOST_SCANS:
-        raise ServiceError(413, "too_many_scans", f"The JPEG file has more than {_MOST_SCANS} scans.")
-
-
-def _shortened(image: Image.Image) -> Image.Image:
-    """The middle of a very long image: enlarged whole, a strip of one pixel's height would take all memory."""
+def _limit_aspect(image: Image.Image) -> Image.Image:
+    """The middle of a very long image: resized whole, a strip one pixel high would take all memory."""
     width, height = image.size
-    across, along = min(width, _LONGEST * height), min(height, _LONGEST * width)
-    left, top = (width - across) // 2, (height - along) // 2
-    return image.crop((left, top, left + across, top + along))
+    new_width, new_height = min(width, _MAX_ASPECT * height), min(height, _MAX_ASPECT * width)
+    left, top = (width - new_width) // 2, (height - new_height) // 2
+    return image.crop((left, top, left + new_width, top + new_height))
 
 
 def from_base64(text: str, limits: ServiceLimits) -> bytes:
     """The bytes of an image inside JSON.
 
     Raises:
-        ServiceError: it is too long, or no base64.
+        ServiceError: it is too long, or not base64.
     """
-    if len(text) > 4 * (limits.most_upload_bytes // 3 + 1):
-        raise too_many_bytes(limits)
+    if len(text) > 4 * (limits.max_upload_bytes // 3 + 1):
+        raise image_too_large(limits.max_upload_bytes)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise unusable("The image is no base64 text.") from None
+        raise invalid("The image is not base64.") from None
 
 
-def encoded(image: np.ndarray, kind: ImageFormat = "png") -> str:
-    """(3, h, w) uint8 -> the base64 text of an image file; PNG and WebP are lossless."""
+def to_base64(image: np.ndarray, format: ImageFormat = "png") -> str:
+    """(3, h, w) uint8 -> a base64 image file; PNG and WebP are lossless."""
     buffer = io.BytesIO()
-    pixels.to_pil(image).save(buffer, format=kind, **_OPTIONS[kind])
+    pixels.to_pil(image).save(buffer, format=format, **_OPTIONS[format])
     return base64.b64encode(buffer.getvalue()).decode("ascii")

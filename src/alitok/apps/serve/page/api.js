@@ -1,47 +1,47 @@
-// The service's answers: JSON, a stream of events, and failures as sentences.
+// Calls to the service: JSON, streams of events, and failures as messages.
 
 import { byId } from "./dom.js";
 
-const KEPT_KEY = "alitok-key";
+const STORAGE_KEY = "alitok-key";
 
 export class ServiceError extends Error {}
 
-let key = null; // of this visit, where the browser refuses storage
+let key = null; // of this visit, if the browser blocks storage
 
-function keptKey() {
+function loadKey() {
   try {
-    return sessionStorage.getItem(KEPT_KEY) ?? key;
+    return sessionStorage.getItem(STORAGE_KEY) ?? key;
   } catch {
     return key;
   }
 }
 
-function keepKey(given) {
+function storeKey(given) {
   key = given;
   try {
-    sessionStorage.setItem(KEPT_KEY, given);
+    sessionStorage.setItem(STORAGE_KEY, given);
   } catch {
-    // It holds for this visit.
+    // Valid for this visit.
   }
 }
 
 export async function getJson(path) {
-  return (await ask(path)).json();
+  return (await call(path)).json();
 }
 
 export async function getBlob(path) {
-  return (await ask(path)).blob();
+  return (await call(path)).blob();
 }
 
 export async function postImage(path, file, signal) {
   const form = new FormData();
   form.append("image", file, file.name ?? "image.png");
-  return (await ask(path, { method: "POST", body: form, signal })).json();
+  return (await call(path, { method: "POST", body: form, signal })).json();
 }
 
-// Hands each event to the listener of its name. EventSource cannot post, so the stream is read by hand.
+// Passes each event to the listener of its name. EventSource cannot POST, so the stream is parsed here.
 export async function streamImages(request, listeners, signal) {
-  const reply = await ask("/v1/images/stream", {
+  const reply = await call("/v1/images/stream", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
     body: JSON.stringify(request),
@@ -87,42 +87,42 @@ function parse(block) {
     if (name === "event") fields.event = value;
     if (name === "data") fields.data += value;
   }
-  // A comment, which keeps an idle connection open, has no data.
+  // A comment that keeps an idle connection open has no data.
   return fields.data ? { name: fields.event, data: JSON.parse(fields.data) } : null;
 }
 
-// Asks for the key where one is needed, as often as it is wrong.
-async function ask(path, options = {}) {
+// Asks for the key if one is required, until it is right.
+async function call(path, options = {}) {
   for (;;) {
     const headers = new Headers(options.headers);
-    const kept = keptKey();
-    if (kept) headers.set("Authorization", `Bearer ${kept}`);
+    const stored = loadKey();
+    if (stored) headers.set("Authorization", `Bearer ${stored}`);
     let reply;
     try {
       reply = await fetch(path, { ...options, headers });
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
-      throw new ServiceError("The service does not answer. Is it still running, and is this device connected to it?");
+      throw new ServiceError("The service does not respond. Is it still running, and is this device online?");
     }
     if (reply.ok) return reply;
     const failure = await failureOf(reply);
     if (reply.status !== 401) throw failure;
     const given = await askForKey(failure.message);
     if (given === null) throw failure;
-    keepKey(given);
+    storeKey(given);
   }
 }
 
 async function failureOf(reply) {
-  const said = await reply.json().then((body) => body.error?.message, () => null);
-  const words = said ?? `The service answered ${reply.status} without saying why.`;
-  if (reply.status !== 429) return new ServiceError(words);
+  const reason = await reply.json().then((body) => body.error?.message, () => null);
+  const message = reason ?? `The service responded with status ${reply.status} and no reason.`;
+  if (reply.status !== 429) return new ServiceError(message);
   const seconds = Number.parseInt(reply.headers.get("Retry-After") ?? "", 10);
   const when = Number.isFinite(seconds) ? `in ${seconds <= 1 ? "a second" : `${seconds} seconds`}` : "in a moment";
-  return new ServiceError(`${words.replace(/[\s.]*$/, "")}. Try again ${when}.`);
+  return new ServiceError(`${message.replace(/[\s.]*$/, "")}. Try again ${when}.`);
 }
 
-let asking = null; // one question for all requests that wait for a key
+let asking = null; // one dialog for all requests that wait for a key
 
 function askForKey(reason) {
   asking ??= new Promise((resolve) => {

@@ -1,15 +1,15 @@
-// The page: asks for the model, then makes the tabs.
+// Entry point: loads the model's metadata and creates the tabs.
 
 import { getJson, ServiceError } from "./api.js";
 import { createCompleteTab } from "./complete.js";
 import { byId, holdsFocus, notice, plural } from "./dom.js";
-import { createDrawTab } from "./draw.js";
+import { createGenerateTab } from "./generate.js";
 import { createReconstructTab } from "./reconstruct.js";
 import { createRunTab } from "./run.js";
 import { createTabs } from "./tabs.js";
 
-const SMALL = 64; // images up to this side are shown enlarged with their pixels as squares
-const SHOWN = 160; // the side of a small image on the screen
+const SMALL = 64; // images up to this size are shown enlarged, pixel by pixel
+const SHOWN = 160; // size of a small image on the screen
 
 async function start() {
   const held = holdsFocus(byId("start-notice"));
@@ -28,19 +28,19 @@ async function start() {
   document.title = `${model.name} · alitok`;
   byId("model-facts").textContent = [
     model.name,
-    `${size} × ${size} pixels`,
+    `${size} × ${size} px`,
     plural(model.classes.length, "class", "classes"),
-    `${model.codes} codes of ${model.codebook_size.toLocaleString("en")}`,
+    `${model.codes} codes, codebook ${model.codebook_size.toLocaleString("en")}`,
   ].join(" · ");
   document.documentElement.classList.toggle("small-images", size <= SMALL);
   document.documentElement.style.setProperty("--shown", `${size <= SMALL ? Math.max(1, Math.floor(SHOWN / size)) * size : size}px`);
 
-  byId("studio").hidden = false;
+  byId("tasks").hidden = false;
   byId("tab-run").hidden = !model.run;
   const run = createRunTab();
   let tabs = null;
   const complete = createCompleteTab(model, { open: () => tabs.open("complete") });
-  createDrawTab(model, { complete: complete.takeDrawn });
+  createGenerateTab(model, { complete: complete.takeGenerated });
   createReconstructTab(model);
   tabs = createTabs(byId("tabs"), (name) => name === "run" && run.opened());
   if (held) byId("tabs").querySelector('[aria-selected="true"]').focus();

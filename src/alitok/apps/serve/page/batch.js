@@ -1,17 +1,17 @@
-// The images of one drawing: rows as they come, then the finished image, and what can be done with it.
+// The images of one request: rows as they arrive, then the finished image and its actions.
 
 import { blobOf, make, plural } from "./dom.js";
 import { short } from "./scale.js";
 
-// `actions`: sameAgain(settings, from), vary(settings, from), complete(image). `from`: the image from which the model
-// went on, if any; it stays with the drawing, as the form may show another one by the time.
+// `actions`: sameAgain(settings, from), vary(settings, from), complete(image). `from`: the image that was completed, if
+// any; it belongs to the batch, as the form may show another one by now.
 export function createBatch({ model, settings, from, actions }) {
   const cards = [];
   const grid = make("div", { class: "cards" });
-  const words = make("p", { class: "faint small" }, inWords(model, settings));
-  const again = make("button", { type: "button", hidden: true, title: "Put these settings and this seed back" }, "Same again");
+  const summary = make("p", { class: "faint small" }, describe(model, settings));
+  const again = make("button", { type: "button", hidden: true, title: "Restore these settings and this seed" }, "Same again");
   const vary = make("button", { type: "button", hidden: true, title: "The same settings with a new seed" }, "Vary");
-  const node = make("article", { class: "batch", "aria-label": "A drawing" }, make("div", { class: "batch-head" }, words, make("div", { class: "actions" }, again, vary)), grid);
+  const node = make("article", { class: "batch", "aria-label": "Generated images" }, make("div", { class: "batch-head" }, summary, make("div", { class: "actions" }, again, vary)), grid);
 
   return {
     node,
@@ -20,8 +20,8 @@ export function createBatch({ model, settings, from, actions }) {
     },
     start({ images }) {
       const known = { ...settings, seed: images[0]?.seed ?? settings.seed };
-      words.textContent = inWords(model, known);
-      node.setAttribute("aria-label", words.textContent);
+      summary.textContent = describe(model, known);
+      node.setAttribute("aria-label", summary.textContent);
       again.onclick = () => actions.sameAgain(known, from);
       vary.onclick = () => actions.vary(known, from);
       again.hidden = vary.hidden = false;
@@ -37,36 +37,36 @@ export function createBatch({ model, settings, from, actions }) {
   };
 }
 
-function inWords(model, settings) {
+function describe(model, settings) {
   const names = settings.classes.slice(0, 3).map((label) => model.classes[label]);
   const rest = settings.classes.length - names.length;
   const guidance = [0, 1].includes(settings.guidance_scale)
     ? "no guidance"
-    : `guidance ${short(settings.guidance_scale)}, ${settings.guidance_schedule}${settings.guidance_schedule === "cosine" ? ` to the power ${short(settings.guidance_power)}` : ""}`;
+    : `guidance ${short(settings.guidance_scale)}, ${settings.guidance_schedule}${settings.guidance_schedule === "cosine" ? `, power ${short(settings.guidance_power)}` : ""}`;
   const seed = settings.seed === null ? null : `seed ${settings.seed}`;
   const filters = [
     settings.temperature !== 1 && `temperature ${short(settings.temperature)}`,
-    settings.top_k > 0 && `${plural(settings.top_k, "likeliest code")}`,
-    settings.top_p < 1 && `probability ${short(settings.top_p)}`,
+    settings.top_k > 0 && `top-k ${settings.top_k}`,
+    settings.top_p < 1 && `top-p ${short(settings.top_p)}`,
   ];
-  const who = names.join(", ") + (rest > 0 ? ` and ${rest} more` : "");
-  return [who, seed, guidance, ...filters].filter(Boolean).join(" · ");
+  const classes = names.join(", ") + (rest > 0 ? ` and ${rest} more` : "");
+  return [classes, seed, guidance, ...filters].filter(Boolean).join(" · ");
 }
 
 function createCard({ model, image, settings, from, actions }) {
   const size = model.image_size;
   const { class: name, label } = image;
-  const canvas = make("canvas", { width: size, height: size, class: "image", role: "img", "aria-label": `${name}, being drawn` });
+  const canvas = make("canvas", { width: size, height: size, class: "image", role: "img", "aria-label": `${name}, generating` });
   const context = canvas.getContext("2d");
   if (from) context.drawImage(from.canvas, 0, 0, size, from.height, 0, 0, size, from.height);
-  const frame = make("div", { class: "frame drawing" }, canvas);
+  const frame = make("div", { class: "frame generating" }, canvas);
   const line = make("div", { class: "card-actions" });
-  const node = make("figure", { class: "drawn" }, frame, make("figcaption", {}, name), line);
+  const node = make("figure", { class: "result" }, frame, make("figcaption", {}, name), line);
   let finished = false;
 
   return {
     node,
-    // Decoding a strip takes a moment; awaited, so that a late row never covers the finished image.
+    // Decoding a strip is asynchronous: a late row must not cover the finished image.
     async row(row, data) {
       const strip = await createImageBitmap(blobOf(data));
       if (!finished) context.drawImage(strip, 0, row * (size / model.grid));
@@ -78,7 +78,7 @@ function createCard({ model, image, settings, from, actions }) {
       const address = URL.createObjectURL(blob);
       const file = `${name.replace(/[^\p{L}\p{N}]+/gu, "-")}-${image.seed}-${image.index}.${format === "jpeg" ? "jpg" : format}`;
       frame.replaceChildren(make("img", { src: address, width: size, height: size, class: "image", alt: `${name}, seed ${image.seed}, image ${image.index}` }));
-      frame.classList.remove("drawing");
+      frame.classList.remove("generating");
       line.append(
         make("a", { href: address, download: file, title: "Download this image", "aria-label": `Save ${name}` }, "Save"),
         make("button", { type: "button", class: "link", "aria-label": `Vary ${name}`, on: { click: () => actions.vary({ ...settings, classes: [label] }, from) } }, "Vary"),
@@ -86,7 +86,7 @@ function createCard({ model, image, settings, from, actions }) {
       );
     },
     end() {
-      frame.classList.remove("drawing");
+      frame.classList.remove("generating");
       if (finished) return;
       canvas.setAttribute("aria-label", `${name}, not finished`);
       line.append(make("span", { class: "faint" }, "not finished"));

@@ -1,11 +1,11 @@
-// Several classes out of many, found by typing: a combobox with a list, and the chosen ones as chips.
-// Arrows move in the list, Enter takes or gives back, Escape closes, Backspace in the empty field removes the last.
+// A picker for several classes: a searchable combobox, and the chosen ones as chips.
+// Arrows move in the list, Enter adds or removes, Escape closes, Backspace in the empty field removes the last.
 
 import { announce, make, plural } from "./dom.js";
 
-const SHOWN = 60; // entries of the list at a time; with more, typing on is faster than scrolling
+const SHOWN = 60; // list entries at a time; beyond that typing is faster than scrolling
 
-// Best first: the number or name itself, names that begin so, a word that begins so, anywhere.
+// Best first: exact number or name, prefix of the name, prefix of a word, anywhere.
 function findClasses(names, typed) {
   const wanted = typed.trim().toLowerCase();
   if (!wanted) return names.map((_, label) => label);
@@ -71,7 +71,7 @@ export function createClassPicker({ names, id, chosen = [] }) {
       ),
     );
     const left = found.length - SHOWN;
-    more.textContent = found.length === 0 ? "No class has this name." : `${plural(left, "more class", "more classes")}; type on to find them.`;
+    more.textContent = found.length === 0 ? "No matching class." : `${plural(left, "more class", "more classes")}; keep typing to find them.`;
     more.hidden = found.length > 0 && left <= 0;
     list.hidden = found.length === 0;
     popup.classList.add("open");
@@ -123,7 +123,7 @@ export function createClassPicker({ names, id, chosen = [] }) {
       if (shut) open();
       if (list.children.length) point(active < 0 || shut ? (step > 0 ? 0 : list.children.length - 1) : (active + step + entries) % entries);
     } else if (event.key === "Enter" && !shut) {
-      event.preventDefault(); // an open list takes Enter; a closed one leaves it to the form, which draws
+      event.preventDefault(); // an open list handles Enter; otherwise it submits the form
       if (active >= 0) {
         toggle(found[active]);
         open();
@@ -137,7 +137,7 @@ export function createClassPicker({ names, id, chosen = [] }) {
     }
   });
 
-  // The mouse must not take the focus from the field, or its `blur` would close the list before the click.
+  // Keep the focus in the field: its `blur` would close the list before the click.
   popup.addEventListener("pointerdown", (event) => event.preventDefault());
   list.addEventListener("click", (event) => {
     const entry = event.target.closest('[role="option"]');

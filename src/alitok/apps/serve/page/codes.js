@@ -1,11 +1,11 @@
-// The codes of an image as coloured cells: the prefix in a row of its own, then the grid. One cell is in the tab order;
-// the arrow keys move between cells.
+// The codes of an image as coloured cells: the prefix in its own row, then the grid. One cell is in the tab order; the
+// arrow keys move between cells.
 
 import { make, plural } from "./dom.js";
 
 const GOLDEN_ANGLE = 137.50776;
 
-// Neighbouring numbers get hues far apart; the lightness goes round with another period, so few codes look alike.
+// Neighbouring numbers get distant hues; the lightness has another period, so few codes look alike.
 function colourOf(code) {
   const lightness = 0.5 + 0.35 * ((code * 0.7548776662) % 1);
   return `oklch(${lightness.toFixed(3)} 0.14 ${((code * GOLDEN_ANGLE) % 360).toFixed(1)})`;
@@ -15,7 +15,7 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
   const rows = [codes.slice(0, prefix)];
   for (let at = prefix; at < codes.length; at += grid) rows.push(codes.slice(at, at + grid));
 
-  const readout = make("p", { class: "readout", "aria-hidden": "true" }, "Point at a cell, or move with the arrow keys, to read its code.");
+  const readout = make("p", { class: "readout", "aria-hidden": "true" }, "Hover over a cell, or use the arrow keys, to read its code.");
   const table = make("div", { role: "grid", class: "codes", "aria-label": "Codes of the image" });
   table.style.setProperty("--columns", Math.max(prefix, grid));
 
@@ -59,12 +59,12 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
     next[c].focus();
   });
 
-  const different = new Set(codes).size;
+  const distinct = new Set(codes).size;
   return make(
     "section",
     { class: "code-part" },
     make("h2", {}, "Codes"),
-    make("p", { class: "faint" }, `${plural(codes.length, "number")} are all that is left of the image: ${prefix} prefix codes, which stand for the first row, then ${grid} × ${grid}, one for each patch. ${different} are different, out of a codebook of ${size.toLocaleString("en")}.`),
+    make("p", { class: "faint" }, `${plural(codes.length, "code")} represent the image: ${prefix} prefix codes for the first row, then ${grid} × ${grid}, one per patch. ${distinct} are distinct, from a codebook of ${size.toLocaleString("en")}.`),
     table,
     readout,
   );

@@ -1,4 +1,4 @@
-// The tab that completes: an image, the line from which the model goes on, and the same settings as for drawing.
+// The Complete tab: an image, the line below which the model generates, and the settings of the Generate tab.
 
 import { announce, byId, make, notice } from "./dom.js";
 import { createForm } from "./form.js";
@@ -7,12 +7,12 @@ import { createPick, ImageError, squareOf } from "./pick.js";
 import { SettingsError } from "./settings.js";
 
 export function createCompleteTab(model, { open }) {
-  const settings = createForm(model, { name: "complete", verb: "Complete", complete: takeDrawn, readFrom, putFrom: show });
+  const settings = createForm(model, { name: "complete", verb: "Complete", complete: takeGenerated, readFrom, putFrom: show });
   const problem = make("div");
   const pick = createPick({
-    mostBytes: model.limits.most_upload_bytes,
+    maxBytes: model.limits.max_upload_bytes,
     whenPicked: take,
-    whenRefused: (words) => notice(problem, words),
+    whenRejected: (message) => notice(problem, message),
   });
   byId("complete-pick").append(pick.node, problem);
   let canvas = null;
@@ -20,7 +20,7 @@ export function createCompleteTab(model, { open }) {
 
   function show(from) {
     canvas = from.canvas;
-    line = createLine({ canvas, grid: model.grid, kept: from.rows });
+    line = createLine({ canvas, grid: model.grid, rows: from.rows });
     byId("complete-line").replaceChildren(line.node);
   }
 
@@ -28,17 +28,17 @@ export function createCompleteTab(model, { open }) {
     notice(problem, "");
     try {
       show({ canvas: await squareOf(blob, model.image_size), rows: model.grid >> 1 });
-    } catch (wrong) {
-      if (!(wrong instanceof ImageError)) throw wrong;
-      return notice(problem, wrong.message);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      return notice(problem, error.message);
     }
-    announce("The image is here. Move the line, then press Complete.");
+    announce("Image loaded. Move the line, then press Complete.");
   }
 
-  // What is sent is the square on the screen, so a photograph of many megabytes costs a few kilobytes.
+  // Only the crop on the screen is sent: a few kilobytes of a large photograph.
   function readFrom() {
     if (!line) throw new SettingsError("Choose an image first.", pick.button);
-    const rows = line.kept();
+    const rows = line.rows();
     return {
       request: { image: canvas.toDataURL("image/png").split(",")[1], rows },
       canvas,
@@ -47,12 +47,12 @@ export function createCompleteTab(model, { open }) {
     };
   }
 
-  async function takeDrawn({ blob, label, settings: used }) {
+  async function takeGenerated({ blob, label, settings: used }) {
     settings.put({ ...used, classes: [label], count: 1, seed: null });
     open();
     await take(blob);
     line?.handle.focus();
   }
 
-  return { takeDrawn };
+  return { takeGenerated };
 }

@@ -1,4 +1,4 @@
-// One metric over the steps of a training: a line with round ticks, and the value under the pointer or the arrow keys.
+// Plot of one metric over training steps, with the value under the pointer or selected by the arrow keys.
 
 import { make, svg } from "./dom.js";
 import { logTicks, short, ticks } from "./scale.js";
@@ -6,26 +6,26 @@ import { logTicks, short, ticks } from "./scale.js";
 const WIDTH = 400;
 const HEIGHT = 220;
 const BOX = { left: 52, right: 22, top: 12, bottom: 38 };
-const LOG_FROM = 30; // a curve whose largest value is so many times its smallest is drawn on a logarithmic axis
-const DRAWN = 1000; // points of a line; a screen shows no more
+const LOG_FROM = 30; // ratio of largest to smallest value from which the axis is logarithmic
+const MAX_POINTS = 1000; // of a line; a screen shows no more
 
 export function createCurve(metric, all) {
   const points = all.filter(([, value]) => Number.isFinite(value));
   const title = metric.replaceAll("_", " ").replaceAll("/", ", ");
-  if (!points.length) return make("figure", { class: "card" }, make("figcaption", {}, title), make("p", { class: "faint" }, "No value yet."));
+  if (!points.length) return make("figure", { class: "card" }, make("figcaption", {}, title), make("p", { class: "faint" }, "No values yet."));
 
   const steps = points.map(([step]) => step);
   const values = points.map(([, value]) => value);
-  const [left, right] = [0, Math.max(steps.at(-1), 1)]; // every stage counts its steps from 0
+  const [left, right] = [0, Math.max(steps.at(-1), 1)]; // each stage counts its steps from 0
   const least = values.reduce((a, b) => Math.min(a, b));
   const most = values.reduce((a, b) => Math.max(a, b));
   const log = least > 0 && most / least > LOG_FROM;
   const [low, high] = spread(least, most);
-  const share = (value) => (log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low));
+  const fraction = (value) => (log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low));
   const x = (step) => BOX.left + ((step - left) / (right - left)) * (WIDTH - BOX.left - BOX.right);
-  const y = (value) => HEIGHT - BOX.bottom - share(value) * (HEIGHT - BOX.top - BOX.bottom);
+  const y = (value) => HEIGHT - BOX.bottom - fraction(value) * (HEIGHT - BOX.top - BOX.bottom);
 
-  const stride = Math.ceil(points.length / DRAWN);
+  const stride = Math.ceil(points.length / MAX_POINTS);
   const shown = points.filter((_, at) => at % stride === 0 || at === points.length - 1);
   const path = shown.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
   const dot = svg("circle", { class: "dot", r: 4, cx: x(steps.at(-1)), cy: y(values.at(-1)) });
@@ -39,7 +39,7 @@ export function createCurve(metric, all) {
       svg("text", { x: BOX.left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
     ...ticks(left, right).map((step) => svg("text", { x: x(step), y: HEIGHT - BOX.bottom + 16, "text-anchor": "middle" }, short(step))),
-    svg("text", { x: (BOX.left + WIDTH - BOX.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, log ? "step (logarithmic values)" : "step"),
+    svg("text", { x: (BOX.left + WIDTH - BOX.right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, log ? "step (log scale)" : "step"),
     svg("path", { class: "curve", d: path }),
     dot,
   );
@@ -67,12 +67,12 @@ export function createCurve(metric, all) {
   return make("figure", { class: "card" }, make("figcaption", {}, title, readout), plot);
 }
 
-// One value alone would have no axis.
+// Room around a single value.
 function spread(low, high) {
   return high > low ? [low, high] : [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
 }
 
-// Steps ascend, so halving finds the nearest.
+// Binary search; steps ascend.
 export function nearest(steps, wanted) {
   let low = 0;
   let high = steps.length - 1;

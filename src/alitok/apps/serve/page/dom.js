@@ -1,8 +1,8 @@
-// Elements in one expression, words for screen readers, and images from base64.
+// Helpers to create elements, announce to screen readers, and decode base64 images.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// `on` holds listeners; what is a property of the element is set as one, all else as an attribute.
+// `on` holds listeners; properties of the element are set as such, everything else as attributes.
 export function make(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
@@ -27,20 +27,20 @@ function fill(node, properties, children) {
 
 export const byId = (id) => document.getElementById(id);
 
-// Said once by a screen reader, when it is idle.
+// Read out once by a screen reader when it is idle.
 export function announce(words) {
   byId("announcer").textContent = words;
 }
 
-// Whether the keyboard is at something in this place, and would be lost if that went.
+// Whether the focus is inside, and would be lost if the content were replaced.
 export const holdsFocus = (place) => place.contains(document.activeElement);
 
-// A message where it belongs, with a button where something can be done about it; gives the button.
+// Shows a message with an optional action; returns its button.
 export function notice(place, words, action = null) {
   place.replaceChildren();
   if (!words) return null;
   const button = action && make("button", { type: "button", on: { click: action.run } }, action.label);
-  place.append(make("div", { class: "notice wrong", role: "alert" }, make("p", {}, words), button));
+  place.append(make("div", { class: "notice error", role: "alert" }, make("p", {}, words), button));
   return button;
 }
 
@@ -54,10 +54,10 @@ export function blobOf(base64, format = "png") {
 
 export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
-const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-// On a narrow screen what was asked for appears below; bring it into view.
+// On a narrow screen results appear below the form; scroll to them.
 export function reveal(node) {
   const { top } = node.getBoundingClientRect();
-  if (top < 0 || top > innerHeight * 0.75) node.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "start" });
+  if (top < 0 || top > innerHeight * 0.75) node.scrollIntoView({ behavior: reducedMotion() ? "auto" : "smooth", block: "start" });
 }

@@ -1,22 +1,22 @@
-// A form of settings with its buttons, and the gallery of what they gave, as both tabs that draw have them.
+// The settings form, its buttons and its gallery, shared by the Generate and Complete tabs.
 
 import { announce, byId, make } from "./dom.js";
-import { createDrawing } from "./drawing.js";
+import { createJob } from "./job.js";
 import { anySeed, createSettings } from "./settings.js";
 
-// `name`: with which the elements' ids begin. `verb`: on the main button. `complete`: takes a finished image.
-// `readFrom`: the image from which the model goes on, as `draw` takes it. `putFrom`: shows such an image again.
+// `name`: prefix of the elements' ids. `verb`: text of the main button. `complete`: receives a finished image.
+// `readFrom`: the image to complete, as in `createJob`. `putFrom`: shows such an image again.
 export function createForm(model, { name, verb, complete, readFrom = () => null, putFrom = () => {} }) {
   const buttons = {
-    draw: make("button", { type: "submit", class: "main" }, verb),
+    start: make("button", { type: "submit", class: "main" }, verb),
     stop: make("button", { type: "button", disabled: true }, "Stop"),
   };
   const settings = createSettings(model, {
     prefix: name,
     chosen: model.classes.length === 1 ? [0] : [],
-    button: make("div", { class: "actions" }, buttons.draw, buttons.stop),
+    button: make("div", { class: "actions" }, buttons.start, buttons.stop),
   });
-  const drawing = createDrawing({
+  const job = createJob({
     model,
     buttons,
     progress: byId(`${name}-progress`),
@@ -25,12 +25,12 @@ export function createForm(model, { name, verb, complete, readFrom = () => null,
       sameAgain(used, from) {
         settings.put(used);
         putFrom(from);
-        announce(`These settings are in the form again. Press ${verb} for the same images.`);
-        buttons.draw.focus();
+        announce(`Settings restored. Press ${verb} for the same images.`);
+        buttons.start.focus();
       },
       vary(used, from) {
         settings.put({ ...used, seed: anySeed() });
-        drawing.draw(settings.read, () => from);
+        job.start(settings.read, () => from);
       },
       complete,
     },
@@ -39,7 +39,7 @@ export function createForm(model, { name, verb, complete, readFrom = () => null,
   form.append(settings.node);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    drawing.draw(settings.read, readFrom);
+    job.start(settings.read, readFrom);
   });
   return settings;
 }

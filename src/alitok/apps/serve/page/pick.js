@@ -1,27 +1,27 @@
-// A place for one image: chosen, dropped or pasted.
+// An image input: choose, drop or paste.
 
 import { make } from "./dom.js";
 
 export class ImageError extends Error {}
 
-// `whenPicked` gets the file, `whenRefused` a sentence.
-export function createPick({ mostBytes, whenPicked, whenRefused }) {
+// `whenPicked` receives the file, `whenRejected` a message.
+export function createPick({ maxBytes, whenPicked, whenRejected }) {
   const input = make("input", { type: "file", accept: "image/*", hidden: true });
   const button = make("button", { type: "button", on: { click: () => input.click() } }, "Choose an image");
   const node = make("div", { class: "pick" }, button, make("span", { class: "faint" }, "or drop or paste one here"), input);
 
   function take(file) {
-    if (!file) return whenRefused("There was no image in what was dropped.");
-    if (file.type && !file.type.startsWith("image/")) return whenRefused(`${file.name} is no image.`);
-    if (mostBytes && file.size > mostBytes) {
-      return whenRefused(`${file.name} has ${megabytes(file.size)}; this service takes images up to ${megabytes(mostBytes)}.`);
+    if (!file) return whenRejected("No image was dropped.");
+    if (file.type && !file.type.startsWith("image/")) return whenRejected(`${file.name} is not an image.`);
+    if (maxBytes && file.size > maxBytes) {
+      return whenRejected(`${file.name} has ${megabytes(file.size)}; this service accepts images up to ${megabytes(maxBytes)}.`);
     }
     whenPicked(file);
   }
 
   input.addEventListener("change", () => {
     if (input.files.length) take(input.files[0]);
-    input.value = ""; // so that the same file can be chosen again
+    input.value = ""; // allows the same file to be chosen again
   });
   for (const name of ["dragenter", "dragover"]) {
     node.addEventListener(name, (event) => {
@@ -37,7 +37,7 @@ export function createPick({ mostBytes, whenPicked, whenRefused }) {
   });
   document.addEventListener("paste", (event) => {
     const file = event.clipboardData?.files[0];
-    if (!file || !node.checkVisibility()) return; // another tab is open, or words were pasted into a field
+    if (!file || !node.checkVisibility()) return; // another tab is open, or text was pasted into a field
     event.preventDefault();
     take(file);
   });
@@ -46,7 +46,7 @@ export function createPick({ mostBytes, whenPicked, whenRefused }) {
 
 const megabytes = (bytes) => (bytes < 1e5 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
-// The middle square of an image at the model's size, on white where it is transparent: what the model will see.
+// The centre crop of an image at the model's size, on white where it is transparent: what the model will see.
 export async function squareOf(blob, size) {
   let image;
   try {

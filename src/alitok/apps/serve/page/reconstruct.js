@@ -1,4 +1,4 @@
-// The tab that reconstructs: an image, both decoders' versions of it, their difference, and the codes between.
+// The Reconstruct tab: an image, its reconstruction by each decoder, their difference, and the codes.
 
 import { postImage, ServiceError } from "./api.js";
 import { createCodes } from "./codes.js";
@@ -6,13 +6,13 @@ import { announce, blobOf, byId, holdsFocus, make, notice, reveal } from "./dom.
 import { createPick } from "./pick.js";
 
 const STAGES = [
-  ["original", "Original", () => "as the model sees it"],
+  ["original", "Original", () => "cropped to the model's size"],
   ["stage1", "Stage 1", ({ psnr }) => decibels(psnr.stage1)],
   ["stage2", "Stage 2", ({ psnr }) => decibels(psnr.stage2)],
   ["difference", "Difference", ({ difference_scale: scale }) => (scale ? `of the last stage, × ${scale}` : "of the last stage")],
 ];
 
-// null: there is nothing to tell, as an image that is met exactly has no PSNR.
+// null: an exact reconstruction has no finite PSNR.
 const decibels = (value) => (Number.isFinite(value) ? `${value.toFixed(2)} dB` : "exact");
 
 export function createReconstructTab(model) {
@@ -55,9 +55,9 @@ export function createReconstructTab(model) {
   }
 
   const pick = createPick({
-    mostBytes: model.limits.most_upload_bytes,
+    maxBytes: model.limits.max_upload_bytes,
     whenPicked: reconstruct,
-    whenRefused: (words) => notice(problem, words),
+    whenRejected: (message) => notice(problem, message),
   });
   byId("reconstruct-pick").append(pick.node);
 }

@@ -1,15 +1,15 @@
-// The tab of a training run: its curves by stage and metric, and its images by step.
+// The Run tab: a training run's curves by stage and metric, and its images by step.
 
 import { getBlob, getJson, ServiceError } from "./api.js";
 import { createCurve } from "./curves.js";
 import { announce, byId, holdsFocus, make, notice, plural } from "./dom.js";
 
-const WORDS = { stage1: "Stage 1", stage2: "Stage 2", generator: "Generator" };
+const NAMES = { stage1: "Stage 1", stage2: "Stage 2", generator: "Generator" };
 
 export function createRunTab() {
   const problem = byId("run-notice");
   const result = byId("run-result");
-  const addresses = new Map(); // of images that were fetched, by their url
+  const addresses = new Map(); // of fetched images, by url
   let stages = null;
   let chosen = null;
 
@@ -33,8 +33,8 @@ export function createRunTab() {
 
   function show() {
     const names = Object.keys(stages);
-    const again = make("button", { type: "button", on: { click: load } }, "Read the run again");
-    if (!names.length) return result.replaceChildren(make("p", { class: "empty" }, "This run has written nothing yet."), again);
+    const again = make("button", { type: "button", on: { click: load } }, "Reload");
+    if (!names.length) return result.replaceChildren(make("p", { class: "empty" }, "This run has no logs yet."), again);
     if (!names.includes(chosen)) chosen = names[0];
     const body = make("div");
     const choice = make(
@@ -43,7 +43,7 @@ export function createRunTab() {
       make("legend", { class: "unseen" }, "Stage"),
       ...names.map((name) => {
         const input = make("input", { type: "radio", name: "run-stage", value: name, checked: name === chosen, on: { change: () => showStage((chosen = name), body) } });
-        return make("label", {}, input, make("span", {}, WORDS[name] ?? name));
+        return make("label", {}, input, make("span", {}, NAMES[name] ?? name));
       }),
     );
     result.replaceChildren(
@@ -81,8 +81,8 @@ export function createRunTab() {
             const image = make("img", { src: await addressOf(url), alt: `${name} at step ${step}`, class: "sheet" });
             return make("figure", {}, make("figcaption", {}, name), image);
           }),
-      ).catch((failure) => [make("p", { class: "notice wrong" }, failure.message)]);
-      if (mine === latest) place.replaceChildren(...figures); // the slider may have moved on meanwhile
+      ).catch((failure) => [make("p", { class: "notice error" }, failure.message)]);
+      if (mine === latest) place.replaceChildren(...figures); // the slider may have moved meanwhile
     }
 
     choose();

@@ -1,6 +1,6 @@
-// Round numbers for an axis, and numbers as short text.
+// Axis ticks and short number formatting.
 
-// Round numbers from `low` to `high`, both inside the axis; of all steps the one that gives nearest to `wanted` of them.
+// Round numbers from `low` to `high`, with the step whose count is nearest to `wanted`.
 export function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];
   const power = 10 ** Math.floor(Math.log10((high - low) / wanted));
@@ -14,7 +14,7 @@ export function ticks(low, high, wanted = 5) {
   return Array.from({ length: count }, (_, at) => Number(((first + at) * step).toPrecision(12)));
 }
 
-// Powers of ten, with 2 and 5 between them where there are few.
+// Powers of ten, with 2 and 5 between them if there are few.
 export function logTicks(low, high) {
   const powers = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) powers.push(power);

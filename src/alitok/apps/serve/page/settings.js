@@ -1,13 +1,13 @@
-// What to draw and how: classes, number, seed, guidance and filters, as one form that can be read and put back.
+// The settings form: classes, count, seed, guidance and filters; it can be read and restored.
 
 import { createClassPicker } from "./classes.js";
 import { make, plural } from "./dom.js";
-import { drawSchedule } from "./schedule.js";
+import { plotSchedule } from "./schedule.js";
 import { short } from "./scale.js";
 
-const LARGEST_SEED = 2 ** 31 - 1; // of the dice; a typed one may be as large as JavaScript counts exactly
+const LARGEST_SEED = 2 ** 31 - 1; // of the dice; a typed seed may be any exact integer
 
-// Settings that cannot be sent, with the field that has to change.
+// Invalid settings, with the field to change.
 export class SettingsError extends Error {
   constructor(message, field) {
     super(message);
@@ -22,22 +22,22 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   const id = (name) => `${prefix}-${name}`;
   const classes = createClassPicker({ names: model.classes, id: id("classes"), chosen });
 
-  const count = make("input", { id: id("count"), type: "number", min: 1, max: model.limits.most_images, value: 1, inputMode: "numeric" });
-  const seed = make("input", { id: id("seed"), type: "number", min: 0, step: 1, placeholder: "a new one", inputMode: "numeric" });
-  const dice = make("button", { type: "button", class: "dice", title: "Roll a seed", "aria-label": "Roll a seed", on: { click: () => (seed.value = anySeed()) } }, "⚄");
+  const count = make("input", { id: id("count"), type: "number", min: 1, max: model.limits.max_images, value: 1, inputMode: "numeric" });
+  const seed = make("input", { id: id("seed"), type: "number", min: 0, step: 1, placeholder: "random", inputMode: "numeric" });
+  const dice = make("button", { type: "button", class: "dice", title: "Random seed", "aria-label": "Random seed", on: { click: () => (seed.value = anySeed()) } }, "⚄");
 
   const schedule = make(
     "select",
     { id: id("guidance_schedule") },
-    ...[["cosine", "cosine to the power"], ["linear", "linear"], ["constant", "constant"]].map(([value, words]) => make("option", { value }, words)),
+    ...[["cosine", "cosine"], ["linear", "linear"], ["constant", "constant"]].map(([value, words]) => make("option", { value }, words)),
   );
   schedule.value = defaults.guidance_schedule ?? "cosine";
   const scale = slider({ id: id("guidance_scale"), label: "Guidance scale", min: 0, max: Math.max(20, defaults.guidance_scale), step: 0.1, value: defaults.guidance_scale });
   const power = slider({ id: id("guidance_power"), label: "Power", min: 0.1, max: Math.max(4, defaults.guidance_power), step: 0.05, value: defaults.guidance_power });
   const temperature = slider({ id: id("temperature"), label: "Temperature", min: 0, max: Math.max(2, defaults.temperature), step: 0.05, value: defaults.temperature });
-  const topP = slider({ id: id("top_p"), label: "Likeliest codes with this probability together", min: 0.05, max: 1, step: 0.01, value: defaults.top_p });
-  const mostCodes = Math.max(model.codebook_size, defaults.top_k);
-  const topK = make("input", { id: id("top_k"), type: "number", min: 0, max: mostCodes, step: 1, value: defaults.top_k, inputMode: "numeric" });
+  const topP = slider({ id: id("top_p"), label: "Top-p", min: 0.05, max: 1, step: 0.01, value: defaults.top_p });
+  const maxTopK = Math.max(model.codebook_size, defaults.top_k);
+  const topK = make("input", { id: id("top_k"), type: "number", min: 0, max: maxTopK, step: 1, value: defaults.top_k, inputMode: "numeric" });
   const format = make("select", { id: id("format") }, ...["png", "webp", "jpeg"].map((name) => make("option", { value: name }, name)));
   const plot = make("div", { class: "plot-place" });
 
@@ -54,7 +54,7 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   function showPlot() {
     power.node.hidden = schedule.value !== "cosine";
     const { guidance_start: start, guidance_stop: stop } = defaults;
-    drawSchedule(plot, readSampling(), { codes: model.codes, start, stop });
+    plotSchedule(plot, readSampling(), { codes: model.codes, start, stop });
   }
 
   const guidance = make(
@@ -69,9 +69,9 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   const filters = make(
     "details",
     {},
-    make("summary", {}, "Temperature, filters, file format"),
+    make("summary", {}, "Sampling and file format"),
     temperature.node,
-    field("Likeliest codes only (0 = all)", topK),
+    field("Top-k (0 = all)", topK),
     topP.node,
     field("File format", format),
   );
@@ -81,8 +81,8 @@ export function createSettings(model, { prefix, chosen = [], button }) {
     classes.node,
     make(
       "div",
-      { class: "pair" },
-      field("Of each class", count),
+      { class: "two-fields" },
+      field("Per class", count),
       make("div", { class: "field" }, make("label", { htmlFor: seed.id }, "Seed"), make("div", { class: "joined" }, seed, dice)),
     ),
     button,
@@ -102,22 +102,22 @@ export function createSettings(model, { prefix, chosen = [], button }) {
   return {
     node,
     classes,
-    // Throws a SettingsError; the seed is null where the service shall choose one.
+    // Throws a SettingsError; seed null = chosen by the service.
     read() {
       const labels = classes.read();
-      const most = model.limits.most_images;
+      const max = model.limits.max_images;
       if (!labels.length) throw new SettingsError("Choose at least one class.", classes.input);
-      const each = whole(count, "The number of images", 1, most);
-      if (each * labels.length > most) {
-        const words = `${plural(labels.length, "class", "classes")} with ${plural(each, "image")} each are ${each * labels.length} images`;
-        throw new SettingsError(`${words}; this service draws at most ${most} at a time.`, count);
+      const each = whole(count, "Images per class", 1, max);
+      if (each * labels.length > max) {
+        const request = `${plural(labels.length, "class", "classes")} with ${plural(each, "image")} each make ${each * labels.length} images`;
+        throw new SettingsError(`${request}; this service allows at most ${max} per request.`, count);
       }
       return {
         classes: labels,
         count: each,
         seed: seed.value.trim() === "" && !seed.validity.badInput ? null : whole(seed, "The seed", 0, Number.MAX_SAFE_INTEGER),
         ...readSampling(),
-        top_k: whole(topK, "The number of likeliest codes", 0, mostCodes),
+        top_k: whole(topK, "Top-k", 0, maxTopK),
         format: format.value,
       };
     },
@@ -140,7 +140,7 @@ function field(label, input) {
   return make("div", { class: "field" }, make("label", { htmlFor: input.id }, label), input);
 }
 
-// The browser puts a slider on its nearest step, so what was put is kept beside it until somebody moves the slider.
+// The browser rounds a slider to its nearest step, so the exact value is stored until somebody moves the slider.
 function slider({ id, label, min, max, step, value }) {
   const output = make("output", { htmlFor: id, "aria-live": "off" }); // the slider itself is read out
   const input = make("input", { id, type: "range", min, max, step, on: { input: () => take(Number(input.value)) } });

@@ -1,4 +1,4 @@
-// Tabs: arrows, Home and End move between them, and the address remembers the one that is open.
+// Tabs: arrows, Home and End move between them; the URL's fragment is the open one.
 
 import { byId } from "./dom.js";
 
@@ -34,7 +34,7 @@ export function createTabs(list, whenOpened) {
     open(all[(next + all.length) % all.length], true);
   });
 
-  const asked = tabs().find((tab) => `#${nameOf(tab)}` === location.hash);
-  open(asked ?? tabs()[0]);
+  const requested = tabs().find((tab) => `#${nameOf(tab)}` === location.hash);
+  open(requested ?? tabs()[0]);
   return { open: (name) => open(byId(`tab-${name}`), true) };
 }

@@ -1,12 +1,12 @@
-// Light, dark, or as the system has it. A plain script in the head, so that no page is first shown in the wrong colours.
+// Light, dark or system theme. A classic script in the head, so that the page never flashes in the wrong colours.
 "use strict";
 {
-  const KEPT = "alitok-theme";
+  const STORAGE_KEY = "alitok-theme";
 
-  // A browser may refuse storage altogether; the page then follows the system.
-  const kept = () => {
+  // If the browser blocks storage, the page follows the system.
+  const stored = () => {
     try {
-      return localStorage.getItem(KEPT) ?? "system";
+      return localStorage.getItem(STORAGE_KEY) ?? "system";
     } catch {
       return "system";
     }
@@ -17,16 +17,16 @@
     else document.documentElement.dataset.theme = theme;
   };
 
-  show(kept());
+  show(stored());
   document.addEventListener("DOMContentLoaded", () => {
     const choice = document.getElementById("theme");
-    choice.value = kept();
+    choice.value = stored();
     choice.addEventListener("change", () => {
       show(choice.value);
       try {
-        localStorage.setItem(KEPT, choice.value);
+        localStorage.setItem(STORAGE_KEY, choice.value);
       } catch {
-        // It holds for this visit.
+        // Valid for this visit.
       }
     });
   });

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from alitok.apps.serve.client import Client
-from alitok.apps.serve.limits import ServiceLimits
-from alitok.apps.serve.run import ServeOptions, hosts_of, read_key, run_serve
+from alitok.apps.serve.options import AccessKey, ServeOptions, ServiceLimits
+from alitok.apps.serve.run import run_serve
 from alitok.core.errors import AlitokError
 
 COMMAND = [sys.executable, "-c", "from alitok.cli import main; main()", "serve"]
@@ -35,7 +35,7 @@ def metrics(address):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_starts_answers_and_stops(model_directory, tmp_path, until, number, status):
+def test_starts_responds_and_stops(model_directory, tmp_path, until, number, status):
     key = tmp_path / "key"
     key.write_text("correct-horse\n")
     process = start(model_directory, "--port", 0, "--key-file", key, "--batch-size", 2)
@@ -45,7 +45,7 @@ def test_starts_answers_and_stops(model_directory, tmp_path, until, number, stat
         client = Client(line.split()[3], key="correct-horse")
         assert client.models()[0]["classes"][0] == "tench"
         drawn = []
-        asking = threading.Thread(target=lambda: drawn.extend(client.draw([0], count=64)))
+        asking = threading.Thread(target=lambda: drawn.extend(client.generate([0], count=64)))
         asking.start()
         until(lambda: "running_images 2.0" in metrics(line.split()[3]), 60)
         process.send_signal(number)
@@ -61,39 +61,38 @@ def test_starts_answers_and_stops(model_directory, tmp_path, until, number, stat
 def test_a_port_that_is_taken_and_other_mistakes(model_directory, tmp_path):
     before = signal.getsignal(signal.SIGINT)
 
-    def told(**options):
+    def message(model=model_directory, **options):
         with pytest.raises(AlitokError) as error:
-            run_serve(ServeOptions(str(model_directory), **options))
+            run_serve(str(model), ServeOptions(**options))
         return str(error.value)
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert told(port=port) == (
-            f"Port {port} of 127.0.0.1 cannot be used: address already in use; choose another with --port."
+        assert message(port=port) == (
+            f"Cannot listen on port {port} of 127.0.0.1: address already in use. Choose another with --port."
         )
-    assert "A port is a number from 0 to 65535" in told(port=70_000)
-    assert "There is no address no.such.host.invalid" in told(host="no.such.host.invalid")
-    assert "is no directory of a run" in told(port=0, run=tmp_path / "none")
-    assert "batch size must be at least 1" in told(port=0, batch_size=0)
-    assert "cannot be read: no such file" in told(port=0, key_file=tmp_path / "none")
+    assert "A port must be 0 to 65535" in message(port=70_000)
+    assert "Unknown address no.such.host.invalid" in message(host="no.such.host.invalid")
+    assert "is not a run directory" in message(port=0, run=tmp_path / "none")
+    assert "batch size must be at least 1" in message(port=0, batch_size=0)
+    assert "no such file" in message(port=0, key_file=tmp_path / "none")
     (tmp_path / "short").write_text("short")
-    assert "A key must be 8 to 256" in told(port=0, key_file=tmp_path / "short")
-    with pytest.raises(AlitokError, match="is no directory with a saved model"):
-        run_serve(ServeOptions(str(tmp_path / "none"), port=0))
-    assert signal.getsignal(signal.SIGINT) is before  # a process in the background ignores it
+    assert "A key must be 8 to 256" in message(port=0, key_file=tmp_path / "short")
+    assert "saved model; check the path" in message(tmp_path / "none", port=0)
+    assert signal.getsignal(signal.SIGINT) is before  # a background process ignores it
 
 
 _LOADING = """
 import os, sys, time
 import torch
-from alitok.apps.serve import model, run
-from alitok.apps.serve.service import ServiceSettings
+from alitok.apps.serve import model, server
+from alitok.apps.serve.options import ServeOptions
 
 torch.set_num_threads(2)
 model.ServedModel.warm_up = lambda self, batch_size: torch.ones(4_000_000).exp()  # enough for two threads
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
-run.load_app(run.ServeOptions(sys.argv[1]), ServiceSettings())
+server.load_app(sys.argv[1], ServeOptions(), None)
 until = time.monotonic() + 10
 while count() > before and time.monotonic() < until:
     time.sleep(0.01)
@@ -104,7 +103,7 @@ print(before, loaded, count())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-def test_loading_leaves_no_threads_that_would_stand_in_the_way_of_the_one_that_draws(model_directory):
+def test_loading_leaves_no_threads_that_would_slow_down_the_batcher(model_directory):
     words = [sys.executable, "-c", _LOADING, str(model_directory)]
     before, loaded, with_a_team = map(int, subprocess.run(words, capture_output=True, check=True).stdout.split())
     assert loaded == before
@@ -112,27 +111,27 @@ def test_loading_leaves_no_threads_that_would_stand_in_the_way_of_the_one_that_d
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "holds 0"),
         (b"\n \n", "holds 0"),
         (b"first-key-is\nsecond-key\n", "holds 2"),
-        (b"\xff\xfe", "it is no text"),
+        (b"\xff\xfe", "not a text file"),
     ],
 )
-def test_key_files_that_hold_no_key(tmp_path, content, said):
+def test_invalid_key_files(tmp_path, content, message):
     (tmp_path / "key").write_bytes(content)
-    with pytest.raises(AlitokError, match=said):
-        read_key(tmp_path / "key")
+    with pytest.raises(AlitokError, match=message):
+        AccessKey.from_file(tmp_path / "key")
 
 
-def test_a_key_is_read_without_its_line_end(tmp_path):
+def test_a_key_is_read_without_its_line_ending(tmp_path):
     (tmp_path / "key").write_text("\n  correct-horse \r\n\n")
-    assert read_key(tmp_path / "key") == "correct-horse"
+    assert AccessKey.from_file(tmp_path / "key").text == "correct-horse"
 
 
 @pytest.mark.slow
-def test_mistakes_end_in_a_sentence_and_status_2(tmp_path):
+def test_mistakes_end_with_a_message_and_status_2(tmp_path):
     process = start(tmp_path / "none", "--port", 0)
     said, errors = process.communicate(timeout=60)
     assert (process.returncode, said) == (2, "")
@@ -148,21 +147,24 @@ def test_mistakes_end_in_a_sentence_and_status_2(tmp_path):
         ({"host": "0.0.0.0", "allow_hosts": ("a.example",)}, {"localhost", "127.0.0.1", "::1", "0.0.0.0", "a.example"}),
     ],
 )
-def test_names_that_are_answered(options, hosts):
-    assert hosts_of(ServeOptions("model", **options)) == hosts
+def test_accepted_hosts(options, hosts):
+    assert ServeOptions(**options).accepted_hosts == hosts
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"most_images": 0},
+        {"max_images": 0},
         {"deadline_seconds": 0.0},
         {"unread_seconds": 0.0},
         {"stop_seconds": float("inf")},
-        {"most_waiting": 63},  # a request of as many images as are allowed would never be taken
-        {"most_waiting": 8, "most_images": 8},
+        {"max_waiting": 63},  # a request of as many images as are allowed would never be taken
     ],
 )
-def test_limits_that_let_nothing_through(wrong):
+def test_invalid_limits(wrong):
     with pytest.raises(AlitokError):
         ServiceLimits(**wrong)
+
+
+def test_as_many_uploads_as_may_wait():
+    assert ServiceLimits(max_waiting=8, max_images=8).max_uploads == 8

@@ -1,17 +1,19 @@
-"""Pixels in groups of one size: the same bytes wherever an image stands and whatever stands beside it."""
+"""Decoding in groups of a fixed size: the same bytes whatever else is decoded; names of classes."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from alitok.apps.serve.even import EvenDecoder, group_size
+from alitok.apps.serve.model import FixedGroupDecoder, ServedModel, group_size
+from alitok.generator import Generator
 from alitok.sampling.decoding import PixelDecoder
+from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import DecoderConfig, Tokenizer
 
 
-def test_pixels_do_not_depend_on_place_number_or_neighbours(pipeline):
-    decoder = EvenDecoder(pipeline.tokenizer, "fp32")
+def test_pixels_do_not_depend_on_the_batch(pipeline):
+    decoder = FixedGroupDecoder(pipeline.tokenizer, "fp32")
     assert decoder.group == 8
     codes = torch.randint(0, 32, (1, 12))
     alone = decoder(codes)
@@ -26,7 +28,12 @@ def test_pixels_do_not_depend_on_place_number_or_neighbours(pipeline):
 
 
 @pytest.mark.parametrize(("width", "group"), [(16, 8), (256, 2), (512, 1)])
-def test_large_decoders_draw_one_at_a_time(pipeline, width, group):
+def test_large_decoders_have_small_groups(pipeline, width, group):
     stage2 = DecoderConfig(width=width, layers=2, heads=2)
     tokenizer = Tokenizer(dataclasses.replace(pipeline.tokenizer.config, stage2=stage2)).eval()
     assert group_size(tokenizer) == group
+
+
+def test_classes_without_names_are_numbers(pipeline):
+    unnamed = Pipeline(pipeline.tokenizer, Generator(pipeline.generator.config).eval())
+    assert ServedModel("x", unnamed).classes == ["0", "1", "2", "3"]

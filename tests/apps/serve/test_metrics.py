@@ -1,19 +1,19 @@
-"""Numbers of several services in one text."""
+"""Metrics of several services in one text."""
 
 import pytest
 
 pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
-from alitok.apps.serve.numbers import Numbers, merged
+from alitok.apps.serve.metrics import ServiceMetrics, merge_metrics
 
 
-def test_the_numbers_of_replicas_stand_side_by_side():
-    one, other = Numbers(), Numbers()
-    one.batch(3, 0.2)
-    other.batch(5, 20.0)
+def test_metrics_of_replicas_are_labelled():
+    one, other = ServiceMetrics(), ServiceMetrics()
+    one.record_batch(3, 0.2)
+    other.record_batch(5, 20.0)
     other.requests.labels("/v1/images", "POST", "200").inc()
-    text = merged({"a": one.collected(), "b": other.collected()}).decode()
+    text = merge_metrics({"a": one.collect(), "b": other.collect()}).decode()
     assert text.count("# TYPE alitok_images_total counter") == 1
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value

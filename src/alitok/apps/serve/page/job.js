@@ -1,22 +1,22 @@
-// One drawing at a time: asks for it, shows its rows and its progress, stops it, says what went wrong.
+// Runs one request at a time: shows its rows and progress, stops it, reports errors.
 
 import { ServiceError, streamImages } from "./api.js";
 import { createBatch } from "./batch.js";
 import { announce, holdsFocus, make, notice, plural, reveal } from "./dom.js";
 import { SettingsError } from "./settings.js";
 
-// `buttons`: {draw, stop}.
-export function createDrawing({ model, buttons, progress, gallery, actions }) {
-  const words = make("p", { class: "small faint" });
-  const bar = make("progress", { "aria-label": "Rows drawn" });
-  const status = make("div", { class: "status", hidden: true }, bar, words);
+// `buttons`: {start, stop}.
+export function createJob({ model, buttons, progress, gallery, actions }) {
+  const text = make("p", { class: "small faint" });
+  const bar = make("progress", { "aria-label": "Rows generated" });
+  const status = make("div", { class: "status", hidden: true }, bar, text);
   const problem = make("div");
   progress.append(status, problem);
   let running = null;
 
-  // A button that is disabled loses the focus, so it goes to the one that takes its place.
+  // A disabled button loses the focus, so it moves to the one that takes its place.
   function busy(on) {
-    const [off, next] = on ? [buttons.draw, buttons.stop] : [buttons.stop, buttons.draw];
+    const [off, next] = on ? [buttons.start, buttons.stop] : [buttons.stop, buttons.start];
     const held = document.activeElement === off;
     next.disabled = false;
     if (held) next.focus();
@@ -27,10 +27,10 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
 
   buttons.stop.addEventListener("click", () => running?.abort());
 
-  // `read` gives the settings, and `readFrom` {request, canvas, height, rows} of the image from which the model goes on,
-  // or null; they are called here so that what is wrong with them is said in one place.
-  async function draw(read, readFrom) {
-    if (running) return notice(problem, "A drawing is under way. Stop it, or wait until it is finished.");
+  // `read` returns the settings, and `readFrom` {request, canvas, height, rows} of the image to complete, or null; they
+  // are called here so that their errors are reported in one place.
+  async function start(read, readFrom) {
+    if (running) return notice(problem, "Images are being generated. Stop, or wait until they are finished.");
     const held = holdsFocus(problem);
     notice(problem, "");
     let settings;
@@ -38,11 +38,11 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
     try {
       settings = read();
       from = readFrom();
-    } catch (wrong) {
-      if (!(wrong instanceof SettingsError)) throw wrong;
-      notice(problem, wrong.message);
+    } catch (error) {
+      if (!(error instanceof SettingsError)) throw error;
+      notice(problem, error.message);
       reveal(progress);
-      wrong.field?.focus();
+      error.field?.focus();
       return;
     }
 
@@ -54,28 +54,28 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
     gallery.prepend(batch.node);
     reveal(progress);
     bar.removeAttribute("value");
-    words.textContent = "Waiting for the first row …";
+    text.textContent = "Waiting for the first row …";
     let rows = 0;
     let finished = 0;
     let total = 1;
-    let said = 0;
+    let announced = 0;
 
     const listeners = {
       start(event) {
         batch.start(event);
         total = event.images.length * event.rows;
         bar.max = total;
-        announce(`Drawing ${plural(event.images.length, "image")}.`);
+        announce(`Generating ${plural(event.images.length, "image")}.`);
       },
       async row(event) {
         await batch.row(event);
         rows += 1;
         bar.value = rows;
-        words.textContent = `${rows} of ${total} rows`;
-        // A quarter at a time: every row would be a flood of words.
+        text.textContent = `${rows} of ${total} rows`;
+        // Quarters only: every row would be too much to read out.
         const quarter = Math.floor((rows / total) * 4);
-        if (quarter > said && quarter < 4) announce(["", "A quarter is", "Half is", "Three quarters are"][quarter] + " drawn.");
-        said = Math.max(said, quarter);
+        if (quarter > announced && quarter < 4) announce(["", "A quarter is", "Half is", "Three quarters are"][quarter] + " done.");
+        announced = Math.max(announced, quarter);
       },
       image(event) {
         batch.image(event);
@@ -88,7 +88,7 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
       announce(`Finished: ${plural(finished, "image")}.`);
     } catch (failure) {
       if (failure.name === "AbortError") announce("Stopped.");
-      else if (failure instanceof ServiceError) notice(problem, failure.message, { label: "Try again", run: () => draw(() => settings, () => from) });
+      else if (failure instanceof ServiceError) notice(problem, failure.message, { label: "Try again", run: () => start(() => settings, () => from) });
       else throw failure;
       if (!batch.total) batch.node.remove();
     } finally {
@@ -99,5 +99,5 @@ export function createDrawing({ model, buttons, progress, gallery, actions }) {
   }
 
   busy(false);
-  return { draw };
+  return { start };
 }
