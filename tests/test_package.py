@@ -1,4 +1,4 @@
-"""What a user installs: both distributions are built, installed in an environment of their own, and used."""
+"""Both distributions are built, installed into a fresh environment, and used."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 UV = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 UNREACHABLE = ("error sending request", "dns error", "Could not connect", "Failed to fetch", "network", "timed out")
 
-# Everything here must run with the base installation alone.
+# Must run with the base installation alone.
 TINY = """
 import json
 from importlib.resources import files
@@ -48,7 +48,7 @@ for number, image in enumerate(images * 8):
     place.parent.mkdir(parents=True, exist_ok=True)
     image.save(place)
 data = ("py.typed", "imagenet_classes.txt", "apps/serve/page/index.html", "report/templates/report.html")
-told = {
+output = {
     "names": names,
     "from": alitok.__file__,
     "sizes": [image.size for image in images],
@@ -56,10 +56,10 @@ told = {
     "data": [files("alitok").joinpath(name).is_file() for name in data],
     "imagenet": len(files("alitok").joinpath("imagenet_classes.txt").read_text().splitlines()),
 }
-print(json.dumps(told))
+print(json.dumps(output))
 """
 
-# Commands that need an extra, and the one that they should name.
+# The extra that an error should name, and the command that needs it.
 WITHOUT = [
     ("demo", "demo --out demo"),
     ("demo", "demo --data photos --out demo"),
@@ -74,31 +74,31 @@ WITHOUT = [
     ("hub", "sample some/thing --out samples"),
     ("perceptual", "train stage1 --data images --out run --perceptual lpips --device cpu"),
 ]
-REFUSALS = """
+ERRORS = """
 import contextlib, io, json, sys
 from alitok.cli import app
 
-told = []
+output = []
 for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as error:
         try:
             status = app.meta(command.split())
         except SystemExit as left:
             status = left.code
-    told.append((status, error.getvalue()))
-print(json.dumps(told))
+    output.append((status, error.getvalue()))
+print(json.dumps(output))
 """
 
 
 def run(command, at):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, not by each process
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compile once, not in each process
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run([*map(str, command)], cwd=at, capture_output=True, text=True, check=False, env=environment)
 
 
 def uv(*words, at):
-    """Calls uv, with what it has kept of earlier downloads if that is enough; skips where nothing can be fetched."""
+    """Call uv, from its cache if possible; skip the test without a network."""
     if UV is None:
         pytest.skip("uv is not installed; make setup installs it")
     done = run([UV, *words, "--offline"], at)
@@ -111,7 +111,7 @@ def uv(*words, at):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The wheel and the source distribution, from a copy, as building leaves files beside the sources."""
+    """The wheel and the source distribution, from a copy, because building leaves files beside the sources."""
     place = tmp_path_factory.mktemp("built")
     others = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "site")
     shutil.copytree(ROOT, place / "copy", ignore=others)
@@ -122,7 +122,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["wheel", "source"])
 def installed(request, built, tmp_path_factory):
-    """The python of an environment with nothing but the package and what it needs, and an empty directory."""
+    """The python of an environment with only the package and its dependencies, and an empty directory."""
     place = tmp_path_factory.mktemp(request.param)
     uv("venv", "--python", sys.executable, place / "venv", at=place)
     python = place / "venv" / "bin" / "python"
@@ -130,17 +130,17 @@ def installed(request, built, tmp_path_factory):
     return python, tmp_path_factory.mktemp("work")
 
 
-def test_the_version_is_one():
+def test_the_version_is_the_same_everywhere():
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
     assert alitok.__version__ == version("alitok")
     assert any(line.split()[1].strip("[]") == alitok.__version__ for line in headings), headings
 
 
 @pytest.mark.slow
-def test_distributions_hold_the_package_and_nothing_else(built):
+def test_distributions_contain_exactly_the_package(built):
     sources = {path.relative_to(built["sources"]).as_posix() for path in built["sources"].rglob("*") if path.is_file()}
     sources = {name for name in sources if "egg-info" not in name and "__pycache__" not in name}
-    assert {"alitok/py.typed", "alitok/imagenet_classes.txt", "alitok/serve/page/index.html"} < sources
+    assert {"alitok/py.typed", "alitok/imagenet_classes.txt", "alitok/apps/serve/page/index.html"} < sources
     with zipfile.ZipFile(built["wheel"]) as wheel:
         names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert set(names) == sources
@@ -153,29 +153,31 @@ def test_distributions_hold_the_package_and_nothing_else(built):
 
 
 @pytest.mark.slow
-def test_installed_alone_it_draws_and_names_the_extra_that_is_missing(installed):
+def test_the_base_installation_samples_and_errors_name_missing_extras(installed):
     python, work = installed
     tiny = run([python, "-c", TINY], work)
     assert tiny.returncode == 0, tiny.stderr
-    told = json.loads(tiny.stdout.splitlines()[-1])
-    assert told["names"] == {name: name for name in alitok.__all__}
-    assert Path(told["from"]).is_relative_to(python.parents[1])
-    assert told["sizes"] == [[16, 16]] * 2
-    assert told["again"]
-    assert told["data"] == [True] * 4
-    assert told["imagenet"] == 1000
+    output = json.loads(tiny.stdout.splitlines()[-1])
+    assert output["names"] == {name: name for name in alitok.__all__}
+    assert Path(output["from"]).is_relative_to(python.parents[1])
+    assert output["sizes"] == [[16, 16]] * 2
+    assert output["again"]
+    assert output["data"] == [True] * 4
+    assert output["imagenet"] == 1000
 
     command = python.with_name("alitok")
-    kept = "import importlib.metadata as m; print(m.version('alitok'))"
-    assert run([command, "--version"], work).stdout.strip() == run([python, "-c", kept], work).stdout.strip()
+    installed_version = "import importlib.metadata as m; print(m.version('alitok'))"
+    assert (
+        run([command, "--version"], work).stdout.strip() == run([python, "-c", installed_version], work).stdout.strip()
+    )
     assert "389,899,308" in run([command, "models"], work).stdout
 
-    refused = run([python, "-c", REFUSALS, json.dumps([words for _, words in WITHOUT])], work)
-    assert refused.returncode == 0, refused.stderr
-    answers = json.loads(refused.stdout.splitlines()[-1])
-    for (extra, words), (status, said) in zip(WITHOUT, answers, strict=True):
-        assert status == 2, (words, said)
-        assert said.startswith("alitok: "), (words, said)
-        assert f"pip install 'alitok[{extra}]'" in said, (words, said)
-        assert "Traceback" not in said
-        assert len(said.strip().splitlines()) == 1, (words, said)
+    failed = run([python, "-c", ERRORS, json.dumps([words for _, words in WITHOUT])], work)
+    assert failed.returncode == 0, failed.stderr
+    answers = json.loads(failed.stdout.splitlines()[-1])
+    for (extra, words), (status, message) in zip(WITHOUT, answers, strict=True):
+        assert status == 2, (words, message)
+        assert message.startswith("alitok: "), (words, message)
+        assert f"pip install 'alitok[{extra}]'" in message, (words, message)
+        assert "Traceback" not in message
+        assert len(message.strip().splitlines()) == 1, (words, message)

@@ -1,4 +1,4 @@
-"""The command as a user starts it: in a new process where that matters, else called as the process would."""
+"""The `alitok` command, in a new process where that matters."""
 
 import errno
 import json
@@ -30,14 +30,14 @@ def loaded_modules(code):
 HEAVY = {"torch", "numpy", "PIL", "sklearn", "skimage", "matplotlib", "pydantic"}
 
 
-def test_import_and_help_load_nothing_heavy():
+def test_import_and_help_load_no_heavy_modules():
     assert not HEAVY & loaded_modules("import alitok")
     assert not HEAVY & loaded_modules(
         "import alitok.cli; alitok.cli.app.meta(['--help'], result_action='return_value')"
     )
 
 
-def test_public_names_are_found_when_asked_for():
+def test_public_names_are_imported_lazily():
     import alitok
 
     for name in alitok.__all__:
@@ -53,7 +53,7 @@ def test_help_and_version():
     assert all(option in text for option in ("--data", "--out", "--fresh", "--device", "--set", "--debug"))
 
 
-def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
+def test_options_of_fit_and_demo_reach_the_run(monkeypatch):
     seen = []
     monkeypatch.setattr("alitok.run.fit.run_fit", lambda request, **more: seen.append((request, more["dry_run"])))
     options = ["--out", "x", "--seed", "3", "--fresh", "--device", "cpu", "--config", "a.toml"]
@@ -70,7 +70,7 @@ def test_options_of_whole_runs_reach_the_run_from_both_commands(monkeypatch):
     assert str(plain.out) == "runs/y"
 
 
-def test_models_fit_a_terminal_of_80_columns(monkeypatch, capsys):
+def test_the_table_of_models_fits_80_columns(monkeypatch, capsys):
     from alitok.cli import models
 
     monkeypatch.setattr(models, "_WIDTH", 80)
@@ -93,10 +93,10 @@ def test_models_as_a_table_and_as_json(capsys):
     assert rows["alitok-256-XL"]["guidance_scale"] == 13
 
 
-def test_convert_tells_what_is_wrong(tmp_path, capsys):
+def test_convert_reports_errors(tmp_path, capsys):
     for arguments, words in (
         (["released", "--out", tmp_path / "o"], "nothing to convert"),
-        (["released", "--tokenizer", tmp_path / "x.pth", "--out", tmp_path / "o"], "There is no file"),
+        (["released", "--tokenizer", tmp_path / "x.pth", "--out", tmp_path / "o"], "does not exist; check the path"),
         (["to-released", tmp_path, "--out", tmp_path / "o"], "holds neither"),
     ):
         with pytest.raises(SystemExit) as left:
@@ -125,7 +125,7 @@ def test_convert_tells_what_is_wrong(tmp_path, capsys):
         (["demo", "--data", "no/such/folder"], ["no/such/folder", "digits", "photos"]),
     ],
 )
-def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, words):
+def test_a_wrong_argument_is_one_message_without_a_traceback(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.setenv("COLUMNS", "200")
     out = ["--out", str(tmp_path / "out")] if arguments[0] == "demo" else []
     with pytest.raises(SystemExit) as left:
@@ -137,7 +137,7 @@ def test_a_wrong_word_ends_in_one_clear_message_and_no_traceback(tmp_path, monke
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_word_ends_the_process_with_a_message_and_no_traceback(tmp_path):
+def test_a_wrong_setting_exits_with_status_2(tmp_path):
     result = alitok("demo", "--set", "stage1.phases.0.steps=0", "--out", tmp_path / "out")
     assert result.returncode == 2
     assert result.stderr.startswith("alitok: ")
@@ -154,7 +154,7 @@ def test_a_wrong_word_ends_the_process_with_a_message_and_no_traceback(tmp_path)
         (RuntimeError("strange"), 1, "Unexpected RuntimeError: strange"),
     ],
 )
-def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, status, words):
+def test_every_error_is_one_message_and_a_status(monkeypatch, capsys, error, status, words):
     def fail(request, *, command, dry_run):
         raise error
 
@@ -162,14 +162,14 @@ def test_every_error_is_one_sentence_and_a_status(monkeypatch, capsys, error, st
     with pytest.raises(SystemExit) as left:
         app.meta(["demo"])
     assert left.value.code == status
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.startswith("alitok: ")
-    assert "Traceback" not in told
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.startswith("alitok: ")
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left", "/x/y")])
-def test_what_is_finished_is_not_lost_by_following_the_advice(monkeypatch, capsys, error):
+def test_the_advice_to_rerun_does_not_start_over(monkeypatch, capsys, error):
     def fail(request, *, command, dry_run):
         raise error
 
