@@ -1,4 +1,4 @@
-"""The ablation on built-in photographs: the causal decoder at equal fidelity, and the time of the suite.
+"""The ablation on built-in photographs: the causal decoder at equal PSNR, and the time of the suite.
 
     python benchmarks/ablation.py --out ablations/photos --seeds 3          # every cell; rerun to resume
     python benchmarks/ablation.py --out ablations/photos --seeds 3 --data photos --set tokenizer_steps=2400
@@ -20,16 +20,17 @@ from pathlib import Path
 
 import torch
 
+from alitok.apps.ablate.ablate import run_ablation
 from alitok.apps.ablate.matched import matched_arms
-from alitok.apps.ablate.numbers import Ablation, summary
-from alitok.apps.ablate.suite import AblationRequest, run_ablation
+from alitok.apps.ablate.numbers import Ablation, mean_std
+from alitok.apps.ablate.options import AblateOptions
 from alitok.recipes.arms import ARMS, USUAL_ARMS
 
 _COLUMNS = ("accuracy", "bits", "grid_bits", "psnr", "codebook_perplexity", "sample_distance", "influence_future")
 
 
 def main() -> None:
-    """Run it and print what came out."""
+    """Run it and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="photos")
@@ -38,19 +39,19 @@ def main() -> None:
     parser.add_argument("--codebook-sizes", type=int, nargs="*")
     parser.add_argument("--parallel", type=int)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
-    options = parser.parse_args()
-    request = AblationRequest(
-        data=options.data,
-        out=options.out,
-        seeds=options.seeds,
-        arms=tuple(options.arms),
-        codebook_sizes=None if options.codebook_sizes is None else tuple(options.codebook_sizes),
-        parallel=options.parallel,
-        overrides=tuple(options.overrides),
+    args = parser.parse_args()
+    options = AblateOptions(
+        data=args.data,
+        out=args.out,
+        seeds=args.seeds,
+        arms=tuple(args.arms),
+        codebook_sizes=None if args.codebook_sizes is None else tuple(args.codebook_sizes),
+        parallel=args.parallel,
+        overrides=tuple(args.overrides),
     )
     began = time.monotonic()
-    ablation = run_ablation(request, command=shlex.join(["python", *sys.argv]))
-    result = {"benchmark": "ablation", "seconds": round(time.monotonic() - began, 1), **told(ablation)}
+    ablation = run_ablation(options, command=shlex.join(["python", *sys.argv]))
+    result = {"benchmark": "ablation", "seconds": round(time.monotonic() - began, 1), **means(ablation)}
     result["machine"] = {
         "system": platform.platform(),
         "cores": os.cpu_count(),
@@ -60,18 +61,16 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def told(ablation: Ablation) -> dict[str, object]:
-    """The table's means over seeds, and the arms that were compared at equal PSNR."""
+def means(ablation: Ablation) -> dict[str, object]:
+    """Means over seeds of each arm, and the differences at equal PSNR."""
     table = {}
     for arm in ablation.arms:
         cells = ablation.of(arm)
-        means = {name: summary(getattr(cell, name) for cell in cells) for name in _COLUMNS}
-        table[arm] = {name: None if found is None else round(found.mean, 4) for name, found in means.items()}
+        found = {name: mean_std(getattr(cell, name) for cell in cells) for name in _COLUMNS}
+        table[arm] = {name: None if value is None else round(value.mean, 4) for name, value in found.items()}
     matched = {
-        f"{found.first} to {found.second}": None
-        if found.comparison.difference is None
-        else round(found.comparison.difference.value, 2)
-        for found in matched_arms(ablation, [])
+        found.name: None if found.comparison.difference is None else round(found.comparison.difference.value, 2)
+        for found in matched_arms(ablation)
     }
     return {
         "data": ablation.data,

@@ -54,8 +54,8 @@ def main() -> None:
     influence = influence_of(codec, images, grid=codec.grid, prefix=0)
     reach = reach_of(codec, codec.encode(images), image_size=codec.image_size, grid=codec.grid, prefix=0)
     table = Table("", "own patch", "past", "future", box=None)
-    for name, shares in (("patches move codes", influence.codes.shares), ("codes move patches", reach.pixels.shares)):
-        table.add_row(name, *(f"{share.value:.1%}" for share in shares["all"]))
+    for name, measured in (("patches change codes", influence.codes), ("codes change patches", reach.pixels)):
+        table.add_row(name, *(f"{fraction.value:.1%}" for fraction in measured.fractions["all"]))
     Console().print(table)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.codec import check_codec, draw, look
+from alitok.metrics.codec import check_codec, decode, encode
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.codec import TokenizerCodec
 
@@ -43,8 +43,8 @@ def fails(self, images):
     [
         (object(), "object has no method encode; a tokenizer needs encode and decode"),
         (changed(decode=None), "has no method decode"),
-        (changed(encode=lambda self, x: [1, 2]), "encode of Changed must give a tensor, not list"),
-        (changed(encode=lambda self, x: Good.encode(self, x).float()), r"whole numbers \(B, T\), here \(6, T\), not"),
+        (changed(encode=lambda self, x: [1, 2]), "encode of Changed must return a tensor, not list"),
+        (changed(encode=lambda self, x: Good.encode(self, x).float()), r"integers \(B, T\), here \(6, T\), not"),
         (changed(encode=lambda self, x: Good.encode(self, x).view(-1, 4, 4)), r"int64 \(6, 4, 4\)"),
         (changed(encode=lambda self, x: Good.encode(self, x)[:1]), r"int64 \(1, 16\)"),
         (changed(encode=lambda self, x: Good.encode(self, x) - 1), "codes from -1 to 2; they must be at least 0"),
@@ -54,9 +54,12 @@ def fails(self, images):
         (changed(encode=batch_norm), "other codes for the same images .* evaluation mode"),
         (changed(encode=lambda self, x: torch.randint(0, 4, (len(x), 16))), "evaluation mode"),
         (changed(encode=lambda self, x: Good.encode(self, x)[:, : 4 * len(x)]), "another number of codes"),
-        (changed(encode=lambda self, x: Good.encode(self, x)[:, :15]), r"15 codes, which are no square grid.*--grid"),
+        (
+            changed(encode=lambda self, x: Good.encode(self, x)[:, :15]),
+            r"15 codes, which do not form a square grid.*--grid",
+        ),
         (changed(decode=lambda self, c: torch.zeros(len(c), 3, 4, 4)), r"floats \(6, 3, 8, 8\), not .* \(6, 3, 4, 4\)"),
-        (changed(decode=lambda self, c: torch.zeros(len(c), 3, 8, 8).byte()), "must give floats .* not torch.uint8"),
+        (changed(decode=lambda self, c: torch.zeros(len(c), 3, 8, 8).byte()), "must return floats .* not torch.uint8"),
         (changed(decode=lambda self, c: 2 * Good.decode(self, c) - 1), "pixels from -1 to 0.5; they must be in"),
         (changed(decode=lambda self, c: Good.decode(self, c) / 0), "pixels from nan to nan"),
         (changed(features=lambda self, x: torch.zeros(len(x), 9, 2)), r"features of Changed .* \(6, 16, D\), not"),
@@ -77,8 +80,8 @@ def test_a_grid_that_does_not_fit_is_refused(grid, said):
 
 def test_pixels_that_overshoot_a_little_are_clamped():
     bright = changed(decode=lambda self, codes: 1.4 * Good.decode(self, codes) - 0.1)
-    codes = look(bright, IMAGES).codes
-    assert draw(bright, codes, 8).aminmax() == (0.0, pytest.approx(0.95))
+    codes = encode(bright, IMAGES).codes
+    assert decode(bright, codes, 8).aminmax() == (0.0, pytest.approx(0.95))
 
 
 @torch.no_grad()
@@ -99,7 +102,7 @@ def test_ours_gives_features_and_codes_of_one_pass():
     for stage in ("stage1", "stage2"):
         codec = TokenizerCodec(tokenizer, stage)
         assert check_codec(codec, IMAGES, grid=4) == (4, 4)
-        seen = look(codec, IMAGES)
+        seen = encode(codec, IMAGES)
         assert torch.equal(seen.codes, tokenizer.encode(IMAGES))
         assert torch.equal(tokenizer.quantizer.nearest(seen.features), seen.codes)
-        assert torch.equal(draw(codec, seen.codes, 8), tokenizer.decode(seen.codes, stage))
+        assert torch.equal(decode(codec, seen.codes, 8), tokenizer.decode(seen.codes, stage))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.dependency import FUTURE, OWN, PAST, Raster, Tally, choose_pairs
+from alitok.metrics.dependency import FUTURE, OWN, PAST, Raster, Tally, choose_perturbations
 from alitok.metrics.influence import influence_of
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.codec import TokenizerCodec
@@ -41,8 +41,8 @@ class Masked:
         return torch.zeros(len(codes), 3, SIDE, SIDE)
 
 
-def shares(found, group="grid", kind="codes"):
-    return tuple(share.value for share in getattr(found, kind).shares[group])
+def fractions(found, group="grid", kind="codes"):
+    return tuple(fraction.value for fraction in getattr(found, kind).fractions[group])
 
 
 def ask(codec, images=None, **changes):
@@ -55,8 +55,8 @@ EARLIER = np.tril(np.ones((PATCHES, PATCHES), int))
 CASES = {
     "its own patch": (np.eye(PATCHES), (1, 0, 0)),
     "all up to it": (EARLIER, (9 / 45, 36 / 45, 0)),
-    "all behind it": (1 - EARLIER, (0, 0, 1)),
-    "its own and all behind it": (EARLIER.T, (9 / 45, 0, 36 / 45)),
+    "all after it": (1 - EARLIER, (0, 0, 1)),
+    "its own and all after it": (EARLIER.T, (9 / 45, 0, 36 / 45)),
     "all": (np.ones((PATCHES, PATCHES)), (1 / 9, 4 / 9, 4 / 9)),
     "shuffled": (np.eye(PATCHES)[[0, 2, 1, 3, 4, 8, 5, 7, 6]], (4 / 9, 3 / 9, 2 / 9)),
 }
@@ -68,17 +68,17 @@ def test_a_known_dependency_is_the_map_and_its_shares(case):
     found = ask(Masked(mask))
     assert np.array_equal(found.codes.mean, mask)
     assert not found.codes.error.any()
-    assert shares(found) == pytest.approx(expected)
-    assert shares(found, "all") == shares(found)
-    assert sum(shares(found)) == pytest.approx(1)
-    assert found.future_share == found.grid_future_share == shares(found)[2]
-    assert (found.exact, found.pairs, found.images) == (True, 20 * PATCHES, 20)
-    assert (found.disturbed == 1).all()
+    assert fractions(found) == pytest.approx(expected)
+    assert fractions(found, "all") == fractions(found)
+    assert sum(fractions(found)) == pytest.approx(1)
+    assert found.future_fraction == found.grid_future_fraction == fractions(found)[2]
+    assert (found.exact, found.perturbations, found.images) == (True, 20 * PATCHES, 20)
+    assert (found.patch_changed == 1).all()
     assert (found.features, found.probabilities) == (None, None)
-    for share, even in zip(found.codes.shares["grid"], (1 / 9, 4 / 9, 4 / 9), strict=True):
-        assert share.even == pytest.approx(even)
-        assert share.low <= share.value + 1e-12
-        assert share.high >= share.value - 1e-12
+    for fraction, uniform in zip(found.codes.fractions["grid"], (1 / 9, 4 / 9, 4 / 9), strict=True):
+        assert fraction.uniform == pytest.approx(uniform)
+        assert fraction.low <= fraction.value + 1e-12
+        assert fraction.high >= fraction.value - 1e-12
 
 
 def test_codes_that_see_their_neighbours_only():
@@ -86,7 +86,7 @@ def test_codes_that_see_their_neighbours_only():
     near = (abs(row[:, None] - row) <= 1) & (abs(column[:, None] - column) <= 1)
     found = ask(Masked(near))
     assert np.array_equal(found.codes.mean, near)
-    assert shares(found) == pytest.approx((9 / 49, 20 / 49, 20 / 49))
+    assert fractions(found) == pytest.approx((9 / 49, 20 / 49, 20 / 49))
 
 
 @pytest.mark.parametrize(("prefix", "cells"), [(2, [0, 1]), (3, [0, 1, 2]), (5, [0, 0, 0, 1, 2])])
@@ -96,13 +96,13 @@ def test_prefix_codes_stand_for_the_first_row_and_have_shares_of_their_own(prefi
     mask = np.concatenate([np.ones((prefix, PATCHES)), np.eye(PATCHES)])
     found = ask(Masked(mask), prefix=prefix)
     assert found.codes.mean.shape == (raster.length, PATCHES)
-    assert shares(found, "grid") == (1, 0, 0)
+    assert fractions(found, "grid") == (1, 0, 0)
     total, before = prefix * PATCHES, sum(cells)
-    assert shares(found, "prefix") == pytest.approx((1 / 9, before / total, 1 - 1 / 9 - before / total))
-    behind = total - prefix - before
-    assert found.future_share == pytest.approx(behind / (total + PATCHES))
-    even = found.codes.shares["prefix"].future.even
-    assert even == pytest.approx(behind / total)
+    assert fractions(found, "prefix") == pytest.approx((1 / 9, before / total, 1 - 1 / 9 - before / total))
+    later = total - prefix - before
+    assert found.future_fraction == pytest.approx(later / (total + PATCHES))
+    uniform = found.codes.fractions["prefix"].future.uniform
+    assert uniform == pytest.approx(later / total)
 
 
 def test_directions_in_raster_order_and_in_that_of_the_sequence():
@@ -140,16 +140,16 @@ def model(causal=False, prefix=3):
 def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
     tokenizer, images = model(), some_images(7, side=12)
     found = ask(tokenizer, images, prefix=3, per_patch=per_patch, batch_size=5)
-    pairs = choose_pairs(7, PATCHES, per_patch, 1)
+    perturbations = choose_perturbations(7, PATCHES, per_patch, 1)
     codebook = tokenizer.quantizer.codebook
     plain = torch.stack([tokenizer.encoder(image[None])[0] for image in images])  # (N, T, D)
     squared = torch.stack([tokenizer.quantizer.lookup(tokenizer.encode(image[None]))[0] for image in images]) - plain
     temperature = 2 * squared.square().sum(-1).mean() / 4
     apart = torch.stack([(plain[a] - plain[b]).norm(dim=-1) for a in range(7) for b in range(a)]).mean(0)
     changes = {"codes": [], "features": [], "probabilities": []}
-    for index, place, donor in zip(pairs.images, pairs.places, pairs.donors, strict=True):
+    for index, position, donor in zip(perturbations.images, perturbations.positions, perturbations.donors, strict=True):
         assert index != donor
-        rows, columns = (slice(4 * each, 4 * each + 4) for each in divmod(int(place), GRID))
+        rows, columns = (slice(4 * each, 4 * each + 4) for each in divmod(int(position), GRID))
         image = images[index].clone()
         image[:, rows, columns] = images[donor][:, rows, columns]
         after, before = tokenizer.encoder(image[None])[0], plain[index]
@@ -161,14 +161,14 @@ def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
     cells = np.array([0, 1, 2, *range(PATCHES)])
     for kind, each in changes.items():
         values = torch.stack(each).double().numpy()  # (M, T)
-        some = [values[pairs.places == place] for place in range(PATCHES)]
+        some = [values[perturbations.positions == position] for position in range(PATCHES)]
         mean, map_ = np.stack([part.mean(0) for part in some], 1), getattr(found, kind)
         assert map_.mean == pytest.approx(mean, rel=1e-3, abs=1e-5)
         error = np.stack([part.std(0, ddof=1) / len(part) ** 0.5 for part in some], 1)
         assert map_.error == pytest.approx(error, rel=1e-3, abs=1e-4)
-        behind = np.arange(PATCHES) > cells[:, None]
-        assert shares(found, "all", kind)[2] == pytest.approx(mean[behind].sum() / mean.sum(), rel=1e-3)
-        assert shares(found, "grid", kind)[2] == pytest.approx(mean[3:][behind[3:]].sum() / mean[3:].sum(), rel=1e-3)
+        later = np.arange(PATCHES) > cells[:, None]
+        assert fractions(found, "all", kind)[2] == pytest.approx(mean[later].sum() / mean.sum(), rel=1e-3)
+        assert fractions(found, "grid", kind)[2] == pytest.approx(mean[3:][later[3:]].sum() / mean[3:].sum(), rel=1e-3)
         assert 0 < mean.mean() < 1
     assert found.probabilities.mean.max() <= 1
     assert found.exact is (per_patch is None)
@@ -177,44 +177,44 @@ def test_all_three_maps_equal_loops_over_single_pairs(per_patch):
 def test_a_causal_encoder_hears_nothing_of_the_future_and_a_bidirectional_one_does():
     images = some_images(12, side=12)
     causal, both = (ask(model(causal), images, prefix=3) for causal in (True, False))
-    behind = Raster(GRID, 3).directions() == FUTURE
+    later = Raster(GRID, 3).directions() == FUTURE
     for kind in ("codes", "features", "probabilities"):
-        assert not getattr(causal, kind).mean[behind].any()
+        assert not getattr(causal, kind).mean[later].any()
         for group in ("all", "grid", "prefix"):
-            assert shares(causal, group, kind)[2] == 0
-            assert shares(causal, group, kind)[0] > 0
-            assert shares(both, group, kind)[2] > 0.1
-        assert shares(causal, "grid", kind)[1] > 0.1
+            assert fractions(causal, group, kind)[2] == 0
+            assert fractions(causal, group, kind)[0] > 0
+            assert fractions(both, group, kind)[2] > 0.1
+        assert fractions(causal, "grid", kind)[1] > 0.1
 
 
 def test_a_sample_agrees_with_all_pairs_within_its_error():
     tokenizer, images = model(), some_images(60, side=12)
     exact, sampled = (ask(tokenizer, images, prefix=3, per_patch=each) for each in (None, 20))
-    assert (exact.pairs, sampled.pairs) == (60 * PATCHES, 20 * PATCHES)
+    assert (exact.perturbations, sampled.perturbations) == (60 * PATCHES, 20 * PATCHES)
     assert (exact.exact, sampled.exact) == (True, False)
     for kind in ("codes", "features", "probabilities"):
         whole, part = getattr(exact, kind), getattr(sampled, kind)
         # a third of the pairs are the sample's own: what is left of its error is sqrt(2/3) of that of an endless one
         ratio = np.sqrt(np.square(part.mean - whole.mean).sum() / np.square(part.error).sum())
         assert 0.6 < ratio < 1.05
-        for one, other in zip(part.shares["grid"], whole.shares["grid"], strict=True):
+        for one, other in zip(part.fractions["grid"], whole.fractions["grid"], strict=True):
             assert one.low <= other.value <= one.high
 
 
 def test_pairs_of_a_sample_are_some_of_all_and_cover_each_place_equally():
-    whole, part = choose_pairs(30, 150, 30, 5), choose_pairs(30, 150, None, 5)
+    whole, part = choose_perturbations(30, 150, 30, 5), choose_perturbations(30, 150, None, 5)
     assert (len(whole), whole.exact) == (30 * 150, True)
     assert (len(part), part.exact) == (16 * 150, False)
-    assert (part.per_place() == 16).all()
-    triples = [set(zip(each.images, each.places, each.donors, strict=True)) for each in (whole, part)]
+    assert (part.per_position() == 16).all()
+    triples = [set(zip(each.images, each.positions, each.donors, strict=True)) for each in (whole, part)]
     assert triples[1] < triples[0]
     assert len(triples[1]) == len(part)
     assert (part.images != part.donors).all()
     assert (np.diff(part.images) >= 0).all()
     assert np.bincount(whole.donors).min() > 100
-    assert choose_pairs(10, 150, None, 5).exact, "all of few images"
-    assert choose_pairs(200, 100, None, 5).exact
-    assert not np.array_equal(choose_pairs(30, 150, None, 6).donors, part.donors)
+    assert choose_perturbations(10, 150, None, 5).exact, "all of few images"
+    assert choose_perturbations(200, 100, None, 5).exact
+    assert not np.array_equal(choose_perturbations(30, 150, None, 6).donors, part.donors)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 64, 1000])
@@ -232,7 +232,7 @@ def test_the_size_of_a_call_changes_nothing(batch_size):
     assert max(sizes) <= batch_size
     for kind in ("codes", "features", "probabilities"):
         assert getattr(found, kind).mean == pytest.approx(getattr(expected, kind).mean, rel=1e-4, abs=1e-6)
-        assert shares(found, "all", kind) == pytest.approx(shares(expected, "all", kind), rel=1e-4)
+        assert fractions(found, "all", kind) == pytest.approx(fractions(expected, "all", kind), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_map_and_global_randomness_plays_no_part():
@@ -241,7 +241,7 @@ def test_the_same_seed_gives_the_same_map_and_global_randomness_plays_no_part():
     torch.manual_seed(9)
     again, other = (ask(tokenizer, images, prefix=3, seed=seed) for seed in (1, 2))
     assert np.array_equal(again.features.mean, first.features.mean)
-    assert again.codes.shares == first.codes.shares
+    assert again.codes.fractions == first.codes.fractions
     assert not np.array_equal(other.features.mean, first.features.mean)
     torch.set_rng_state(state)
     assert torch.equal(images, some_images(6, side=12)), "images stay as they were"
@@ -266,30 +266,30 @@ def test_patches_that_are_the_same_everywhere_move_nothing_and_are_told():
     images = some_images()
     images[:, :, :2, :2] = 0
     found = ask(Masked(np.ones((PATCHES, PATCHES))), images)
-    assert found.disturbed.tolist() == [0] + [1] * 8
+    assert found.patch_changed.tolist() == [0] + [1] * 8
     assert not found.codes.mean[:, 0].any()
     same = ask(Masked(np.eye(PATCHES)), images[:1].expand(5, -1, -1, -1))
-    assert np.isnan(same.future_share)
-    assert all(np.isnan(share[:3]).all() and share.even > 0 for share in same.codes.shares["grid"])
+    assert np.isnan(same.future_fraction)
+    assert all(np.isnan(fraction[:3]).all() and fraction.uniform > 0 for fraction in same.codes.fractions["grid"])
 
 
 def test_the_interval_is_that_of_a_ratio_over_images():
     random = np.random.default_rng(0)
-    pairs = choose_pairs(400, 2, None, 0)
-    tally = Tally(pairs, np.array([[OWN, FUTURE], [PAST, OWN]]), np.zeros((2, 2), bool))
+    perturbations = choose_perturbations(400, 2, None, 0)
+    tally = Tally(perturbations, np.array([[OWN, FUTURE], [PAST, OWN]]), np.zeros((2, 2), bool))
     strength = random.gamma(2.0, 1.0, 400)
-    changes = strength[pairs.images, None] * random.random((len(pairs), 2))
-    tally.add(np.arange(len(pairs)), torch.from_numpy(changes))
-    found = tally.dependency(transposed=False, seed=0)
-    first = pairs.places == 0
+    changes = strength[perturbations.images, None] * random.random((len(perturbations), 2))
+    tally.add(np.arange(len(perturbations)), torch.from_numpy(changes))
+    found = tally.dependency(seed=0)
+    first = perturbations.positions == 0
     own = changes[first, 0] + changes[~first, 1]
     total = changes[first].sum(1) + changes[~first].sum(1)
     ratio = own.sum() / total.sum()
     error = np.std(own - ratio * total, ddof=1) / np.mean(total) / 400**0.5  # the delta method
-    share = found.shares["all"].own
-    assert share.value == pytest.approx(ratio)
-    assert share.low == pytest.approx(ratio - 1.96 * error, abs=0.25 * error)
-    assert share.high == pytest.approx(ratio + 1.96 * error, abs=0.25 * error)
+    fraction = found.fractions["all"].own
+    assert fraction.value == pytest.approx(ratio)
+    assert fraction.low == pytest.approx(ratio - 1.96 * error, abs=0.25 * error)
+    assert fraction.high == pytest.approx(ratio + 1.96 * error, abs=0.25 * error)
 
 
 def test_progress_is_told_to_the_end():

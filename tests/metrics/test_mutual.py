@@ -33,14 +33,14 @@ def test_equals_sums_over_tables_of_counts(size):
         assert found.entropy[i] == pytest.approx(-sum(share * math.log2(share) for share in shares if share))
         for j in range(5):
             if i == j:
-                assert np.isnan([found.bits[i, i], found.chance[i, i], found.share[i, i]]).all()
+                assert np.isnan([found.bits[i, i], found.chance[i, i], found.normalized[i, i]]).all()
                 continue
             low, high = min(i, j), max(i, j)
             chance = np.mean([brute(codes[:, low].tolist(), each[:, high].tolist()) for each in shuffled])
             plug_in = brute(codes[:, i].tolist(), codes[:, j].tolist())
             assert found.chance[i, j] == pytest.approx(chance)
             assert found.bits[i, j] == pytest.approx(plug_in - chance)
-            assert found.share[i, j] == pytest.approx((plug_in - chance) / found.entropy[i])
+            assert found.normalized[i, j] == pytest.approx((plug_in - chance) / found.entropy[i])
     assert np.array_equal(found.bits, found.bits.T, equal_nan=True)
     assert (found.images, found.exact) == (40, True)
 
@@ -52,7 +52,7 @@ def test_independent_codes_tell_nothing_though_the_plug_in_estimate_says_so():
     off = found.bits[np.triu_indices(20, 1)]
     assert abs(off.mean()) < 4 * off.std() / len(off) ** 0.5
     assert abs(found.mean_bits()) < 0.02 * expected
-    assert found.too_few
+    assert found.too_few_images
 
 
 def test_copied_codes_tell_all_of_one_another():
@@ -60,9 +60,9 @@ def test_copied_codes_tell_all_of_one_another():
     codes[:, 2] = 7 - codes[:, 0]
     found = mutual_information(codes)
     assert found.bits[0, 2] == pytest.approx(found.entropy[0], abs=0.002)
-    assert found.share[2, 0] == pytest.approx(1, abs=0.001)
+    assert found.normalized[2, 0] == pytest.approx(1, abs=0.001)
     assert abs(found.bits[0, 1]) < 0.001
-    assert not found.too_few
+    assert not found.too_few_images
     assert found.mean_bits_at(2) == found.bits[2, 0]
     assert found.mean_bits_at(1) == pytest.approx(found.bits[[1, 2], [0, 1]].mean())
 
@@ -72,8 +72,8 @@ def test_a_coarser_copy_is_known_from_the_finer_one_and_not_the_other_way():
     codes[:, 1] = codes[:, 0] // 4
     found = mutual_information(codes)
     assert found.bits[0, 1] == pytest.approx(1, abs=0.002)
-    assert found.share[1, 0] == pytest.approx(1, abs=0.002)
-    assert found.share[0, 1] == pytest.approx(1 / 3, abs=0.002)
+    assert found.normalized[1, 0] == pytest.approx(1, abs=0.002)
+    assert found.normalized[0, 1] == pytest.approx(1 / 3, abs=0.002)
     assert found.mean_bits_at(1) == pytest.approx(1, abs=0.002)
 
 
@@ -90,14 +90,14 @@ def test_blocks_of_any_size_give_the_same_and_so_does_the_same_seed():
     codes = uniform(30, 9, 4)
     whole = mutual_information(codes, seed=1)
     for size in (1, 100, 1000):
-        found = mutual_information(codes, seed=1, most_values=size)
+        found = mutual_information(codes, seed=1, block_values=size)
         assert np.array_equal(found.bits, whole.bits, equal_nan=True)
     assert not np.array_equal(mutual_information(codes, seed=2).bits, whole.bits, equal_nan=True)
 
 
 def test_of_many_pairs_a_sample_is_taken_with_all_neighbours():
     codes = uniform(30, 40, 4)
-    whole, part = (mutual_information(codes, seed=5, lags=(1, 6), most_pairs=most) for most in (20_000, 100))
+    whole, part = (mutual_information(codes, seed=5, lags=(1, 6), max_pairs=most) for most in (20_000, 100))
     assert (whole.exact, part.exact) == (True, False)
     there = np.isfinite(part.bits)
     assert there.sum() == 200
@@ -107,7 +107,7 @@ def test_of_many_pairs_a_sample_is_taken_with_all_neighbours():
     assert np.isfinite(np.diagonal(part.bits, -6)).all()
     assert part.mean_bits_at(1) == whole.mean_bits_at(1)
     assert part.mean_bits_at(6, 10) == np.diagonal(whole.bits[10:, 10:], 6).mean()
-    again, other = (mutual_information(codes, seed=seed, lags=(1, 6), most_pairs=100) for seed in (5, 6))
+    again, other = (mutual_information(codes, seed=seed, lags=(1, 6), max_pairs=100) for seed in (5, 6))
     assert np.array_equal(again.bits, part.bits, equal_nan=True)
     assert not np.array_equal(np.isfinite(other.bits), there)
 
@@ -118,11 +118,11 @@ def test_a_code_that_is_always_the_same_has_nothing_to_tell():
     found = mutual_information(codes)
     assert found.entropy[1] == 0
     assert found.bits[0, 1] == found.bits[1, 2] == 0
-    assert np.isnan(found.share[1]).all()
-    assert found.share[0, 1] == 0
+    assert np.isnan(found.normalized[1]).all()
+    assert found.normalized[0, 1] == 0
     single = mutual_information(codes[:, :1])
     assert np.isnan([single.mean_bits(), single.mean_bits_at(1)]).all()
-    assert not single.too_few
+    assert not single.too_few_images
 
 
 def test_large_codes_do_not_overflow():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alitok.metrics.dependency import choose_pairs
+from alitok.metrics.dependency import choose_perturbations
 from alitok.metrics.reach import reach_of
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.codec import TokenizerCodec
@@ -41,8 +41,8 @@ def ask(codec, codes=None, **changes):
     return reach_of(codec, some_codes() if codes is None else codes, **settings)
 
 
-def shares(found, group="all"):
-    return tuple(share.value for share in found.pixels.shares[group])
+def fractions(found, group="all"):
+    return tuple(fraction.value for fraction in found.pixels.fractions[group])
 
 
 class Painted:
@@ -63,39 +63,43 @@ class Painted:
 def test_a_code_that_draws_its_own_patch():
     codes = some_codes(length=PATCHES)
     found = ask(Painted(np.eye(PATCHES)), codes, prefix=0)
-    assert shares(found) == (pytest.approx(1), 0, 0)
-    pairs = choose_pairs(12, PATCHES, None, 2)
-    moved = (codes[pairs.images, pairs.places] - codes[pairs.donors, pairs.places]).abs().numpy() / (V * PATCHES)
-    expected = [moved[pairs.places == place].mean() for place in range(PATCHES)]
+    assert fractions(found) == (pytest.approx(1), 0, 0)
+    perturbations = choose_perturbations(12, PATCHES, None, 2)
+    moved = (
+        codes[perturbations.images, perturbations.positions] - codes[perturbations.donors, perturbations.positions]
+    ).abs().numpy() / (V * PATCHES)
+    expected = [moved[perturbations.positions == position].mean() for position in range(PATCHES)]
     assert found.pixels.mean == pytest.approx(np.diag(expected), rel=1e-4)
-    assert found.replaced == pytest.approx([(moved[pairs.places == place] > 0).mean() for place in range(PATCHES)])
+    assert found.code_changed == pytest.approx(
+        [(moved[perturbations.positions == position] > 0).mean() for position in range(PATCHES)]
+    )
 
 
 def test_shares_follow_the_order_of_the_sequence():
     causal = np.tril(np.ones((PATCHES, LENGTH)), k=PREFIX)  # patch j is drawn from codes up to K + j
     found = ask(Painted(causal))
     assert (found.pixels.mean > 0).tolist() == (causal > 0).tolist()
-    assert found.past_share == shares(found, "grid")[1] == shares(found, "prefix")[1] == 0
-    assert shares(found, "prefix")[0] == pytest.approx(1 / 9, abs=1e-6)
+    assert found.past_fraction == fractions(found, "grid")[1] == fractions(found, "prefix")[1] == 0
+    assert fractions(found, "prefix")[0] == pytest.approx(1 / 9, abs=1e-6)
     everywhere = ask(Painted(np.ones((PATCHES, LENGTH))), some_codes(200))
-    assert shares(everywhere, "grid") == pytest.approx((1 / 9, 4 / 9, 4 / 9), abs=0.04)
+    assert fractions(everywhere, "grid") == pytest.approx((1 / 9, 4 / 9, 4 / 9), abs=0.04)
     for group in ("all", "grid", "prefix"):
-        for share, even in zip(shares(everywhere, group), everywhere.pixels.shares[group], strict=True):
-            assert share == pytest.approx(even.even, abs=0.04)
-    assert everywhere.pixels.shares["prefix"].past.even == 0
+        for fraction, uniform in zip(fractions(everywhere, group), everywhere.pixels.fractions[group], strict=True):
+            assert fraction == pytest.approx(uniform.uniform, abs=0.04)
+    assert everywhere.pixels.fractions["prefix"].past.uniform == 0
 
 
 @torch.no_grad()
 def test_a_causal_decoder_never_looks_back_and_a_bidirectional_one_does():
     model = tokenizer()
     first, second = (ask(TokenizerCodec(model, stage)) for stage in ("stage1", "stage2"))
-    assert first.past_share == 0
+    assert first.past_fraction == 0
     earlier = np.arange(PATCHES)[:, None] + PREFIX < np.arange(LENGTH)
     assert not first.pixels.mean[earlier].any()
     assert (first.pixels.mean[~earlier] > 0).all()
-    assert shares(second, "grid")[1] > 0.1
+    assert fractions(second, "grid")[1] > 0.1
     assert not second.pixels.mean[:, :PREFIX].any(), "prefix codes are not read"
-    assert np.isnan(shares(second, "prefix")).all()
+    assert np.isnan(fractions(second, "prefix")).all()
     assert np.array_equal(ask(model).pixels.mean, second.pixels.mean), "the last decoder, unless another is asked for"
 
 
@@ -104,19 +108,19 @@ def test_a_causal_decoder_never_looks_back_and_a_bidirectional_one_does():
 def test_equals_a_loop_over_single_pairs(per_code, batch_size):
     model, codes = tokenizer(), some_codes(8)
     found = ask(model, codes, per_code=per_code, batch_size=batch_size)
-    pairs = choose_pairs(8, LENGTH, per_code, 2)
+    perturbations = choose_perturbations(8, LENGTH, per_code, 2)
     changes = []
-    for image, place, donor in zip(pairs.images, pairs.places, pairs.donors, strict=True):
+    for image, position, donor in zip(perturbations.images, perturbations.positions, perturbations.donors, strict=True):
         changed = codes[image].clone()
-        changed[place] = codes[donor, place]
+        changed[position] = codes[donor, position]
         difference = (model.decode(changed[None]) - model.decode(codes[image][None])).abs()[0]
         changes.append([difference[:, r : r + 4, c : c + 4].mean() for r in (0, 4, 8) for c in (0, 4, 8)])
     values = np.array(changes)
-    some = [values[pairs.places == place] for place in range(LENGTH)]
+    some = [values[perturbations.positions == position] for position in range(LENGTH)]
     assert found.pixels.mean == pytest.approx(np.stack([part.mean(0) for part in some], 1), rel=1e-3, abs=1e-5)
     error = np.stack([part.std(0, ddof=1) / len(part) ** 0.5 for part in some], 1)
     assert found.pixels.error == pytest.approx(error, rel=1e-3, abs=1e-5)
-    assert (found.exact, found.pairs, found.images) == (per_code is None, (per_code or 8) * LENGTH, 8)
+    assert (found.exact, found.perturbations, found.images) == (per_code is None, (per_code or 8) * LENGTH, 8)
 
 
 def test_the_same_seed_gives_the_same_map():

@@ -1,4 +1,4 @@
-"""The arms of the ablation: each differs from the one it is compared with in what it is named for, and only in that."""
+"""Each arm of the ablation differs from the one it is compared with in one thing only."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ import torch
 
 from alitok.core.config import to_dict
 from alitok.core.errors import AlitokError
-from alitok.recipes.arms import ABLATION_PRESETS, ARMS, CURVE_ARMS, USUAL_ARMS, cell_recipe
+from alitok.recipes.ablation import ABLATION_PRESETS, cell_recipe
+from alitok.recipes.arms import ARMS, CURVE_ARMS, USUAL_ARMS
 from alitok.run.workspace import differences
 from alitok.tokenizer import Tokenizer
 
@@ -22,21 +23,21 @@ def differing(first, second):
     return set(differences(to_dict(recipe(first)), to_dict(recipe(second))))
 
 
-def test_each_arm_differs_in_what_it_is_named_for_and_in_nothing_else():
+def test_each_arm_differs_in_one_thing_only():
     assert differing("A", "CE") == {"tokenizer.encoder.causal"}
     assert differing("A", "B") == {"tokenizer.stage1.causal"}
     assert differing("B", "C") == {"tokenizer.prefix"}
     assert differing("C", "D") == {"tokenizer.stage1.prefix_head", "stage1.phases"}
     assert recipe("C").stage1.phases[0].losses.auxiliary == 0
     assert recipe("D").stage1.phases[0].losses.auxiliary == 1
-    assert differing("D", "F") == set()  # the second stage is a step of its own
+    assert differing("D", "F") == set()  # stage 2 is a separate step
     assert differing("F", "F-") == {"tokenizer.stage2.reads_prefix"}
     assert differing("D", "E") == {"stage1.phases", "generator.phases"}
     assert recipe("E").stage1.phases[0].steps == 2 * recipe("D").stage1.phases[0].steps
     assert {path.rpartition(".")[0] for path in differing("A", "V")} == {"tokenizer.encoder", "tokenizer.stage1"}
 
 
-def test_a_perceptual_term_is_the_same_for_all_arms_and_none_in_the_presets():
+def test_a_perceptual_term_is_the_same_for_all_arms_and_off_in_the_presets():
     assert {phase.losses.networks() for arm in ARMS for phase in recipe(arm).stage1.phases} == {()}
     for arm in ARMS:
         compared = cell_recipe(replace(TINY, perceptual=0.3), ARMS[arm], 64, image_size=32, classes=14)
@@ -49,7 +50,7 @@ def test_the_arms_of_the_table_and_those_they_share_codes_with():
     assert set(USUAL_ARMS) == set(ARMS) - {"E"}
     assert set(CURVE_ARMS) <= set(USUAL_ARMS)
     assert {name: arm.codes_of for name, arm in ARMS.items() if arm.codes_of} == {"F": "D", "F-": "D"}
-    assert all((arm.second_stage is None) == (arm.codes_of is None) for arm in ARMS.values())
+    assert all((arm.stage2 is None) == (arm.codes_of is None) for arm in ARMS.values())
 
 
 @pytest.mark.parametrize("preset", ABLATION_PRESETS.values())
@@ -67,16 +68,16 @@ def test_every_arm_encodes_and_decodes_at_the_sizes_of_every_preset(preset, arm)
             assert tokenizer.reconstruct(images, "stage2").shape == images.shape
 
 
-def test_decoders_of_all_transformer_arms_have_about_as_many_weights():
+def test_decoders_of_all_transformer_arms_have_similar_parameter_counts():
     sizes = {}
     for arm in ARMS:
         if not ARMS[arm].convolutional:
-            decoder = Tokenizer(recipe(arm).tokenizer).decoder("stage2" if ARMS[arm].second_stage else "stage1")
+            decoder = Tokenizer(recipe(arm).tokenizer).decoder("stage2" if ARMS[arm].stage2 else "stage1")
             sizes[arm] = sum(weight.numel() for weight in decoder.parameters())
     assert max(sizes.values()) < 1.06 * min(sizes.values()), sizes
 
 
-def test_images_are_taken_as_large_as_the_grid_and_the_preset_allow():
-    assert [TINY.image_size(side) for side in (256, 32, 31, 16, 8)] == [32, 32, 28, 16, 8]
-    with pytest.raises(AlitokError, match="7 pixels a side are too small for 4 codes a side"):
+def test_the_image_size_is_the_largest_that_grid_and_preset_allow():
+    assert [TINY.image_size(size) for size in (256, 32, 31, 16, 8)] == [32, 32, 28, 16, 8]
+    with pytest.raises(AlitokError, match="7 px are too small for 4 x 4 codes"):
         TINY.image_size(7)

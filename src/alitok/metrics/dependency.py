@@ -1,9 +1,7 @@
-"""Which place moves which: what influence (patches move codes) and reach (codes move patches) have in common.
+"""What influence (patches change codes) and reach (codes change patches) share: perturbations and their statistics.
 
-Enter: pairs (an image, a place of it that is disturbed) and how much every response changed. Leave: the mean change
-of each response by each place, and what share of all change comes from before, from the same cell and from behind.
-Shapes: N images, S places, R responses, M pairs, B pairs of a batch; G grid side, P = G * G patches, K prefix,
-T = K + P codes.
+Shapes: N images, S positions that are perturbed, R responses, M perturbations, B of a batch; G grid side,
+P = G * G patches, K prefix length, T = K + P codes.
 """
 
 from __future__ import annotations
@@ -19,15 +17,15 @@ from alitok.core.errors import AlitokError
 
 Group = Literal["all", "grid", "prefix"]
 OWN, PAST, FUTURE = range(3)
-MOST_EXACT = 100  # places up to which all of them are disturbed in every image
-SAMPLED = 16  # images in which each place is disturbed where there are more places
-ROUNDING = 1e-5  # changes below this, where 1 is a large one, are float32's own and count as none
-_RESAMPLED = 1000  # bootstrap draws of an interval
+MAX_EXACT = 100  # positions up to which all of them are perturbed in every image
+SAMPLED = 16  # images in which each position is perturbed if there are more positions
+ROUNDING = 1e-5  # smaller changes, on a scale of 1, are float32 rounding and count as none
+_RESAMPLES = 1000  # of a bootstrap interval
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Where the codes of an image stand: K prefix codes, then those of G x G patches, row by row."""
+    """Layout of an image's codes: K prefix codes, then those of G x G patches, row by row."""
 
     grid: int
     prefix: int
@@ -45,46 +43,46 @@ class Raster:
     def cells(self) -> np.ndarray:
         """(T,) the patch that each code stands for.
 
-        A grid code stands for its own; prefix code i for patch i of the first row, where a prefix longer than a row
-        repeats the first patch: the same rule as that of the causal encoder.
+        A grid code stands for its own patch; prefix code i for patch i of the first row, where a prefix longer than a
+        row repeats the first patch, as in the causal encoder.
         """
         prefix = (np.arange(self.prefix) - max(self.prefix - self.grid, 0)).clip(min=0)
         return np.concatenate([prefix, np.arange(self.patches)])
 
     def directions(self) -> np.ndarray:
-        """(T, P) where each patch lies: `PAST` before the code's cell in raster order, `OWN`, or `FUTURE` behind it."""
+        """(T, P) where each patch lies relative to the code's cell in raster order: `PAST`, `OWN` or `FUTURE`."""
         patches, cells = np.arange(self.patches), self.cells()[:, None]
         return np.where(patches < cells, PAST, np.where(patches > cells, FUTURE, OWN))
 
     def directions_in_sequence(self) -> np.ndarray:
-        """(T, P) the same in the order in which codes are drawn: prefix codes come before all patches."""
+        """(T, P) the same in the order in which codes are generated: prefix codes come before all patches."""
         directions = self.directions()
         early = directions[: self.prefix]
         early[early == PAST] = FUTURE
         return directions
 
 
-class Share(NamedTuple):
-    """A part of all change.
+class Fraction(NamedTuple):
+    """A fraction of all change.
 
     Attributes:
-        value: in [0, 1]; NaN where nothing changed at all.
-        low, high: ends of its 95 % interval, from a bootstrap over images.
-        even: what it would be if every code moved, or were moved by, all patches equally.
+        value: in [0, 1]; NaN if nothing changed at all.
+        low, high: 95 % bootstrap interval over images.
+        uniform: its value if every code changed, or were changed by, all patches equally.
     """
 
     value: float
     low: float
     high: float
-    even: float
+    uniform: float
 
 
-class Shares(NamedTuple):
-    """How all change is divided; the three values add up to 1."""
+class Fractions(NamedTuple):
+    """All change split by direction; the three values add up to 1."""
 
-    own: Share
-    past: Share
-    future: Share
+    own: Fraction
+    past: Fraction
+    future: Fraction
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,84 +90,83 @@ class Dependency:
     """Mean changes over images.
 
     Attributes:
-        mean: one row for each code and a column for each patch (T, P), or the other way round (P, T), float64.
+        mean: float64, one row per code and one column per patch (T, P), or the transpose (P, T).
         error: standard error of each, of the same shape.
-        shares: of all codes, of the grid codes, and of the prefix codes where there are any.
+        fractions: of all codes, of the grid codes, and of the prefix codes if there are any.
     """
 
     mean: np.ndarray
     error: np.ndarray
-    shares: dict[Group, Shares]
+    fractions: dict[Group, Fractions]
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """What is disturbed.
+class Perturbations:
+    """Which position of which image is replaced, and by what.
 
     Attributes:
         images: (M,) ascending.
-        places: (M,) which place of the image.
-        donors: (M,) the image, never the same one, that what stands there instead is taken from.
-        images_in_all: N.
-        places_in_all: S.
-        exact: whether every place is disturbed in every image.
+        positions: (M,) in [0, S).
+        donors: (M,) the other image that the replacement is taken from.
+        num_images: N.
+        num_positions: S.
+        exact: whether every position is perturbed in every image.
     """
 
     images: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     donors: np.ndarray
-    images_in_all: int
-    places_in_all: int
+    num_images: int
+    num_positions: int
     exact: bool
 
     def __len__(self) -> int:
         """M."""
         return len(self.images)
 
-    def per_place(self) -> np.ndarray:
-        """(S,) images in which each place is disturbed."""
-        return np.bincount(self.places, minlength=self.places_in_all)
+    def per_position(self) -> np.ndarray:
+        """(S,) images in which each position is perturbed."""
+        return np.bincount(self.positions, minlength=self.num_positions)
 
 
-def choose_pairs(images: int, places: int, per_place: int | None, seed: int) -> Pairs:
-    """Every place in every image, or each place in some images of its own; by the seed, with one donor for each.
+def choose_perturbations(images: int, positions: int, per_position: int | None, seed: int) -> Perturbations:
+    """Perturb each position in all images or in a random subset, with one donor for each.
 
-    Those of fewer images per place are some of those of more.
+    A smaller `per_position` gives a subset of a larger one.
 
     Args:
         images: N, at least 2.
-        places: S.
-        per_place: images in which each place is disturbed, at least 2; None takes all for up to `MOST_EXACT`
-            places, and `SAMPLED` for more.
+        positions: S.
+        per_position: images in which each position is perturbed, at least 2; None takes all for up to `MAX_EXACT`
+            positions, and `SAMPLED` for more.
         seed: of images and donors.
 
     Raises:
-        AlitokError: N or `per_place` is less than 2.
+        AlitokError: N or `per_position` is less than 2.
     """
     if images < 2:
         raise AlitokError(
-            f"What stands in an image is replaced by what stands in another, so at least two images are needed, "
-            f"not {images}; give more."
+            f"Parts of an image are replaced by those of another, so at least two images are needed, not {images}."
         )
-    if per_place is not None and per_place < 2:
-        raise AlitokError(f"Each place must be disturbed in at least 2 images, not {per_place}.")
-    wanted = min(images, per_place or (images if places <= MOST_EXACT else SAMPLED))
+    if per_position is not None and per_position < 2:
+        raise AlitokError(f"Each position must be perturbed in at least 2 images, not {per_position}.")
+    wanted = min(images, per_position or (images if positions <= MAX_EXACT else SAMPLED))
     random = np.random.default_rng(seed % 2**64)
-    donors = (np.arange(images)[:, None] + random.integers(1, images, (images, places))) % images
-    ranks = random.random((images, places)).argsort(axis=0).argsort(axis=0)
-    chosen, places_of = np.nonzero(ranks < wanted)
-    return Pairs(chosen, places_of, donors[chosen, places_of], images, places, exact=wanted == images)
+    donors = (np.arange(images)[:, None] + random.integers(1, images, (images, positions))) % images
+    ranks = random.random((images, positions)).argsort(axis=0).argsort(axis=0)
+    chosen, where = np.nonzero(ranks < wanted)
+    return Perturbations(chosen, where, donors[chosen, where], images, positions, exact=wanted == images)
 
 
-class PairBatch(NamedTuple):
-    """Some pairs and the undisturbed images that they are compared with, which go through a model in one call.
+class PerturbationBatch(NamedTuple):
+    """Perturbations and the unperturbed images they are compared with.
 
-    So whatever another size of the call would round otherwise is no change.
+    Both go through a model in one call, so that rounding that depends on the batch size is not mistaken for a change.
 
     Attributes:
-        rows: (B,) which pairs.
-        bases: (b,) the images that they disturb.
-        base_of: (B,) which of `bases` each pair disturbs.
+        rows: (B,) indices of the perturbations.
+        bases: (b,) the images that they perturb.
+        base_of: (B,) index into `bases` of each perturbation.
     """
 
     rows: np.ndarray
@@ -177,85 +174,80 @@ class PairBatch(NamedTuple):
     base_of: np.ndarray
 
 
-def pair_batches(pairs: Pairs, rows: np.ndarray, batch_size: int) -> Iterator[PairBatch]:
-    """Pairs and their images, at most `batch_size` (at least 2) together.
-
-    Args:
-        pairs: all there are.
-        rows: (m,) those that are wanted, ascending.
-        batch_size: of a model's call.
-    """
+def perturbation_batches(
+    perturbations: Perturbations, rows: np.ndarray, batch_size: int
+) -> Iterator[PerturbationBatch]:
+    """Some perturbations (m,), ascending, with their images: at most `batch_size` (at least 2) together."""
     start, held, last = 0, 0, -1
-    for end, image in enumerate(pairs.images[rows].tolist()):
+    for end, image in enumerate(perturbations.images[rows].tolist()):
         cost = 1 + (image != last)
         if held + cost > batch_size:
-            yield _batch(pairs, rows[start:end])
+            yield _batch(perturbations, rows[start:end])
             start, held, cost = end, 0, 2
         held, last = held + cost, image
     if start < len(rows):
-        yield _batch(pairs, rows[start:])
+        yield _batch(perturbations, rows[start:])
 
 
-def _batch(pairs: Pairs, rows: np.ndarray) -> PairBatch:
-    return PairBatch(rows, *np.unique(pairs.images[rows], return_inverse=True))
+def _batch(perturbations: Perturbations, rows: np.ndarray) -> PerturbationBatch:
+    return PerturbationBatch(rows, *np.unique(perturbations.images[rows], return_inverse=True))
 
 
 class Tally:
-    """Sums changes up, by place and response and, for the intervals, by image.
+    """Sums of changes by position and response and, for the intervals, by image.
 
     Args:
-        pairs: all that are disturbed.
-        directions: (S, R) where each response lies, seen from its place: `OWN`, `PAST` or `FUTURE`.
-        of_prefix: (S, R) whether a prefix code is the place or the response.
+        perturbations: all of them.
+        directions: (S, R) direction of each response relative to its position: `OWN`, `PAST` or `FUTURE`.
+        of_prefix: (S, R) whether the position or the response is a prefix code.
     """
 
-    def __init__(self, pairs: Pairs, directions: np.ndarray, of_prefix: np.ndarray) -> None:
-        self._pairs, self._count = pairs, pairs.per_place()
+    def __init__(self, perturbations: Perturbations, directions: np.ndarray, of_prefix: np.ndarray) -> None:
+        self._perturbations, self._count = perturbations, perturbations.per_position()
         self._kinds = torch.from_numpy(directions + 3 * of_prefix)
         self._sums, self._squares = (torch.zeros(self._kinds.shape, dtype=torch.float64) for _ in range(2))
-        self._by_image = torch.zeros(pairs.images_in_all, 6, dtype=torch.float64)
+        self._by_image = torch.zeros(perturbations.num_images, 6, dtype=torch.float64)
 
     def add(self, rows: np.ndarray, changes: torch.Tensor) -> None:
-        """Count the changes (B, R) of pairs (B,); pairs that are never added changed nothing."""
+        """Count the changes (B, R) of perturbations (B,); those never added changed nothing."""
         changes = changes.to("cpu", torch.float64)
-        places, images = (torch.from_numpy(each[rows]) for each in (self._pairs.places, self._pairs.images))
-        self._sums.index_add_(0, places, changes)
-        self._squares.index_add_(0, places, changes.square())
-        by_kind = torch.zeros(len(rows), 6, dtype=torch.float64).scatter_add_(1, self._kinds[places], changes)
-        weights = torch.from_numpy(1 / self._count)[places]
+        all_ = self._perturbations
+        positions, images = (torch.from_numpy(each[rows]) for each in (all_.positions, all_.images))
+        self._sums.index_add_(0, positions, changes)
+        self._squares.index_add_(0, positions, changes.square())
+        by_kind = torch.zeros(len(rows), 6, dtype=torch.float64).scatter_add_(1, self._kinds[positions], changes)
+        weights = torch.from_numpy(1 / self._count)[positions]
         self._by_image.index_add_(0, images, by_kind * weights[:, None])
 
-    def dependency(self, *, transposed: bool, seed: int) -> Dependency:
-        """What was counted, as (S, R), or (R, S) where it is `transposed`; the seed is that of the intervals."""
+    def dependency(self, seed: int) -> Dependency:
+        """The means as (R, S), responses by positions; `seed` is that of the intervals."""
         count = self._count[:, None]
         mean, square = self._sums.numpy() / count, self._squares.numpy() / count
         error = np.sqrt((square - mean**2).clip(min=0) / (count - 1))
-        if transposed:
-            mean, error = mean.T, error.T
-        return Dependency(mean, error, self._shares(seed))
+        return Dependency(mean.T, error.T, self._fractions(seed))
 
-    def _shares(self, seed: int) -> dict[Group, Shares]:
-        even = np.bincount(self._kinds.numpy().ravel(), minlength=6).astype(float)
+    def _fractions(self, seed: int) -> dict[Group, Fractions]:
+        uniform = np.bincount(self._kinds.numpy().ravel(), minlength=6).astype(float)
         groups: dict[Group, list[int]] = {"grid": [0]}
-        if even[3:].any():
+        if uniform[3:].any():
             groups = {"all": [0, 1], "grid": [0], "prefix": [1]}
         found = {
-            name: _divided(self._by_image.numpy().reshape(-1, 2, 3)[:, rows].sum(1), even.reshape(2, 3)[rows], seed)
+            name: _split(self._by_image.numpy().reshape(-1, 2, 3)[:, rows].sum(1), uniform.reshape(2, 3)[rows], seed)
             for name, rows in groups.items()
         }
         return {"all": found["grid"], **found}
 
 
-def _divided(by_image: np.ndarray, even: np.ndarray, seed: int) -> Shares:
-    """Shares of sums (N, 3); every bootstrap draw takes as many images with replacement."""
+def _split(by_image: np.ndarray, uniform: np.ndarray, seed: int) -> Fractions:
+    """Fractions of sums (N, 3), with a bootstrap over images."""
     count = len(by_image)
-    drawn = np.random.default_rng(seed % 2**64).multinomial(count, np.full(count, 1 / count), _RESAMPLED)
+    weights = np.random.default_rng(seed % 2**64).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     with np.errstate(invalid="ignore"):
         values = by_image.sum(0) / by_image.sum()
-        sums = drawn @ by_image
+        sums = weights @ by_image
         resampled = sums / sums.sum(1, keepdims=True)
     resampled = resampled[np.isfinite(resampled).all(1)]
     low, high = np.percentile(resampled, (2.5, 97.5), axis=0) if len(resampled) else np.full((2, 3), np.nan)
-    expected = even.sum(0) / even.sum()
+    expected = uniform.sum(0) / uniform.sum()
     parts = zip(values.tolist(), low.tolist(), high.tolist(), expected.tolist(), strict=True)
-    return Shares(*(Share(*part) for part in parts))
+    return Fractions(*(Fraction(*part) for part in parts))

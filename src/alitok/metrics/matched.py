@@ -1,14 +1,12 @@
-"""Bits an image at equal fidelity: two tokenizers compared where their reconstructions are equally near the images.
+"""Bits per image at equal PSNR: two tokenizers compared where their reconstructions are equally good.
 
-A tokenizer that loses more of the image has codes that are easier to guess, so bits of two tokenizers say nothing as
-long as their PSNR differs. Each is therefore trained with codebooks of several sizes, which gives a curve of bits over
+A tokenizer that loses more of the image has codes that are easier to predict, so bits compare only at equal PSNR. Each
+tokenizer is therefore trained with codebooks of several sizes, which gives a rate-distortion (RD) curve of bits over
 PSNR, and the curves are subtracted where both exist.
-
-Enter: `Curve`s, one of each training seed. Leaves: a `Comparison`, the second's bits minus the first's with their
-confidence. Shapes: N validation images, the same ones in the same order everywhere; P points of a curve; R resamples.
 
 Sources: the mean over the common range is Bjøntegaard's (2001) delta rate, with straight lines instead of a cubic and
 bits instead of their logarithm; resamples: Efron and Tibshirani 1993.
+Shapes: N validation images, the same ones in the same order everywhere; P points of a curve; R resamples.
 """
 
 from __future__ import annotations
@@ -24,19 +22,19 @@ import numpy as np
 from alitok.core.errors import AlitokError
 from alitok.metrics.student import Bounds, t_interval
 
-_TOGETHER = 256  # resamples in memory at a time
-_MOST_LOST = 0.05  # share of resamples in which the curves may part, beyond which their interval would be of a part
+_BLOCK = 256  # resamples in memory at a time
+_MAX_LOST = 0.05  # fraction of resamples without a common range, beyond which their interval would be biased
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class RDPoint:
     """One tokenizer and the generator over its codes.
 
     Attributes:
         codebook_size: V.
         psnr: dB, the mean over images.
-        bits: an image, the mean over images.
-        image_psnr, image_bits: (N,) of each image; N = 0 where they are not known.
+        bits: per image, the mean over images.
+        image_psnr, image_bits: (N,) of each image; N = 0 if unknown.
 
     Raises:
         AlitokError: a mean that is not that of its images.
@@ -49,57 +47,55 @@ class Point:
     image_bits: np.ndarray
 
     def __post_init__(self) -> None:
-        """Refuse images of something else, which would give an interval beside its estimate."""
+        """Reject means of other images, whose interval would not contain the estimate."""
         assert self.image_psnr.shape == self.image_bits.shape, (self.image_psnr.shape, self.image_bits.shape)
         for name, mean, values in (("PSNR", self.psnr, self.image_psnr), ("bits", self.bits, self.image_bits)):
             if self.finite and len(values) and not math.isclose(values.mean(), mean, rel_tol=1e-3):
                 raise AlitokError(
-                    f"The mean {name} of a codebook of {self.codebook_size} is {mean:.6g}, but that of its images is "
-                    f"{values.mean():.6g}; measure it anew."
+                    f"The mean {name} of codebook size {self.codebook_size} is {mean:.6g}, but that of its images is "
+                    f"{values.mean():.6g}; measure it again."
                 )
 
     @property
     def finite(self) -> bool:
-        """Whether it can be placed; a training that diverged cannot."""
+        """False if a training diverged."""
         return math.isfinite(self.psnr) and math.isfinite(self.bits)
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """What one tokenizer, trained with one seed, reaches with codebooks of several sizes.
+class RDCurve:
+    """Bits over PSNR of one tokenizer, trained with one seed and codebooks of several sizes.
 
-    The curve goes through the points that no other one beats, in straight lines. A point is left out when another has
-    at least its PSNR for at most its bits: it happens that a larger codebook takes more bits and yet reconstructs
-    worse, because a training went badly or only part of the codebook is in use. A line through such a point would turn
-    back and give two values of bits for one PSNR; an error instead would drop just those seeds that went badly, and
-    with them the chance that a comparison should show. Whoever uses the tokenizer would take the smaller codebook, and
-    so does the curve. The price: the best of several noisy points is picked, which favours an arm that has more points
-    or more noise. Arms that are compared should have the same sizes, and `left_out` is to be told with the result.
+    The curve joins the points on the Pareto frontier by straight lines. A larger codebook may take more bits and yet
+    reconstruct worse, because a training went badly or only part of the codebook is in use. A line through such a
+    point would turn back and give two values of bits for one PSNR, and dropping the seed would drop just the variance
+    that a comparison should show. The price: the best of several noisy points is picked, which favors an arm with more
+    points or more noise, so compared arms should have the same sizes and `dominated` should be reported.
 
     Attributes:
-        points: in any order; those that are not finite are left out too.
+        points: in any order; those that are not finite are left out.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[RDPoint, ...]
 
     @functools.cached_property
-    def frontier(self) -> tuple[Point, ...]:
-        """The points that the curve goes through, by rising PSNR and bits."""
-        best: list[Point] = []
+    def frontier(self) -> tuple[RDPoint, ...]:
+        """Points that no other one dominates, by rising PSNR and bits."""
+        best: list[RDPoint] = []
         for point in sorted((p for p in self.points if p.finite), key=lambda p: (-p.psnr, p.bits)):
             if not best or point.bits < best[-1].bits:
                 best.append(point)
         return tuple(reversed(best))
 
     @property
-    def left_out(self) -> tuple[Point, ...]:
+    def dominated(self) -> tuple[RDPoint, ...]:
         """The other points."""
         return tuple(point for point in self.points if point not in self.frontier)
 
-    def spared_beyond(self, other: Curve) -> float:
-        """Bits that this curve takes less than the other's highest point, at its first point of more PSNR than that.
+    def bits_saved_beyond(self, other: RDCurve) -> float:
+        """Bits saved against the other's highest PSNR by this curve's first point above it.
 
-        NaN where there is none. Above zero, it would take fewer bits at equal PSNR too, if the other's curve rises on.
+        NaN without such a point. If positive, it would also take fewer bits at equal PSNR, as curves rise.
         """
         if not other.frontier:
             return math.nan
@@ -107,15 +103,14 @@ class Curve:
         return next((highest.bits - point.bits for point in self.frontier if point.psnr > highest.psnr), math.nan)
 
 
-class Matched(NamedTuple):
-    """Two curves of one seed where both exist; all but the reason are NaN where that is nowhere.
+class RateDelta(NamedTuple):
+    """The difference of two curves of one seed where both exist; all NaN without a common range of PSNR.
 
     Attributes:
-        low, high: dB, the range that both have; equal where one of them is a single point.
-        difference: the second's bits an image minus the first's, the mean over that range.
-        relative: the same as a share of the first's mean bits over it.
-        middle: the difference at the middle of the range, in bits an image.
-        reason: why there is none; empty otherwise.
+        low, high: dB, the common range; equal if one of them is a single point.
+        difference: the second's bits per image minus the first's, the mean over that range.
+        relative: the same as a fraction of the first's mean bits over it.
+        middle: the difference at the middle of the range, in bits per image.
     """
 
     low: float
@@ -123,7 +118,6 @@ class Matched(NamedTuple):
     difference: float
     relative: float
     middle: float
-    reason: str = ""
 
 
 class Estimate(NamedTuple):
@@ -131,8 +125,10 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: the mean over the seeds.
-        trainings: Student's interval over the seeds; None with a single one.
-        images: from resamples of the validation images; None where they are not known.
+        trainings: Student's interval over the seeds: it covers the variance of training, taken as normal, but not the
+            choice of validation images or codebook sizes. None with a single seed.
+        images: bootstrap over the validation images: it covers their choice, but not the variance of training, which
+            is often larger. None if unknown.
     """
 
     value: float
@@ -142,77 +138,45 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two tokenizers at equal fidelity, over all seeds that both have.
+    """Two tokenizers at equal PSNR, over the seeds that both have.
 
     Attributes:
-        by_seed: each seed by itself; those without a common range are told in its reason and are in no mean.
-        difference, relative, middle: as in `Matched`; None where no seed has a common range.
-        level: of the intervals.
-        reason: why there is no result; empty otherwise.
+        by_seed: each seed by itself.
+        difference, relative, middle: means over the seeds with a common range, as in `RateDelta`; None without any.
     """
 
-    by_seed: Mapping[int, Matched]
-    difference: Estimate | None
-    relative: Estimate | None
-    middle: Estimate | None
-    level: float
-    reason: str = ""
+    by_seed: Mapping[int, RateDelta]
+    difference: Estimate | None = None
+    relative: Estimate | None = None
+    middle: Estimate | None = None
 
     @property
-    def used(self) -> tuple[Matched, ...]:
+    def used(self) -> tuple[RateDelta, ...]:
         """The seeds that have a common range."""
-        return tuple(matched for matched in self.by_seed.values() if not matched.reason)
+        return tuple(delta for delta in self.by_seed.values() if not math.isnan(delta.difference))
 
     @property
     def bounds(self) -> Bounds | None:
-        """THE interval of the difference: over the trainings, or, with one seed, over the images."""
+        """The interval of the difference: over trainings or, with one seed, over images."""
         if self.difference is None:
             return None
         return self.difference.trainings or self.difference.images
 
-    def confidence(self) -> str:
-        """What the interval is, and what it does not cover, in words."""
-        if self.difference is None:
-            return self.reason
-        if self.difference.trainings is not None:
-            return (
-                f"The {self._per_cent()} interval over trainings is Student's, of one difference for each seed: it "
-                "covers the chance of training, taken as normal, but neither which images were held out nor which "
-                "codebooks were tried."
-            )
-        if self.difference.images is not None:
-            return (
-                f"The {self._per_cent()} interval over images is from resamples of the held-out ones, the same in "
-                "both arms: it covers which these are, but not that another training comes out differently, which is "
-                "often more."
-            )
-        return "There is one pair of trainings and nothing is known of single images, so there is no interval."
 
-    def _per_cent(self) -> str:
-        return f"{100 * self.level:g} %"
-
-
-def bits_at_matched_psnr(first: Curve, second: Curve) -> Matched:
+def rate_delta(first: RDCurve, second: RDCurve) -> RateDelta:
     """The second curve's bits minus the first's where both exist; nothing is extrapolated."""
-    low, high, difference, relative, middle = _compare(*_means(first), *_means(second))[:, 0].tolist()
-    if math.isnan(difference):
-        reason = f"no PSNR in common: the first has {reach([first])}, the second {reach([second])}"
-        return Matched(math.nan, math.nan, math.nan, math.nan, math.nan, reason)
-    return Matched(low, high, difference, relative, middle)
+    return RateDelta(*_compare(*_means(first), *_means(second))[:, 0].tolist())
 
 
-def reach(curves: Iterable[Curve]) -> str:
-    """The range of PSNR of some curves, for people."""
+def psnr_range(curves: Iterable[RDCurve]) -> Bounds | None:
+    """Lowest and highest PSNR on the frontiers of some curves; None without a finite one."""
     psnrs = [point.psnr for curve in curves for point in curve.frontier]
-    if not psnrs:
-        return "no finite PSNR"
-    low, high = f"{min(psnrs):.2f}", f"{max(psnrs):.2f}"
-    return f"{low} dB" if low == high else f"{low} to {high} dB"
+    return Bounds(min(psnrs), max(psnrs)) if psnrs else None
 
 
 def compare_at_matched_psnr(
-    first: Mapping[int, Curve],
-    second: Mapping[int, Curve],
+    first: Mapping[int, RDCurve],
+    second: Mapping[int, RDCurve],
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -221,48 +185,40 @@ def compare_at_matched_psnr(
     """Compare two tokenizers over all seeds that both were trained with.
 
     Args:
-        first: its curve by the seed of training.
+        first: curve by training seed.
         second: likewise.
-        level: share of such intervals that hold what they estimate, in (0, 1).
-        resamples: of the images, drawn with replacement; each is the same for all points of both curves, which share
-            most of the chance, and the points that a curve goes through are chosen anew in each.
-        seed: of these draws.
+        level: coverage of the intervals, in (0, 1).
+        resamples: of the images, with replacement; each is the same for all points of both curves, whose images are
+            equally hard, and the frontiers are recomputed in each.
+        seed: of the resamples.
 
     Raises:
         AlitokError: points that were measured on different numbers of images.
     """
     assert 0 < level < 1, level
-    by_seed = {
-        number: bits_at_matched_psnr(curve, second[number]) for number, curve in first.items() if number in second
-    }
-    used = [number for number, matched in by_seed.items() if not matched.reason]
+    by_seed = {number: rate_delta(curve, second[number]) for number, curve in first.items() if number in second}
+    used = [number for number, delta in by_seed.items() if not math.isnan(delta.difference)]
     if not used:
-        ours, theirs = ([curves[number] for number in by_seed] for curves in (first, second))
-        apart = f"no PSNR in common in any seed: the first has {reach(ours)}, the second {reach(theirs)}"
-        return Comparison(by_seed, None, None, None, level, apart if by_seed else "no seed in common")
-    drawn = _resampled([(first[number], second[number]) for number in used], resamples, seed)
-    difference, relative, middle = (
-        _estimate([getattr(by_seed[number], name) for number in used], drawn[place], level)
-        for place, name in enumerate(("difference", "relative", "middle"))
-    )
-    return Comparison(by_seed, difference, relative, middle, level)
+        return Comparison(by_seed)
+    resampled = _resampled([(first[number], second[number]) for number in used], resamples, seed)
+    estimates = []
+    for row, name in zip(resampled, ("difference", "relative", "middle"), strict=True):
+        values = [getattr(by_seed[number], name) for number in used]
+        mean = math.fsum(values) / len(values)
+        estimates.append(Estimate(mean, t_interval(values, level), _percentiles(row, level)))
+    return Comparison(by_seed, *estimates)
 
 
-def _estimate(values: list[float], drawn: np.ndarray, level: float) -> Estimate:
-    """Of one value a seed, and their mean in each resample (R,)."""
-    return Estimate(math.fsum(values) / len(values), t_interval(values, level), _ends(drawn, level))
-
-
-def _means(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+def _means(curve: RDCurve) -> tuple[np.ndarray, np.ndarray]:
     """PSNR and bits of all finite points, (1, P) each."""
     points = [point for point in curve.points if point.finite]
     return np.array([[point.psnr for point in points]]), np.array([[point.bits for point in points]])
 
 
-def _resampled(pairs: Sequence[tuple[Curve, Curve]], resamples: int, seed: int) -> np.ndarray:
+def _resampled(pairs: Sequence[tuple[RDCurve, RDCurve]], resamples: int, seed: int) -> np.ndarray:
     """Difference, relative and middle of R resamples of the images, the mean over pairs of curves: (3, R).
 
-    R = 0 where images are not known or too few. NaN where a pair has no common range.
+    R = 0 if images are unknown or too few. NaN without a common range.
 
     Raises:
         AlitokError: different numbers of images.
@@ -281,25 +237,24 @@ def _resampled(pairs: Sequence[tuple[Curve, Curve]], resamples: int, seed: int) 
         [(np.stack([p.image_psnr for p in points]), np.stack([p.image_bits for p in points])) for points in pair]
         for pair in used
     ]
-    random, drawn = np.random.default_rng(seed), []
-    for start in range(0, resamples, _TOGETHER):
-        some = min(_TOGETHER, resamples - start)
-        shares = random.multinomial(images, np.full(images, 1 / images), some) / images
-        found = [_compare(*(shares @ each.T for each in (*one, *other)))[2:] for one, other in values]
-        drawn.append(np.mean(found, axis=0))
-    return np.concatenate(drawn, axis=1)
+    random, found = np.random.default_rng(seed), []
+    for start in range(0, resamples, _BLOCK):
+        weights = random.multinomial(images, np.full(images, 1 / images), min(_BLOCK, resamples - start)) / images
+        deltas = [_compare(*(weights @ each.T for each in (*one, *other)))[2:] for one, other in values]
+        found.append(np.mean(deltas, axis=0))
+    return np.concatenate(found, axis=1)
 
 
-def _ends(drawn: np.ndarray, level: float) -> Bounds | None:
-    """Percentiles of resamples (R,); None where there are none, or the curves part in too many."""
-    known = drawn[np.isfinite(drawn)]
-    if len(drawn) == 0 or len(known) < (1 - _MOST_LOST) * len(drawn):
+def _percentiles(values: np.ndarray, level: float) -> Bounds | None:
+    """Interval from resamples (R,); None without any, or if too many have no common range."""
+    known = values[np.isfinite(values)]
+    if len(values) == 0 or len(known) < (1 - _MAX_LOST) * len(values):
         return None
     return Bounds(*np.quantile(known, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
 def _compare(psnr: np.ndarray, bits: np.ndarray, other_psnr: np.ndarray, other_bits: np.ndarray) -> np.ndarray:
-    """R times two curves: low, high, difference, relative and middle of `Matched`, (5, R).
+    """The fields of `RateDelta` for R times two curves, (5, R).
 
     `psnr` and `bits` are (R, P) of the first's points, the others (R, Q) of the second's.
     """
@@ -318,30 +273,27 @@ def _compare(psnr: np.ndarray, bits: np.ndarray, other_psnr: np.ndarray, other_b
 
 
 def _frontiers(psnr: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R times the points that a curve goes through, by rising PSNR, (R, P) each; `Curve` says which.
-
-    One that is left out becomes a copy of the next, which makes a piece of no width.
-    """
+    """R times `RDCurve.frontier`, (R, P) each; a dominated point becomes a copy of the next: a piece of no width."""
     order = np.lexsort((-bits, psnr))  # of equal PSNR, the one of fewest bits is last
     psnr, bits = np.take_along_axis(psnr, order, 1), np.take_along_axis(bits, order, 1)
     for place in range(psnr.shape[1] - 2, -1, -1):
-        beaten = bits[:, place] >= bits[:, place + 1]
-        psnr[beaten, place], bits[beaten, place] = psnr[beaten, place + 1], bits[beaten, place + 1]
+        dominated = bits[:, place] >= bits[:, place + 1]
+        psnr[dominated, place], bits[dominated, place] = psnr[dominated, place + 1], bits[dominated, place + 1]
     return psnr, bits
 
 
 def _at(x: np.ndarray, y: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """R broken lines through (x, y), (R, P) each with rising x, at places (R,) that they reach: (R,)."""
+    """R piecewise linear curves through (x, y), (R, P) each with rising x, at places (R,) within them: (R,)."""
     found = y[:, 0].copy()
     for left, right, start, end in zip(x.T, x.T[1:], y.T, y.T[1:], strict=False):
         inside = (places >= left) & (right > left)
-        share = np.clip((places - left) / np.where(inside, right - left, 1), 0, 1)
-        found = np.where(inside, start + share * (end - start), found)
+        fraction = np.clip((places - left) / np.where(inside, right - left, 1), 0, 1)
+        found = np.where(inside, start + fraction * (end - start), found)
     return found
 
 
 def _mean(x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The mean of R such lines from low to high, (R,) each; where these are equal, the value there."""
+    """The mean of R such curves from low to high, (R,) each; if these are equal, the value there."""
     area = np.zeros(len(x))
     for left, right in zip(x.T, x.T[1:], strict=False):
         start, end = np.clip(low, left, right), np.clip(high, left, right)

@@ -1,14 +1,11 @@
-"""What codes at one position tell about those at another: mutual information between all pairs of positions.
+"""Mutual information between the codes at all pairs of positions.
 
-Enter: codes (N, T) of one tokenizer. Leaves: `Mutual`, bits for each pair of positions.
+The plug-in estimate is biased upwards, because codes coincide by chance: with V_i and V_j codes in use, by about
+(V_i - 1)(V_j - 1) / (2 N ln 2) bits for large N (Miller 1955). The same estimate with the images of one position
+shuffled measures that bias and is subtracted. This is right for independent codes, and too much for dependent ones,
+which take fewer combinations. Both errors vanish for N far above V_i * V_j; for N below, most of the information may
+be missed, which `too_few_images` reports. Information that only several codes together carry is not measured.
 Shapes: N images, T positions, M pairs of positions, V codebook.
-
-The information of the sample itself (plug-in) is too large, because pairs of codes meet by chance: with V_i and V_j
-codes in use, by about (V_i - 1)(V_j - 1) / (2 N ln 2) bits where N is large (Miller 1955). So the same is measured
-after the images of one of the two positions were shuffled, where nothing is told, and taken away. This is right where
-codes are independent, and too much where they depend on one another, because dependent codes meet in fewer ways. With N
-far above V_i * V_j both errors vanish; with N below, most of what there is to see may be missed, and `too_few` says so.
-It finds what two codes tell of one another; what only several together tell of another one, it does not see.
 """
 
 from __future__ import annotations
@@ -18,21 +15,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_MOST_VALUES = 2**22  # numbers of one block: 32 MB, several times over
-_ENOUGH = 0.5  # share of the plug-in estimate that chance may make up
+_BLOCK_VALUES = 2**22  # numbers of one block: 32 MB, several times over
+_MAX_CHANCE = 0.5  # fraction of the plug-in estimate that chance may make up
 
 
 @dataclass(frozen=True, eq=False)
-class Mutual:
+class MutualInformation:
     """Information between codes at positions i and j.
 
     Attributes:
-        bits: (T, T) symmetric float64, plug-in minus `chance`, so that it may fall a little below 0; NaN on the
+        bits: (T, T) symmetric float64, plug-in minus `chance`, so that it may be slightly negative; NaN on the
             diagonal and for pairs that were left out.
-        chance: (T, T) what shuffled images give.
+        chance: (T, T) the estimate for shuffled images.
         entropy: (T,) plug-in entropy of each position, in bits.
         images: N.
-        exact: whether all pairs were taken.
+        exact: whether all pairs were measured.
     """
 
     bits: np.ndarray
@@ -42,21 +39,21 @@ class Mutual:
     exact: bool
 
     @property
-    def share(self) -> np.ndarray:
-        """(T, T) how much of code i is known from code j: `bits` over the entropy of i; NaN where that is 0."""
+    def normalized(self) -> np.ndarray:
+        """(T, T) `bits` over the entropy of code i; NaN where that is 0."""
         with np.errstate(invalid="ignore", divide="ignore"):
             found = self.bits / self.entropy[:, None]
         found[self.entropy == 0] = np.nan
         return found
 
     @property
-    def too_few(self) -> bool:
-        """Whether chance makes up more than half of the plug-in estimate over all pairs: N is too small to tell."""
+    def too_few_images(self) -> bool:
+        """Whether chance makes up more than half of the plug-in estimate over all pairs."""
         chance, plug_in = np.nansum(self.chance), np.nansum(self.chance + self.bits)
-        return bool(chance > _ENOUGH * plug_in)
+        return bool(chance > _MAX_CHANCE * plug_in)
 
     def mean_bits(self) -> float:
-        """Over the pairs that were taken; NaN without any."""
+        """Over the measured pairs; NaN without any."""
         return _mean(self.bits)
 
     def mean_bits_at(self, lag: int, first: int = 0) -> float:
@@ -75,18 +72,18 @@ def mutual_information(
     seed: int = 0,
     shuffles: int = 4,
     lags: Sequence[int] = (1,),
-    most_pairs: int = 20_000,
-    most_values: int = _MOST_VALUES,
-) -> Mutual:
-    """Measure all pairs of positions, or a sample of them.
+    max_pairs: int = 20_000,
+    block_values: int = _BLOCK_VALUES,
+) -> MutualInformation:
+    """Measure all pairs of positions, or a random sample of them.
 
     Args:
-        codes: (N, T) whole numbers, at least 0; N at least 2.
+        codes: (N, T) non-negative integers; N at least 2.
         seed: of the shuffles and of the sample.
         shuffles: how often chance is measured, at least 1.
-        lags: distances in the sequence whose pairs are always taken.
-        most_pairs: of positions; those of `lags` first, the others are drawn.
-        most_values: numbers in memory at a time; changes nothing.
+        lags: distances in the sequence whose pairs are always measured.
+        max_pairs: of positions; those of `lags` first, the others are drawn at random.
+        block_values: numbers in memory at a time; changes nothing.
     """
     count, length = codes.shape
     assert count >= 2
@@ -95,9 +92,9 @@ def mutual_information(
     compact = np.stack([np.unique(column, return_inverse=True)[1] for column in codes.T])  # (T, N), small numbers
     entropy = _entropies(compact)
     orders = [random.permutation(count) for _ in range(shuffles)]
-    first, second, exact = _pairs(length, lags, most_pairs, random)
+    first, second, exact = _pairs(length, lags, max_pairs, random)
     bits, chance = (np.full((length, length), np.nan) for _ in range(2))
-    step = max(1, most_values // count)
+    step = max(1, block_values // count)
     for start in range(0, len(first), step):
         i, j = first[start : start + step], second[start : start + step]
         sums = entropy[i] + entropy[j]
@@ -105,30 +102,29 @@ def mutual_information(
         by_chance = np.mean([sums - _joint(compact[i], compact[j][:, order]) for order in orders], axis=0)
         for rows, columns in ((i, j), (j, i)):
             bits[rows, columns], chance[rows, columns] = plug_in - by_chance, by_chance
-    return Mutual(bits, chance, entropy, count, exact)
+    return MutualInformation(bits, chance, entropy, count, exact)
 
 
 def _pairs(
-    length: int, lags: Sequence[int], most: int, random: np.random.Generator
+    length: int, lags: Sequence[int], limit: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Pairs i < j, and whether they are all."""
     first, second = np.triu_indices(length, 1)
-    if len(first) <= most:
+    if len(first) <= limit:
         return first, second, True
     near = np.isin(second - first, lags)
-    rest = np.flatnonzero(~near)
-    drawn = random.choice(rest, max(0, most - int(near.sum())), replace=False)
-    taken = np.sort(np.concatenate([np.flatnonzero(near), drawn]))
+    sampled = random.choice(np.flatnonzero(~near), max(0, limit - int(near.sum())), replace=False)
+    taken = np.sort(np.concatenate([np.flatnonzero(near), sampled]))
     return first[taken], second[taken], False
 
 
 def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Entropies (M,) of pairs of codes (M, N) and (M, N)."""
+    """Joint entropies (M,) of codes (M, N) and (M, N)."""
     return _entropies(one * (other.max(1, keepdims=True) + 1) + other)
 
 
 def _entropies(values: np.ndarray) -> np.ndarray:
-    """Plug-in entropies (M,), in bits, of M samples (M, N) of whole numbers."""
+    """Plug-in entropies (M,), in bits, of M samples (M, N) of integers."""
     samples, count = values.shape
     ordered = np.sort(values, axis=1)
     begins = np.ones(values.shape, bool)  # of each run of equal numbers

@@ -1,4 +1,4 @@
-"""Our tokenizer as the measurements of dependency see any tokenizer: `alitok.metrics.codec.Codec`."""
+"""`Tokenizer` as an `alitok.metrics.codec.Codec`, which also has features and a codebook."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from alitok.tokenizer.model import Stage, Tokenizer
 
 
 class TokenizerCodec:
-    """Our `Tokenizer`, in evaluation mode, as a codec that also has features and a codebook.
+    """A tokenizer in evaluation mode.
 
     Args:
         tokenizer: on any device.
-        stage: the decoder; None = the last one there is.
+        stage: of the decoder; None = the last one.
     """
 
     def __init__(self, tokenizer: Tokenizer, stage: Stage | None = None) -> None:

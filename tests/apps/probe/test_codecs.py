@@ -1,11 +1,11 @@
-"""A tokenizer found by what the user wrote: ours from a directory, others from a module."""
+"""Tokenizers to probe: ours from a directory, others from a module."""
 
 import sys
 
 import pytest
 import torch
 
-from alitok.apps.probe.codecs import open_subject
+from alitok.apps.probe.codecs import open_tokenizer
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.codec import TokenizerCodec
@@ -67,31 +67,31 @@ def module(tmp_path, monkeypatch):
 
 
 def ask(name, image_size=None, grid=None):
-    return open_subject(name, image_size=image_size, grid=grid, device=CPU)
+    return open_tokenizer(name, image_size=image_size, grid=grid, device=CPU)
 
 
 @pytest.mark.parametrize("name", ["Codec", "made", "make", "Holder.inner"])
-def test_an_object_a_class_and_a_function_are_all_taken(module, name):
+def test_an_object_a_class_and_a_function_are_accepted(module, name):
     before = list(sys.path)
-    with ask(f"{module}:{name}") as subject:
-        assert (subject.image_size, subject.grid, subject.codebook_size) == (12, None, 9)
-        assert list(subject.decoders) == ["decoder"]
-        assert subject.codec.encode(torch.zeros(2, 3, 12, 12)).shape == (2, 4), "what it imports later is found too"
-        assert subject.facts["module's file"] == f"{module}.py"
-        assert len(subject.facts["module's hash"]) == 16
+    with ask(f"{module}:{name}") as found:
+        assert (found.image_size, found.grid, found.codebook_size) == (12, None, 9)
+        assert list(found.decoders) == ["decoder"]
+        assert found.codec.encode(torch.zeros(2, 3, 12, 12)).shape == (2, 4), "what it imports later is found too"
+        assert found.facts["module's file"] == f"{module}.py"
+        assert len(found.facts["module's hash"]) == 16
     assert sys.path == before
 
 
-def test_a_torch_module_is_put_into_evaluation_mode_and_options_come_first(module):
-    with ask(f"{module}:Network", image_size=24, grid=1) as subject:
-        assert (subject.image_size, subject.grid, subject.codebook_size) == (24, 1, None)
-        assert not subject.codec.training
-    with ask(f"{module}:Network") as subject:
-        assert (subject.image_size, subject.grid) == (8, 2)
+def test_a_torch_module_is_put_into_evaluation_mode_and_options_win(module):
+    with ask(f"{module}:Network", image_size=24, grid=1) as found:
+        assert (found.image_size, found.grid, found.codebook_size) == (24, 1, None)
+        assert not found.codec.training
+    with ask(f"{module}:Network") as found:
+        assert (found.image_size, found.grid) == (8, 2)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (
             "no_such_module_here:x",
@@ -100,38 +100,38 @@ def test_a_torch_module_is_put_into_evaluation_mode_and_options_come_first(modul
         ("MODULE.deeper:x", "There is no Python module|is not a package"),
         ("MODULE:made_", "has no 'made_'; did you mean made"),
         ("MODULE:Holder.other", "has no 'Holder.other'"),
-        ("MODULE:number", "has no method encode, and cannot be called"),
+        ("MODULE:number", "has no method encode, and is not a class or function"),
         ("MODULE:unmade", "without arguments fails with RuntimeError: no weights here"),
-        ("MODULE:Sized", "image_size of .*:Sized must be a whole number above 0, not 'large'"),
+        ("MODULE:Sized", "image_size of .*:Sized must be a positive integer, not 'large'"),
         ("MODULE:Unsized", "has no attribute image_size; .* --image-size"),
         ("no/such/directory", "no directory with a saved model|There is no directory"),
     ],
 )
-def test_what_cannot_be_found_or_made_is_told(module, name, said, monkeypatch):
+def test_a_tokenizer_that_cannot_be_loaded_is_an_error(module, name, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(AlitokError, match=said), ask(name.replace("MODULE", module)):
+    with pytest.raises(AlitokError, match=message), ask(name.replace("MODULE", module)):
         pass
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import no_such_thing", "Importing .* fails: No module named 'no_such_thing'"),
         ("1 / 0", "fails with ZeroDivisionError"),
         ("def", "fails with SyntaxError"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told(tmp_path, monkeypatch, text, said):
+def test_a_module_that_cannot_be_imported_is_an_error(tmp_path, monkeypatch, text, message):
     name = f"broken_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    with pytest.raises(AlitokError, match=said), ask(f"{name}:x"):
+    with pytest.raises(AlitokError, match=message), ask(f"{name}:x"):
         pass
     assert sys.path == before
 
 
-def test_ours_knows_its_own_sizes_and_has_a_decoder_for_each_stage(tmp_path):
+def test_ours_has_its_own_sizes_and_a_decoder_for_each_stage(tmp_path):
     small = {"width": 8, "layers": 1, "heads": 2}
     tokenizer = Tokenizer(
         TokenizerConfig(
@@ -145,15 +145,15 @@ def test_ours_knows_its_own_sizes_and_has_a_decoder_for_each_stage(tmp_path):
         )
     ).eval()
     tokenizer.save_pretrained(tmp_path / "a:b")
-    with ask(str(tmp_path / "a:b")) as subject:
-        assert (subject.image_size, subject.grid, subject.codebook_size) == (8, 2, 5)
-        assert list(subject.decoders) == ["stage1", "stage2"]
-        assert subject.facts["codes"] == tokenizer.codes_fingerprint()
+    with ask(str(tmp_path / "a:b")) as found:
+        assert (found.image_size, found.grid, found.codebook_size) == (8, 2, 5)
+        assert list(found.decoders) == ["stage1", "stage2"]
+        assert found.facts["codes"] == tokenizer.codes_fingerprint()
         codes = torch.randint(0, 5, (3, 6))
-        for stage, codec in subject.decoders.items():
+        for stage, codec in found.decoders.items():
             assert isinstance(codec, TokenizerCodec)
             assert torch.equal(codec.decode(codes), tokenizer.decode(codes, stage))
-        assert torch.equal(subject.codec.decode(codes), tokenizer.decode(codes))
+        assert torch.equal(found.codec.decode(codes), tokenizer.decode(codes))
     for options in ({"image_size": 8}, {"grid": 2}):
-        with pytest.raises(AlitokError, match="knows its own sizes; leave --"), ask(str(tmp_path / "a:b"), **options):
+        with pytest.raises(AlitokError, match="has its own sizes; leave --"), ask(str(tmp_path / "a:b"), **options):
             pass

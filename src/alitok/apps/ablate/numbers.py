@@ -1,6 +1,5 @@
-"""The finished numbers of an ablation, as they are kept in `ablation.json`.
+"""The numbers of an ablation's finished cells, and the files `cell.json` and `ablation.json`.
 
-Enter: a `CellNumbers` for each cell that is finished. Leaves: the file, and cells by arm, codebook and seed.
 Shapes: N validation images, the same ones in the same order in every cell.
 """
 
@@ -8,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,33 +16,33 @@ from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_json
 
-SCHEMA = 1  # of the file; larger where an older reader would misread it
-_NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no numbers for these
+SCHEMA = 1  # of ablation.json; increased if an older reader would misread it
+_NOT_FINITE = ("nan", "inf", "-inf")  # text in the files, as JSON has no numbers for these
 
 
 @config
 class CellNumbers:
-    """What one tokenizer and the generator over its codes are worth, on validation images unless said otherwise.
+    """Metrics of one tokenizer and the generator over its codes, on validation images unless noted.
 
     Attributes:
         arm: key of the arm.
         codebook_size: V.
         seed: of all trainings of the cell.
-        accuracy: share of codes that the generator guesses right, in [0, 1].
-        grid_accuracy: of the grid's codes alone.
-        bits: an image's codes take when coded with the generator's probabilities.
-        grid_bits: of the grid's codes alone.
-        train_bits: `bits` of training images; far below those of held-out ones, it has learnt images by heart.
+        accuracy: top-1 accuracy of the generator on the codes, in [0, 1].
+        grid_accuracy: of the grid codes alone.
+        bits: per image, the cross-entropy of its codes under the generator.
+        grid_bits: of the grid codes alone.
+        train_bits: `bits` of training images; far below `bits` if the generator overfits.
         psnr: dB, the mean over images.
         ssim: the mean over images, in [-1, 1].
-        feature_distance: squared distance of a classifier's features of an image and its reconstruction over that of
-            two unrelated images; 0 = the same, 1 = as far as another image.
-        codebook_use: share of the codebook that the training images use, in [0, 1].
+        feature_distance: squared distance between a classifier's features of an image and its reconstruction, over
+            that between two images; 0 = identical, 1 = as far as another image.
+        codebook_use: fraction of the codebook that the training images use, in [0, 1].
         codebook_perplexity: of their codes, in [1, V].
-        sample_distance: Frechet distance of samples from training images in the classifier's features; no FID.
-        sample_accuracy: share of samples read as the class they were drawn for, in [0, 1].
+        sample_distance: Frechet distance between samples and training images in the classifier's features.
+        sample_accuracy: fraction of samples classified as their class, in [0, 1].
         tokenizer_seconds, generator_seconds: of their trainings.
-        influence_future: share of the influence on a code that later patches have, in [0, 1]; None = not measured.
+        influence_future: fraction of the influence on grid codes that later patches have, in [0, 1]; None = unknown.
         image_psnr: (N,) dB.
         image_bits: (N,) bits.
     """
@@ -69,7 +69,7 @@ class CellNumbers:
     image_bits: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what no measurement gives."""
+        """Reject inconsistent numbers."""
         require_at_least(self, 1, "codebook_size")
         if len(self.image_psnr) != len(self.image_bits):
             raise AlitokError(
@@ -79,55 +79,46 @@ class CellNumbers:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """Arm, codebook and seed."""
+        """Arm, codebook size and seed."""
         return self.arm, self.codebook_size, self.seed
 
     @property
     def seconds(self) -> float:
-        """Of both trainings."""
+        """Of all trainings."""
         return self.tokenizer_seconds + self.generator_seconds
 
 
-class Summary(NamedTuple):
-    """A number over the seeds.
-
-    Attributes:
-        mean: over those that are finite.
-        spread: their sample standard deviation; None for a single one.
-        finite: how many there are.
-    """
+class MeanStd(NamedTuple):
+    """A number over the seeds: mean and sample standard deviation (None for a single seed) of the finite values."""
 
     mean: float
-    spread: float | None
-    finite: int
+    std: float | None
+    seeds: int
 
 
-def summary(values: Iterable[float | None]) -> Summary | None:
-    """Mean and spread of the finite values; None where there is none."""
+def mean_std(values: Iterable[float | None]) -> MeanStd | None:
+    """Statistics of the finite values; None without any."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return None
-    mean = math.fsum(finite) / len(finite)
-    if len(finite) == 1:
-        return Summary(mean, None, 1)
-    return Summary(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in finite) / (len(finite) - 1)), len(finite))
+    std = statistics.stdev(finite) if len(finite) > 1 else None
+    return MeanStd(math.fsum(finite) / len(finite), std, len(finite))
 
 
 @config
 class Ablation:
-    """The cells that are finished, and what they share.
+    """The finished cells and what they share.
 
     Attributes:
-        data: name of the images.
-        preset: name of sizes and budget.
-        image_size: pixels a side.
-        patch_size: pixels a side of what one code of the grid stands for.
+        data: name of the data set.
+        preset: name of the preset.
+        image_size: px.
+        patch_size: px.
         codebook_size: of the main table.
-        arms: by key, in the order of the table, what differs in each.
-        cells: that are finished, no two of one arm, codebook and seed.
-        settings: whatever else the numbers depend on, as JSON has it.
-        planned: arm, codebook and seed of every cell that was asked for; empty = told from the cells, so that an arm
-            of the table lacks the seeds that any other has.
+        arms: title of each arm by its key, in the order of the table.
+        cells: the finished ones, unique in arm, codebook size and seed.
+        settings: whatever else the numbers depend on, as JSON.
+        planned: arm, codebook size and seed of all requested cells; empty = every seed of any arm for every arm.
     """
 
     data: str
@@ -141,18 +132,18 @@ class Ablation:
     planned: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse cells that cannot be told apart or belong to no arm."""
+        """Reject ambiguous cells and cells of unknown arms."""
         require_at_least(self, 1, "image_size", "patch_size", "codebook_size")
         keys = [cell.key for cell in self.cells]
         twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
         if twice is not None:
-            raise AlitokError("two cells are of arm {}, codebook {}, seed {}".format(*twice))
+            raise AlitokError("two cells have arm {}, codebook size {} and seed {}".format(*twice))
         stray = next((arm for arm, _, _ in [*keys, *self.planned] if arm not in self.arms), None)
         if stray is not None:
-            raise AlitokError(f"a cell is of arm '{stray}', which is not among the arms ({', '.join(self.arms)})")
+            raise AlitokError(f"a cell has the unknown arm '{stray}'; the arms are {', '.join(self.arms)}")
 
     def of(self, arm: str, codebook_size: int | None = None) -> tuple[CellNumbers, ...]:
-        """The cells of an arm by seed, at one codebook; at the main one unless given."""
+        """The cells of an arm by seed, at one codebook size; the main one unless given."""
         size = self.codebook_size if codebook_size is None else codebook_size
         return tuple(
             sorted(
@@ -162,7 +153,7 @@ class Ablation:
         )
 
     def by_seed(self, arm: str) -> dict[int, tuple[CellNumbers, ...]]:
-        """The cells of an arm at all its codebooks, smallest first, by seed."""
+        """The cells of an arm at all its codebook sizes, smallest first, by seed."""
         cells = sorted(
             (cell for cell in self.cells if cell.arm == arm), key=lambda cell: (cell.seed, cell.codebook_size)
         )
@@ -171,12 +162,12 @@ class Ablation:
         }
 
     def paired(self, first: str, second: str) -> list[tuple[CellNumbers, CellNumbers]]:
-        """Cells of two arms at the main codebook, of the seeds that both have."""
+        """Cells of two arms at the main codebook size, of the seeds that both have."""
         seconds = {cell.seed: cell for cell in self.of(second)}
         return [(cell, seconds[cell.seed]) for cell in self.of(first) if cell.seed in seconds]
 
     def sizes(self, arm: str | None = None) -> tuple[int, ...]:
-        """Codebooks of an arm's finished cells, or of all arms', smallest first."""
+        """Codebook sizes of the finished cells of an arm, or of all arms, smallest first."""
         return tuple(sorted({cell.codebook_size for cell in self.cells if arm in (None, cell.arm)}))
 
     def seeds(self) -> tuple[int, ...]:
@@ -184,25 +175,25 @@ class Ablation:
         return tuple(sorted({cell.seed for cell in self.cells}))
 
     def missing(self) -> list[tuple[str, int, int]]:
-        """Arm, codebook and seed of the cells that were asked for and are not there, in the order of the table."""
-        there = {cell.key for cell in self.cells}
-        asked = self.planned or [
+        """Arm, codebook size and seed of the requested cells that are not finished, in the order of the table."""
+        finished = {cell.key for cell in self.cells}
+        requested = self.planned or [
             (arm, size, seed)
             for arm in self.arms
             for size in sorted({self.codebook_size, *self.sizes(arm)})
             for seed in self.seeds()
         ]
-        return [key for key in asked if key not in there]
+        return [key for key in requested if key not in finished]
 
 
 def write_numbers(path: Path, ablation: Ablation) -> None:
     """Write `ablation.json`, whole or not at all."""
-    write_json(path, {"schema": SCHEMA, **_told(to_dict(ablation))})
+    write_json(path, {"schema": SCHEMA, **_to_json(to_dict(ablation))})
 
 
 def write_cell(path: Path, cell: CellNumbers) -> None:
     """Write a single cell, whole or not at all."""
-    write_json(path, _told(to_dict(cell)))
+    write_json(path, _to_json(to_dict(cell)))
 
 
 def read_cell(path: Path) -> CellNumbers:
@@ -211,7 +202,7 @@ def read_cell(path: Path) -> CellNumbers:
     Raises:
         AlitokError: the file is missing or damaged.
     """
-    return from_dict(CellNumbers, _numbers(read_json(path)), str(path))
+    return from_dict(CellNumbers, _from_json(read_json(path)), str(path))
 
 
 def read_numbers(path: Path) -> Ablation:
@@ -222,27 +213,27 @@ def read_numbers(path: Path) -> Ablation:
     """
     data = read_json(path)
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-        raise AlitokError(f"{path} holds no ablation of schema {SCHEMA}; write it anew with alitok ablate.")
+        raise AlitokError(f"{path} is not an ablation of schema {SCHEMA}; write it again with alitok ablate.")
     data = {name: value for name, value in data.items() if name != "schema"}
     cells = data.get("cells")
     if isinstance(cells, list):
-        data["cells"] = [_numbers(cell) for cell in cells]
+        data["cells"] = [_from_json(cell) for cell in cells]
     return from_dict(Ablation, data, str(path))
 
 
-def _told(value: Any) -> Any:
-    """The same with text for the numbers that JSON has not, as here readers want to have them back."""
+def _to_json(value: Any) -> Any:
+    """The same with text for numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _told(inner) for key, inner in value.items()}
-    return [_told(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _to_json(inner) for key, inner in value.items()}
+    return [_to_json(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _numbers(cell: Any) -> Any:
+def _from_json(cell: Any) -> Any:
     """A cell with these texts as numbers again."""
     if isinstance(cell, dict):
-        return {key: value if key == "arm" else _numbers(value) for key, value in cell.items()}
+        return {key: value if key == "arm" else _from_json(value) for key, value in cell.items()}
     if isinstance(cell, list):
-        return [_numbers(inner) for inner in cell]
+        return [_from_json(inner) for inner in cell]
     return float(cell) if isinstance(cell, str) and cell in _NOT_FINITE else cell

@@ -1,7 +1,6 @@
-"""Cells of the ablation in processes of their own, several at a time.
+"""Cells of the ablation in worker processes, several at a time.
 
-Enters: jobs, each of cells that need one another. Leaves: their directories, and a sentence for each job that failed.
-A process ends when the one that started it does, however that ended, so that no two ever work on one cell.
+A worker ends when its parent does, however that ended, so that two processes never work on one cell.
 """
 
 from __future__ import annotations
@@ -20,18 +19,19 @@ from multiprocessing.context import SpawnProcess
 import torch
 from rich.console import Console
 
-from alitok.apps.ablate.cell import SPLIT_SEED, Cell, Shared, do_cell, finished
+from alitok.apps.ablate.cell import SPLIT_SEED, Cell, Shared, read_finished, run_cell
 from alitok.core.device import DeviceName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.data.sources.opening import open_splits
 
-_PATIENCE = 60  # seconds for a process to save its state when asked to stop
+_GRACE_SECONDS = 60  # for a worker to save its state
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that are done one after the other."""
+    """Cells that run one after the other in one process."""
 
     cells: tuple[Cell, ...]
 
@@ -42,16 +42,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Orders:
-    """What a process is told.
+class _Task:
+    """What a worker gets.
 
     Attributes:
-        job: its cells.
-        shared: as for all.
-        data: which images.
-        device: where to compute.
-        gpu: the only one that it sees; None where there is no choice.
-        threads: of its arithmetic on a CPU.
+        gpu: index of the only one that it sees; None without CUDA.
+        threads: of a CPU worker.
     """
 
     job: Job
@@ -62,7 +58,7 @@ class _Orders:
     threads: int
 
 
-def work_off(
+def run_jobs(
     jobs: Iterable[Job],
     shared: Shared,
     data: str,
@@ -71,125 +67,109 @@ def work_off(
     parallel: int,
     on_end: Callable[[Job], None],
 ) -> dict[str, str]:
-    """Do all jobs; one that fails does not stop the others.
+    """Run all jobs; one that fails does not stop the others.
 
     Args:
-        jobs: in the order that they are begun in.
-        shared: as for all cells.
-        data: which images.
+        jobs: in the order in which they start.
+        shared: settings of all cells.
+        data: the data set.
         world: of this process.
         parallel: jobs at a time.
         on_end: called with each job that has ended.
 
     Returns:
-        For each job that failed, its name and a sentence.
+        The error message of each failed job by its name.
 
     Raises:
-        KeyboardInterrupt: asked to stop; all processes have saved their state.
+        KeyboardInterrupt: asked to stop; all workers have saved their state.
     """
     waiting, failures = list(jobs), {}
-    slots: dict[int, tuple[Job, SpawnProcess, Connection]] = {}
+    running: dict[int, tuple[Job, SpawnProcess, Connection]] = {}
     try:
-        while waiting or slots:
+        while waiting or running:
             for slot in range(parallel):
-                if waiting and slot not in slots:
-                    slots[slot] = _start(waiting.pop(0), shared, data, world, slot, parallel)
-            ended = wait([process.sentinel for _, process, _ in slots.values()])
-            for slot, (job, process, said) in list(slots.items()):
+                if waiting and slot not in running:
+                    running[slot] = _start(waiting.pop(0), shared, data, world, slot, parallel)
+            ended = wait([process.sentinel for _, process, _ in running.values()])
+            for slot, (job, process, answer) in list(running.items()):
                 if process.sentinel in ended:
                     process.join()
-                    del slots[slot]
-                    sentence = _failure(process, said)
-                    if sentence is not None:
-                        failures[job.name] = sentence
+                    del running[slot]
+                    failure = _failure(process, answer)
+                    if failure is not None:
+                        failures[job.name] = failure
                     on_end(job)
     finally:
-        _stop([process for _, process, _ in slots.values()])
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.join(_GRACE_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
     return failures
 
 
 def _start(
     job: Job, shared: Shared, data: str, world: World, slot: int, parallel: int
 ) -> tuple[Job, SpawnProcess, Connection]:
-    cuda = world.device.type == "cuda"
-    orders = _Orders(
-        job,
-        shared,
-        data,
-        world.device.type,  # type: ignore[arg-type]  # one of the names
-        slot % torch.cuda.device_count() if cuda else None,
-        max(1, torch.get_num_threads() // parallel),
-    )
-    ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(orders, theirs))
+    device: DeviceName = world.device.type  # type: ignore[assignment]  # one of the names
+    gpu = slot % torch.cuda.device_count() if device == "cuda" else None
+    task = _Task(job, shared, data, device, gpu, max(1, torch.get_num_threads() // parallel))
+    ours, theirs = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=_work, args=(task, theirs))
     process.start()
     theirs.close()
     return job, process, ours
 
 
-def _failure(process: SpawnProcess, said: Connection) -> str | None:
-    """The sentence of a process that has ended; None where all went well."""
-    try:
-        told = said.recv() if said.poll() else None
-    except EOFError:
-        told = None
-    finally:
-        said.close()
-    if told is not None or process.exitcode == 0:
-        return told
+def _failure(process: SpawnProcess, answer: Connection) -> str | None:
+    """The error message of a worker that has ended; None after success."""
+    with answer:
+        try:
+            message = answer.recv() if answer.poll() else None
+        except EOFError:
+            message = None
+    if message is not None or process.exitcode == 0:
+        return message
     status = process.exitcode or 0
-    killed = f"was killed by signal {-status}" if status < 0 else "ended without a word"
-    return f"its process {killed}; is there memory enough for so many at a time? Choose a smaller --parallel."
+    ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return f"its process {ending}, maybe for lack of memory; choose a smaller --parallel."
 
 
-def _stop(processes: list[SpawnProcess]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(_PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
-def _work(orders: _Orders, answer: Connection) -> None:
-    """Do a job; what it tells goes to a file beside the cell's directory, and a failure also to whoever waits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one asks the others
-    signal.signal(signal.SIGTERM, _leave)  # outside of the trainings, which save their state first
-    threading.Thread(target=_follow, daemon=True).start()
-    if orders.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(orders.gpu)
+def _work(task: _Task, answer: Connection) -> None:
+    """Run a job; its output goes to a log beside the cell's directory, an error message also to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent stops the others
+    signal.signal(signal.SIGTERM, _exit)  # except in a training, which saves its state first
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if task.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(task.gpu)
     else:
-        torch.set_num_threads(orders.threads)
-    log = orders.shared.root / f"{orders.job.name}.log"
+        torch.set_num_threads(task.threads)
+    log = task.shared.root / f"{task.job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
-            _do(orders, Console(file=file, width=120))
+            splits = open_splits(task.data, task.shared.image_size, SPLIT_SEED)
+            with join(task.device) as world:
+                for cell in task.job.cells:
+                    if read_finished(task.shared.directory(cell)) is None:
+                        run_cell(cell, task.shared, splits, world, Console(file=file, width=120))
         except KeyboardInterrupt:  # the state is saved
             raise SystemExit(1) from None
         except AlitokError as error:
             answer.send(str(error))
-        except Exception as error:  # told by whoever waits; the others go on
+        except Exception as error:  # reported by the parent; the other workers go on
             traceback.print_exc()
-            answer.send(f"unexpected {type(error).__name__}: {error}; {log} has more.")
+            answer.send(f"unexpected {type(error).__name__}: {error}; see {log}.")
 
 
-def _do(orders: _Orders, console: Console) -> None:
-    shared = orders.shared
-    splits = open_splits(orders.data, shared.image_size, SPLIT_SEED)
-    with join(orders.device) as world:
-        for cell in orders.job.cells:
-            if finished(shared.place(cell)) is None:
-                do_cell(cell, shared, splits, world, console)
-
-
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     raise SystemExit(1)
 
 
-def _follow() -> None:
-    """Wait for the process that started this one, and end with it."""
+def _end_with_parent() -> None:
+    """Wait for the parent to end, and end with it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,10 +1,8 @@
-"""The tokenizer that a probe is asked about: a saved one of ours, or anybody's from a Python module.
+"""The tokenizer that is probed: a saved one of ours, or any other from a Python module.
 
-Enters: what the user wrote. Leaves: a `Subject`, which can encode and decode.
-
-    DIRECTORY, owner/name       a saved tokenizer, or a saved pair that has one
-    package.module:name         an object with `encode` and `decode`, or a class or function without arguments that
-                                gives one; the module is imported, that is, its code is run
+DIRECTORY, owner/name       a saved tokenizer, or a saved model with one
+package.module:name         an object with `encode` and `decode`, or a class or function without arguments that
+                            returns one; the module is imported, that is, its code is run
 """
 
 from __future__ import annotations
@@ -31,21 +29,21 @@ from alitok.metrics.codec import Codec
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.codec import TokenizerCodec
 
-_ELSEWHERE = re.compile(r"([^\W\d][\w.]*):([^\W\d][\w.]*)")
+_IN_MODULE = re.compile(r"([^\W\d][\w.]*):([^\W\d][\w.]*)")
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A tokenizer that is probed.
+class ProbedTokenizer:
+    """A tokenizer to probe.
 
     Attributes:
         name: as the user wrote it.
-        codec: encodes, and decodes by its last decoder.
-        decoders: all there are, by name.
-        image_size: pixels a side.
-        grid: patches a side; None = as many as its codes tell.
-        codebook_size: None where nobody says.
-        facts: what tells it from others, by name.
+        codec: decodes with its last decoder.
+        decoders: all of them, by name.
+        image_size: px.
+        grid: patches per side; None = all codes form a square.
+        codebook_size: None if unknown.
+        facts: what identifies it, by name.
     """
 
     name: str
@@ -58,72 +56,68 @@ class Subject:
 
 
 @contextmanager
-def open_subject(name: str, *, image_size: int | None, grid: int | None, device: torch.device) -> Iterator[Subject]:
-    """The tokenizer while the context lasts; modules are also looked for in the current folder meanwhile.
+def open_tokenizer(
+    name: str, *, image_size: int | None, grid: int | None, device: torch.device
+) -> Iterator[ProbedTokenizer]:
+    """The tokenizer while the context lasts, in which modules are also imported from the current folder.
 
     Args:
         name: one of the forms above.
-        image_size: of a tokenizer from a module that does not say it itself.
+        image_size: of a tokenizer from a module without that attribute.
         grid: likewise.
         device: where to compute; a tokenizer from a module is moved there if it is a torch module.
 
     Raises:
-        AlitokError: there is none, it cannot be read or made, or its image size is not known.
+        AlitokError: it does not exist, cannot be loaded, or its image size is unknown.
     """
-    match = None if Path(name).exists() else _ELSEWHERE.fullmatch(name)
+    match = None if Path(name).exists() else _IN_MODULE.fullmatch(name)
     if match is None:
         for given, option in ((image_size, "--image-size"), (grid, "--grid")):
             if given is not None:
-                raise AlitokError(f"A saved tokenizer knows its own sizes; leave {option} out.")
-        yield _ours(name, device)
+                raise AlitokError(f"A saved tokenizer has its own sizes; leave {option} out.")
+        yield _saved(name, device)
         return
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        yield _theirs(name, match[1], match[2], image_size, grid, device)
+        yield _from_module(name, match[1], match[2], image_size, grid, device)
     finally:
         if here in sys.path:
             sys.path.remove(here)
 
 
-def _ours(name: str, device: torch.device) -> Subject:
+def _saved(name: str, device: torch.device) -> ProbedTokenizer:
     tokenizer = Tokenizer.from_pretrained(name).to(device)
     config = tokenizer.config
     codecs: dict[str, Codec] = {stage: TokenizerCodec(tokenizer, stage) for stage in tokenizer.stages}
-    return Subject(
-        name,
-        list(codecs.values())[-1],
-        codecs,
-        config.image_size,
-        config.grid,
-        config.codebook_size,
-        {
-            "tokenizer weights": fingerprint(tokenizer.state_dict(), to_dict(config)),
-            "codes": tokenizer.codes_fingerprint(),
-        },
-    )
+    facts = {
+        "tokenizer weights": fingerprint(tokenizer.state_dict(), to_dict(config)),
+        "codes": tokenizer.codes_fingerprint(),
+    }
+    last = list(codecs.values())[-1]
+    return ProbedTokenizer(name, last, codecs, config.image_size, config.grid, config.codebook_size, facts)
 
 
-def _theirs(
+def _from_module(
     name: str, module_name: str, path: str, image_size: int | None, grid: int | None, device: torch.device
-) -> Subject:
-    module = _imported(module_name)
-    codec = _made(name, _found(module, path))
+) -> ProbedTokenizer:
+    module = _import(module_name)
+    codec = _instantiate(name, _attribute(module, path))
     if isinstance(codec, nn.Module):
         codec = codec.to(device).eval()
     size = getattr(codec, "image_size", None) if image_size is None else image_size
     grid = getattr(codec, "grid", None) if grid is None else grid
     if size is None:
-        raise AlitokError(f"{name} has no attribute image_size; say how many pixels a side it reads with --image-size.")
+        raise AlitokError(f"{name} has no attribute image_size; give the size of its images in px with --image-size.")
     for what, value in (("image_size", size), ("grid", grid)):
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise AlitokError(f"The {what} of {name} must be a whole number above 0, not {value!r}.")
+            raise AlitokError(f"The {what} of {name} must be a positive integer, not {value!r}.")
     source = getattr(module, "__file__", None)
     facts = {} if source is None else {"module's file": Path(source).name, "module's hash": sha256(Path(source))[:16]}
-    return Subject(name, codec, {"decoder": codec}, size, grid, getattr(codec, "codebook_size", None), facts)
+    return ProbedTokenizer(name, codec, {"decoder": codec}, size, grid, getattr(codec, "codebook_size", None), facts)
 
 
-def _imported(name: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -136,7 +130,7 @@ def _imported(name: str) -> ModuleType:
         raise AlitokError(f"Importing {name} fails with {type(error).__name__}: {error}.") from error
 
 
-def _found(module: ModuleType, path: str) -> Any:
+def _attribute(module: ModuleType, path: str) -> Any:
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
@@ -148,12 +142,12 @@ def _found(module: ModuleType, path: str) -> Any:
     return found
 
 
-def _made(name: str, found: Any) -> Any:
-    """The object itself, or what a class or function gives when it is called."""
+def _instantiate(name: str, found: Any) -> Any:
+    """The object itself, or what a class or function returns."""
     if not isinstance(found, type) and hasattr(found, "encode"):
         return found
     if not callable(found):
-        raise AlitokError(f"{name} has no method encode, and cannot be called to give something that has.")
+        raise AlitokError(f"{name} has no method encode, and is not a class or function that returns an object.")
     try:
         return found()
     except Exception as error:  # foreign code may raise anything

@@ -1,14 +1,12 @@
-"""`alitok probe`: how the codes of a tokenizer depend on the image, on one another, and the image on them.
-
-Enters: a tokenizer, ours or any other with `encode` and `decode`, and a data set. Leaves, in OUT:
+"""`alitok probe`: how a tokenizer's codes depend on the image and on one another, and the image on them.
 
     probe.json                    all numbers, their intervals, and what they depend on; written last
     maps.npz                      all maps
-    influence.png, reach.png      the two that the command is about
-    report.html                   the same for people
+    influence.png, reach.png      the two main maps
+    report.html                   all of it
 
-Held-out images are disturbed and validation codes are guessed. Training images serve the small generator that learns
-to guess them, and mutual information, which is of the codes and needs as many as there are.
+Perturbed images and predicted codes are of the validation set. Training images are for the small generator that is
+trained to predict them, and for mutual information, which needs as many codes as there are.
 """
 
 from __future__ import annotations
@@ -16,26 +14,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from alitok.apps.probe.codecs import Subject, open_subject
-from alitok.apps.probe.originals import Coded, encode_images, first_images
-from alitok.apps.probe.place import default_place, probed, require_place
+from alitok.apps.probe.codecs import ProbedTokenizer, open_tokenizer
+from alitok.apps.probe.directory import probe_directory, probed
+from alitok.apps.probe.images import EncodedImages, encode_images, first_images
+from alitok.apps.probe.options import ProbeOptions
 from alitok.apps.probe.report import write_probe
-from alitok.apps.probe.result import Losses, ProbeResult
-from alitok.core import images as pixels
+from alitok.apps.probe.result import CodePredictions, ProbeResult
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
 from alitok.core.console import progress_bar
-from alitok.core.device import DeviceName, choose_device
+from alitok.core.device import choose_device
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
+from alitok.core.images import to_float
 from alitok.core.system import require_libraries, stoppable
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.split import Splits
@@ -43,50 +41,28 @@ from alitok.data.survey import short_side
 from alitok.generator import Generator
 from alitok.metrics.codec import check_codec
 from alitok.metrics.influence import Influence, influence_of
-from alitok.metrics.mutual import Mutual, mutual_information
+from alitok.metrics.mutual import MutualInformation, mutual_information
 from alitok.metrics.reach import Reach, reach_of
 from alitok.run.originals import open_images_of, tell_left_out
 from alitok.run.summary import environment
 from alitok.train.next_code import predict_codes
 from alitok.train.predictability import PredictabilityConfig, measure_predictability
 
-IMAGES = 128  # that are disturbed unless another number is given
-_MOST_VAL = 2048  # validation images whose codes are guessed
-_MOST_CODEBOOK = 65536  # larger ones are reduced to the codes that come, or a small generator would be all codebook
-_TRIED = 8  # images that a codec is tried out on
-_BY_HEART = 0.15  # accuracy on training codes, above that on held-out ones, from which on a reader is warned
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """What the user asked for; see `alitok probe --help`."""
-
-    tokenizer: str
-    data: str
-    out: Path | None = None
-    generator: str | None = None
-    images: int | None = None
-    per_place: int | None = None
-    image_size: int | None = None
-    grid: int | None = None
-    seed: int = 0
-    batch_size: int = 64
-    device: DeviceName = "auto"
-    training: PredictabilityConfig = field(default_factory=PredictabilityConfig)
-    command: str = ""
-
-    @property
-    def place(self) -> Path:
-        """OUT, or a directory that is named after what is probed."""
-        return self.out or default_place(self.tokenizer, self.data, self.generator)
+IMAGES = 128  # default number of perturbed images
+_MAX_VAL = 2048  # validation images whose codes are predicted
+_MAX_CODEBOOK = 65536  # larger ones are reduced to the codes that occur, or a small generator would be all codebook
+_TRIED = 8  # images that a codec is checked on
+_OVERFIT = 0.15  # difference of training and validation accuracy from which on a warning is due
+_DEFAULT_TRAINING = PredictabilityConfig()
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Session:
     """What is probed, on what, and with which settings."""
 
     options: ProbeOptions
-    subject: Subject
+    training: PredictabilityConfig
+    tokenizer: ProbedTokenizer
     splits: Splits
     grid: int
     prefix: int
@@ -96,58 +72,65 @@ class _Job:
 
     @contextmanager
     def part(self, name: str, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
-        """Times a part and shows how far it is; yields what takes the number done and all there is."""
+        """Times a part and shows its progress; yields a function of the number done and the total."""
         began = time.perf_counter()
         with progress_bar(self.console, title, total) as bar:
             yield lambda done, of: bar.advance(done, {} if of > 1 else None, of)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def run_probe(options: ProbeOptions) -> dict[str, float]:
+def run_probe(
+    options: ProbeOptions, *, command: str, training: PredictabilityConfig = _DEFAULT_TRAINING
+) -> dict[str, float]:
     """Probe a tokenizer.
+
+    Args:
+        options: of the command.
+        command: as typed.
+        training: of the small generator.
 
     Returns:
         The numbers by name.
 
     Raises:
-        AlitokError: tokenizer, data or generator cannot be used, or do not go together.
+        AlitokError: tokenizer, data or generator cannot be used, or do not match.
     """
     _check(options)
+    root = probe_directory(options)
     console, device = Console(), choose_device(options.device)
-    subjects = open_subject(options.tokenizer, image_size=options.image_size, grid=options.grid, device=device)
-    with stoppable(), subjects as subject:
-        splits = open_images_of(options.data, subject.image_size, options.seed, console)
-        tried = pixels.to_float(first_images(splits.val, options.seed, _TRIED))
-        grid, prefix = check_codec(subject.codec, tried, grid=subject.grid)
-        job = _Job(options, subject, splits, grid, prefix, console, device, {})
-        generator = _open_generator(job)
-        val, train = _coded(job, "held-out"), _coded(job, "training")
+    opened = open_tokenizer(options.tokenizer, image_size=options.image_size, grid=options.grid, device=device)
+    with stoppable(), opened as tokenizer:
+        splits = open_images_of(options.data, tokenizer.image_size, options.seed, console)
+        tried = to_float(first_images(splits.val, options.seed, _TRIED))
+        grid, prefix = check_codec(tokenizer.codec, tried, grid=tokenizer.grid)
+        session = _Session(options, training, tokenizer, splits, grid, prefix, console, device, {})
+        generator = _open_generator(session)
+        val, train = _encode(session, "validation"), _encode(session, "training")
         tell_left_out([*val.broken, *train.broken], console)
-        influence = _influence(job, val)
-        reach = _reach(job, val)
-        losses = _losses(job, generator, train, val)
-        mutual = _mutual(job, train, val)
+        influence, reach = _influence(session, val), _reach(session, val)
+        predictions = _predict(session, generator, train, val)
+        mutual = _mutual(session, train, val)
         result = ProbeResult(
             title=f"alitok: {options.tokenizer}",
             data=splits.name,
-            command=options.command,
+            command=command,
             influence=influence,
             reach=reach,
-            losses=losses,
+            predictions=predictions,
             mutual=mutual,
-            seconds=job.seconds,
-            warnings=tuple(_warnings(job, influence, reach, losses, mutual)),
-            protocol=_protocol(job, generator, train, val),
+            seconds=session.seconds,
+            warnings=tuple(_warnings(session, influence, reach, predictions, mutual)),
+            protocol={**_protocol(session, generator, train, val), "command": command, **environment(device)},
         )
-        write_probe(result, options.place, console)
+        write_probe(result, root, console)
         return result.numbers()
 
 
 def _check(options: ProbeOptions) -> None:
-    """Refuse to begin what could not be concluded."""
+    """Reject what could not be finished."""
     for name, value, least in (
         ("--images", options.images, 2),
-        ("--per-place", options.per_place, 2),
+        ("--per-position", options.per_position, 2),
         ("--batch-size", options.batch_size, 2),
         ("--grid", options.grid, 1),
         ("--image-size", options.image_size, 1),
@@ -157,195 +140,199 @@ def _check(options: ProbeOptions) -> None:
     if launched():
         raise AlitokError("A probe runs in one process; start it without torchrun.")
     require_libraries("A probe's report", "demo", "jinja2", "matplotlib")
-    require_place(options.place, probed(options.tokenizer, options.data, options.generator))
 
 
-def _coded(job: _Job, split: str) -> Coded:
-    """Codes of a split; images are kept of the held-out one."""
-    options, held = job.options, split == "held-out"
-    source = job.splits.val if held else job.splits.train
-    most = _MOST_VAL if held else options.training.images
-    kept = min(options.images or IMAGES, _MOST_VAL) if held else 0
-    with job.part("codes", f"{split} images encoded", min(most, len(source))) as tell:
+def _encode(session: _Session, split: str) -> EncodedImages:
+    """Codes of a split, and images of the validation split."""
+    options, val = session.options, split == "validation"
+    source = session.splits.val if val else session.splits.train
+    limit = _MAX_VAL if val else session.training.images
+    with session.part("codes", f"{split} images encoded", min(limit, len(source))) as progress:
         return encode_images(
-            job.subject.codec,
+            session.tokenizer.codec,
             source,
             seed=options.seed,
-            most=most,
-            kept=kept,
+            limit=limit,
+            returned=min(options.images or IMAGES, _MAX_VAL) if val else 0,
             batch_size=options.batch_size,
-            tell=tell,
+            progress=progress,
         )
 
 
-def _influence(job: _Job, val: Coded) -> Influence:
-    options = job.options
-    with job.part("influence", "patches disturbed", len(val.images) * job.grid**2) as tell:
+def _influence(session: _Session, val: EncodedImages) -> Influence:
+    options = session.options
+    with session.part("influence", "patches replaced", len(val.images) * session.grid**2) as progress:
         return influence_of(
-            job.subject.codec,
-            pixels.to_float(val.images),
-            grid=job.grid,
-            prefix=job.prefix,
+            session.tokenizer.codec,
+            to_float(val.images),
+            grid=session.grid,
+            prefix=session.prefix,
             seed=options.seed,
             batch_size=options.batch_size,
-            per_patch=options.per_place,
-            progress=tell,
+            per_patch=options.per_position,
+            progress=progress,
         )
 
 
-def _reach(job: _Job, val: Coded) -> dict[str, Reach]:
-    options, codes, found = job.options, val.codes[: len(val.images)], {}
-    for name, codec in job.subject.decoders.items():
-        with job.part("reach", f"codes replaced ({name})", codes.numel()) as tell:
+def _reach(session: _Session, val: EncodedImages) -> dict[str, Reach]:
+    options, codes, found = session.options, val.codes[: len(val.images)], {}
+    for name, codec in session.tokenizer.decoders.items():
+        with session.part("reach", f"codes replaced ({name})", codes.numel()) as progress:
             found[name] = reach_of(
                 codec,
                 codes,
-                image_size=job.subject.image_size,
-                grid=job.grid,
-                prefix=job.prefix,
+                image_size=session.tokenizer.image_size,
+                grid=session.grid,
+                prefix=session.prefix,
                 seed=options.seed,
                 batch_size=options.batch_size,
-                per_code=options.per_place,
-                progress=tell,
+                per_code=options.per_position,
+                progress=progress,
             )
     return found
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """A generator that was named, and the number that it knows each class of the data by."""
+class _GivenGenerator:
+    """The generator of --generator, and its number of each class of the data."""
 
     generator: Generator
     classes: torch.Tensor
 
 
-def _open_generator(job: _Job) -> _Asked | None:
-    """The generator that was named.
+def _open_generator(session: _Session) -> _GivenGenerator | None:
+    """The generator of --generator.
 
     Raises:
-        AlitokError: it cannot be read, or was made for other codes or classes.
+        AlitokError: it cannot be loaded, or has other codes or classes.
     """
-    name, subject = job.options.generator, job.subject
+    name, tokenizer = session.options.generator, session.tokenizer
     if name is None:
         return None
-    generator = Generator.from_pretrained(name).to(job.device)
+    generator = Generator.from_pretrained(name).to(session.device)
     config = generator.config
-    size = config.codebook_size if subject.codebook_size is None else subject.codebook_size
-    theirs, ours = (config.prefix, config.grid, config.codebook_size), (job.prefix, job.grid, size)
+    size = config.codebook_size if tokenizer.codebook_size is None else tokenizer.codebook_size
+    theirs, ours = (config.prefix, config.grid, config.codebook_size), (session.prefix, session.grid, size)
     if theirs != ours:
         raise AlitokError(
-            f"{name} guesses {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, but "
-            f"{subject.name} has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use the two trained together."
+            f"{name} predicts {theirs[0]} prefix and {theirs[1]} x {theirs[1]} grid codes out of {theirs[2]}, but "
+            f"{tokenizer.name} has {ours[0]}, {ours[1]} x {ours[1]} and {ours[2]}; use a generator trained on its "
+            "codes."
         )
-    wanted, known = job.splits.train.classes, generator.class_names or job.splits.train.classes
+    wanted, known = session.splits.train.classes, generator.class_names or session.splits.train.classes
     missing = [each for each in wanted if each not in known]
     if missing or len(known) != config.classes:
         raise AlitokError(
-            f"{name} knows {config.classes} classes, and not all of {len(wanted)} of {job.splits.name}"
-            f"{f' (not {missing[0]!r})' if missing else ''}; give the data that it was trained on."
+            f"{name} has {config.classes} classes, not all of the {len(wanted)} of {session.splits.name}"
+            f"{f' (not {missing[0]!r})' if missing else ''}; give its training data."
         )
-    return _Asked(generator, torch.tensor([known.index(each) for each in wanted]))
+    return _GivenGenerator(generator, torch.tensor([known.index(each) for each in wanted]))
 
 
-def _losses(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> Losses:
-    """Of the generator that was named, told the class of each image; else of a small one that learns the codes."""
-    training, count = job.options.training, len(val.codes)
-    with job.part("loss", "codes guessed", 1) as tell:
-        if asked is not None:
-            _refuse_unknown(job, val.codes, asked.generator.config.codebook_size)
-            found = predict_codes(asked.generator, val.codes, asked.classes[val.labels], job.options.batch_size)
-            nats, right = found.by_position()
-            losses = Losses("the generator, told the class", nats.numpy(), right.numpy(), job.prefix, None, count)
+def _predict(
+    session: _Session, given: _GivenGenerator | None, train: EncodedImages, val: EncodedImages
+) -> CodePredictions:
+    """By the given generator, conditioned on the class of each image; else by a small one trained for this."""
+    count, prefix = len(val.codes), session.prefix
+    with session.part("prediction", "codes predicted", 1) as progress:
+        if given is not None:
+            size = given.generator.config.codebook_size
+            if int(val.codes.max()) >= size:
+                raise AlitokError(
+                    f"{session.tokenizer.name} returns code {int(val.codes.max())}, but {session.options.generator} "
+                    f"has {size}; use a generator trained on its codes."
+                )
+            found = predict_codes(given.generator, val.codes, given.classes[val.labels], session.options.batch_size)
+            nats, accuracy = found.by_position()
+            by = "the given generator, conditioned on the class"
+            predictions = CodePredictions(by, nats.numpy(), accuracy.numpy(), prefix, None, count)
         else:
-            codes, others, size = _numbered(train.codes, val.codes, job.subject.codebook_size)
-            probed = measure_predictability(
+            codes, others, size = _compact(train.codes, val.codes, session.tokenizer.codebook_size)
+            small = measure_predictability(
                 codes,
                 others,
-                grid=job.grid,
-                prefix=job.prefix,
+                grid=session.grid,
+                prefix=prefix,
                 codebook_size=size,
-                config=training,
-                device=job.device,
-                seed=job.options.seed,
+                config=session.training,
+                device=session.device,
+                seed=session.options.seed,
             )
-            by = f"a small generator of {len(codes):,} training images, told no class"
-            arrays = np.array(probed.nats), np.array(probed.accuracy_by_position)
-            losses = Losses(by, *arrays, job.prefix, probed.train_accuracy, count)
-        tell(1, 1)
-    return losses
+            by = f"a small unconditional generator trained on the codes of {len(codes):,} images"
+            arrays = np.array(small.nats), np.array(small.accuracy_by_position)
+            predictions = CodePredictions(by, *arrays, prefix, small.train_accuracy, count)
+        progress(1, 1)
+    return predictions
 
 
-def _refuse_unknown(job: _Job, codes: torch.Tensor, size: int) -> None:
-    if int(codes.max()) >= size:
-        raise AlitokError(
-            f"{job.subject.name} gives code {int(codes.max())}, and {job.options.generator} knows those below {size}; "
-            "use the two trained together."
-        )
-
-
-def _numbered(codes: torch.Tensor, others: torch.Tensor, size: int | None) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Both sets of codes and how many codes there are; numbered anew where nobody says, or they are very many."""
-    if size is not None and size <= _MOST_CODEBOOK:
+def _compact(codes: torch.Tensor, others: torch.Tensor, size: int | None) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Both sets of codes and the codebook size; renumbered if that is unknown or very large."""
+    if size is not None and size <= _MAX_CODEBOOK:
         return codes, others, size
     known, numbers = torch.cat([codes, others]).unique(return_inverse=True)
     return numbers[: len(codes)], numbers[len(codes) :], len(known)
 
 
-def _mutual(job: _Job, train: Coded, val: Coded) -> Mutual:
+def _mutual(session: _Session, train: EncodedImages, val: EncodedImages) -> MutualInformation:
     codes = torch.cat([train.codes, val.codes]).numpy()
-    with job.part("mutual", "positions compared", 1) as tell:
-        found = mutual_information(codes, seed=job.options.seed, lags=(1, job.grid))
-        tell(1, 1)
+    with session.part("mutual", "positions compared", 1) as progress:
+        found = mutual_information(codes, seed=session.options.seed, lags=(1, session.grid))
+        progress(1, 1)
     return found
 
 
 def _warnings(
-    job: _Job, influence: Influence, reach: Mapping[str, Reach], losses: Losses, mutual: Mutual
+    session: _Session,
+    influence: Influence,
+    reach: Mapping[str, Reach],
+    predictions: CodePredictions,
+    mutual: MutualInformation,
 ) -> Iterator[str]:
     """What a reader must know before the numbers."""
-    options, size = job.options, job.subject.image_size
-    wanted = options.images or IMAGES
-    if influence.images < wanted and options.images is not None:
-        yield f"There are {influence.images:,} validation images to disturb, fewer than the {wanted:,} asked for."
-    if np.isnan(influence.future_share):
-        yield "No patch moves any code: the encoder gives the same codes whatever it sees, or all images are alike."
+    options, size = session.options, session.tokenizer.image_size
+    if options.images is not None and influence.images < options.images:
+        yield f"Only {influence.images:,} of the {options.images:,} requested validation images exist."
+    if np.isnan(influence.future_fraction):
+        yield "No patch changes any code: the encoder ignores its input, or all images are alike."
     for name, each in reach.items():
-        if np.isnan(each.past_share):
-            yield f"No code moves any patch ({name}): the decoder draws the same image whatever it reads."
+        if np.isnan(each.past_fraction):
+            yield f"No code changes any patch ({name}): the decoder ignores its input."
     if options.data not in BUILTIN and short_side(options.data) < size:
-        yield f"Most images of {options.data} are smaller than {size} pixels and were enlarged."
-    if losses.train_accuracy is not None and losses.train_accuracy - losses.right.mean() > _BY_HEART:
+        yield f"Most images of {options.data} are smaller than {size} px and were enlarged."
+    train_accuracy, accuracy = predictions.train_accuracy, predictions.accuracy.mean()
+    if train_accuracy is not None and train_accuracy - accuracy > _OVERFIT:
         yield (
-            f"The small generator has learnt its images by heart ({losses.train_accuracy:.1%} of their codes right, "
-            f"{losses.right.mean():.1%} of others'): there are too few, and codes are easier to guess than this says."
+            f"The small generator overfits (top-1 accuracy {train_accuracy:.1%} in training, {accuracy:.1%} in "
+            "validation): there are too few images, and the codes are easier to predict than its numbers suggest."
         )
-    if mutual.too_few:
+    if mutual.too_few_images:
         yield (
-            f"{mutual.images:,} images are too few for mutual information: chance makes up more than half of what "
-            "they show. What is left after it is taken away is too low where codes do depend on one another; compare "
-            "it only with that of as many images, and of as large a codebook."
+            f"{mutual.images:,} images are too few for mutual information: chance makes up more than half of the "
+            "uncorrected estimate. The corrected one is too low for dependent codes and compares only with that of as "
+            "many images and as large a codebook."
         )
 
 
-def _protocol(job: _Job, asked: _Asked | None, train: Coded, val: Coded) -> dict[str, Any]:
-    """All that the numbers depend on."""
-    options, subject = job.options, job.subject
+def _protocol(
+    session: _Session, given: _GivenGenerator | None, train: EncodedImages, val: EncodedImages
+) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    options, tokenizer = session.options, session.tokenizer
     facts: dict[str, Any] = {
-        **probed(options.tokenizer, options.data, options.generator),
-        **subject.facts,
-        "image size": subject.image_size,
-        "codes of an image": f"{job.prefix} + {job.grid} x {job.grid}",
-        "codebook": "not stated" if subject.codebook_size is None else subject.codebook_size,
-        "data contents": job.splits.contents,
+        **probed(options),
+        **tokenizer.facts,
+        "image size": tokenizer.image_size,
+        "codes per image": f"{session.prefix} + {session.grid} x {session.grid}",
+        "codebook size": "unknown" if tokenizer.codebook_size is None else tokenizer.codebook_size,
+        "data contents": session.splits.contents,
         "seed": options.seed,
-        "images disturbed": len(val.images),
-        "images guessed": len(val.codes),
+        "perturbed images": len(val.images),
+        "predicted images": len(val.codes),
         "training images": len(train.codes),
         "left out": [broken.key for broken in (*val.broken, *train.broken)],
     }
-    if asked is None:
-        facts["its training"] = to_dict(options.training)
+    if given is None:
+        facts["generator training"] = to_dict(session.training)
     else:
-        facts["generator weights"] = fingerprint(asked.generator.state_dict(), to_dict(asked.generator.config))
-    facts |= {"batch size": options.batch_size, "command": options.command}
-    return {**facts, **environment(job.device)}
+        facts["generator weights"] = fingerprint(given.generator.state_dict(), to_dict(given.generator.config))
+    return {**facts, "batch size": options.batch_size}

@@ -1,6 +1,6 @@
-"""What a probe has found, as numbers by name, as JSON and as arrays.
+"""The result of a probe: numbers by name, JSON and arrays.
 
-Shapes: T codes of an image, P = G * G patches, K prefix.
+Shapes: T codes of an image, P = G * G patches, K prefix length.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from typing import Any
 import numpy as np
 
 from alitok.core.files import finite
-from alitok.metrics.dependency import Dependency, Raster
+from alitok.metrics.dependency import Dependency, Fraction, Raster
 from alitok.metrics.influence import Influence
-from alitok.metrics.mutual import Mutual
+from alitok.metrics.mutual import MutualInformation
 from alitok.metrics.reach import Reach
 
 
 @dataclass(frozen=True, eq=False)
-class Losses:
-    """How well a generator guesses validation codes.
+class CodePredictions:
+    """How well a generator predicts validation codes.
 
     Attributes:
-        by: which generator, in words.
+        generator: which one, for people.
         nats: (T,) mean cross-entropy at each position.
-        right: (T,) share guessed right.
+        accuracy: (T,) top-1 accuracy at each position.
         prefix: K.
-        train_accuracy: of the codes that a generator trained for this probe has learnt; None for another generator.
-        images: whose codes it was asked about.
+        train_accuracy: on its training codes, if it was trained for this probe.
+        images: validation images.
     """
 
-    by: str
+    generator: str
     nats: np.ndarray
-    right: np.ndarray
+    accuracy: np.ndarray
     prefix: int
     train_accuracy: float | None
     images: int
 
     @property
     def bits(self) -> np.ndarray:
-        """(T,) the same in bits."""
+        """(T,) mean cross-entropy in bits."""
         return self.nats / math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """All that the files of a probe are made of.
+    """Everything that the files of a probe are made of.
 
     Attributes:
         title: what was probed.
-        data: for people.
-        command: as it was typed.
+        data: name of the data set.
+        command: as typed.
         influence: of patches on codes.
         reach: of codes into the image, by decoder.
-        losses: of a generator, by position.
-        mutual: between positions.
+        predictions: of the codes by a generator.
+        mutual: information between positions.
         seconds: by part.
         warnings: what a reader must know before the numbers.
-        protocol: all that the numbers depend on.
+        protocol: everything that the numbers depend on.
     """
 
     title: str
@@ -67,32 +67,19 @@ class ProbeResult:
     command: str
     influence: Influence
     reach: Mapping[str, Reach]
-    losses: Losses
-    mutual: Mutual
+    predictions: CodePredictions
+    mutual: MutualInformation
     seconds: Mapping[str, float]
     warnings: tuple[str, ...]
     protocol: Mapping[str, Any]
 
     @property
     def raster(self) -> Raster:
-        """Where the codes stand."""
+        """Layout of the codes."""
         return self.influence.raster
 
-    @property
-    def summary(self) -> str:
-        """What was done, in two sentences."""
-        raster, influence = self.raster, self.influence
-        behind = f" behind {raster.prefix} prefix codes" if raster.prefix else ""
-        if influence.exact:
-            how = f"Every patch of {influence.images:,} validation images was replaced, one at a time"
-        else:
-            each = influence.pairs // raster.patches
-            how = f"Each patch was replaced in {each:,} of {influence.images:,} validation images, drawn by the seed"
-        codes = f"{raster.grid} x {raster.grid} codes{behind}"
-        return f"An image is {codes}; the images are {self.data}. {how}: {influence.pairs:,} disturbed images."
-
-    def kinds(self) -> dict[str, Dependency]:
-        """The maps of influence that were taken, by the first part of their numbers' names."""
+    def influences(self) -> dict[str, Dependency]:
+        """The maps of influence that were measured, by the prefix of their numbers' names."""
         found = {
             "influence": self.influence.codes,
             "feature_influence": self.influence.features,
@@ -100,59 +87,66 @@ class ProbeResult:
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def numbers(self) -> dict[str, float]:
-        """All single numbers by name; NaN where nothing moved."""
-        found = _shares("influence", self.influence.codes)
-        for name, kind in self.kinds().items():
+    def fractions(self) -> dict[str, Fraction]:
+        """The single numbers with an interval, by name."""
+        found: dict[str, Fraction] = {}
+        for name, kind in self.influences().items():
+            every, grid = kind.fractions["all"], kind.fractions["grid"]
             if name != "influence":
-                found[f"{name}_future"] = kind.shares["all"].future.value
+                found[f"{name}_future"] = every.future
+                continue
+            found |= {f"influence_{part}": fraction for part, fraction in every._asdict().items()}
+            if "prefix" in kind.fractions:
+                found["influence_future_grid"] = grid.future
+                found["influence_future_prefix"] = kind.fractions["prefix"].future
         for decoder, reach in self.reach.items():
-            found |= _shares(f"{decoder}_reach", reach.pixels)
-        losses, mutual = self.losses, self.mutual
-        found["accuracy"] = float(losses.right.mean())
-        found["bits_per_image"] = float(losses.bits.sum())
-        found["grid_bits_per_image"] = float(losses.bits[losses.prefix :].sum())
-        if losses.train_accuracy is not None:
-            found["train_accuracy"] = losses.train_accuracy
+            fractions = reach.pixels.fractions
+            found |= {f"{decoder}_reach_{part}": fraction for part, fraction in fractions["all"]._asdict().items()}
+            if "prefix" in fractions:  # prefix codes have no past
+                found[f"{decoder}_reach_past_grid"] = fractions["grid"].past
+        return found
+
+    def numbers(self) -> dict[str, float]:
+        """All single numbers by name; NaN where nothing changed."""
+        predictions, mutual = self.predictions, self.mutual
+        found = {name: fraction.value for name, fraction in self.fractions().items()}
+        found["accuracy"] = float(predictions.accuracy.mean())
+        found["bits_per_image"] = float(predictions.bits.sum())
+        found["grid_bits_per_image"] = float(predictions.bits[predictions.prefix :].sum())
+        if predictions.train_accuracy is not None:
+            found["train_accuracy"] = predictions.train_accuracy
         found["mutual_bits"] = mutual.mean_bits()
         found["mutual_bits_before"] = mutual.mean_bits_at(1)
-        found["mutual_bits_above"] = mutual.mean_bits_at(self.raster.grid, losses.prefix)
+        found["mutual_bits_above"] = mutual.mean_bits_at(self.raster.grid, predictions.prefix)
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """All but the maps; numbers that are none become null."""
-        influence, mutual = self.influence, self.mutual
+        """Everything but the maps; NaN becomes null."""
+        mutual, predictions = self.mutual, self.predictions
+        chance = mutual.chance[np.isfinite(mutual.chance)]
         parts: dict[str, Any] = {
             "kind": "probe",
             "numbers": self.numbers(),
             "layout": {"grid": self.raster.grid, "prefix": self.raster.prefix, "codes": self.raster.length},
             "influence": {
-                "images": influence.images,
-                "pairs": influence.pairs,
-                "exact": influence.exact,
-                "shares": {name: _divided(kind) for name, kind in self.kinds().items()},
+                **_sampling(self.influence),
+                "fractions": {name: _fractions(kind) for name, kind in self.influences().items()},
             },
             "reach": {
-                name: {
-                    "images": reach.images,
-                    "pairs": reach.pairs,
-                    "exact": reach.exact,
-                    "shares": _divided(reach.pixels),
-                }
-                for name, reach in self.reach.items()
+                name: {**_sampling(reach), "fractions": _fractions(reach.pixels)} for name, reach in self.reach.items()
             },
-            "loss": {
-                "by": self.losses.by,
-                "images": self.losses.images,
-                "nats": self.losses.nats.tolist(),
-                "right": self.losses.right.tolist(),
+            "predictions": {
+                "generator": predictions.generator,
+                "images": predictions.images,
+                "nats": predictions.nats.tolist(),
+                "accuracy": predictions.accuracy.tolist(),
             },
-            "mutual": {
+            "mutual_information": {
                 "images": mutual.images,
                 "exact": mutual.exact,
-                "too_few": mutual.too_few,
+                "too_few_images": mutual.too_few_images,
                 "entropy": mutual.entropy.tolist(),
-                "mean_chance": _mean(mutual.chance),
+                "mean_chance": float(chance.mean()) if len(chance) else math.nan,
             },
             "seconds": dict(self.seconds),
             "warnings": list(self.warnings),
@@ -161,35 +155,23 @@ class ProbeResult:
         return finite(parts)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All maps by name; rows are codes and columns patches, and in `..._reach` the other way round."""
-        found: dict[str, np.ndarray] = {"disturbed": self.influence.disturbed}
-        maps = self.kinds() | {f"{name}_reach": reach.pixels for name, reach in self.reach.items()}
+        """All maps by name; rows are codes and columns patches, transposed in `..._reach`."""
+        mutual, predictions = self.mutual, self.predictions
+        found: dict[str, np.ndarray] = {"patch_changed": self.influence.patch_changed}
+        maps = self.influences() | {f"{name}_reach": reach.pixels for name, reach in self.reach.items()}
         for name, kind in maps.items():
             found |= {name: kind.mean, f"{name}_error": kind.error}
-        found |= {f"{name}_replaced": reach.replaced for name, reach in self.reach.items()}
-        mutual = self.mutual
+        found |= {f"{name}_code_changed": reach.code_changed for name, reach in self.reach.items()}
         found |= {"mutual_bits": mutual.bits, "mutual_chance": mutual.chance, "entropy": mutual.entropy}
-        return found | {"nats": self.losses.nats, "right": self.losses.right, "cells": self.raster.cells()}
+        return found | {"nats": predictions.nats, "accuracy": predictions.accuracy, "cells": self.raster.cells()}
 
 
-def _shares(name: str, kind: Dependency) -> dict[str, float]:
-    """The three shares of all codes, and what comes too early of grid and prefix codes by themselves."""
-    found = {f"{name}_{part}": share.value for part, share in kind.shares["all"]._asdict().items()}
-    if "prefix" in kind.shares:
-        if name == "influence":
-            found[f"{name}_future_grid"] = kind.shares["grid"].future.value
-            found[f"{name}_future_prefix"] = kind.shares["prefix"].future.value
-        else:  # prefix codes have no past
-            found[f"{name}_past_grid"] = kind.shares["grid"].past.value
-    return found
+def _sampling(measured: Influence | Reach) -> dict[str, Any]:
+    return {"images": measured.images, "perturbations": measured.perturbations, "exact": measured.exact}
 
 
-def _divided(kind: Dependency) -> dict[str, Any]:
+def _fractions(kind: Dependency) -> dict[str, Any]:
     return {
-        group: {part: share._asdict() for part, share in shares._asdict().items()}
-        for group, shares in kind.shares.items()
+        group: {part: fraction._asdict() for part, fraction in fractions._asdict().items()}
+        for group, fractions in kind.fractions.items()
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

@@ -1,4 +1,4 @@
-"""The ablation as its command does it: cells, what is refused, and a run that is killed and continued."""
+"""A whole ablation: its cells, what it rejects, and resuming after it was killed."""
 
 import importlib.util
 import json
@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alitok.apps.ablate.cell import Cell, finished, shown
-from alitok.apps.ablate.suite import AblationRequest, plan, run_ablation
+from alitok.apps.ablate.ablate import cells_of, run_ablation
+from alitok.apps.ablate.cell import Cell, read_finished, read_preview
+from alitok.apps.ablate.options import AblateOptions
 from alitok.core.errors import AlitokError
-from alitok.recipes.arms import ABLATION_PRESETS
+from alitok.recipes.ablation import ABLATION_PRESETS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = ABLATION_PRESETS["tiny"]
 FEW_STEPS = (
     "tokenizer_steps=4",
     "generator_steps=4",
-    "second_steps=4",
+    "stage2_steps=4",
     "samples=20",
     "width=16",
     "layers=1",
@@ -35,33 +36,33 @@ FEW_STEPS = (
 )
 
 
-def request(tmp_path, **changes):
+def options(tmp_path, **changes):
     given = {"data": "digits", "out": tmp_path / "out", "overrides": FEW_STEPS, "device": "cpu", "parallel": 1}
-    return AblationRequest(**{**given, **changes})
+    return AblateOptions(**{**given, **changes})
 
 
-def names(asked, preset=TINY):
-    return [cell.name for cell in plan(asked, preset)]
+def names(given, preset=TINY):
+    return [cell.name for cell in cells_of(given, preset)]
 
 
-def test_the_plan_has_every_arm_once_and_the_curves_of_two(tmp_path):
-    assert names(request(tmp_path)) == [
+def test_every_arm_is_trained_once_and_two_with_several_codebook_sizes(tmp_path):
+    assert names(options(tmp_path)) == [
         *(f"{arm}-64-seed0" for arm in ("A", "CE", "B", "C", "D", "F", "F-", "V")),
         *(f"{arm}-{size}-seed0" for arm in "AB" for size in (32, 128)),
     ]
-    twice = names(request(tmp_path, seeds=2))
+    twice = names(options(tmp_path, seeds=2))
     assert len(twice) == len(set(twice)) == 24
-    assert twice[:12] == names(request(tmp_path))  # a whole table first
+    assert twice[:12] == names(options(tmp_path))  # a whole table first
 
 
-def test_the_plan_adds_what_an_arm_needs_and_what_was_asked_for(tmp_path):
-    assert names(request(tmp_path, arms=("F",), codebook_sizes=())) == ["D-64-seed0", "F-64-seed0"]
-    assert names(request(tmp_path, arms=("D",), codebook_sizes=(), longer=True)) == ["D-64-seed0", "E-64-seed0"]
-    assert names(request(tmp_path, arms=("B",), codebook_sizes=(64, 256))) == ["B-64-seed0", "B-256-seed0"]
+def test_arms_that_others_need_are_added(tmp_path):
+    assert names(options(tmp_path, arms=("F",), codebook_sizes=())) == ["D-64-seed0", "F-64-seed0"]
+    assert names(options(tmp_path, arms=("D",), codebook_sizes=(), longer=True)) == ["D-64-seed0", "E-64-seed0"]
+    assert names(options(tmp_path, arms=("B",), codebook_sizes=(64, 256))) == ["B-64-seed0", "B-256-seed0"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"arms": ("A", "Z")}, "There is no arm 'Z'; choose among: A, CE, B,"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0"),
@@ -73,17 +74,17 @@ def test_the_plan_adds_what_an_arm_needs_and_what_was_asked_for(tmp_path):
         ({"data": "nowhere"}, "nowhere"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, changes, sentence):
-    with pytest.raises(AlitokError, match=sentence):
-        run_ablation(request(tmp_path, **changes), command="alitok ablate")
+def test_wrong_options_are_rejected_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(AlitokError, match=message):
+        run_ablation(options(tmp_path, **changes), command="alitok ablate")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(AlitokError, match=r"holds other files and no ablation; give a new or empty directory"):
-        run_ablation(request(tmp_path), command="alitok ablate")
+    with pytest.raises(AlitokError, match="is not an alitok ablate directory; give a new or empty one"):
+        run_ablation(options(tmp_path), command="alitok ablate")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
@@ -91,35 +92,35 @@ def test_what_could_not_be_reported_is_not_begun(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("scipy", "jinja2") else find(name))
     with pytest.raises(AlitokError, match=r"An ablation needs scipy, jinja2; .*pip install 'alitok\[eval\]'"):
-        run_ablation(request(tmp_path), command="alitok ablate")
+        run_ablation(options(tmp_path), command="alitok ablate")
     assert not (tmp_path / "out").exists()
 
 
-def test_torchrun_is_refused(tmp_path, monkeypatch):
+def test_torchrun_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AlitokError, match="starts its own processes"):
-        run_ablation(request(tmp_path), command="alitok ablate")
+        run_ablation(options(tmp_path), command="alitok ablate")
 
 
 def timeless(numbers):
-    """Without what differs from run to run."""
+    """Without what varies from run to run."""
     return replace(numbers, tokenizer_seconds=0.0, generator_seconds=0.0)
 
 
 @pytest.mark.slow
 def test_a_whole_ablation_and_more_seeds_added_later(tmp_path, capsys):
-    asked = request(tmp_path, arms=("A", "F", "V"), codebook_sizes=(8,), parallel=2)
-    ablation = run_ablation(asked, command="alitok ablate --data digits")
+    given = options(tmp_path, arms=("A", "F", "V"), codebook_sizes=(8,), parallel=2)
+    ablation = run_ablation(given, command="alitok ablate --data digits")
     assert [cell.key for cell in ablation.cells] == [
         *((arm, 16, 0) for arm in ("A", "D", "F", "V")),
         ("A", 8, 0),
     ]
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} >= {"ablation.json", "table.md", "plot.svg", "report.html", "cells"}
-    said = " ".join(capsys.readouterr().out.split())
-    assert "5 cells of 1,438 training images at 16 px, 2 at a time" in said
-    first, second = (finished(out / "cells" / f"{arm}-16-seed0") for arm in "DF")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "5 cells of 1,438 training images at 16 px, 2 at a time" in printed
+    first, second = (read_finished(out / "cells" / f"{arm}-16-seed0") for arm in "DF")
     assert (first.bits, first.accuracy) == (second.bits, second.accuracy)  # the same codes and generator
     assert first.image_psnr != second.image_psnr
     assert second.tokenizer_seconds > first.tokenizer_seconds
@@ -127,27 +128,27 @@ def test_a_whole_ablation_and_more_seeds_added_later(tmp_path, capsys):
         assert numbers.bits == pytest.approx(np.mean(numbers.image_bits), rel=1e-9)
         assert numbers.psnr == pytest.approx(np.mean(numbers.image_psnr), rel=1e-5)
         assert len(numbers.image_psnr) == 359
-    originals, rebuilt = shown(out / "cells" / "F-16-seed0")
-    assert originals.shape == rebuilt.shape == (12, 3, 16, 16)
+    originals, reconstructions = read_preview(out / "cells" / "F-16-seed0")
+    assert originals.shape == reconstructions.shape == (12, 3, 16, 16)
 
     before = (out / "cells" / "A-16-seed0" / "cell.json").stat().st_mtime_ns
-    more = run_ablation(replace(asked, seeds=2, arms=("A",), codebook_sizes=()), command="alitok ablate")
+    more = run_ablation(replace(given, seeds=2, arms=("A",), codebook_sizes=()), command="alitok ablate")
     assert [cell.key for cell in more.cells] == [("A", 16, 0), ("A", 16, 1)]
     assert (out / "cells" / "A-16-seed0" / "cell.json").stat().st_mtime_ns == before
     assert more.cells[0] == ablation.cells[0]
-    with pytest.raises(AlitokError, match=r"holds an ablation with other settings \(sizes.width\)"):
-        run_ablation(replace(asked, overrides=(*FEW_STEPS, "width=32")), command="alitok ablate")
+    with pytest.raises(AlitokError, match=r"conflicting settings: sizes.width \(16, now 32\)"):
+        run_ablation(replace(given, overrides=(*FEW_STEPS, "width=32")), command="alitok ablate")
 
-    alone = replace(asked, out=tmp_path / "alone", arms=("A",), codebook_sizes=(), parallel=1)
+    alone = replace(given, out=tmp_path / "alone", arms=("A",), codebook_sizes=(), parallel=1)
     assert timeless(run_ablation(alone, command="alitok ablate").cells[0]) == timeless(ablation.cells[0])
 
 
 @pytest.mark.slow
 def test_cells_with_a_perceptual_term_compare_images_in_one_network(tmp_path, capsys):
-    asked = request(
+    given = options(
         tmp_path, arms=("A", "B"), codebook_sizes=(), overrides=(*FEW_STEPS, "perceptual=0.5", "feature_steps=3")
     )
-    with_it = run_ablation(asked, command="alitok ablate --data digits")
+    with_it = run_ablation(given, command="alitok ablate --data digits")
     cells = tmp_path / "out" / "cells"
     weights = [
         (place / "features/network/weights.safetensors").read_bytes() for place in cells.iterdir() if place.is_dir()
@@ -157,34 +158,34 @@ def test_cells_with_a_perceptual_term_compare_images_in_one_network(tmp_path, ca
     assert capsys.readouterr().out.count("Features learnt from the images, 3 steps") == 1
     assert all("local" in (cells / f"{arm}-16-seed0" / "stage1" / "metrics.jsonl").read_text() for arm in "AB")
     without = run_ablation(
-        replace(asked, out=tmp_path / "without", overrides=FEW_STEPS), command="alitok ablate --data digits"
+        replace(given, out=tmp_path / "without", overrides=FEW_STEPS), command="alitok ablate --data digits"
     )
     assert not (tmp_path / "without/cells/features").exists()
     assert [cell.psnr for cell in with_it.cells] != [cell.psnr for cell in without.cells]
 
 
 @pytest.mark.slow
-def test_a_cell_that_fails_leaves_the_others_and_ends_in_a_sentence(tmp_path):
-    asked = request(tmp_path, arms=("A", "B"), codebook_sizes=())
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path):
+    given = options(tmp_path, arms=("A", "B"), codebook_sizes=())
     place = tmp_path / "out" / "cells" / "A-16-seed0"
     place.mkdir(parents=True)
     (place / "mine.txt").write_text("in the way")
     (tmp_path / "out" / "ablation.toml").write_text("")
-    with pytest.raises(AlitokError, match="other settings"):
-        run_ablation(asked, command="alitok ablate")
+    with pytest.raises(AlitokError, match="conflicting settings: contents"):
+        run_ablation(given, command="alitok ablate")
     (tmp_path / "out" / "ablation.toml").unlink()
     aside = place.rename(tmp_path / "aside")
     place.parent.rmdir()
-    run_ablation(replace(asked, arms=("B",)), command="alitok ablate")
+    run_ablation(replace(given, arms=("B",)), command="alitok ablate")
     aside.rename(place)
     with pytest.raises(AlitokError, match=r"1 of 2 trainings failed[\s\S]*A-16-seed0: .*holds other files"):
-        run_ablation(asked, command="alitok ablate")
+        run_ablation(given, command="alitok ablate")
     ablation = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [cell["arm"] for cell in ablation["cells"]] == ["B"]
 
 
 def processes_of(parent):
-    """The numbers of the processes that a process started."""
+    """The ids of the child processes of a process."""
     listed = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid="], capture_output=True, text=True, check=False)
     return [int(number) for number in listed.stdout.split()]
 
@@ -197,7 +198,7 @@ def command(out):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The cells of an ablation that nothing disturbed."""
+    """The cells of an ablation that was not interrupted."""
     out = tmp_path_factory.mktemp("whole") / "out"
     run = subprocess.run(command(out), env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -206,7 +207,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_ablation_leaves_no_process_and_ends_as_if_it_had_not_been(tmp_path, whole, by):
+def test_a_stopped_ablation_leaves_no_process_and_resumes_to_the_same_numbers(tmp_path, whole, by):
     running = subprocess.Popen(command(tmp_path / "out"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     cells = tmp_path / "out" / "cells"
     wait_until(lambda: (cells / "A-16-seed0" / "stage1" / "metrics.jsonl").exists())
@@ -220,7 +221,7 @@ def test_a_stopped_ablation_leaves_no_process_and_ends_as_if_it_had_not_been(tmp
     assert again.returncode == 0, again.stderr
     for arm in "AB":
         name = Cell(arm, 16, 0).name
-        assert timeless(finished(cells / name)) == timeless(finished(whole / name))
+        assert timeless(read_finished(cells / name)) == timeless(read_finished(whole / name))
 
 
 def wait_until(true, seconds=120):

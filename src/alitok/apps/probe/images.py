@@ -1,7 +1,6 @@
-"""The images of a probe, and their codes.
+"""The images of a probe and their codes.
 
-Enters: a split of a data set, of which some images are taken in an order drawn by the seed; those that cannot be read
-are passed over. Leaves: `Coded`. Shapes: N images, n of them kept, h image side, T codes.
+Shapes: N images, n of them returned, h image size, T codes.
 """
 
 from __future__ import annotations
@@ -14,23 +13,23 @@ from itertools import islice
 import numpy as np
 import torch
 
-from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
+from alitok.core.images import to_float
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.sources.images import Broken
-from alitok.metrics.codec import Codec, look
+from alitok.metrics.codec import Codec, encode
 
 
 @dataclass(frozen=True, eq=False)
-class Coded:
-    """Images of a split and their codes; more images by the same seed begin with those of fewer.
+class EncodedImages:
+    """Images of a split in a random order of the seed, and their codes; fewer are the first ones of more.
 
     Attributes:
-        images: (n, 3, h, h) uint8, of the first ones.
+        images: (n, 3, h, h) uint8, the first ones.
         codes: (N, T) int64.
         labels: (N,) int64.
-        broken: those passed over.
+        broken: images that were skipped.
     """
 
     images: torch.Tensor
@@ -45,12 +44,12 @@ def first_images(source: ImageSource, seed: int, count: int) -> torch.Tensor:
     Raises:
         AlitokError: there are fewer than two.
     """
-    with closing(_usable(source, seed, [])) as usable:
-        found = [image for _, image in islice(usable, count)]
+    with closing(_readable(source, seed, [])) as readable:
+        found = [image for _, image in islice(readable, count)]
     if len(found) < 2:
         raise AlitokError(
-            f"What stands in an image is replaced by what stands in another, so at least two validation images are "
-            f"needed; {source.name} has {len(found)} that can be read."
+            "Parts of an image are replaced by those of another, so at least two validation images are needed; "
+            f"{source.name} has {len(found)} readable."
         )
     return torch.from_numpy(np.stack(found))
 
@@ -60,44 +59,44 @@ def encode_images(
     source: ImageSource,
     *,
     seed: int,
-    most: int,
-    kept: int,
+    limit: int,
+    returned: int,
     batch_size: int,
-    tell: Callable[[int, int], None],
-) -> Coded:
-    """Encode images, `batch_size` at a time.
+    progress: Callable[[int, int], None],
+) -> EncodedImages:
+    """Encode images.
 
     Args:
-        codec: which.
+        codec: the tokenizer.
         source: the split.
         seed: of the order.
-        most: images to encode, as far as there are so many.
-        kept: images to keep, of those.
-        batch_size: of a call.
-        tell: called with the images done and all there are.
+        limit: images to encode, if there are so many.
+        returned: images to return, of those.
+        batch_size: images per call.
+        progress: called with the images done and their total.
 
     Raises:
-        AlitokError: no image can be read, or the codec fails.
+        AlitokError: no image is readable, or the codec fails.
     """
     broken: list[Broken] = []
-    count, codes = min(most, len(source)), []
+    count, codes = min(limit, len(source)), []
     rows: list[int] = []
     images = [torch.zeros(0, 3, source.size, source.size, dtype=torch.uint8)]
-    with closing(_usable(source, seed, broken)) as usable:
-        wanted = islice(usable, count)
+    with closing(_readable(source, seed, broken)) as readable:
+        wanted = islice(readable, count)
         while block := list(islice(wanted, batch_size)):
             decoded = torch.from_numpy(np.stack([each for _, each in block]))
-            codes.append(look(codec, pixels.to_float(decoded)).codes.cpu())
-            images.append(decoded[: max(0, kept - len(rows))])
+            codes.append(encode(codec, to_float(decoded)).codes.cpu())
+            images.append(decoded[: max(0, returned - len(rows))])
             rows += [row for row, _ in block]
-            tell(len(rows), count)
+            progress(len(rows), count)
     if not rows:
-        raise AlitokError(f"{source.name} has no image that can be read.")
-    return Coded(torch.cat(images), torch.cat(codes), torch.from_numpy(source.labels[rows]), tuple(broken))
+        raise AlitokError(f"{source.name} has no readable image.")
+    return EncodedImages(torch.cat(images), torch.cat(codes), torch.from_numpy(source.labels[rows]), tuple(broken))
 
 
-def _usable(source: ImageSource, seed: int, broken: list[Broken]) -> Generator[tuple[int, np.ndarray], None, None]:
-    """Rows and images (3, h, h) in the order of the seed; those passed over are added to `broken`."""
+def _readable(source: ImageSource, seed: int, broken: list[Broken]) -> Generator[tuple[int, np.ndarray], None, None]:
+    """Rows and images (3, h, h) in the order of the seed; unreadable ones are appended to `broken`."""
     order = np.random.default_rng(seed % 2**64).permutation(len(source)).tolist()
 
     def read(row: int) -> tuple[int, np.ndarray | Broken]:
