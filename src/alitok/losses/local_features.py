@@ -52,12 +52,7 @@ class _Saved:
 
 
 class LocalFeatures(FeatureNetwork):
-    """A convolutional classifier; trainable until `freeze` or `load`.
-
-    Args:
-        config: its size.
-        outputs: number of classifier logits.
-    """
+    """A convolutional classifier with `outputs` logits; trainable until `freeze` or `load`."""
 
     def __init__(self, config: LocalFeaturesConfig, outputs: int) -> None:
         super().__init__()

@@ -60,12 +60,7 @@ class LossWeights:
 
 
 class Objective(nn.Module):
-    """The loss terms of both stages; holds the frozen feature networks and has no trainable parameters.
-
-    Args:
-        networks: all that the weights of any call select.
-        patch_size: f.
-    """
+    """The loss terms of both stages; holds the frozen feature networks and has no trainable parameters."""
 
     def __init__(self, networks: Mapping[NetworkName, FeatureNetwork], patch_size: int) -> None:
         super().__init__()
@@ -131,18 +126,11 @@ def _weighted(terms: Mapping[str, torch.Tensor], weights: LossWeights) -> torch.
 
 
 def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The image whose first row is decoded from the prefix codes; only that row passes gradients on.
+    """The image (B, 3, h, h) whose first row is decoded from the prefix codes; only that row passes gradients on.
 
-    A feature network can score a row only within a whole image. The rest is the reconstruction, detached.
-
-    Args:
-        reconstruction: (B, 3, h, h).
-        prefix_strip: (B, 3, f, K * f). With K < G the row's remaining cells are the reconstruction's; with K > G the
-            first K - G patches repeat the top-left one (the released layout) and are left out.
-        patch_size: f.
-
-    Returns:
-        (B, 3, h, h).
+    A feature network can score a row only within a whole image; the rest is the reconstruction, detached. With K < G
+    the row's remaining cells are the reconstruction's; with K > G the first K - G patches of the strip (B, 3, f, K * f)
+    repeat the top-left one (the released layout) and are left out.
     """
     rest = reconstruction.detach()
     strip = prefix_strip[..., max(prefix_strip.shape[-1] - rest.shape[-1], 0) :]
@@ -153,11 +141,8 @@ def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, 
 def auxiliary_mse(images: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
     """MSE between the strip decoded from the prefix codes and the image's first row of patches.
 
-    Args:
-        images: (B, 3, h, h).
-        prefix_strip: (B, 3, f, K * f); with K < G it covers the row's first K patches, with K > G its first K - G
-            patches repeat the top-left one (the released layout).
-        patch_size: f.
+    The strip (B, 3, f, K * f) covers the row's first K patches; with K > G its first K - G patches repeat the top-left
+    one (the released layout).
     """
     row = images[:, :, :patch_size]  # (B, 3, f, h)
     copies = (prefix_strip.shape[-1] - row.shape[-1]) // patch_size

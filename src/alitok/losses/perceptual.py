@@ -47,11 +47,7 @@ class PerceptualWeights:
 
 
 class NetworkMissingError(AlitokError):
-    """A pretrained network is unavailable.
-
-    Attributes:
-        reason: why, without advice.
-    """
+    """A pretrained network is unavailable; `reason` says why, without advice."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -128,11 +124,7 @@ class LpipsVgg(FeatureNetwork):
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, h, w) in [0, 1] -> five features (B, C, h / 2^i, w / 2^i).
-
-        Raises:
-            AlitokError: the images are too small for VGG.
-        """
+        """(B, 3, h, w) in [0, 1], at least 16 px, -> five features (B, C, h / 2^i, w / 2^i)."""
         if min(images.shape[-2:]) < VGG_MIN_SIZE:
             raise AlitokError(
                 f"LPIPS needs images of at least {VGG_MIN_SIZE} px, not {tuple(images.shape[-2:])}; "

@@ -154,20 +154,12 @@ def load_adm(path: Path) -> AdmReference:
 
 
 def is_statistics(path: Path) -> bool:
-    """Whether an npz file was written by `alitok.metrics.reference`.
-
-    Raises:
-        AlitokError: the file is missing or damaged.
-    """
+    """Whether an npz file was written by `alitok.metrics.reference`; an error if it is missing or damaged."""
     return _has(path, "about")
 
 
 def _gaussian(path: Path, mean_name: str, covariance_name: str, dimensions: int) -> Gaussian | None:
-    """Mean and covariance as float64; None if the file has neither.
-
-    Raises:
-        AlitokError: one is missing, misshapen or not finite.
-    """
+    """Checked mean and covariance as float64; None if the file has neither."""
     names = f"{mean_name} and {covariance_name}"
     arrays = list(_arrays(path, mean_name, covariance_name).values())
     if not arrays:
@@ -192,11 +184,7 @@ class _Head(NamedTuple):
 
 
 def _head(stream: IO[bytes], path: Path) -> _Head:
-    """The header of a .npy file; the stream is left at the data.
-
-    Raises:
-        AlitokError: not a .npy file.
-    """
+    """The header of a .npy file; the stream is left at the data."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         return _Head(*readers[np.lib.format.read_magic(stream)](stream))
@@ -205,11 +193,7 @@ def _head(stream: IO[bytes], path: Path) -> _Head:
 
 
 def _require_images(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
-    """Check that `arr_0` holds N square RGB images in uint8.
-
-    Raises:
-        AlitokError: it does not.
-    """
+    """Check that `arr_0` holds N square RGB images in uint8."""
     found = None
     if dtype.hasobject:
         found = "Python objects, which are not loaded for safety"
@@ -235,11 +219,7 @@ def _has(path: Path, name: str) -> bool:
 
 
 def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Those of the named arrays that exist.
-
-    Raises:
-        AlitokError: the file is missing or damaged, or they are pickles.
-    """
+    """Those of the named arrays that exist; pickled ones are an error."""
     with _archive(path) as archive:
         arrays = {}
         for name in names:
@@ -251,11 +231,7 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An open npz file.
-
-    Raises:
-        AlitokError: it is missing, damaged, or not an npz file.
-    """
+    """An open npz file; whatever is wrong with it becomes an AlitokError."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive

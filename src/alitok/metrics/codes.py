@@ -17,21 +17,13 @@ _SETTLING = 100  # windows before a drop is worth a warning: at first the codebo
 
 
 class CodeUsage:
-    """Counts codes as they stream by.
-
-    Args:
-        codebook_size: V.
-    """
+    """Counts codes of a codebook of V entries as they stream by."""
 
     def __init__(self, codebook_size: int) -> None:
         self.counts = torch.zeros(codebook_size, dtype=torch.int64)
 
     def update(self, codes: torch.Tensor) -> None:
-        """Count integer codes of any shape, on any device.
-
-        Raises:
-            AlitokError: a code is outside [0, V).
-        """
+        """Count integer codes of any shape, on any device; codes outside [0, V) are an error."""
         if codes.numel() == 0:
             return
         flat = codes.detach().flatten().to("cpu", torch.int64)

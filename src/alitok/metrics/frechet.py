@@ -211,9 +211,6 @@ def _factor(covariance: torch.Tensor) -> torch.Tensor:
     """F (R, D) with F^T F = covariance, by pivoted Cholesky, which stops where only rounding is left.
 
     Much faster than eigenvectors, above all for fewer images than features.
-
-    Raises:
-        AlitokError: SciPy is not installed.
     """
     try:
         from scipy.linalg.lapack import dpstrf
@@ -234,11 +231,7 @@ def _trace_of_root(matrix: torch.Tensor) -> float:
 
 
 def _checked(gaussian: Gaussian) -> Gaussian:
-    """The same on the CPU in float64.
-
-    Raises:
-        AlitokError: NaN or infinity.
-    """
+    """The same on the CPU in float64; NaN or infinity is an error."""
     mean, covariance = (part.to("cpu", torch.float64) for part in gaussian)
     assert covariance.shape == (len(mean), len(mean)), (mean.shape, covariance.shape)
     if not (mean.isfinite().all() and covariance.isfinite().all()):

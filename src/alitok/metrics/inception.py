@@ -112,11 +112,7 @@ def _tap(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _find(url: str) -> Path:
-    """The official weights in PyTorch's cache, downloaded if need be.
-
-    Raises:
-        AlitokError: the download failed.
-    """
+    """The official weights in PyTorch's cache, downloaded if need be."""
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for file in _FILES:
         if (cache / file).is_file():
@@ -136,11 +132,7 @@ def _find(url: str) -> Path:
 
 
 def _read(path: Path) -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle of tensors only.
-
-    Raises:
-        AlitokError: the file is missing, damaged, or not finite.
-    """
+    """The named tensors of a safetensors file, or of a pickle of tensors only; they must be finite."""
     advice = f"pass the path of {_FILES[0]}"
     tensors = read_weights(path, advice)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -149,11 +141,7 @@ def _read(path: Path) -> Tensors:
 
 
 def _build(library: Any, tensors: Tensors, path: Path) -> nn.Module:
-    """torch-fidelity's network, whose constructor takes weights only as a file; it gets them in memory.
-
-    Raises:
-        AlitokError: the tensors are not those of this network.
-    """
+    """torch-fidelity's network, whose constructor takes weights only as a file; it gets them in memory."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)

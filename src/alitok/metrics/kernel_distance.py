@@ -32,7 +32,7 @@ def kernel_distance(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> KernelDistance:
-    """Kernel distance over subsets drawn without replacement, in float64.
+    """Kernel distance over random subsets drawn without replacement, in float64.
 
     Args:
         samples: (N, D) float, N at least `size`.

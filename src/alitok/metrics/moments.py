@@ -29,12 +29,7 @@ class Gaussian(NamedTuple):
 
 
 class Moments:
-    """Count, mean and sum of centered products of features.
-
-    Args:
-        dimensions: D.
-        device: of the sums; it needs float64, so not `mps`.
-    """
+    """Count, mean and sum of centered products of D features, on a device with float64 (so not `mps`)."""
 
     def __init__(self, dimensions: int, device: torch.device = _CPU) -> None:
         self._count = 0
@@ -85,21 +80,13 @@ class Moments:
             self._fold()
 
     def covariance(self) -> torch.Tensor:
-        """Unbiased, like `numpy.cov(features, rowvar=False)`: (D, D) float64.
-
-        Raises:
-            AlitokError: fewer than two images.
-        """
+        """Unbiased, like `numpy.cov(features, rowvar=False)`: (D, D) float64; an error for fewer than two images."""
         if self.count < 2:
             raise AlitokError(f"A covariance needs at least two images, not {self.count}.")
         return self.products / (self.count - 1)
 
     def gaussian(self) -> Gaussian:
-        """Mean and covariance, on the CPU.
-
-        Raises:
-            AlitokError: fewer than two images.
-        """
+        """Mean and covariance, on the CPU; an error for fewer than two images."""
         return Gaussian(self.mean.cpu(), self.covariance().cpu())
 
     def all_reduced(self, world: World) -> Moments:
@@ -136,15 +123,10 @@ class Moments:
 
 
 class BlockMoments:
-    """Moments of K random blocks of the images, which `frechet_interval` resamples.
+    """Moments of K >= 2 random blocks of the images, which `frechet_interval` resamples.
 
     The block is a hash of the image's number, so blocks are alike in whatever order images come and on any number of
     processes. Takes K · D² · 8 bytes: 670 MB for 20 blocks of 2048 features.
-
-    Args:
-        dimensions: D.
-        blocks: K, at least 2.
-        device: as in `Moments`.
     """
 
     def __init__(self, dimensions: int, blocks: int = 20, device: torch.device = _CPU) -> None:
@@ -190,11 +172,7 @@ def merged(parts: Sequence[Moments], weights: Sequence[int] | None = None) -> Mo
 
 
 def require_finite(features: torch.Tensor, dimensions: int) -> None:
-    """Check features (N, D).
-
-    Raises:
-        AlitokError: a feature is NaN or infinite.
-    """
+    """Check features (N, D); NaN or infinity is an error."""
     assert features.ndim == 2, features.shape
     assert features.shape[1] == dimensions, (features.shape, dimensions)
     finite = features.isfinite().all(1)
@@ -207,11 +185,7 @@ def require_finite(features: torch.Tensor, dimensions: int) -> None:
 
 
 def require_same_dimensions(first: int, second: int) -> None:
-    """Check that two sets have the same number of features.
-
-    Raises:
-        AlitokError: they differ.
-    """
+    """Check that two sets have the same number of features."""
     if first != second:
         raise AlitokError(
             f"Statistics of {first} features cannot be compared with statistics of {second}; take both from the same "

@@ -17,11 +17,7 @@ RMS_EPS = 1e-5
 
 
 def require_heads(width: int, heads: int) -> None:
-    """Check that the width divides into heads.
-
-    Raises:
-        AlitokError: it does not.
-    """
+    """Check that the width divides into heads."""
     if width % heads:
         raise AlitokError(f"width {width} is not divisible by {heads} heads")
 

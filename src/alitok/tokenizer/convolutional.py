@@ -54,11 +54,7 @@ class ConvolutionalDecoderConfig(_ConvolutionalConfig):
 
 
 def require_halvings(patch_size: int, prefix: int) -> None:
-    """Check that convolutions can lead from pixels to one code per patch.
-
-    Raises:
-        AlitokError: the patch side is not a power of two, or there are prefix codes.
-    """
+    """Check that the patch side is a power of two and there are no prefix codes."""
     if patch_size < 1 or patch_size & (patch_size - 1):
         raise AlitokError(f"a convolutional tokenizer needs a power of two as patch_size, not {patch_size}")
     if prefix:

@@ -124,11 +124,7 @@ class Tokenizer(nn.Module):
         return Decoder(decoder, grid=grid, patch_size=patch_size, prefix=prefix, code_width=code_width)
 
     def decoder(self, stage: Stage | None = None) -> AnyDecoder:
-        """The decoder of a stage; None = the last one.
-
-        Raises:
-            AlitokError: this tokenizer has no such decoder.
-        """
+        """The decoder of a stage; None = the last one. A missing decoder is an error."""
         decoder = {"stage1": self.stage1, "stage2": self.stage2, None: self.stage2 or self.stage1}.get(stage)
         if decoder is None:
             there = " and ".join(name for name in ("stage1", "stage2") if getattr(self, name) is not None)
@@ -151,11 +147,7 @@ class Tokenizer(nn.Module):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages whose decoders are present, in training order.
-
-        Raises:
-            AlitokError: no decoder is present.
-        """
+        """The stages whose decoders are present, in training order; none is an error."""
         self.decoder()
         stages: tuple[Stage, ...] = ("stage1", "stage2")
         return tuple(stage for stage in stages if getattr(self, stage) is not None)

@@ -71,12 +71,7 @@ class Candidates:
 
 
 class VectorQuantizer(nn.Module):
-    """A codebook of V plain Euclidean vectors of size D.
-
-    Args:
-        codebook_size: V.
-        code_width: D.
-    """
+    """A codebook of V Euclidean vectors of size D."""
 
     usage: torch.Tensor
 

@@ -17,10 +17,6 @@ from alitok.tokenizer.vit import Decoder
 class RowDecoder:
     """Decodes B images from their first code to the last; rows are final, as no pixel depends on codes of a later row.
 
-    Args:
-        tokenizer: in evaluation mode, with a causal stage-1 decoder.
-        batch: B.
-
     Raises:
         AlitokError: the stage-1 decoder is missing or not causal, or `batch` is less than 1.
     """

@@ -95,11 +95,7 @@ def _released_name(name: str, table: Mapping[str, str]) -> str:
 
 
 def _to_ours(module: nn.Module, released: Tensors, table: Mapping[str, str], source: str) -> None:
-    """Load released tensors into `module`; half-precision weights become float32.
-
-    Raises:
-        AlitokError: all faults, by their released names.
-    """
+    """Load released tensors into `module` as float32; all faults are reported at once, by their released names."""
     wanted = _rename(module.state_dict(), table)
     require_same(wanted, released, source)
     state = module.state_dict()
@@ -126,16 +122,7 @@ def _unwrapped(state: Mapping[str, Any]) -> Tensors:
 
 
 def _shapes(tensors: Tensors, kind: str, dimensions: Mapping[str, int]) -> dict[str, torch.Size]:
-    """The shapes that determine a model's sizes.
-
-    Args:
-        tensors: of a released file.
-        kind: of model, for the error.
-        dimensions: expected number of dimensions, by tensor name.
-
-    Raises:
-        AlitokError: all that are missing or have other dimensions.
-    """
+    """The shapes that determine a model's sizes; `dimensions` is the expected number of dimensions by tensor name."""
     faults = [f"missing {name}" for name in dimensions if name not in tensors]
     faults += [
         f"{name} is {tuple(tensors[name].shape)}, not of {count} dimensions"
