@@ -1,9 +1,7 @@
-"""alitok: predictable image codes.
+"""An image tokenizer whose codes are easy to predict left to right, and an autoregressive generator over them.
 
-A ViT image tokenizer whose causal decoder makes its codes predictable from left to right, a second decoder for
-fidelity, and a plain decoder-only generator over the codes (AliTok, ICLR 2026).
-
-Names are imported when first used, so `import alitok` costs nothing.
+The method is AliTok (ICLR 2026): a causal decoder shapes the codes, and a stage-2 decoder restores fidelity.
+Names are imported on first use, so `import alitok` is fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The generator: a LlamaGen-form transformer with QK-norm; `(codes, classes) -> logits`.
 
-Enters: codes (B, t) with t <= T, classes (B,). Leaves: logits (B, t + 1, V); the logits at position i say what code i
-is, given the class and the codes before it.
-Shapes: B rows, K prefix, G grid side, T = K + G * G codes, V codebook size, D width.
+Logits (B, t + 1, V) at position i predict code i from the class and the codes before it.
+Shapes: B sequences, K prefix, G grid size, T = K + G * G codes, t <= T, V codebook size, D width.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from alitok.nn.rotary import rotary_table
 
 @config
 class GeneratorConfig:
-    """Shape of the sequence and size of the model. The defaults are the paper's B for 256 pixels.
+    """Shape of the sequence and size of the model. The defaults are the paper's B for 256 px.
 
     Attributes:
-        grid: grid cells a side.
-        prefix: number of prefix codes.
+        grid: G.
+        prefix: K.
         codebook_size: V.
         classes: number of classes.
         layers, width, heads: of the transformer; width / heads divisible by 4.
@@ -47,7 +46,7 @@ class GeneratorConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit."""
+        """Reject incompatible sizes."""
         require_at_least(self, 1, "grid", "codebook_size", "classes", "layers", "width", "heads")
         require_at_least(self, 0, "prefix")
         if not 0 <= self.dropout < 1:
@@ -68,7 +67,7 @@ class Generator(nn.Module):
 
     Args:
         config: shape and size.
-        class_names: what the classes are called, in order; may be empty.
+        class_names: names of the classes, in order; may be empty.
     """
 
     rotary: torch.Tensor
@@ -99,11 +98,11 @@ class Generator(nn.Module):
 
     @property
     def null_class(self) -> int:
-        """The class number that means "no class"."""
+        """The class number of "no class"."""
         return self.config.classes
 
     def class_tokens(self, classes: torch.Tensor) -> torch.Tensor:
-        """Classes (B,) in [0, classes], the last meaning none -> rows of the embedding table (B,)."""
+        """Classes (B,) in [0, classes], the last for "no class" -> rows of the embedding table (B,)."""
         return self.config.codebook_size + 1 + classes
 
     def forward(
@@ -112,7 +111,7 @@ class Generator(nn.Module):
         """Codes (B, t), t <= T, and classes (B,) -> logits (B, t + 1, V).
 
         With all T codes the last row of logits follows the whole image and predicts nothing. `value_weights`
-        (B, t + 1, t + 1) are factors of the attended values, seen from each position (SoftCFG).
+        (B, t + 1, t + 1) scale the attended values for each position (SoftCFG).
         """
         tokens = torch.cat([self.class_tokens(classes)[:, None], codes], dim=1)
         x = self.dropout(self.embeddings(tokens))
@@ -137,7 +136,7 @@ class Generator(nn.Module):
 
         Args:
             path_or_name: a directory, or `owner/name` on the hub.
-            offline: take what the hub's cache holds and ask no network.
+            offline: use only the hub's cache.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a generator's.

@@ -39,7 +39,7 @@ class PixelDecoder:
     def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
         if precision not in get_args(Precision):
             raise AlitokError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
-        tokenizer.decoder()  # raises if there is none
+        tokenizer.decoder()  # raises without one
         self._tokenizer = tokenizer
         self.precision: Precision = precision
 

@@ -179,7 +179,7 @@ def keep_likely(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, 
     rank = torch.arange(logits.shape[-1], device=logits.device)
     probs = ordered.masked_fill(rank >= top_k, -math.inf).softmax(-1)
     before = probs.cumsum(-1) - probs
-    # Rounding may leave the last sums below 1, so a limit of 1 is no limit.
+    # Rounding may leave the last sums below 1, so 1 means no limit.
     kept = (rank < top_k) & ((before < top_p) | (top_p >= 1)) & (probs >= min_p * probs[:, :1])
     last = ordered.gather(-1, kept.sum(-1, keepdim=True).clamp(min=1) - 1)
     return logits.masked_fill(logits < last, -math.inf)

@@ -65,7 +65,7 @@ def require_phases(phases: Sequence[Phase]) -> None:
     """Check the phases of a config.
 
     Raises:
-        AlitokError: there are none.
+        AlitokError: `phases` is empty.
     """
     if not phases:
         raise AlitokError("phases is empty; give at least one")
