@@ -47,6 +47,20 @@ def locked(path: Path, patience: float | None = None) -> Iterator[None]:
             _let_go(file.fileno())
 
 
+def mark_in_use(descriptor: int) -> None:
+    """Mark an open file as in use until it is closed; see `try_lock_unused`."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def try_lock_unused(descriptor: int) -> bool:
+    """Lock an open file until it is closed, unless some process has marked it as in use."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _let_go(descriptor: int) -> None:
     """Also for processes that were forked meanwhile and have the file open too."""
     try:

@@ -80,7 +80,7 @@ def judge_of(
     judge = world.on_rank0(lambda: _kept(place))
     if judge is None:
         with ExitStack() as stack:
-            world.on_rank0(lambda: stack.enter_context(open_cache().alone(place)))
+            world.on_rank0(lambda: stack.enter_context(open_cache().lock(place)))
             judge = world.on_rank0(lambda: _kept(place))  # of another run that was at it until now
             if judge is None:
                 judge = _make(splits, world, console, place, seed=seed, training=training)

@@ -1,9 +1,7 @@
-"""Tar archives of images, as WebDataset writes them or as they come, on this machine or elsewhere.
+"""Tar archives of images, local or remote, each image read at random from its place in its archive.
 
-Enters: archives. Leaves: `ArchiveImages`, each image read where it stands in its archive.
-
-A class is what the archive says of a sample, see `tar_index`. Where no archive says anything, the first folder below
-the one that all images are in is the class, and without such folders all are of one class.
+The class of an image is the one its archive gives, see `archive_index`. Where no archive gives any, it is the first
+folder below the one that all images are in, and without such folders all images are one class.
 """
 
 from __future__ import annotations
@@ -23,29 +21,25 @@ import numpy as np
 from alitok.core.console import Reporter, are, counted
 from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads
-from alitok.data.sources.archive_index import ArchiveIndex, ShardFile, index_archive
-from alitok.data.sources.cache import Cache, keep
-from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_names
+from alitok.data.sources.archive_index import ArchiveFile, ArchiveIndex, index_archive
+from alitok.data.sources.cache import Cache, write_if_possible
+from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_name
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
-_MOST_SAID = 100  # times that listing tells how far it is
+_MOST_LOGGED = 100  # lines of progress while listing
 
 
 class Shard(Protocol):
-    """One archive, wherever it is.
-
-    Attributes:
-        name: unique among the archives of a source.
-    """
+    """One archive, wherever it is; its name is unique among the archives of a source."""
 
     @property
     def name(self) -> str:
         """For keys."""
         ...
 
-    def open(self) -> ShardFile:
-        """Open it, having fetched it if need be.
+    def open(self) -> ArchiveFile:
+        """Open it, fetching it first if necessary.
 
         Raises:
             OSError: it cannot be read.
@@ -65,54 +59,54 @@ class LocalShard:
     name: str
     path: Path
 
-    def open(self) -> ShardFile:
-        """Open it."""
-        return ShardFile(os.open(self.path, os.O_RDONLY))
+    def open(self) -> ArchiveFile:
+        """See `Shard`."""
+        return ArchiveFile(os.open(self.path, os.O_RDONLY))
 
     def identity(self) -> tuple[object, ...]:
-        """What changes with its content."""
+        """See `Shard`."""
         found = self.path.stat()
         return str(self.path), found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class FetchedShard:
-    """An archive elsewhere, which is taken never to change."""
+    """A remote archive, which is assumed never to change."""
 
     name: str
     url: str
     cache: Cache
 
-    def open(self) -> ShardFile:
-        """Open it, fetched into the cache."""
+    def open(self) -> ArchiveFile:
+        """See `Shard`."""
         return self.cache.open(self.url)
 
     def identity(self) -> tuple[object, ...]:
-        """What changes with its content."""
+        """See `Shard`."""
         return (self.url,)
 
 
 class OpenShards:
-    """The archives that are open, the most recent `most` of them; neither pickling nor forking hands them on."""
+    """The most recently used open archives, at most `most`; pickling and forking start empty."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
-        self._files: dict[int, ShardFile] = {}
+        self._files: dict[int, ArchiveFile] = {}
 
-    def get(self, number: int, shard: Shard) -> ShardFile:
+    def get(self, number: int, shard: Shard) -> ArchiveFile:
         """The file of a shard, opened if it is not open yet."""
         if os.getpid() != self._process:
-            self._forget()
+            self._clear()
         with self._lock:
             file = self._files.pop(number, None)
             if file is not None:
-                self._files[number] = file  # now the last, that is the most recent
+                self._files[number] = file  # now the most recent
                 return file
-        file = shard.open()  # which may take minutes: others go on meanwhile
+        file = shard.open()  # outside the lock, as it may take minutes
         with self._lock:
             self._files[number] = file
             while len(self._files) > self._most:
@@ -123,8 +117,7 @@ class OpenShards:
         return self._most
 
     def __setstate__(self, most: int) -> None:
-        self._most = most
-        self._forget()
+        self.__init__(most)  # type: ignore[misc]
 
 
 @dataclass(eq=False)
@@ -185,14 +178,14 @@ def open_archives(
     """List the images of archives.
 
     Args:
-        name: for people.
+        name: for messages.
         train: the archives, in order.
         val: archives of validation images, where the split is given.
-        cache: where indexes are kept.
-        notes: what finding the archives met.
+        cache: where indexes are saved.
+        notes: on what finding the archives met.
         only_class: the class of images without labels and folders; `name` unless given.
         classes: the order of the classes, where it is given.
-        log: told what takes long.
+        log: prints progress.
 
     Raises:
         AlitokError: an archive cannot be read, or there are no images.
@@ -202,94 +195,75 @@ def open_archives(
     indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, log))
     shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
     held = None if val is None else shard_of >= len(train)
-    if any(index.says_labels() for index in indexes):
+    if any(index.has_labels() for index in indexes):
         names: Iterator[str | None] = (index.labels[row] or None for index in indexes for row in range(len(index)))
         missing = "has no label"
     else:
-        names, held_folders = _folders(indexes, only_class or name)
-        held = held_folders if held is None else held
-        missing = "is in no folder that names its class, as others are"
-    listed = _list(shards, indexes, names)
-    if not len(listed.members):
-        raise AlitokError(f"{name} has no images with a class.")
-    class_names, labels = listed.labels.finish(classes)
-    mask = np.array(listed.kept, bool)
-    problems = [(shard, *broken) for shard, index in zip(shards, indexes, strict=True) for broken in index.problems]
-    return ArchiveImages(
-        name=name,
-        classes=class_names,
-        labels=labels,
-        contents=listed.contents.finish(),
-        shards=shards,
-        members=listed.members,
-        shard_of=shard_of[mask],
-        offsets=np.concatenate([index.offsets for index in indexes])[mask],
-        sizes=np.concatenate([index.sizes for index in indexes])[mask],
-        val=None if held is None else held[mask],
-        groups=shard_of[mask] if fetched else None,
-        left_out=(
-            *(
-                Broken(printable(f"{shard.name}/{key}" if key else shard.name), reason)
-                for shard, key, reason in problems
-            ),
-            *(Broken(key, missing) for key in listed.unlabelled),
-        ),
-        notes=(*notes, *_surplus(shards, indexes)),
-        files=OpenShards(_MOST_OPEN_FETCHED if fetched else _MOST_OPEN),
-    )
-
-
-def _surplus(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex]) -> tuple[str, ...]:
-    """What is to be said of images that another one of their sample stands for."""
-    count = sum(index.surplus for index in indexes)
-    if not count:
-        return ()
-    shard, example = next(
-        (shard.name, index.example) for shard, index in zip(shards, indexes, strict=True) if index.surplus
-    )
-    return (
-        f"{counted(count, 'image')} in archives {are(count)} not used, such as {printable(f'{shard}/{example}')}: "
-        "another one has the same name up to the first dot, and files of one name are one sample.",
-    )
-
-
-@dataclass
-class _Listed:
-    """The images of all archives that have a class, in order."""
-
-    labels: Labels
-    contents: Contents
-    kept: array[int]  # of all images, 1 where it has a class
-    unlabelled: list[str]
-    members: Strings
-
-
-def _list(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex], names: Iterator[str | None]) -> _Listed:
-    listed = _Listed(Labels(), Contents(), array("b"), [], Strings())
+        names, split_by_folder = _folder_classes(indexes, only_class or name)
+        held = split_by_folder if held is None else held
+        missing = "is not in a class folder, as others are"
+    labels, contents, used = Labels(), Contents(), array("b")
+    left_out = [
+        Broken(printable(f"{shard.name}/{key}" if key else shard.name), reason)
+        for shard, index in zip(shards, indexes, strict=True)
+        for key, reason in index.problems
+    ]
 
     def members() -> Iterator[str]:
         for shard, index in zip(shards, indexes, strict=True):
             for row, size in enumerate(index.sizes.tolist()):
                 label, key = next(names), index.keys[row]
-                listed.kept.append(label is not None)
+                used.append(label is not None)
                 if label is None:
-                    listed.unlabelled.append(printable(f"{shard.name}/{key}"))
+                    left_out.append(Broken(printable(f"{shard.name}/{key}"), missing))
                     continue
-                listed.labels.append(label)
-                listed.contents.append(shard.name, key, label, size)
+                labels.append(label)
+                contents.append(shard.name, key, label, size)
                 yield key
 
-    listed.members = Strings(members())
-    return listed
+    keys = Strings(members())
+    if not len(keys):
+        raise AlitokError(f"{name} has no images with a class.")
+    class_names, rows = labels.finish(classes)
+    mask = np.array(used, bool)
+    return ArchiveImages(
+        name=name,
+        classes=class_names,
+        labels=rows,
+        contents=contents.finish(),
+        shards=shards,
+        members=keys,
+        shard_of=shard_of[mask],
+        offsets=np.concatenate([index.offsets for index in indexes])[mask],
+        sizes=np.concatenate([index.sizes for index in indexes])[mask],
+        val=None if held is None else held[mask],
+        groups=shard_of[mask] if fetched else None,
+        left_out=tuple(left_out),
+        notes=(*notes, *_surplus(shards, indexes)),
+        files=OpenShards(_MOST_OPEN_FETCHED if fetched else _MOST_OPEN),
+    )
+
+
+def _surplus(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex]) -> Iterator[str]:
+    """A note on images that are not used because another one of their sample is."""
+    count = sum(index.surplus for index in indexes)
+    if count:
+        found = zip(shards, indexes, strict=True)
+        example = next(f"{shard.name}/{index.example}" for shard, index in found if index.surplus)
+        yield (
+            f"{counted(count, 'image')} in archives {are(count)} not used, such as {printable(example)}: another one "
+            "has the same name up to the first dot, and files of one name are one sample."
+        )
 
 
 def _indexes(
     shards: Sequence[Shard], cache: Cache, threads: int | None, log: Reporter | None
 ) -> Iterator[ArchiveIndex]:
-    """The indexes of archives, in order; `log` is told of those that were not in the cache."""
+    """The indexes of archives, in order; logs progress where they were not in the cache."""
     count, last = len(shards), 0
-    for done, (index, anew) in enumerate(in_threads(lambda shard: _index(shard, cache, log), shards, threads), start=1):
-        if log is not None and anew and count > 1 and (done == count or (done - last) * _MOST_SAID >= count):
+    found = in_threads(lambda shard: _index(shard, cache, log), shards, threads)
+    for done, (index, is_new) in enumerate(found, start=1):
+        if log is not None and is_new and count > 1 and (done == count or (done - last) * _MOST_LOGGED >= count):
             log(f"{done:,} of {count:,} archives listed")
             last = done
         yield index
@@ -304,26 +278,28 @@ def _index(shard: Shard, cache: Cache, log: Reporter | None) -> tuple[ArchiveInd
         except Exception:  # none yet, or a damaged one, on which numpy and zipfile raise nearly anything
             if log is not None and isinstance(shard, FetchedShard) and not cache.has(shard.url):
                 log(f"Fetching {shard.url}")
-            index = index_archive(shard.open().stream(), shard.name)
+            archive = shard.open()
+            with os.fdopen(archive.descriptor, "rb", closefd=False) as file:
+                index = index_archive(file, shard.name)
     except OSError as error:
         raise AlitokError(f"{shard.name} cannot be read: {error.strerror or error}.") from None
-    keep(path, index.to_bytes())
+    write_if_possible(path, index.to_bytes())
     return index, True
 
 
-def _folders(indexes: Sequence[ArchiveIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
-    """The class of each image by its folder, None where others have one; and the split, if folders are one."""
+def _folder_classes(indexes: Sequence[ArchiveIndex], only_class: str) -> tuple[Iterator[str | None], np.ndarray | None]:
+    """The class of each image by its folder, None where only others have one; and the split, if folders give one."""
 
     def paths() -> Iterator[list[str]]:
         return (index.keys[row].split("/")[:-1] for index in indexes for row in range(len(index)))
 
     common: list[str] | None = None
     for path in paths():
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(path if common is None else common, path, strict=False))
+        same = takewhile(lambda both: both[0] == both[1], zip(path if common is None else common, path, strict=False))
         common = [part for part, _ in same]
     depth = len(common or ())
     firsts = Counter(path[depth] if len(path) > depth else None for path in paths())
-    val = val_names(first for first in firsts if first)
+    val = val_name(first for first in firsts if first)
     if firsts.keys() == {TRAIN, val}:
         held = np.array([path[depth] == val for path in paths()], bool)
         if all(len(path) == depth + 1 for path in paths()):

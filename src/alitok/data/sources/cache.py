@@ -1,18 +1,17 @@
-"""The folder where data that comes from elsewhere is kept: fetched archives, and the indexes of all archives.
+"""The cache folder of remote data: fetched archives, and the indexes of all archives.
 
-Enters: URLs. Leaves: open files. `ALITOK_CACHE` names the folder, `ALITOK_CACHE_GB` bounds what fetched archives take:
+`ALITOK_CACHE` names the folder, `ALITOK_CACHE_GB` limits the size of fetched archives:
 
-    shards/     fetched archives; the least recently used ones go first, never one that any process has open
-    indexes/    where the images of an archive stand, so that a start does not read all archives again
-    streams/    data sets that were read from a stream, see `streams`
+    shards/     fetched archives; the least recently used ones are evicted first, never one that any process has open
+    indexes/    where the images of an archive are, so that a start does not read all archives again
+    streams/    data sets that were read from a stream, see `hub`
 
-An archive is fetched by one process while the others wait for it. What came before a failure is kept and gone on from.
+One process fetches an archive while the others wait for it. A failed download is resumed.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -22,25 +21,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from alitok.core.errors import AlitokError
+from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import write_bytes
-from alitok.core.lock import locked
-from alitok.data.sources.archive_index import ShardFile
+from alitok.core.lock import locked, mark_in_use, try_lock_unused
+from alitok.data.sources.archive_index import ArchiveFile
 
 _DEFAULT_GB = 200.0
-_TRIES = 5  # in a row without a byte more
+_TRIES = 5  # in a row without progress
 _CHUNK = 1 << 23  # bytes read at a time
-_FINAL = (401, 403, 404, 410)  # HTTP answers that asking again does not change
+_FINAL = (401, 403, 404, 410)  # HTTP statuses that a retry does not change
 
 
 @dataclass(frozen=True)
 class Cache:
-    """One cache folder; it is made when something is put there.
+    """One cache folder, created on first use.
 
     Attributes:
         root: the folder.
         limit: bytes that fetched archives may take.
-        pause: seconds before fetching is tried again, doubled each time.
+        pause: seconds before the first retry of a download, doubled each time.
     """
 
     root: Path
@@ -48,19 +47,19 @@ class Cache:
     pause: float = 1.0
 
     def index(self, *identity: object) -> Path:
-        """Where the index of what `identity` names is kept."""
+        """Where the index of what `identity` names is saved."""
         return self.root / "indexes" / f"{_hash(*identity)}.npz"
 
     def folder(self, kind: str, *identity: object) -> Path:
-        """Where several files that belong together are kept."""
+        """Where several files that belong together are saved."""
         return self.root / kind / _hash(*identity)
 
     def has(self, url: str) -> bool:
-        """Whether an archive is there, whole."""
+        """Whether an archive has been fetched."""
         return self._path(url).exists()
 
-    def open(self, url: str) -> ShardFile:
-        """A fetched archive, fetched first if it is not there.
+    def open(self, url: str) -> ArchiveFile:
+        """Open an archive, fetching it first if it is not cached.
 
         Raises:
             AlitokError: it cannot be fetched.
@@ -69,18 +68,18 @@ class Cache:
         try:
             file = _take(path)
             if file is None:
-                with self.alone(path):
+                with self.lock(path):
                     file = _take(path) or self._fetch(url, path)
         except OSError as error:  # of the cache itself, so not the fault of any image
-            raise AlitokError(f"{url} cannot be kept in {self.root}: {error.strerror or error}.") from None
+            raise AlitokError(f"{url} cannot be cached in {self.root}: {error.strerror or error}.") from None
         return file
 
     def _path(self, url: str) -> Path:
         return self.root / "shards" / f"{_hash(url)}.tar"
 
     @contextmanager
-    def alone(self, path: Path) -> Iterator[None]:
-        """Let one process, and one thread, make what will be at `path`; the others wait.
+    def lock(self, path: Path) -> Iterator[None]:
+        """Let one process and thread create what will be at `path`, while the others wait.
 
         Raises:
             AlitokError: the cache cannot be written.
@@ -90,13 +89,12 @@ class Cache:
                 stack.enter_context(locked(path.with_suffix(".lock")))
             except OSError as error:
                 raise AlitokError(
-                    f"The cache {self.root} cannot be written ({error.strerror}); name another folder in the variable "
-                    "ALITOK_CACHE."
+                    f"The cache {self.root} cannot be written ({error.strerror}); set ALITOK_CACHE to another folder."
                 ) from None
             yield
 
-    def _fetch(self, url: str, path: Path) -> ShardFile:
-        failures, came = 0, -1
+    def _fetch(self, url: str, path: Path) -> ArchiveFile:
+        failures, received = 0, -1
         while True:
             try:
                 return self._download(url, path)
@@ -105,16 +103,14 @@ class Cache:
             except Exception as error:  # each file system has its own kinds
                 cause = error.__cause__ or error
                 size = sum(found.st_size for found, part in _files(path.parent) if part.stem.startswith(path.stem))
-                failures, came = (1, size) if size > came else (failures + 1, came)
+                failures, received = (1, size) if size > received else (failures + 1, received)
                 if failures == _TRIES or _is_final(cause) or _is_local(error):
-                    said = " ".join(str(cause).split()) or type(cause).__name__
-                    raise AlitokError(
-                        f"{url} cannot be fetched: {said}. What has come is kept; start again to go on."
-                    ) from None
+                    why = error_text(cause, whole=True).rstrip(".")
+                    raise AlitokError(f"{url} cannot be fetched: {why}. Run it again to resume the download.") from None
             time.sleep(self.pause * 2 ** (failures - 1))
 
-    def _download(self, url: str, path: Path) -> ShardFile:
-        """Fetch what is still missing; the name of the part tells apart the versions of a file that changes."""
+    def _download(self, url: str, path: Path) -> ArchiveFile:
+        """Fetch the missing bytes; the name of the partial file depends on the version of the remote file."""
         system, name = _file_system(url)
         info = system.info(name)
         size = info.get("size")
@@ -126,9 +122,9 @@ class Cache:
                 out.write(chunk)
             out.flush()
             if size is not None and out.tell() != size:
-                raise EOFError(f"{out.tell():,} of {size:,} bytes came")
+                raise EOFError(f"received {out.tell():,} of {size:,} bytes")
             os.fsync(out.fileno())
-            file = _take(part)  # while `out` holds it: from here to the end of its use, nobody may delete it
+            file = _take(part)  # before `out` is closed, so that it is in use without a gap
             assert file is not None
             part.replace(path)
         for other in path.parent.glob(f"{path.stem}-*.part"):  # of earlier versions
@@ -136,11 +132,11 @@ class Cache:
         return file
 
     def _make_room(self, size: int, url: str, part: Path) -> None:
-        """Delete archives, the least recently used first, until one of `size` bytes fits or all others are in use."""
+        """Evict archives, least recently used first, until one of `size` bytes fits or all others are in use."""
         if size > self.limit:
             raise AlitokError(
-                f"{url} has {size / 1e9:.2f} GB, and the cache may hold {self.limit / 1e9:.2f}; allow more in the "
-                "variable ALITOK_CACHE_GB."
+                f"{url} has {size / 1e9:.2f} GB and the limit of the cache is {self.limit / 1e9:.2f}; raise "
+                "ALITOK_CACHE_GB."
             )
         held = [(found, path) for found, path in _files(part.parent) if path != part]
         total = sum(found.st_size for found, _ in held)
@@ -155,7 +151,7 @@ def open_cache() -> Cache:
     """The cache that the environment names.
 
     Raises:
-        AlitokError: ALITOK_CACHE_GB is no number.
+        AlitokError: ALITOK_CACHE_GB is not a number.
     """
     root = os.environ.get("ALITOK_CACHE") or "~/.cache/alitok"
     limit = os.environ.get("ALITOK_CACHE_GB") or str(_DEFAULT_GB)
@@ -166,12 +162,10 @@ def open_cache() -> Cache:
     return Cache(Path(root).expanduser().absolute(), bytes_)
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Write what can be had again; where the cache cannot be written, it is had again each time."""
-    try:
+def write_if_possible(path: Path, data: bytes) -> None:
+    """Save what can be recomputed, unless the cache cannot be written."""
+    with suppress(OSError):
         write_bytes(path, data)
-    except OSError:
-        return
 
 
 def _hash(*identity: object) -> str:
@@ -179,7 +173,7 @@ def _hash(*identity: object) -> str:
 
 
 def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
-    """Archives and parts of archives, while other processes add and delete some."""
+    """Archives and partial archives, while other processes add and delete some."""
     found = []
     for path in folder.iterdir():
         if path.suffix in (".tar", ".part"):
@@ -190,26 +184,26 @@ def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
 
 @contextmanager
 def _appended(part: Path) -> Iterator[IO[bytes]]:
-    """Open a part of an archive to write on; it is in use for as long as that takes."""
+    """Open a partial archive for appending, marked as in use meanwhile."""
     while True:
         with part.open("ab") as out:
-            fcntl.flock(out, fcntl.LOCK_SH)
-            if os.fstat(out.fileno()).st_nlink:  # else it was deleted between these two steps
+            mark_in_use(out.fileno())
+            if os.fstat(out.fileno()).st_nlink:  # else it was deleted in between
                 yield out
                 return
 
 
-def _take(path: Path) -> ShardFile | None:
-    """Open an archive and mark it as used; the shared lock tells other processes for as long as it is open."""
+def _take(path: Path) -> ArchiveFile | None:
+    """Open an archive and mark it as in use for as long as it is open; None if it does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    file = ShardFile(descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    file = ArchiveFile(descriptor)
+    mark_in_use(descriptor)
     if os.fstat(descriptor).st_nlink == 0:  # deleted in between
         return None
-    with suppress(PermissionError):  # a cache that others share with us
+    with suppress(PermissionError):  # a cache of another user
         os.utime(descriptor)
     return file
 
@@ -217,11 +211,12 @@ def _take(path: Path) -> ShardFile | None:
 def _evict(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except OSError:  # in use, or gone
+            unused = try_lock_unused(file.fileno())
+            if unused:
+                path.unlink()
+    except OSError:  # gone
         return False
-    return True
+    return unused
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -234,19 +229,19 @@ def _file_system(url: str) -> tuple[Any, str]:
         if scheme in ("http", "https"):
             import aiohttp
 
-            waits = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-            options["client_kwargs"] = {"timeout": waits, "trust_env": True}  # an archive takes as long as it takes
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # no limit on the whole archive
         return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         if scheme in ("http", "https"):
-            raise AlitokError(f"To read {scheme}:// addresses, run: pip install 'alitok[stream]'.") from None
+            raise AlitokError(f"To read {scheme}:// URLs, run: pip install 'alitok[stream]'.") from None
         raise AlitokError(f"{url} cannot be opened: {str(error).rstrip('.')}.") from None  # it names what to install
     except ValueError:
-        raise AlitokError(f"{url}: addresses that begin with {scheme}:// are not known.") from None
+        raise AlitokError(f"{url}: URLs that begin with {scheme}:// are not supported.") from None
 
 
 def _chunks(system: Any, name: str, info: Mapping[str, Any], out: IO[bytes]) -> Iterator[bytes]:
-    """What `out` still lacks, piece by piece; it is emptied where the source can only be read from its beginning."""
+    """The missing rest of `out`, which is emptied first where the source can only be read from its beginning."""
     if info.get("partial", True):
         try:
             with system.open(name, "rb", block_size=_CHUNK, cache_type="none") as remote:
@@ -254,7 +249,7 @@ def _chunks(system: Any, name: str, info: Mapping[str, Any], out: IO[bytes]) -> 
                 while chunk := remote.read(_CHUNK):
                     yield chunk
             return
-        except ValueError:  # a web server that does not say that it gives no pieces
+        except ValueError:  # a web server that does not announce that it has no ranges
             pass
     out.seek(0)
     out.truncate()
@@ -268,5 +263,5 @@ def _is_final(cause: BaseException) -> bool:
 
 
 def _is_local(error: Exception) -> bool:
-    """Whether it is our own disk that refuses, and not the network."""
+    """Whether our own disk failed, not the network."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

@@ -14,29 +14,28 @@ import numpy as np
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")  # names of given splits, the preferred one first
 
-
-_WHOLE = re.compile(r"-?\d+")
+_INTEGER = re.compile(r"-?\d+")
 
 
 class Broken(NamedTuple):
-    """An image that cannot be used: which, and why, as in "cannot be decoded (image file is truncated)"."""
+    """An image that cannot be used, and why, as in "cannot be decoded (image file is truncated)"."""
 
     key: str
     reason: str
 
 
 class EncodedImages(Protocol):
-    """A fixed number of labelled, encoded images in a fixed order. It can be pickled: loader workers may be spawned.
+    """A fixed number of labelled, encoded images in a fixed order. Picklable, because loader workers may be spawned.
 
     Attributes:
-        name: for people.
+        name: for messages.
         classes: the class names; a label is an index into them.
         labels: (N,) int64.
-        contents: a hash that changes when images are added, removed, renamed, labelled anew or of another size.
-        val: (N,) bool where the data brings its own split, true for images that are held out; else None.
-        groups: (N,) int32, equal for images that lie together, where reading far apart is dear; else None.
+        contents: a hash that changes when images are added, removed, renamed, relabelled or of another size.
+        val: (N,) bool where the data brings its own split, true for validation images; else None.
+        groups: (N,) int32, equal for images that lie together, where reading far apart is slow; else None.
         left_out: what listing met and could not use.
-        notes: sentences on what was found and is not used, for people.
+        notes: sentences for the user on what was found and is not used.
     """
 
     name: str
@@ -53,21 +52,21 @@ class EncodedImages(Protocol):
         ...
 
     def key(self, index: int) -> str:
-        """The stable and unique name of an image: its path below the root, shard and member, or split and row."""
+        """The stable, unique name of an image: its path below the root, shard and member, or split and row."""
         ...
 
     def encoded(self, index: int) -> bytes:
-        """An image as its file holds it.
+        """The image file.
 
         Raises:
             OSError: this image cannot be read.
-            AlitokError: none can, as without a network.
+            AlitokError: no image can be read, as without a network.
         """
         ...
 
 
 class Strings:
-    """Many short texts in one buffer: a list of a million strings would take ten times the memory."""
+    """Many short strings in one buffer: a list of a million strings would take ten times the memory."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         buffer, ends = bytearray(), array("q", [0])
@@ -85,19 +84,19 @@ class Strings:
         return self._buffer[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
 
     def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The buffer (bytes,) uint8 and where each text ends (N + 1,) int64, for `from_arrays`."""
+        """The buffer (bytes,) uint8 and where each string ends (N + 1,) int64, for `from_arrays`."""
         return np.frombuffer(self._buffer, np.uint8), self._ends
 
     @classmethod
     def from_arrays(cls, buffer: np.ndarray, ends: np.ndarray) -> Strings:
-        """What `to_arrays` returned, as it was."""
+        """Inverse of `to_arrays`."""
         strings = cls()
         strings._buffer, strings._ends = buffer.tobytes(), ends
         return strings
 
 
 class Labels:
-    """Class names, image by image, as indices into the classes once all are known."""
+    """Collects class names image by image, and numbers the classes once all are known."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
@@ -112,8 +111,8 @@ class Labels:
         """The classes that occur, those of `classes` first, the others in `class_order`; and the labels (N,) int64."""
         given = [name for name in dict.fromkeys(map(normal, classes or ())) if name in self._ids]
         order = given + class_order(self._ids.keys() - set(given))
-        place = {name: number for number, name in enumerate(order)}
-        table = np.array([place[name] for name in self._ids], np.int64)
+        number = {name: row for row, name in enumerate(order)}
+        table = np.array([number[name] for name in self._ids], np.int64)
         rows = np.frombuffer(self._rows, np.int64)
         return tuple(order), table[rows] if len(rows) else rows.copy()
 
@@ -139,7 +138,7 @@ def normal(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A name that any terminal and file takes: bytes of a file's name that are no text are spelled out."""
+    """A name that any terminal and file takes: bytes of a file's name that are not text are escaped."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -148,15 +147,15 @@ def printable(name: str) -> str:
 
 
 def class_order(names: Iterable[str]) -> list[str]:
-    """Distinct names: as numbers if all are whole numbers, else by code points, whatever locale or file system say."""
+    """Distinct names: as numbers if all are integers, else by code points, independent of locale and file system."""
     distinct = {normal(name) for name in names}
-    if all(_WHOLE.fullmatch(name) for name in distinct):
+    if all(_INTEGER.fullmatch(name) for name in distinct):
         return sorted(distinct, key=lambda name: (int(name), name))
     return sorted(distinct)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name, without folders, is that of an image that is not hidden."""
+    """Whether a file of this name, without folders, is an image and not hidden."""
     dot = name.rfind(".")
     return dot > 0 and name[0] != "." and name[dot:].lower() in SUFFIXES
 
@@ -166,7 +165,7 @@ def known_endings() -> str:
     return " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
-def val_names(names: Iterable[str]) -> str | None:
-    """Of the parts of a data set, such as folders or splits, the one that is held out; None without one."""
+def val_name(names: Iterable[str]) -> str | None:
+    """Which of the folders, files or splits of a data set is its validation set; None without one."""
     present = set(names)
     return next((name for name in VAL if name in present), None)

@@ -1,8 +1,4 @@
-"""Names that stand for several files, and options behind a name.
-
-Enters: what the user wrote, such as `shards/train-{000..012}.tar` or `data.parquet?label=kind`. Leaves: paths, URLs,
-options, and which of several files are for training.
-"""
+"""Names that stand for several files, such as `shards/train-{000..012}.tar`, and options after a name."""
 
 from __future__ import annotations
 
@@ -10,10 +6,11 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from itertools import product
+from math import prod
 from pathlib import Path
 
 from alitok.core.errors import AlitokError
-from alitok.data.sources.images import TRAIN, val_names
+from alitok.data.sources.images import TRAIN, val_name
 
 OPTIONS = ("split", "val", "image", "label", "config", "streaming", "mirror")
 
@@ -24,15 +21,24 @@ _MOST = 100_000  # names that braces may stand for
 
 
 def with_options(data: str) -> tuple[str, dict[str, str]]:
-    """Part a name from the options behind it, as in `NAME?key=value&key=value`.
+    """Separate a name from its options, as in `NAME?key=value&key=value`.
 
-    A `?` in front of anything else is part of the name, as in a glob or an address.
+    A `?` before anything but a known option is part of the name, as in a glob or a URL.
 
     Raises:
-        AlitokError: an option stands there twice.
+        AlitokError: an option is given twice.
     """
-    known = f"(?:{'|'.join(OPTIONS)})=[^&]*"
-    match = re.fullmatch(rf"(.*?)\?({known}(?:&{known})*)", data)
+    return _split_options(data, "|".join(OPTIONS))
+
+
+def any_options(data: str) -> tuple[str, dict[str, str]]:
+    """As `with_options`, for options that may be misspelled."""
+    return _split_options(data, "[a-z_]+")
+
+
+def _split_options(data: str, keys: str) -> tuple[str, dict[str, str]]:
+    option = f"(?:{keys})=[^&]*"
+    match = re.fullmatch(rf"(.*?)\?({option}(?:&{option})*)", data)
     return (data, {}) if match is None else (match[1], read_options(data, match[2]))
 
 
@@ -40,17 +46,17 @@ def read_options(data: str, text: str) -> dict[str, str]:
     """`key=value&key=value` as a dictionary; `data` is for messages.
 
     Raises:
-        AlitokError: it has another form, or an option stands there twice.
+        AlitokError: it has another form, or an option is given twice.
     """
-    pairs = [pair.partition("=") for pair in text.split("&") if pair]
-    options = {key: value for key, _, value in pairs}
-    if len(options) < len(pairs) or not all(key and value for key, _, value in pairs):
+    items = [item.partition("=") for item in text.split("&") if item]
+    options = {key: value for key, _, value in items}
+    if len(options) < len(items) or not all(key and value for key, _, value in items):
         raise AlitokError(f"{data}: write options as ?key=value&key=value, each once.")
     return options
 
 
 def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
-    """Check that all options mean something for this kind of data.
+    """Check that all options apply to this kind of data.
 
     Raises:
         AlitokError: one does not.
@@ -62,14 +68,8 @@ def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
         raise AlitokError(f"{data} takes no option {unknown[0]}; {hint}")
 
 
-def any_options(data: str) -> tuple[str, dict[str, str]]:
-    """As `with_options`, for options that may be misspelt."""
-    match = re.fullmatch(r"(.*?)\?([a-z_]+=[^&]*(?:&[a-z_]+=[^&]*)*)", data)
-    return (data, {}) if match is None else (match[1], read_options(data, match[2]))
-
-
 def is_on(name: str, value: str) -> bool:
-    """What an option that is 1 or 0 says.
+    """The value of an option that is 1 or 0.
 
     Raises:
         AlitokError: it is something else.
@@ -80,7 +80,7 @@ def is_on(name: str, value: str) -> bool:
 
 
 def is_url(name: str) -> bool:
-    """Whether it is an address, as of the web or of a bucket."""
+    """Whether it begins with a scheme, such as https:// or s3://."""
     return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
 
 
@@ -97,11 +97,8 @@ def expand_braces(name: str) -> list[str]:
     """
     pieces = _BRACES.split(name)
     choices = [[piece] if place % 2 == 0 else _choices(piece) for place, piece in enumerate(pieces)]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > _MOST:
-        raise AlitokError(f"{name} stands for {count:,} files; at most {_MOST:,} are taken.")
+    if (count := prod(map(len, choices))) > _MOST:
+        raise AlitokError(f"{name} stands for {count:,} files; the limit is {_MOST:,}.")
     return ["".join(choice) for choice in product(*choices)]
 
 
@@ -111,7 +108,7 @@ def _choices(inside: str) -> list[str]:
         return inside.split(",")
     first, last = int(match[1]), int(match[2])
     if abs(last - first) >= _MOST:
-        raise AlitokError(f"{{{inside}}} stands for too many files; at most {_MOST:,} are taken.")
+        raise AlitokError(f"{{{inside}}} stands for too many files; the limit is {_MOST:,}.")
     step = 1 if last >= first else -1
     return [str(number).zfill(len(match[1])) for number in range(first, last + step, step)]
 
@@ -119,40 +116,39 @@ def _choices(inside: str) -> list[str]:
 def expand_paths(name: str) -> list[Path]:
     """The files that a path with braces and wildcards stands for, in order.
 
-    Folders and files that are there under the very name are meant by it, whatever signs it holds. Wildcards stand for
-    files that are not hidden.
+    A file or folder of exactly this name wins, whatever characters it has. Wildcards do not match hidden files.
 
     Raises:
-        AlitokError: one of them is not there, or nothing fits.
+        AlitokError: one of them does not exist, or nothing matches.
     """
     path = Path(name).expanduser().absolute()
-    there, rest = Path(path.anchor), list(path.parts[1:])
-    while rest and (there / rest[0]).exists():
-        there /= rest.pop(0)
+    root, rest = Path(path.anchor), list(path.parts[1:])
+    while rest and (root / rest[0]).exists():
+        root /= rest.pop(0)
     if not rest:
-        return [there]
+        return [root]
     found = []
     for each in expand_braces("/".join(rest)):
-        if (there / each).exists():
-            found.append(there / each)
+        if (root / each).exists():
+            found.append(root / each)
             continue
-        matches = there.glob(each) if is_pattern(each) else ()
+        matches = root.glob(each) if is_pattern(each) else ()
         files = sorted(path for path in matches if path.is_file() and not path.name.startswith("."))
         if not files:
-            raise AlitokError(f"There is no file {there / each}; check the name.")
+            raise AlitokError(f"There is no file {root / each}; check the name.")
         found += files
     return list(dict.fromkeys(found))
 
 
 def divide(paths: Iterable[Path]) -> tuple[list[Path], list[Path] | None, tuple[str, ...]]:
-    """Files by the part of a data set that their names begin with, such as `train-00000.tar` and `val-00000.tar`.
+    """Files by the split that their names begin with, such as `train-00000.tar` and `val-00000.tar`.
 
     Returns:
-        Those for training; those that are held out, None where names tell of none; and what is to be said of others.
+        Those for training; those for validation, None where names do not tell; and notes on the others.
     """
     paths = list(paths)
     parts = {path: (match[1].lower() if (match := _PART.match(path.name)) else "") for path in paths}
-    val = val_names(parts.values())
+    val = val_name(parts.values())
     if TRAIN not in parts.values() or val is None:
         return paths, None, ()
     unused = [path.name for path in paths if parts[path] not in (TRAIN, val)]

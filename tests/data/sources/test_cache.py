@@ -158,7 +158,7 @@ def test_what_has_come_is_kept_when_the_server_fails_for_good(server, cache, ran
     server.files["/x.tar"], server.ranges, server.drops = whole, ranges, range(3, 1000)
     if not ranges:
         server.drops = range(1000)
-    with pytest.raises(AlitokError, match=r"x\.tar cannot be fetched: .* start again to go on") as caught:
+    with pytest.raises(AlitokError, match=r"x\.tar cannot be fetched: .* Run it again to resume") as caught:
         cache.open(f"{server.url}/x.tar")
     assert "\n" not in str(caught.value)
     assert not ranges or [path.stat().st_size for path in cache.root.glob("shards/*.part")] == [3 << 17]
@@ -230,14 +230,14 @@ def test_no_network(cache):
 
 
 def test_schemes(cache):
-    with pytest.raises(AlitokError, match="begin with nonsense:// are not known"):
+    with pytest.raises(AlitokError, match="begin with nonsense:// are not supported"):
         cache.open("nonsense://x.tar")
 
 
 @pytest.mark.parametrize(
     ("missing", "url", "message"),
     [
-        ("aiohttp", "https://x/y.tar", r"To read https:// addresses, run: pip install 'alitok\[stream\]'"),
+        ("aiohttp", "https://x/y.tar", r"To read https:// URLs, run: pip install 'alitok\[stream\]'"),
         ("s3fs", "s3://bucket/y.tar", r"s3://bucket/y\.tar cannot be opened: Install s3fs"),
     ],
 )
@@ -308,7 +308,7 @@ def test_an_archive_that_another_process_reads_stays(server, tmp_path):
 
 def test_an_archive_that_does_not_fit_at_all(server, tmp_path):
     server.files["/x.tar"] = bytes(2000)
-    with pytest.raises(AlitokError, match=r"x\.tar has .* GB, and the cache may hold .* ALITOK_CACHE_GB"):
+    with pytest.raises(AlitokError, match=r"x\.tar has .* GB and the limit of the cache is .*ALITOK_CACHE_GB"):
         Cache(tmp_path / "cache", 1000).open(f"{server.url}/x.tar")
 
 

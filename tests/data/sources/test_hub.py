@@ -153,7 +153,7 @@ def test_unlabelled_images_are_one_class(tmp_path):
     for form in ("x.parquet", "x.parquet?streaming=1"):
         images = open_images(f"{tmp_path}/{form}")
         assert images.classes == ("x",)
-        assert "no column that is plainly of labels" in images.notes[0]
+        assert "no clear label column" in images.notes[0]
     assert open_images(f"{tmp_path}/x.parquet?label=text").classes == ("a", "b")
 
 
@@ -183,7 +183,7 @@ def test_the_columns_that_are_plain_to_see(features, options, expected):
     [
         ({"a": IMAGE, "b": IMAGE}, {}, r"several columns that may be the image: a, b; add \?image=COLUMN"),
         ({"img": IMAGE, "fine": CLASS, "coarse": CLASS}, {}, r"may be the label: fine, coarse.*img \(image\)"),
-        ({"text": TEXT, "label": CLASS}, {}, r"no column that is plainly of images.*text \(text\), label \(class\)"),
+        ({"text": TEXT, "label": CLASS}, {}, r"no clear image column.*text \(text\), label \(class\)"),
         ({"image": IMAGE}, {"label": "kind"}, r"x has no column 'kind'; its columns are: image \(image\)"),
         ({"image": IMAGE}, {"image": "kind"}, r"x has no column 'kind'"),
     ],
@@ -284,7 +284,7 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch, form, message):
 def shard_rows(monkeypatch, rows):
     """Archives of about so many rows."""
     monkeypatch.setattr(
-        "alitok.data.sources.stream._SHARD_BYTES", rows * 2048 - 1024
+        "alitok.data.sources.hub._SHARD_BYTES", rows * 2048 - 1024
     )  # a header and a block for each member
 
 
@@ -300,9 +300,9 @@ def test_a_stream_that_breaks_off_is_gone_on_with(tmp_path, monkeypatch, stop_at
         f"{number:05d}.tar" for number in range(5)
     ]
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "broken"))
-    import alitok.data.sources.stream as streams
+    import alitok.data.sources.hub as streams
 
-    real, seen = streams._encoded, []
+    real, seen = streams.encoded_image, []
 
     def fragile(value):
         if len(seen) == stop_at:
@@ -310,12 +310,12 @@ def test_a_stream_that_breaks_off_is_gone_on_with(tmp_path, monkeypatch, stop_at
         seen.append(value)
         return real(value)
 
-    monkeypatch.setattr(streams, "_encoded", fragile)
-    with pytest.raises(AlitokError, match=rf"broke off: gone. Start again to go on from row {stop_at // 5 * 5}\."):
+    monkeypatch.setattr(streams, "encoded_image", fragile)
+    with pytest.raises(AlitokError, match=rf"broke off: gone. Run it again to resume at row {stop_at // 5 * 5}\."):
         open_images(source)
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("streams/*/*.tar")}
     assert len(whole) == stop_at // 5
-    monkeypatch.setattr(streams, "_encoded", real)
+    monkeypatch.setattr(streams, "encoded_image", real)
     images = open_images(source)
     assert reds(images) == reds(expected) == list(range(22))
     assert images.contents == expected.contents

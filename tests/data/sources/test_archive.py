@@ -422,7 +422,7 @@ def test_labels_that_cannot_be_read_and_samples_without_one_are_named(tmp_path):
         (b"", "x.tar is empty"),
         (b"PK\x03\x04" + bytes(600), "x.tar is a zip archive"),
         (b"\x1f\x8b" + bytes(600), "x.tar is compressed"),
-        (b"hello" * 300, "x.tar is no tar archive, or damaged"),
+        (b"hello" * 300, "x.tar is not a tar archive, or damaged"),
         (bytes(10240), "x.tar has no images"),
     ],
 )
