@@ -75,31 +75,29 @@ def script(request, block_of, cluster):
     return request.param, text
 
 
+def started(command, cluster, checkpoint):
+    """A process in the cluster's folder, once `checkpoint` exists there or it has ended."""
+    folder, environment = cluster
+    job = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    until = time.monotonic() + 240
+    while not (folder / checkpoint).exists() and job.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return job
+
+
 @pytest.mark.slow
 def test_a_stopped_job_saves_and_is_requeued_and_a_finished_one_is_not(script, cluster):
     scheduler, text = script
     folder, environment = cluster
     environment["OMP_NUM_THREADS"] = "1"
-    checkpoints, done = folder / "runs/imagenet/stage1/checkpoints", folder / "runs/imagenet/done/stage1.json"
-
-    def start(steps):
-        words = {
-            "cwd": folder,
-            "env": environment,
-            "text": True,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-        }
-        return subprocess.Popen(["bash", "-c", text(steps)], **words)
-
-    job = start(4000)
-    until = time.monotonic() + 240
-    while not (checkpoints / "step-00000010").exists() and job.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
+    checkpoints, done = "runs/imagenet/stage1/checkpoints", folder / "runs/imagenet/done/stage1.json"
+    job = started(["bash", "-c", text(4000)], cluster, f"{checkpoints}/step-00000010")
     job.send_signal(signal.SIGTERM)
     output = job.communicate(timeout=60)[0]
     assert job.returncode == (0 if scheduler == "slurm" else 1), output
-    newest = max(path.name for path in checkpoints.glob("step-*"))
+    newest = max(path.name for path in (folder / checkpoints).glob("step-*"))
     assert "Asked to stop" in output
     assert f"at step {int(newest.removeprefix('step-'))} of 4000" in output
     assert not done.exists()
@@ -108,10 +106,10 @@ def test_a_stopped_job_saves_and_is_requeued_and_a_finished_one_is_not(script, c
     if scheduler == "slurm":
         assert queue.read_text() == "requeue 7\n"
 
-    # Steps are part of the recipe, so the end is seen in a run of its own.
+    # Steps are part of the recipe, so a second run shows the end.
     (folder / "runs/imagenet").rename(folder / "stopped")
     queue.unlink(missing_ok=True)
-    job = start(20)
+    job = started(["bash", "-c", text(20)], cluster, done)
     output = job.communicate(timeout=240)[0]
     assert job.returncode == 0, output
     assert done.exists()
@@ -126,16 +124,7 @@ def test_torchrun_restarts_after_a_kill(cluster):
     environment |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     words = ["torchrun", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone", "-m", "alitok", "train"]
     words += ["stage1", "--out", "run", *TINY.format(steps=400).split()]
-    run = subprocess.Popen(
-        words, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    until = time.monotonic() + 240
-    while (
-        not (folder / "run/stage1/checkpoints/step-00000010").exists()
-        and run.poll() is None
-        and time.monotonic() < until
-    ):
-        time.sleep(0.01)
+    run = started(words, cluster, "run/stage1/checkpoints/step-00000010")
     below = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(below[1]), signal.SIGKILL)
     output = run.communicate(timeout=400)[0]
