@@ -10,8 +10,8 @@ from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
 
 
-class Painter(nn.Module):
-    """Numbers -> images, behind a last layer whose gradients are measured."""
+class Decoder(nn.Module):
+    """Noise -> images, with a last layer whose gradients are measured."""
 
     def __init__(self):
         super().__init__()
@@ -58,43 +58,43 @@ def test_lecam_has_gradients_and_saves_its_means():
     assert not list(lecam.parameters())
 
 
-def losses(painter, judge, x, images):
-    painted = painter(x)
-    return F.mse_loss(painted, images), hinge_generator(judge(painted))
+def losses(decoder, discriminator, x, images):
+    decoded = decoder(x)
+    return F.mse_loss(decoded, images), hinge_generator(discriminator(decoded))
 
 
-def vqgan_weight(painter, judge, x, images):
-    """The formula of VQGAN on the whole batch, through `backward` on a copy for each loss."""
-    lengths = []
+def vqgan_weight(decoder, discriminator, x, images):
+    """The formula of VQGAN on the whole batch, by `backward` on a copy for each loss."""
+    norms = []
     for which in (0, 1):
-        copied = copy.deepcopy(painter)
-        losses(copied, judge, x, images)[which].backward()
-        lengths.append(copied.last.weight.grad.square().sum().sqrt().item())
-    return min(max(lengths[0] / (lengths[1] + 1e-4), 0), 1e4)
+        copied = copy.deepcopy(decoder)
+        losses(copied, discriminator, x, images)[which].backward()
+        norms.append(copied.last.weight.grad.square().sum().sqrt().item())
+    return min(max(norms[0] / (norms[1] + 1e-4), 0), 1e4)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
 def test_adaptive_weight_equals_vqgans_for_any_split_of_the_batch(parts):
-    painter, judge = Painter(), nn.Conv2d(3, 1, 4)
+    decoder, discriminator = Decoder(), nn.Conv2d(3, 1, 4)
     x, images = torch.randn(8, 3, 8, 8), torch.rand(8, 3, 8, 8)
     adaptive = AdaptiveWeight()
     measured = [
-        adaptive.gradients(*losses(painter, judge, *part), painter.last.weight)
+        adaptive.gradients(*losses(decoder, discriminator, *part), decoder.last.weight)
         for part in zip(x.chunk(parts), images.chunk(parts), strict=True)
     ]
     assert adaptive.weight == 0  # nothing is measured before the update
     adaptive.update(*(torch.stack(each).mean(0) for each in zip(*measured, strict=True)))
-    assert adaptive.weight.item() == pytest.approx(vqgan_weight(painter, judge, x, images), rel=1e-5)
+    assert adaptive.weight.item() == pytest.approx(vqgan_weight(decoder, discriminator, x, images), rel=1e-5)
 
 
 def test_measuring_retains_the_graph_and_accumulates_no_gradients():
-    painter, judge = Painter(), nn.Conv2d(3, 1, 4)
-    reconstruction, adversarial = losses(painter, judge, torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
-    measured = AdaptiveWeight().gradients(reconstruction, adversarial, painter.last.weight)
-    assert all(parameter.grad is None for parameter in painter.parameters())
+    decoder, discriminator = Decoder(), nn.Conv2d(3, 1, 4)
+    reconstruction, adversarial = losses(decoder, discriminator, torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8))
+    measured = AdaptiveWeight().gradients(reconstruction, adversarial, decoder.last.weight)
+    assert all(parameter.grad is None for parameter in decoder.parameters())
     assert not any(gradient.requires_grad for gradient in measured)
     (reconstruction + adversarial).backward()
-    assert torch.allclose(painter.last.weight.grad, sum(measured), atol=1e-7)
+    assert torch.allclose(decoder.last.weight.grad, sum(measured), atol=1e-7)
 
 
 def test_adaptive_weight_is_capped_and_saved():

@@ -92,9 +92,9 @@ def test_bf16_features_give_a_float32_distance():
     images, others = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
     exact = network.distance(network(images), network(others)).item()
     with torch.autocast("cpu", torch.bfloat16):
-        found, wanted = network(images), network(others)
-        distance = network.distance(found, wanted)
-    assert found[0].dtype == torch.bfloat16
+        features, target = network(images), network(others)
+        distance = network.distance(features, target)
+    assert features[0].dtype == torch.bfloat16
     assert distance.dtype == torch.float32
     assert distance.item() == pytest.approx(exact, rel=0.05)
 
@@ -116,7 +116,7 @@ def test_saving_keeps_other_files_in_the_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"kind": "tokenizer"}, "not 'local features'"),
         ({"outputs": 0}, "at least 1"),
@@ -126,15 +126,15 @@ def test_saving_keeps_other_files_in_the_directory(tmp_path):
         ({"surplus": 1}, "unknown key 'surplus'"),
     ],
 )
-def test_a_damaged_or_foreign_config_is_rejected(tmp_path, change, told):
+def test_a_damaged_or_foreign_config_is_rejected(tmp_path, change, message):
     LocalFeatures(SMALL, 3).save(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(AlitokError, match=told):
+    with pytest.raises(AlitokError, match=message):
         LocalFeatures.load(tmp_path)
 
 
-@pytest.mark.parametrize(("sizes", "told"), [({"width": 12}, "multiple of 8"), ({"stages": 0}, "at least 1")])
-def test_invalid_sizes_are_rejected(sizes, told):
-    with pytest.raises(AlitokError, match=told):
+@pytest.mark.parametrize(("sizes", "message"), [({"width": 12}, "multiple of 8"), ({"stages": 0}, "at least 1")])
+def test_invalid_sizes_are_rejected(sizes, message):
+    with pytest.raises(AlitokError, match=message):
         from_dict(LocalFeaturesConfig, sizes, "run.toml")

@@ -16,7 +16,7 @@ NAMES = ("convnext", "lpips", "local")
 
 
 class Counted(LocalFeatures):
-    """A small feature network that notes the batch sizes it sees."""
+    """A small feature network that records its batch sizes."""
 
     def __init__(self):
         super().__init__(LocalFeaturesConfig(width=8, stages=2), outputs=2)
@@ -32,14 +32,14 @@ def networks(*names):
 
 
 def some_images(cells=4):
-    """Images, a reconstruction of them, and a strip of `cells` patches; 4 x 4 patches of 2 x 2 pixels."""
+    """Images, a reconstruction of them, and a strip of `cells` patches; 4 x 4 patches of 2 x 2 px."""
     images, rebuilt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8, requires_grad=True)
     return images, rebuilt, torch.rand(2, 3, 2, 2 * cells, requires_grad=True)
 
 
-def by_hand(judges, weights, images, rebuilt, strip, quantizer):
+def by_hand(extractors, weights, images, rebuilt, strip, quantizer):
     def distance(name, a):
-        return judges[name].distance(judges[name](a), judges[name](images)).item()
+        return extractors[name].distance(extractors[name](a), extractors[name](images)).item()
 
     composed = rebuilt.detach().clone()
     composed[:, :, :2] = strip
@@ -60,17 +60,17 @@ def by_hand(judges, weights, images, rebuilt, strip, quantizer):
 
 @pytest.mark.parametrize(("seed", "perceptual_row"), list(itertools.product(range(3), (True, False))))
 def test_all_terms_and_their_sums_equal_those_by_hand(seed, perceptual_row):
-    draw = random.Random(seed)
+    uniform = random.Random(seed).uniform
     weights = LossWeights(
-        **{name: draw.uniform(0.1, 3) for name in ("mse", *NAMES, "quantizer", "auxiliary", "adversarial", "lecam")},
+        **{name: uniform(0.1, 3) for name in ("mse", *NAMES, "quantizer", "auxiliary", "adversarial", "lecam")},
         auxiliary_perceptual=perceptual_row,
     )
-    judges = networks(*NAMES)
+    extractors = networks(*NAMES)
     images, rebuilt, strip = some_images()
-    result = Objective(judges, patch_size=2)(
+    result = Objective(extractors, patch_size=2)(
         images, rebuilt, weights, prefix_strip=strip, quantizer_loss=torch.tensor(0.7)
     )
-    expected = by_hand(judges, weights, images, rebuilt, strip, 0.7)
+    expected = by_hand(extractors, weights, images, rebuilt, strip, 0.7)
     assert {name: term.item() for name, term in result.items()} == pytest.approx(expected, rel=1e-4)
     assert all(term.dtype == torch.float32 and term.ndim == 0 for term in result.values())
 
@@ -83,15 +83,15 @@ def test_stage_2_has_the_reconstruction_terms_only():
 
 
 def test_networks_of_weight_zero_are_not_run_and_the_target_runs_once():
-    judges = networks("lpips", "local")
+    extractors = networks("lpips", "local")
     images, rebuilt, strip = some_images()
-    objective = Objective(judges, 2)
+    objective = Objective(extractors, 2)
     result = objective(images, rebuilt, LossWeights(local=1.0), prefix_strip=strip)
     assert "lpips" not in result
-    assert (judges["lpips"].seen, judges["local"].seen) == ([], [2, 4])
+    assert (extractors["lpips"].seen, extractors["local"].seen) == ([], [2, 4])
     objective(images, rebuilt, LossWeights(local=1.0, auxiliary_perceptual=False), prefix_strip=strip)
     objective(images, rebuilt, LossWeights(local=1.0, auxiliary=0.0), prefix_strip=strip)
-    assert judges["local"].seen[2:] == [2, 2, 2, 2]
+    assert extractors["local"].seen[2:] == [2, 2, 2, 2]
 
 
 def test_cheap_terms_of_weight_zero_are_reported_with_zero_gradient():
@@ -108,15 +108,15 @@ def test_cheap_terms_of_weight_zero_are_reported_with_zero_gradient():
 
 
 def test_gradients_reach_the_reconstruction_but_no_network():
-    judges = networks(*NAMES)
+    extractors = networks(*NAMES)
     images, rebuilt, strip = some_images()
-    objective = Objective(judges, 2)
+    objective = Objective(extractors, 2)
     weights = LossWeights(mse=0.0, convnext=1.0, lpips=1.0, local=1.0)
     objective(images, rebuilt, weights, prefix_strip=strip)["loss"].backward()
     assert (rebuilt.grad.flatten(1).norm(dim=1) > 0).all()
     assert (strip.grad.flatten(1).norm(dim=1) > 0).all()
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in objective.parameters())
-    assert not any(module.training for judge in judges.values() for module in judge.modules())
+    assert not any(module.training for network in extractors.values() for module in network.modules())
 
 
 @pytest.mark.parametrize("perceptual_row", [True, False])
@@ -135,8 +135,8 @@ def test_the_first_row_is_the_strip_as_far_as_it_reaches(cells, from_strip):
     _, rebuilt, strip = some_images(cells)
     composed = compose_first_row(rebuilt, strip, 2)
     for row, column in itertools.product(range(8), range(8)):
-        drawn = row < 2 and column < 2 * from_strip
-        expected = strip[:, :, row, column + 2 * (cells - from_strip)] if drawn else rebuilt[:, :, row, column]
+        in_strip = row < 2 and column < 2 * from_strip
+        expected = strip[:, :, row, column + 2 * (cells - from_strip)] if in_strip else rebuilt[:, :, row, column]
         assert torch.equal(composed[:, :, row, column], expected)
 
 
@@ -176,7 +176,7 @@ def test_under_bf16_autocast_all_terms_are_float32_and_close():
     assert all(term.dtype == torch.float32 for term in result.values())
     assert result["mse"] == exact["mse"]
     assert result["local"].item() == pytest.approx(exact["local"].item(), rel=0.05)
-    assert result["local"] != exact["local"]  # the network itself did compute in bf16
+    assert result["local"] != exact["local"]  # the network itself ran in bf16
 
 
 def test_networks_move_with_the_objective():

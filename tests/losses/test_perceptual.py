@@ -40,13 +40,13 @@ def vgg():
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache of torchvision's at the directory that is returned."""
+    """No internet, and an empty torchvision cache in the returned directory."""
 
-    def refuse(request):
+    def no_network(request):
         raise URLError("Temporary failure in name resolution")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
     return tmp_path / "hub" / "checkpoints"
 
 
@@ -65,16 +65,16 @@ def test_convnext_logits_equal_torchvisions_at_224_px(convnext, side):
 
     images = torch.rand(1, 3, side, side)
     resized = transforms.resize(images, [224, 224], antialias=True)
-    normalised = transforms.normalize(resized, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    normalized = transforms.normalize(resized, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     (logits,) = convnext(images)
     assert logits.shape == (1, 1000)
-    assert torch.allclose(logits, convnext.network(normalised), atol=1e-5)
+    assert torch.allclose(logits, convnext.network(normalized), atol=1e-5)
 
 
 def test_distance_of_logits_is_their_mse(convnext):
-    found, wanted = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [3.0, 0.0]])
-    assert convnext.distance((found,), (wanted,)).item() == pytest.approx((1 + 9) / 4)
-    assert convnext.distance((found.bfloat16(),), (wanted.bfloat16(),)).dtype == torch.float32
+    features, target = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [3.0, 0.0]])
+    assert convnext.distance((features,), (target,)).item() == pytest.approx((1 + 9) / 4)
+    assert convnext.distance((features.bfloat16(),), (target.bfloat16(),)).dtype == torch.float32
 
 
 def test_lpips_distance_by_hand(vgg):
@@ -100,7 +100,7 @@ def test_vgg_features_are_of_the_five_named_layers(vgg):
         (512, 4, 6),
         (512, 2, 3),
     ]
-    assert all((feature >= 0).all() for feature in features)  # behind a ReLU
+    assert all((feature >= 0).all() for feature in features)  # after a ReLU
 
 
 @pytest.mark.slow  # the import of lpips takes seconds
@@ -132,10 +132,10 @@ def test_gradients_reach_the_image_and_equal_images_have_distance_zero(request, 
     network = request.getfixturevalue(which)
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     with torch.no_grad():
-        wanted = network(torch.rand(1, 3, 32, 32))
-    found = network(images)
-    assert network.distance(found, found) == 0
-    distance = network.distance(found, wanted)
+        target = network(torch.rand(1, 3, 32, 32))
+    features = network(images)
+    assert network.distance(features, features) == 0
+    distance = network.distance(features, target)
     assert distance > 0
     distance.backward()
     assert images.grad.norm() > 0
@@ -145,11 +145,11 @@ def test_gradients_reach_the_image_and_equal_images_have_distance_zero(request, 
 def test_bf16_features_give_a_float32_distance(vgg):
     images, others = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        found, wanted = vgg(images), vgg(others)
-        distance = vgg.distance(found, wanted)
-    assert found[-1].dtype == torch.bfloat16
+        features, target = vgg(images), vgg(others)
+        distance = vgg.distance(features, target)
+    assert features[-1].dtype == torch.bfloat16
     assert distance.dtype == torch.float32
-    exact = vgg.distance([a.float() for a in found], [b.float() for b in wanted])
+    exact = vgg.distance([a.float() for a in features], [b.float() for b in target])
     assert distance.item() == exact.item()
 
 
@@ -176,24 +176,24 @@ def test_the_expected_file_names_are_torchvisions():
 def test_without_internet_the_error_says_what_would_help(offline, name, key, file):
     with pytest.raises(NetworkMissingError) as error:
         load_network(name, PerceptualWeights())
-    told = str(error.value)
-    assert error.value.reason in told
+    message = str(error.value)
+    assert error.value.reason in message
     assert "--perceptual" not in error.value.reason
     for part in (name, file, str(offline), f"perceptual.{key}=FILE", "--perceptual local", "--perceptual none"):
-        assert part in told
-    assert "name resolution" in told
-    assert "\n" not in told
-    assert told.endswith(".")
+        assert part in message
+    assert "name resolution" in message
+    assert "\n" not in message
+    assert message.endswith(".")
 
 
 def test_an_unresponsive_download_times_out(offline, monkeypatch):
     waits = []
 
-    def silent(request):
+    def unresponsive(request):
         waits.append(socket.getdefaulttimeout())
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(torch.hub, "urlopen", silent)
+    monkeypatch.setattr(torch.hub, "urlopen", unresponsive)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(1000)
     try:
@@ -243,10 +243,6 @@ def test_a_convnext_file_is_read(offline, tmp_path, convnext):
     assert not any(parameter.requires_grad for parameter in logits.parameters())
 
 
-def missing(path: Path):
-    pass
-
-
 class Code:
     """A pickle that makes a directory when it is read."""
 
@@ -277,7 +273,7 @@ def wrong_shapes(path: Path):
 @pytest.mark.parametrize(
     ("write", "fault"),
     [
-        (missing, "does not exist"),
+        (lambda path: None, "does not exist"),
         (code, "other things than tensors"),
         (truncated, "truncated"),
         (a_list, "other things than named tensors"),

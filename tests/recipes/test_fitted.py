@@ -1,4 +1,4 @@
-"""The recipes that are cut to the images at hand."""
+"""Recipes fitted to the images."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ def test_recipes_are_consistent_for_any_images(name, image_size, images):
     assert tokenizer.image_size == (image_size if name == "base" else min(image_size, 32))
     assert tokenizer.codebook_size.bit_count() == 1
     assert recipe.crops == "ten"
-    met = 10 * images * tokenizer.sequence_length / tokenizer.codebook_size
-    assert met >= 64 or tokenizer.codebook_size == 64  # times that each entry is met among all crops
+    uses = 10 * images * tokenizer.sequence_length / tokenizer.codebook_size
+    assert uses >= 64 or tokenizer.codebook_size == 64  # of each entry among all crops
     with torch.device("meta"):
         Tokenizer(tokenizer)
         recipe.generator_size.config(tokenizer, classes=3)

@@ -1,10 +1,9 @@
-"""Writes the small parity case beside this file.
+"""Records the small parity case in this directory.
 
     python tests/released_small/make.py
 
-The models' outputs are recorded at a commit where they equalled the numbers of the released code
-(tests/apps/convert/test_layout.py, with the golden data at hand). The states have the released names and shapes, so
-that a clone alone still notices when a layer, a name or a formula of the released layout changes.
+Recorded at a commit where the outputs equaled those of the released code (tests/apps/convert/test_layout.py, which
+needs the golden data). With it, a clone without that data notices changes of the released layout or its formulas.
 """
 
 from pathlib import Path

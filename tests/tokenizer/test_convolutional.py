@@ -47,7 +47,7 @@ SMALL = TokenizerConfig(
     stage1=ConvolutionalDecoderConfig(channels=8, blocks=1),
     stage2=ConvolutionalDecoderConfig(channels=12, blocks=2),
 )
-# As `config.json` was written before there was a second kind of encoder and decoder.
+# A `config.json` from before there were convolutional encoders and decoders.
 OLD = {
     "image_size": 8,
     "patch_size": 2,
@@ -55,24 +55,10 @@ OLD = {
     "codebook_size": 32,
     "code_width": 6,
     "encoder": {"width": 16, "layers": 1, "heads": 2, "causal": False},
-    "stage1": {
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "causal": True,
-        "extra_tokens": 1,
-        "reads_prefix": True,
-        "prefix_head": True,
-    },
-    "stage2": {
-        "width": 24,
-        "layers": 2,
-        "heads": 2,
-        "causal": False,
-        "extra_tokens": 3,
-        "reads_prefix": False,
-        "prefix_head": False,
-    },
+    "stage1": {"width": 16, "layers": 1, "heads": 2}
+    | {"causal": True, "extra_tokens": 1, "reads_prefix": True, "prefix_head": True},
+    "stage2": {"width": 24, "layers": 2, "heads": 2}
+    | {"causal": False, "extra_tokens": 3, "reads_prefix": False, "prefix_head": False},
 }
 
 
@@ -113,12 +99,12 @@ def test_codes_depend_on_their_receptive_field_only(row, column):
     images = torch.rand(1, 3, 32, 32)
     changed = images.clone()
     changed.unflatten(3, (16, 2)).unflatten(2, (16, 2))[:, :, row, :, column] += 1
-    # 1 pixel by the stem, 2 by the block, 1 on the way down; 2 cells of 2 pixels by the block behind it.
+    # 1 px by the stem, 2 by the block, 1 by downsampling; 2 cells of 2 px by the block after it.
     moved = (model.encoder(images) != model.encoder(changed)).any(2).view(16, 16)
     reached = torch.zeros(16, 16, dtype=torch.bool)
     reached[max(row - 4, 0) : row + 5, max(column - 4, 0) : column + 5] = True
     assert torch.equal(moved, reached)
-    # 3 cells by the first convolution and its block; 1 pixel on the way up, 2 by the block, 1 by the last convolution.
+    # 3 cells by the first convolution and its block; 1 px by upsampling, 2 by the block, 1 by the last convolution.
     vectors = torch.rand(1, 256, 4)
     other = vectors.clone()
     other[:, row * 16 + column] += 1
@@ -126,7 +112,7 @@ def test_codes_depend_on_their_receptive_field_only(row, column):
     reached = torch.zeros(32, 32, dtype=torch.bool)
     reached[max(2 * row - 10, 0) : 2 * row + 12, max(2 * column - 10, 0) : 2 * column + 12] = True
     assert not moved[~reached].any()
-    assert moved[reached].float().mean() > 0.9  # of the rest the change is rounded away
+    assert moved[reached].float().mean() > 0.9  # elsewhere the change is rounded away
 
 
 @torch.no_grad()
@@ -236,32 +222,31 @@ def test_pixels_are_computed_in_float32_under_autocast(tokenizer):
 
 def test_it_decodes_whole_images_but_no_rows(tokenizer):
     generator = Generator(GeneratorConfig(grid=4, prefix=0, codebook_size=16, classes=2, layers=1, width=16, heads=2))
-    pair = Pipeline(tokenizer, generator.eval(), SamplingConfig(guidance_scale=2.0))
-    images = pair([0, 1], seed=3)
+    pipeline = Pipeline(tokenizer, generator.eval(), SamplingConfig(guidance_scale=2.0))
+    images = pipeline([0, 1], seed=3)
     assert [image.size for image in images] == [(8, 8), (8, 8)]
-    kept = pair.complete(images[0], 2, 1)
-    assert kept[0].size == (8, 8)
-    for refused in (lambda: next(pair.stream(0)), lambda: RowDecoder(tokenizer, 1)):
+    assert pipeline.complete(images[0], 2, 1)[0].size == (8, 8)
+    for rejected in (lambda: next(pipeline.stream(0)), lambda: RowDecoder(tokenizer, 1)):
         with pytest.raises(AlitokError, match="stage-1 decoder of this tokenizer is not causal"):
-            refused()
+            rejected()
 
 
 def test_memory_grows_with_channels_and_pixels(tokenizer):
     wider = dataclasses.replace(SMALL, stage2=ConvolutionalDecoderConfig(channels=24, blocks=2))
     larger = dataclasses.replace(SMALL, image_size=16)
-    assert decoder_bytes(tokenizer) > 4 * 12 * 8 * 8 * 2  # what comes into a block and what leaves it
+    assert decoder_bytes(tokenizer) > 4 * 12 * 8 * 8 * 2  # input and output of a block
     assert 1.5 < decoder_bytes(Tokenizer(wider)) / decoder_bytes(tokenizer) < 2
     assert decoder_bytes(Tokenizer(larger)) == 4 * decoder_bytes(tokenizer)
 
 
 def images(number, batch=8):
-    """Flat images in random colours."""
-    colours = np.random.default_rng(number).integers(0, 256, (batch, 3, 1, 1))
-    return np.broadcast_to(colours, (batch, 3, 8, 8)).astype(np.uint8)
+    """Flat images in random colors."""
+    colors = np.random.default_rng(number).integers(0, 256, (batch, 3, 1, 1))
+    return np.broadcast_to(colors, (batch, 3, 8, 8)).astype(np.uint8)
 
 
 def trained(config, stage, directory, *, steps=100, adversarial=False, world=None, model=None, **engine):
-    """A tokenizer after a stage, and the records of the training; the weights are None but on the first process."""
+    """A tokenizer trained in a stage, and the records of its training."""
     torch.manual_seed(0)
     world = world or World(torch.device("cpu"))
     losses = LossWeights(quantizer=0.3, adversarial=0.1 if adversarial else 0.0)
@@ -272,12 +257,12 @@ def trained(config, stage, directory, *, steps=100, adversarial=False, world=Non
         adversary=AdversaryConfig(network=DiscriminatorConfig(width=32, stages=1, regions=4), weight="adaptive"),
         predictability=PredictabilityConfig(every=steps, images=16, val_images=8, steps=2, batch_size=8, width=16),
     )
-    share = 8 // world.size
+    local = 8 // world.size
 
     def batches(start):
         for number in range(start, 10_000):
-            mine = images(number)[world.rank * share : (world.rank + 1) * share]
-            yield torch.from_numpy(mine.copy()), torch.zeros(share, dtype=torch.int64)
+            mine = images(number)[world.rank * local : (world.rank + 1) * local]
+            yield torch.from_numpy(mine.copy()), torch.zeros(local, dtype=torch.int64)
 
     model = model or Tokenizer(config)
     task = TokenizerTask(model, stage, training, batches, images(10_000, 20), predictability_images=images(10_001, 16))
@@ -292,9 +277,9 @@ def test_both_stages_reduce_the_loss_and_stage_2_keeps_the_codes(tmp_path):
     model, records = trained(SMALL, "stage1", tmp_path / "1")
     codes = model.codes_fingerprint()
     assert 0 < records[-1]["predictability_accuracy"] <= 1
-    looked_at = images(10_000, 20) / 255
-    grey = -10 * np.log10(((looked_at - looked_at.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
-    assert records[-1]["val_psnr"] > grey + 1  # better than one colour for all
+    val = images(10_000, 20) / 255
+    flat = -10 * np.log10(((val - val.mean((0, 2, 3), keepdims=True)) ** 2).mean((1, 2, 3))).mean()
+    assert records[-1]["val_psnr"] > flat + 1  # better than one color for all
     first = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("stage1.")}
     model, second = trained(SMALL, "stage2", tmp_path / "2", model=model)
     assert model.codes_fingerprint() == codes
@@ -321,7 +306,7 @@ def test_the_adaptive_weight_is_measured_at_the_last_convolution(tmp_path):
 
 @pytest.mark.parametrize("engine", [{"parallel": "fsdp"}, {"activation_checkpointing": True, "grad_accum_steps": 2}])
 def test_two_processes_train_like_one(tmp_path, together, engine):
-    # Three steps: behind them a feature may have another nearest code by rounding.
+    # Three steps: after more, rounding may change a feature's nearest code.
     _, alone = trained(SMALL, "stage1", tmp_path / "one", steps=3)
     together(lambda world: trained(SMALL, "stage1", tmp_path / "two", steps=3, world=world, **engine) and None)
     losses = [

@@ -24,7 +24,7 @@ def test_loss_and_gradients_equal_the_formula():
     difference = features.detach() - quantizer.codebook.detach()[result.codes]
     assert torch.allclose(result.loss, 1.25 * difference.square().mean())
     result.loss.backward()
-    # Commitment reaches the features with weight 0.25, the codebook term the codebook alone.
+    # Commitment reaches the features with weight 0.25, the codebook term reaches the codebook only.
     assert torch.allclose(features.grad, 0.25 * 2 * difference / difference.numel(), atol=1e-7)
     expected = torch.zeros(20, 4).index_add_(0, result.codes.flatten(), -2 * difference.flatten(0, 1))
     assert torch.allclose(quantizer.codebook.grad, expected / difference.numel(), atol=1e-7)
@@ -59,8 +59,7 @@ def test_clustering_equals_the_rule_for_each_code():
     flat = features.flatten(0, 1)
     quantizer.cluster(quantizer.candidates(features))
     for k in range(6):
-        share = codes.count(k) / 10
-        running = 0.99 * usage[k].item() + 0.01 * share
+        running = 0.99 * usage[k].item() + 0.01 * codes.count(k) / 10
         move = math.exp(-10 * 6 * running / 0.01 - 1e-3)
         closest = min(flat.tolist(), key=lambda point, k=k: math.dist(point, before[k].tolist()))
         assert abs(quantizer.usage[k].item() - running) < 1e-7
@@ -87,12 +86,17 @@ def test_forward_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
 
 
-def clustered(features, codebook, usage, blocks):
-    """One step with the features handed over in blocks."""
+def quantizer_of(codebook, usage):
     quantizer = VectorQuantizer(*codebook.shape)
     with torch.no_grad():
         quantizer.codebook.copy_(codebook)
         quantizer.usage.copy_(usage)
+    return quantizer
+
+
+def clustered(features, codebook, usage, blocks):
+    """One step with the features in blocks."""
+    quantizer = quantizer_of(codebook, usage)
     found = Candidates.none(*codebook.shape, features.device)
     for block in features.split(blocks):
         found = found.merge(quantizer.candidates(block))
@@ -118,29 +122,23 @@ def test_of_equally_near_features_the_first_wins():
 
 def test_two_processes_cluster_like_one_on_the_joint_batch(together):
     codebook, usage, features = torch.randn(64, 4), torch.rand(64) * 1e-4, torch.randn(12, 9, 4)
-    features[6] = features[0]  # the same features on both: the first process's are taken
+    features[6] = features[0]  # the same features on both ranks: those of rank 0 win
 
     def work(world):
-        quantizer = VectorQuantizer(64, 4)
-        with torch.no_grad():
-            quantizer.codebook.copy_(codebook)
-            quantizer.usage.copy_(usage)
+        quantizer = quantizer_of(codebook, usage)
         for step in range(3):
             mine = (features + step)[world.rank * 6 : world.rank * 6 + 6]
             quantizer.cluster(quantizer.candidates(mine).all_reduced(world))
         return quantizer.codebook.detach().numpy(), quantizer.usage.numpy()
 
-    joined = VectorQuantizer(64, 4)
-    with torch.no_grad():
-        joined.codebook.copy_(codebook)
-        joined.usage.copy_(usage)
+    joined = quantizer_of(codebook, usage)
     for step in range(3):
         joined.cluster(joined.candidates(features + step))
     ranks = together(work)
-    for codes, shares in ranks:
-        assert abs(codes - joined.codebook.detach().numpy()).max() < 1e-6
-        assert abs(shares - joined.usage.numpy()).max() < 1e-7
-    assert (ranks[0][0] == ranks[1][0]).all()  # bit for bit on both
+    for entries, usage in ranks:
+        assert abs(entries - joined.codebook.detach().numpy()).max() < 1e-6
+        assert abs(usage - joined.usage.numpy()).max() < 1e-7
+    assert (ranks[0][0] == ranks[1][0]).all()
     assert (ranks[0][1] == ranks[1][1]).all()
 
 

@@ -16,9 +16,9 @@ LAYOUTS = {
     "several leading tokens": (None, {"extra_tokens": 3}),
     "no leading token": (2, {"extra_tokens": 0}),
     "no prefix": (0, {"extra_tokens": 1}),
-    "nothing in front": (0, {"extra_tokens": 0}),
+    "nothing before the grid": (0, {"extra_tokens": 0}),
     "prefix unread": (3, {"extra_tokens": 2, "reads_prefix": False}),
-    "prefix unread, nothing in front": (3, {"extra_tokens": 0, "reads_prefix": False}),
+    "prefix unread, nothing before the grid": (3, {"extra_tokens": 0, "reads_prefix": False}),
 }
 
 
@@ -35,7 +35,7 @@ def tokenizer(prefix=None, **options):
         stage2=None,
     )
     model = Tokenizer(config).eval()
-    for parameter in model.parameters():  # so large that every code shows in the pixels
+    for parameter in model.parameters():  # large enough for each code to show in the pixels
         torch.nn.init.normal_(parameter, std=0.3)
     return model
 
@@ -45,7 +45,7 @@ def random_codes(model, batch):
 
 
 def splits(prefix, length):
-    """Sizes of the portions that a sequence is handed over in."""
+    """Sizes of the portions in which a sequence arrives."""
     return {
         "rows": [prefix, *[GRID] * GRID],
         "single codes": [1] * length,
@@ -74,13 +74,13 @@ def test_rows_equal_the_whole_image_and_come_as_soon_as_their_codes(layout, batc
     for sizes in splits(model.config.prefix_length, model.config.sequence_length).values():
         parts = streamed(model, codes, sizes)
         assert torch.allclose(torch.cat(parts, dim=2), whole, atol=1e-5)
-        taken = drawn = 0
+        received = decoded = 0
         for size, part in zip(sizes, parts, strict=True):
-            taken += size
-            rows = max(taken - model.config.prefix_length, 0) // GRID
-            assert part.shape == (batch, 3, (rows - drawn) * PATCH, GRID * PATCH)
+            received += size
+            rows = max(received - model.config.prefix_length, 0) // GRID
+            assert part.shape == (batch, 3, (rows - decoded) * PATCH, GRID * PATCH)
             assert part.dtype == whole.dtype
-            drawn = rows
+            decoded = rows
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def test_a_row_is_final():
     sizes = [GRID] * (GRID + 1)
     base = streamed(model, codes, sizes)
     for row in range(1, GRID + 1):
-        first = row * GRID + GRID  # the first code behind the row
+        first = row * GRID + GRID  # the first code after the row
         changed = streamed(model, torch.cat([codes[:, :first], others[:, first:]], dim=1), sizes)
         assert all(torch.equal(base[i], changed[i]) for i in range(row + 1))
         assert all(not torch.equal(base[i], changed[i]) for i in range(row + 1, GRID + 1))

@@ -9,7 +9,7 @@ SHAPE = {"grid": GRID, "patch_size": PATCH, "prefix": PREFIX, "code_width": CODE
 
 
 def with_large_weights(model):
-    """So that every dependency shows in the pixels; at their initial size some vanish in rounding."""
+    """Large enough for every dependency to show in the pixels; at initial scale some vanish in rounding."""
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
