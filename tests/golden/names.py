@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ ROUTES = {
     "reconstruct": "/v1/reconstruct",
 }
 UPLOAD, CODES = "image", "codes"  # fields of requests and answers
-SAMPLING: dict[str, dict[str, Any]] = {  # settings of `Pipeline.sampling_with`
+SAMPLING: dict[str, dict[str, Any]] = {  # fields of `SamplingConfig`
     "own": {},
     "plain": {"guidance_scale": 1.0, "top_k": 0},
     "guided": {"guidance_scale": 6.0, "guidance_power": 0.7, "top_k": 0},
@@ -83,9 +84,9 @@ def load_pipeline(model: Path) -> Any:
 
 def sample_codes(pipeline: Any, settings: dict[str, Any]) -> torch.Tensor:
     """By the plain kernel: the others are chosen by their time, and may round a logit differently."""
-    from alitok.sampling import Engine
+    from alitok import Engine
 
-    sampling = pipeline.sampling_with(**settings)
+    sampling = dataclasses.replace(pipeline.sampling, **settings)
     return Engine(pipeline.generator, kernel="plain").sample(pipeline.requests([3, 7, 0, 3], seed=5, sampling=sampling))
 
 
@@ -108,7 +109,7 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def greedy_codes(generator: Any, classes: list[int]) -> torch.Tensor:
-    from alitok.sampling import Engine, SampleRequest, SamplingConfig
+    from alitok import Engine, SampleRequest, SamplingConfig
 
     settings = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
     return Engine(generator, kernel="plain").sample([SampleRequest(label, sampling=settings) for label in classes])

@@ -15,12 +15,10 @@ from torch import nn
 from alitok.core import images as pixels
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import config
-from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
-from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo, Task
 
 _BLOCK = 256  # validation images per forward pass
 
@@ -48,7 +46,7 @@ class FeaturesTraining:
             raise AlitokError(f"turns must be 1 (classes only) or 4 (classes and quarter turns), not {self.turns}")
 
 
-class FeaturesTask:
+class FeaturesTask(Task):
     """Classification of classes and quarter turns as a task of the loop.
 
     Args:
@@ -68,18 +66,11 @@ class FeaturesTask:
         name: str = "features",
     ) -> None:
         self.name, self.phases = name, training.phases
-        self.modules: dict[str, nn.Module] = {"model": _Logits(network)}
-        self.optimizers: dict[str, OptimizerConfig] = {}
+        self.modules = {"model": _Logits(network)}
+        self.optimizers = {}
         self.batches = batches
         self._turns = training.turns
         self._val = [torch.from_numpy(array) for array in val]
-
-    def to(self, device: torch.device) -> None:
-        """Move the network."""
-        self.modules["model"].to(device)
-
-    def begin(self) -> None:
-        """Nothing is collected."""
 
     def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
         """Cross-entropy over classes x turns, each image rotated at random."""
@@ -87,13 +78,6 @@ class FeaturesTask:
         logits, answers = _turned(models["model"], batch, turns, self._turns)
         loss = F.cross_entropy(logits.float(), answers)
         yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()})
-
-    def update(self, world: World) -> None:
-        """Nothing beside the optimizer."""
-
-    def report(self) -> Evaluation:
-        """Nothing beside the losses."""
-        return Evaluation()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:

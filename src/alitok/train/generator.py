@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from alitok.core.config import config
-from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
 from alitok.train.next_code import predict_codes
-from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo, Task
 
 _BLOCK = 64  # validation sequences per forward pass
 
@@ -43,7 +41,7 @@ class GeneratorTraining:
             raise AlitokError("class_dropout must be within [0, 1]")
 
 
-class GeneratorTask:
+class GeneratorTask(Task):
     """Next-code prediction as a task of the loop.
 
     Args:
@@ -65,18 +63,11 @@ class GeneratorTask:
         preview: Callable[[Generator], np.ndarray] | None = None,
     ) -> None:
         self.phases = training.phases
-        self.modules: dict[str, nn.Module] = {"model": generator}
-        self.optimizers: dict[str, OptimizerConfig] = {}
+        self.modules = {"model": generator}
+        self.optimizers = {}
         self.batches = batches
         self._generator, self._class_dropout = generator, training.class_dropout
         self._val, self._preview = val, preview
-
-    def to(self, device: torch.device) -> None:
-        """Move the generator."""
-        self._generator.to(device)
-
-    def begin(self) -> None:
-        """Nothing is collected."""
 
     def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
         """Mean cross-entropy per code in nats, and top-1 token accuracy."""
@@ -85,13 +76,6 @@ class GeneratorTask:
         logits = models["model"](codes[:, :-1], classes.masked_fill(hidden, self._generator.null_class))  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())
         yield LossTerms(loss, {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()})
-
-    def update(self, world: World) -> None:
-        """Nothing beside the optimizer."""
-
-    def report(self) -> Evaluation:
-        """Nothing beside the losses."""
-        return Evaluation()
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,50 +104,48 @@ class LossTerms(NamedTuple):
     logged: dict[str, torch.Tensor]  # scalars by name; a task's first pass must include `loss`
 
 
-class Task(Protocol):
-    """One kind of training."""
+class Task(ABC):
+    """One kind of training: what the loop needs of it. The class attributes are set by the constructor.
 
-    name: str  # of the run, in logs and checkpoints
+    Attributes:
+        name: of the run, in logs and checkpoints.
+        phases: in order.
+        modules: by name; each with trainable parameters gets its own optimizer. `model` is the result, and the only one
+            with an EMA. All are saved in checkpoints, buffers included.
+        optimizers: configs of the trained modules other than `model`.
+        batches: batch number -> this rank's part of the endless stream of batches from there on, on the CPU.
+    """
 
-    @property
-    def phases(self) -> Sequence[Phase]:
-        """The phases, in order."""
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """Modules by name; each with trainable parameters gets its own optimizer.
-
-        `model` is the result, and the only one with an EMA. All are saved in checkpoints, buffers included.
-        """
-
-    @property
-    def optimizers(self) -> Mapping[str, OptimizerConfig]:
-        """Optimizer configs of the modules other than `model`."""
-
-    @property
-    def batches(self) -> Callable[[int], Iterator[Batch]]:
-        """Batch number -> this rank's part of the endless stream of batches from there on, on the CPU."""
+    name: str
+    phases: Sequence[Phase]
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, OptimizerConfig]
+    batches: Callable[[int], Iterator[Batch]]
 
     def to(self, device: torch.device) -> None:
         """Move all modules, and whatever else the losses need."""
+        for module in self.modules.values():
+            module.to(device)
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 (most tasks collect nothing)
         """Start a step: discard what the previous one collected for `update`."""
 
+    @abstractmethod
     def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
         """Forward passes over one microbatch; the engine runs the backward pass of each before asking for the next.
 
         Args:
             models: the modules by name, wrapped for DDP; call these, not the modules.
             batch: a microbatch, on the device.
-            info: position in the phases.
         """
 
-    def update(self, world: World) -> None:
+    def update(self, world: World) -> None:  # noqa: B027
         """Update state outside the optimizers, before their step (parameters are still those of the forward pass)."""
 
     def report(self) -> Evaluation:
         """What to log in addition to the loss terms; the same on every rank."""
+        return Evaluation()
 
+    @abstractmethod
     def evaluate(self, step: int) -> Evaluation:
         """Evaluate on validation data with the current weights (the EMA, if there is one)."""

@@ -21,10 +21,9 @@ from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Reconstruction, Stage
 from alitok.tokenizer.quantizer import Candidates
 from alitok.train.adversary import Adversary, AdversaryConfig
-from alitok.train.optim import OptimizerConfig
 from alitok.train.predictability import PredictabilityConfig, measure_predictability
 from alitok.train.schedule import Phase, require_phases
-from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo
+from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo, Task
 
 _BLOCK = 64  # validation images per forward pass
 _SHOWN = 16  # validation images on the sheet of reconstructions
@@ -91,7 +90,7 @@ def freeze_codes(tokenizer: Tokenizer) -> None:
     tokenizer.stage2.requires_grad_(True)
 
 
-class TokenizerTask:
+class TokenizerTask(Task):
     """Stage 1 or stage 2 as a task of the loop.
 
     Args:
@@ -105,6 +104,8 @@ class TokenizerTask:
         seed: of that measurement.
     """
 
+    phases: tuple[TokenizerPhase, ...]
+
     def __init__(
         self,
         tokenizer: Tokenizer,
@@ -117,7 +118,7 @@ class TokenizerTask:
         predictability_images: np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
-        self.name: str = stage
+        self.name = stage
         self.phases = training.phases
         self.batches = batches
         self._tokenizer, self._stage, self._training = tokenizer, stage, training
@@ -133,8 +134,8 @@ class TokenizerTask:
         )
         self._candidates: Candidates | None = None
         self._usage: UsageWindow | None = None
-        self.modules: dict[str, nn.Module] = {"model": tokenizer}
-        self.optimizers: dict[str, OptimizerConfig] = {}
+        self.modules = {"model": tokenizer}
+        self.optimizers = {}
         if stage == "stage2":
             freeze_codes(tokenizer)
         else:
@@ -150,8 +151,8 @@ class TokenizerTask:
 
     def to(self, device: torch.device) -> None:
         """Move the tokenizer, the discriminator and the feature networks."""
-        for module in (*self.modules.values(), self._objective):
-            module.to(device)
+        super().to(device)
+        self._objective.to(device)
 
     def begin(self) -> None:
         """Discard what the previous step collected."""
