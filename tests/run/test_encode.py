@@ -130,7 +130,7 @@ def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
         run_show(tmp_path / "codes", tokenizer=other, device="cpu")
     with pytest.raises(AlitokError, match="made with another tokenizer"):
         CodeStore(tmp_path / "codes", Tokenizer.from_pretrained(other).codes_fingerprint())
-    with pytest.raises(AlitokError, match=r"other settings \(tokenizer\)"):
+    with pytest.raises(AlitokError, match=r"conflicting settings \(tokenizer\)"):
         run_encode(options(tmp_path, tokenizer=other))
     tokenizer.rename(tmp_path / "moved")
     with pytest.raises(AlitokError, match=r"is not where it was.*--tokenizer"):
@@ -197,8 +197,8 @@ def test_independent_parts_in_any_order(tmp_path, tokenizer, capsys):
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"workers": -1}, "--workers at least 0"),
         ({"tokenizer": "nothing"}, "no directory with a saved model"),
-        ({"out": "images"}, "holds other files and no codes"),
-        ({"out": "images", "fresh": True}, "holds other files and no codes"),
+        ({"out": "images"}, "is not empty and is not a code store"),
+        ({"out": "images", "fresh": True}, "is not empty and is not a code store"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, tokenizer, changes, said):

@@ -158,7 +158,7 @@ def test_a_failure_before_the_first_shard_ends_all_processes(tmp_path, together)
         return str(caught.value)
 
     first, second = together(refused)
-    assert "holds other files" in first
+    assert "is not empty" in first
     assert "first process" in second
 
 
@@ -215,11 +215,11 @@ def test_other_images_or_another_batch_size_are_refused(tmp_path):
         (Source(23), {"origin": Origin("others", "contents", "all")}, "data"),
         (Source(23), {"origin": Origin("images", "changed", "all")}, "contents of the data"),
     ):
-        with pytest.raises(AlitokError, match=rf"other settings \({words}\)"):
+        with pytest.raises(AlitokError, match=rf"conflicting settings \({words}\)"):
             encode(source, tmp_path / "codes", **options)
     renamed = Source(23)
     renamed.key = lambda index: f"{index}.png"
-    with pytest.raises(AlitokError, match=r"other settings \(images\)"):
+    with pytest.raises(AlitokError, match=r"conflicting settings \(images\)"):
         encode(renamed, tmp_path / "codes")
     assert encode(renamed, tmp_path / "codes", fresh=True).whole
     assert CodeStore(tmp_path / "codes").key(1) == "1.png"

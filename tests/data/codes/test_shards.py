@@ -82,7 +82,7 @@ def test_an_independent_reader_finds_every_crop_of_every_image_in_order(tmp_path
     assert [label for _, _, label, _ in rows] == np.repeat(LABELS, 2).tolist()
     assert [codes for *_, codes in rows] == CODES.tolist()
     assert [shard["images"] for shard in manifest["shards"]] == [5, 5, 5, 5, 3]
-    assert (manifest["format"], manifest["tokenizer"], manifest["classes"]) == (2, "print", ["a", "b", "c"])
+    assert (manifest["format"], manifest["tokenizer"], manifest["classes"]) == (3, "print", ["a", "b", "c"])
     store = CodeStore(tmp_path / "codes", "print")
     store.verify()
     assert store.head == HEAD
@@ -198,17 +198,20 @@ def begun_at_once(path, heads, monkeypatch):
 @pytest.mark.parametrize("links", [True, False])
 def test_of_jobs_with_other_settings_that_begin_at_once_one_goes_on(tmp_path, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(shards.os, "link", Mock(side_effect=OSError(errno.EPERM, "no links here")))
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "no links here")))
     heads = [replace(HEAD, tokenizer=str(number)) for number in range(6)]
     outcomes = begun_at_once(tmp_path / "codes", heads, monkeypatch)
     chosen = StoreWriter(tmp_path / "codes", HEAD)
-    with pytest.raises(AlitokError, match=r"other settings \(tokenizer\)"):
+    with pytest.raises(AlitokError, match=r"conflicting settings \(tokenizer\)"):
         chosen.prepare()
     assert set(files(tmp_path / "codes")) == {"job.json"}
     if links:
         winner = json.loads((tmp_path / "codes" / "job.json").read_text())["tokenizer"]
         assert [outcome == list(range(5)) for outcome in outcomes] == [head.tokenizer == winner for head in heads]
-        assert sum("other settings (tokenizer); start over with --fresh" in str(outcome) for outcome in outcomes) == 5
+        assert (
+            sum("conflicting settings (tokenizer); start over with --fresh" in str(outcome) for outcome in outcomes)
+            == 5
+        )
 
 
 def test_jobs_with_the_same_settings_that_begin_at_once_all_go_on(tmp_path, monkeypatch):
@@ -289,7 +292,7 @@ def test_other_settings_are_refused_by_name(tmp_path, change, word, finished):
     StoreWriter(path, HEAD).prepare()
     write(path, range(5) if finished else [0], finish=finished)
     before = files(path)
-    with pytest.raises(AlitokError, match=rf"other settings \({word}\); start over with --fresh, or choose"):
+    with pytest.raises(AlitokError, match=rf"conflicting settings \({word}\); start over with --fresh, or choose"):
         StoreWriter(path, replace(HEAD, **change)).prepare()
     assert files(path) == before
     assert len(StoreWriter(path, replace(HEAD, **change)).prepare(fresh=True)) > 3
@@ -310,10 +313,10 @@ def test_a_directory_that_is_no_store_is_never_touched(tmp_path, fresh):
     (path / "manifest.json").write_text('{"name": "a web page"}')
     (path / "codes-00000.npy").write_bytes(b"somebody's")
     before = files(path)
-    with pytest.raises(AlitokError, match="manifest.json" if not fresh else "is not of format 2"):
+    with pytest.raises(AlitokError, match="manifest.json" if not fresh else "is not of format 3"):
         StoreWriter(path, HEAD).prepare(fresh)
     (path / "manifest.json").unlink()
-    with pytest.raises(AlitokError, match="holds other files and no codes"):
+    with pytest.raises(AlitokError, match="is not empty and is not a code store"):
         StoreWriter(path, HEAD).prepare(fresh)
     with pytest.raises(AlitokError, match="is a file"):
         StoreWriter(path / "codes-00000.npy", HEAD).prepare(fresh)
@@ -327,7 +330,7 @@ def test_a_store_of_the_format_before_is_refused_and_can_be_replaced(tmp_path):
     for name in ("codes-00000.npy", "labels-00000.npy"):
         (path / name).write_bytes(b"old")
     for attempt in (lambda: CodeStore(path), StoreWriter(path, HEAD).prepare):
-        with pytest.raises(AlitokError, match=r"not of format 2, but of another version.*encode the images again"):
+        with pytest.raises(AlitokError, match=r"not of format 3, but of another version.*encode the images again"):
             attempt()
     assert len(StoreWriter(path, HEAD).prepare(fresh=True)) == 5
     assert files(write(path)) == files(write(tmp_path / "whole"))

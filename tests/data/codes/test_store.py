@@ -1,6 +1,8 @@
 import gzip
 import json
+import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
+from alitok.data.codes.shards import StoreWriter
 from alitok.data.loader import CodeBatches
 
 RNG = np.random.default_rng(0)
@@ -38,6 +41,49 @@ def test_round_trip_over_any_number_of_shards(tmp_path, write, shard_rows):
     assert store.codes(range(ROWS)).dtype == np.uint16
     assert store.codes([]).shape == (0, LENGTH)
     store.verify()
+
+
+def test_a_store_of_format_2_is_read(tmp_path):
+    saved = Path(__file__).resolve().parents[2] / "saved" / "store"
+    manifest = json.loads((saved / "manifest.json").read_text())
+    assert (manifest["format"], manifest["split"]) == (2, "heldout")
+    store = CodeStore(saved, "d21ae64c351d385d")
+    store.verify()
+    assert (store.images, store.crops, len(store), store.head.split, store.head.shard_images) == (
+        359,
+        1,
+        359,
+        "val",
+        64,
+    )
+    assert store.key(0) == "digits held-out 0"
+    codes = np.concatenate([np.load(saved / entry["codes"]["file"]) for entry in manifest["shards"]])
+    assert (store.codes(range(359)) == codes).all()
+    assert (
+        store.image_labels.tolist() == np.concatenate([np.load(path) for path in sorted(saved.glob("lab*"))]).tolist()
+    )
+
+
+def test_an_unfinished_store_of_format_2_is_resumed(tmp_path):
+    saved = Path(__file__).resolve().parents[2] / "saved" / "store"
+    path = tmp_path / "codes"
+    shutil.copytree(saved, path)
+    job = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").unlink()
+    for number, entry in enumerate(job.pop("shards")):
+        if number != 3:
+            (path / f"shard-{number:05d}.json").write_text(json.dumps(entry))
+    (path / "job.json").write_text(json.dumps(job))
+    writer = StoreWriter(path, CodeStore(saved).head)
+    assert writer.prepare() == [3]
+    whole = CodeStore(saved)
+    images = range(192, 256)
+    writer.write(3, whole.codes(images), whole.image_labels[images.start : images.stop], list(map(whole.key, images)))
+    assert writer.finish()
+    assert json.loads((path / "manifest.json").read_text())["format"] == 3
+    store = CodeStore(path)
+    store.verify()
+    assert (store.codes(range(359)) == whole.codes(range(359))).all()
 
 
 def test_the_largest_codes_survive(tmp_path, stored):

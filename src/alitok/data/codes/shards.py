@@ -1,27 +1,22 @@
-"""A code store on disk, and how it is written: shard by shard, each finished once and for all.
+"""A code store on disk, and how it is written: shard by shard, each written once.
 
-Enters: what decides the codes (`StoreHead`), and the codes of one range of images at a time. Leaves a directory:
-
-    manifest.json          written last: the head, and every shard's files with their checksums
+    manifest.json          written last: the header, and every shard's files with their checksums
     codes-00000.npy        (rows, T) uint16
-    labels-00000.npy       (images,) uint16, or int32 with more classes than that holds
+    labels-00000.npy       (images,) uint16, or int32 with more than 65,536 classes
     keys-00000.json.gz     a list of the images' names in their source
-    job.json               the head, until the store is finished
-    shard-00000.json       what the manifest will say of a finished shard, until the store is finished
+    job.json               the header, until the store is finished
+    shard-00000.json       the manifest entry of a finished shard, until the store is finished
 
 Rows are ordered image by image over all shards: row r is crop r % C of image r // C. Shards hold whole images.
-Shapes: C crops of an image, T codes of a sequence.
+C crops of an image, T codes of a sequence.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import gzip
 import json
-import os
 import re
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,44 +26,45 @@ import numpy as np
 
 from alitok.core.config import config, from_dict
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, read_json, remove, sha256, write_json
+from alitok.core.files import atomic_path, create_bytes, read_json, remove, sha256, write_json
 
-FORMAT = 2
-MAX_CODEBOOK = 1 << 16  # what uint16 can tell apart
+FORMAT = 3
+MAX_CODEBOOK = 1 << 16  # values of uint16
 MANIFEST, JOB = "manifest.json", "job.json"
+KINDS = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}  # the files of a shard
+ENCODE_AGAIN = "encode the images again"
 
 _SHARD_ROWS = 1 << 15  # 17 MB at 272 codes: little is lost with an unfinished one
 _MOST_SHARDS = 512  # of which a reader keeps one file open each
 _FEWEST_SHARDS = 8  # of a small source, so that several processes have work
 _LEAST_IMAGES = 64
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none
-_SUFFIXES = {"codes": ".npy", "labels": ".npy", "keys": ".json.gz"}
 _OURS = r"(codes|labels|keys|shard)-\d+(\.npy|\.json|\.json\.gz)"
 _PRODUCT = re.compile(_OURS)
 _LEFTOVER = re.compile(rf"\.+({_OURS}|job\.json)(\.[A-Za-z0-9-]+\.part)+")  # of a process that was killed
+_FORMAT_2 = {"pictures": "images", "shard_pictures": "shard_images"}  # keys and what they are called now
 
 
 @config
 class StoreHead:
-    """All that is said of a store as a whole.
+    """The settings of a whole store.
 
     Attributes:
-        images: how many.
+        images: number of images.
         length: T, codes per sequence.
-        codebook_size: number of codes the tokenizer has.
+        codebook_size: number of codes of the tokenizer.
         recipe: which views of an image were encoded.
         crops: the name of each view, in the order of the rows.
         classes: class names.
-        tokenizer: fingerprint of what made the codes.
+        tokenizer: fingerprint of the tokenizer.
         tokenizer_path: where it was; it may have moved since.
         source: the data.
-        contents: its hash, as `Splits.contents`.
-        split: which of its images.
-        image_size: pixels a side that were encoded.
+        contents: its hash, as in `Splits.contents`.
+        split: which of its images: train, val or all.
+        image_size: px that were encoded.
         listing: hash of all keys and labels, in order.
         left_out: key and reason of each image that could not be used.
         batch_size: views encoded at a time; another size may round a feature differently.
-        shard_images: images of a shard; the last one may hold fewer.
+        shard_images: images per shard; the last one may hold fewer.
     """
 
     images: int
@@ -90,7 +86,7 @@ class StoreHead:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return -(-self.images // self.shard_images)
 
     def shard(self, number: int) -> range:
@@ -99,7 +95,7 @@ class StoreHead:
         return range(first, min(first + self.shard_images, self.images))
 
     def differences(self, other: StoreHead) -> list[str]:
-        """What decides the codes and is not the same, in words."""
+        """Names of the settings that decide the codes and differ."""
         found = {
             words
             for name, words in _DECIDES.items()
@@ -127,18 +123,18 @@ _DECIDES = {
 
 
 def shard_images(images: int, crops: int) -> int:
-    """How many images a shard holds, by the number of images and of crops alone."""
+    """Images per shard, from the number of images and of crops alone."""
     most = max(_SHARD_ROWS, -(-images * crops // _MOST_SHARDS)) // crops
     return max(1, min(most, images, max(_LEAST_IMAGES, -(-images // _FEWEST_SHARDS))))
 
 
 def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ...]:
-    """What the views of an image show, in order.
+    """The names of the views of an image, in order.
 
     Args:
         recipe: `centre`, `flip` or `ten`.
-        count: how many views the source gives: mirror images, or all but the fixed one, may be left out.
-        drawn: whether places are drawn, as from a source that has no whole images.
+        count: views per image; the source may have no mirror images, or only the fixed view.
+        drawn: whether positions are random, as from a source that has no whole images.
     """
     corners = ("top left", "top right", "bottom left", "bottom right", "centre")
     places = tuple(f"place {number}" for number in range(1, 6)) if drawn else corners
@@ -149,7 +145,7 @@ def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ..
 
 
 def as_stored(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-    """Codes of any integer type as uint16, having checked that each is one of the codebook."""
+    """Codes of any integer type as uint16, checked against the size of the codebook."""
     assert not codes.size or 0 <= codes.min() <= codes.max() < codebook_size, "a code is out of range"
     return np.ascontiguousarray(codes, dtype="<u2")
 
@@ -159,23 +155,23 @@ class StoreWriter:
 
     Args:
         path: the directory of the store.
-        head: what decides the codes; the same in all processes.
+        head: its settings, the same in all processes.
     """
 
     def __init__(self, path: Path, head: StoreHead) -> None:
         self.path, self.head = path, head
 
     def prepare(self, fresh: bool = False) -> list[int]:
-        """Make the directory, or go on with what an interrupted process left there.
+        """Create the directory, or resume an unfinished store.
 
         Args:
-            fresh: throw away the store that stands there.
+            fresh: delete an existing store first.
 
         Returns:
-            The numbers of the shards that are not finished; none when the store is whole.
+            The numbers of the unfinished shards.
 
         Raises:
-            AlitokError: the codes cannot be stored, or the directory holds something else than this store.
+            AlitokError: the codes cannot be stored, or the directory holds anything but this store.
         """
         if self.head.codebook_size > MAX_CODEBOOK:
             raise AlitokError(
@@ -183,40 +179,24 @@ class StoreWriter:
             )
         if fresh:
             discard(self.path)
-        found = None if fresh else find_head(self.path)
+            write_json(self.path / JOB, _to_json(self.head))
+        found = find_head(self.path)
         if found is None:
-            if fresh:
-                write_json(self.path / JOB, _to_json(self.head))
-            else:
-                self._begin()
+            with suppress(FileNotFoundError):  # another process has finished already and tidied up
+                create_bytes(self.path / JOB, (json.dumps(_to_json(self.head), indent=2) + "\n").encode())
             found = find_head(self.path)  # that of another process, if one began at the same moment
             assert found is not None
         different = self.head.differences(found)
         if different:
             raise AlitokError(
-                f"{self.path} holds codes made with other settings ({', '.join(different)}); "
+                f"{self.path} holds codes of conflicting settings ({', '.join(different)}); "
                 "start over with --fresh, or choose another directory with --out."
             )
         unfinished = [number for number in range(self.head.shards) if self._entry(number) is None]
-        return [] if self._whole() else unfinished  # asked last: whoever finishes takes the sidecars away
-
-    def _begin(self) -> None:
-        """Write the job, whole, unless another process has: of several that begin at once, one decides."""
-        part = self.path / f".{JOB}.{uuid.uuid4().hex}.part"
-        try:
-            write_json(part, _to_json(self.head))
-            os.link(part, self.path / JOB)
-        except (FileExistsError, FileNotFoundError):
-            pass  # another has begun, or has even finished and tidied up
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            part.replace(self.path / JOB)  # then the last decides
-        finally:
-            remove(part)
+        return [] if self._whole() else unfinished  # checked last: whoever finishes removes the sidecars
 
     def write(self, number: int, codes: np.ndarray, labels: np.ndarray, keys: Sequence[str]) -> None:
-        """Write one shard: its files, then the sidecar that says it is finished.
+        """Write one shard: its files, then the sidecar that marks it as finished.
 
         Args:
             number: of the shard.
@@ -230,10 +210,10 @@ class StoreWriter:
         assert len(keys) == len(images)
         assert 0 <= labels.min() <= labels.max() < len(head.classes), "a label is out of range"
         if self._whole() or self._entry(number) is not None:
-            return  # another job, started twice, was faster: what is finished is never touched again
+            return  # written by another job; finished shards are never rewritten
         entry: dict[str, Any] = {"first": images.start, "images": len(images)}
         for kind, values in (("codes", as_stored(codes, head.codebook_size)), ("labels", labels), ("keys", keys)):
-            name = f"{kind}-{number:05d}{_SUFFIXES[kind]}"
+            name = f"{kind}-{number:05d}{KINDS[kind]}"
             with atomic_path(self.path / name) as part:
                 with part.open("wb") as file:
                     _write_kind(file, kind, values, len(head.classes))
@@ -248,7 +228,7 @@ class StoreWriter:
         """
         entries = [self._entry(number) for number in range(self.head.shards)]
         if not self._whole():
-            begun = find_head(self.path)  # by whoever came first: jobs may know the tokenizer under different paths
+            begun = find_head(self.path)  # of the first job: others may have the tokenizer under another path
             if begun is None or None in entries:
                 return False
             write_json(self.path / MANIFEST, {**_to_json(begun), "shards": entries})
@@ -261,12 +241,12 @@ class StoreWriter:
         return (self.path / MANIFEST).exists()
 
     def _entry(self, number: int) -> dict[str, Any] | None:
-        """What the sidecar of a finished shard says; None when it is not finished or its files are not there."""
+        """The sidecar of a finished shard; None when it is not finished or a file is missing."""
         try:
-            entry = read_json(self.path / _sidecar(number))
+            entry = _renamed(read_json(self.path / _sidecar(number)))
             images = self.head.shard(number)
             whole = (entry["first"], entry["images"]) == (images.start, len(images))
-            sizes = [(self.path / entry[kind]["file"]).stat().st_size == entry[kind]["bytes"] for kind in _SUFFIXES]
+            sizes = [(self.path / entry[kind]["file"]).stat().st_size == entry[kind]["bytes"] for kind in KINDS]
         except (AlitokError, OSError, KeyError, TypeError):
             return None
         return entry if whole and all(sizes) else None
@@ -281,7 +261,7 @@ def _write_kind(file: BinaryIO, kind: str, values: Any, classes: int) -> None:
 
 
 def label_type(classes: int) -> np.dtype[Any]:
-    """How labels are stored."""
+    """Type of stored labels."""
     return np.dtype("<u2" if classes <= 1 << 16 else "<i4")
 
 
@@ -292,10 +272,9 @@ def read_keys(path: Path) -> list[str]:
         AlitokError: it is missing or damaged.
     """
     try:
-        keys = json.loads(gzip.decompress(path.read_bytes()))
+        return json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError) as error:
-        raise AlitokError(f"{path} is missing or damaged ({error}); encode the images again.") from None
-    return keys
+        raise AlitokError(f"{path} is missing or damaged ({error}); {ENCODE_AGAIN}.") from None
 
 
 def _sidecar(number: int) -> str:
@@ -307,7 +286,7 @@ def _to_json(head: StoreHead) -> dict[str, Any]:
 
 
 def find_head(path: Path) -> StoreHead | None:
-    """What an unfinished or finished store at `path` was made for; None where there is nothing yet.
+    """The header of an unfinished or finished store at `path`; None where there is nothing yet.
 
     Raises:
         AlitokError: `path` is a file, holds other files, or a store that cannot be continued.
@@ -318,16 +297,16 @@ def find_head(path: Path) -> StoreHead | None:
         with suppress(FileNotFoundError):
             return read_head(path, name)[0]
     if path.exists() and any(not _LEFTOVER.fullmatch(entry.name) for entry in path.iterdir()):
-        raise AlitokError(f"{path} holds other files and no codes; give a new or empty directory with --out.")
+        raise AlitokError(f"{path} is not empty and is not a code store; give a new or empty directory with --out.")
     return None
 
 
 def read_head(path: Path, name: str) -> tuple[StoreHead, list[dict[str, Any]]]:
-    """The head in the manifest or the job of a store, and the manifest's shards.
+    """The header in the manifest or the job file of a store, and the manifest's shards.
 
     Raises:
         AlitokError: the file is damaged or of another format.
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
     """
     place = path / name
     try:
@@ -336,41 +315,51 @@ def read_head(path: Path, name: str) -> tuple[StoreHead, list[dict[str, Any]]]:
         if not place.exists():
             raise FileNotFoundError(place) from None
         raise
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise AlitokError(
-            f"{place} is not of format {FORMAT}, but of another version of alitok; encode the images again."
-        )
-    shards = found.pop("shards", [])
+    if not isinstance(found, dict) or found.get("format") not in (2, FORMAT):
+        raise AlitokError(f"{place} is not of format {FORMAT}, but of another version of alitok; {ENCODE_AGAIN}.")
+    if found.pop("format") == 2:
+        found = _renamed(found)
+        found["split"] = "val" if found.get("split") == "heldout" else found.get("split")
+    shards = [_renamed(entry) for entry in found.pop("shards", [])]
     missing = {field.name for field in dataclasses.fields(StoreHead)} - found.keys()
     if name == MANIFEST and not shards:
         missing.add("shards")
     if missing:
-        raise AlitokError(f"{place} is damaged: it lacks {', '.join(sorted(missing))}; encode the images again.")
-    del found["format"]
+        raise AlitokError(f"{place} is damaged: it lacks {', '.join(sorted(missing))}; {ENCODE_AGAIN}.")
     try:
         return from_dict(StoreHead, found, name), shards
     except AlitokError as error:
-        raise AlitokError(f"{place} is damaged ({error}); encode the images again.") from None
+        raise AlitokError(f"{place} is damaged ({error}); {ENCODE_AGAIN}.") from None
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    """Keys of format 2 as they are called now."""
+    return {_FORMAT_2.get(key, key): value for key, value in entry.items()}
 
 
 def require_store(path: Path) -> None:
-    """Check that what is at `path`, if anything, is a store that may be thrown away.
+    """Check that what is at `path`, if anything, is a store of any format, which may be deleted.
 
     Raises:
-        AlitokError: there is something else.
+        AlitokError: it is something else.
     """
-    if not path.is_dir() or not any(_is_head(path / name) for name in (MANIFEST, JOB)):
-        find_head(path)  # tells what is there instead
+    heads = [path / name for name in (MANIFEST, JOB)] if path.is_dir() else []
+    for place in heads:
+        with suppress(AlitokError):
+            found = read_json(place)
+            if isinstance(found, dict) and {"format", "codebook_size"} <= found.keys():
+                return
+    find_head(path)  # raises the error that describes it
 
 
 def discard(path: Path) -> None:
     """Delete the store at `path`, finished or not, of any format; other files beside it stay.
 
-    Its job stays too, until another one is written over it: what a killed removal leaves behind is an unfinished store
-    that lacks its shards, and not a directory of unknown files.
+    Its job file stays until another one is written over it: an interrupted removal leaves an unfinished store, not a
+    directory of unknown files.
 
     Raises:
-        AlitokError: there is something else than a store.
+        AlitokError: `path` is something else than a store.
     """
     require_store(path)
     if (path / MANIFEST).exists():
@@ -378,12 +367,3 @@ def discard(path: Path) -> None:
     for entry in list(path.iterdir()) if path.exists() else []:
         if _PRODUCT.fullmatch(entry.name) or _LEFTOVER.fullmatch(entry.name):
             remove(entry)
-
-
-def _is_head(path: Path) -> bool:
-    """Whether a file is the head of a store."""
-    try:
-        found = read_json(path)
-    except AlitokError:
-        return False
-    return isinstance(found, dict) and {"format", "codebook_size"} <= found.keys()

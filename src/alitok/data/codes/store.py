@@ -1,7 +1,6 @@
-"""The code store, read: code sequences with labels, keys and crops, from memory-mapped shards.
+"""Reads a code store: code sequences with labels, keys and crops, from memory-mapped shards, in any order.
 
-Enters: a directory that `alitok.data.codes.shards` wrote. Leaves: any rows in any order. Shapes: N images, C crops of a
-image, T codes of a sequence; row r is crop r % C of image r // C.
+N images, C crops of an image, T codes of a sequence; row r is crop r % C of image r // C.
 """
 
 from __future__ import annotations
@@ -16,11 +15,7 @@ import numpy as np
 
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
-from alitok.data.codes.shards import JOB, MANIFEST, MAX_CODEBOOK, StoreHead, label_type, read_head, read_keys
-
-__all__ = ["MAX_CODEBOOK", "CodeStore"]
-
-_AGAIN = "encode the images again"
+from alitok.data.codes.shards import ENCODE_AGAIN, JOB, KINDS, MANIFEST, StoreHead, label_type, read_head, read_keys
 
 
 class CodeStore:
@@ -28,14 +23,14 @@ class CodeStore:
 
     Attributes:
         path: its directory.
-        head: all that its manifest says of it as a whole.
+        head: its settings.
         image_labels: (N,) uint16 or int32.
         classes: class names.
-        codebook_size: number of codes the tokenizer has.
+        codebook_size: number of codes of the tokenizer.
         length: T.
         crops: C, rows per image.
         images: N.
-        tokenizer: fingerprint of the tokenizer that made the codes.
+        tokenizer: fingerprint of the tokenizer.
     """
 
     def __init__(self, path: Path, tokenizer: str | None = None) -> None:
@@ -54,18 +49,18 @@ class CodeStore:
         self.tokenizer, self.codebook_size, self.length = head.tokenizer, head.codebook_size, head.length
         self.classes, self.images, self.crops = head.classes, head.images, len(head.crops)
         if tokenizer is not None and tokenizer != self.tokenizer:
-            raise AlitokError(f"The codes in {path} were made with another tokenizer; {_AGAIN}.")
+            raise AlitokError(f"The codes in {path} were made with another tokenizer; {ENCODE_AGAIN}.")
         if not self._consistent():
-            raise AlitokError(f"{path / MANIFEST} disagrees with its own list of shards; {_AGAIN}.")
+            raise AlitokError(f"{path / MANIFEST} disagrees with its own list of shards; {ENCODE_AGAIN}.")
         self._shard_rows = head.shard_images * self.crops
         self._shards = [self._open(number) for number in range(head.shards)]
         self.image_labels = np.concatenate([self._read_labels(number) for number in range(head.shards)])
-        self._keys: tuple[int, list[str]] = (-1, [])  # those of the shard that was asked for last
+        self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was read last
 
     def _consistent(self) -> bool:
         try:
             ranges = [(entry["first"], entry["images"]) for entry in self._entries]
-            files = all(entry[kind].keys() >= {"file", "sha256"} for entry in self._entries for kind in _KINDS)
+            files = all(entry[kind].keys() >= {"file", "sha256"} for entry in self._entries for kind in KINDS)
         except (KeyError, TypeError, AttributeError):
             return False
         wanted = [self.head.shard(number) for number in range(self.head.shards)]
@@ -90,7 +85,7 @@ class CodeStore:
         return np.repeat(self.image_labels.astype(np.int64), self.crops)
 
     def codes(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """The sequences (n, T) uint16 of `rows` (n,), in the order asked for."""
+        """The sequences (n, T) uint16 of `rows` (n,), in the given order."""
         wanted = np.asarray(rows, dtype=np.int64)
         assert not wanted.size or 0 <= wanted.min() <= wanted.max() < len(self), "a row is out of range"
         result = np.empty((len(wanted), self.length), np.uint16)
@@ -112,30 +107,27 @@ class CodeStore:
             path = self.path / self._entries[number]["keys"]["file"]
             keys = read_keys(path)
             if len(keys) != self._entries[number]["images"]:
-                raise AlitokError(f"{path} holds {len(keys)} keys, its manifest says otherwise; {_AGAIN}.")
+                raise AlitokError(f"{path} holds {len(keys)} keys, not as many as its manifest says; {ENCODE_AGAIN}.")
             self._keys = number, keys
         return self._keys[1][place]
 
     def crop_name(self, row: int) -> str:
-        """What a row shows of its image, such as "top left, mirrored"."""
+        """Which crop a row is, such as "top left, mirrored"."""
         return self.head.crops[row % self.crops]
 
     def verify(self) -> None:
         """Read all files once and compare them with their checksums.
 
         Raises:
-            AlitokError: a file differs from what was written; the message names it.
+            AlitokError: a file is damaged; the message names it.
         """
         for entry in self._entries:
-            for kind in _KINDS:
+            for kind in KINDS:
                 path = self.path / entry[kind]["file"]
                 if not path.is_file():
-                    raise AlitokError(f"{path} is missing; {_AGAIN}.")
+                    raise AlitokError(f"{path} is missing; {ENCODE_AGAIN}.")
                 if sha256(path) != entry[kind]["sha256"]:
-                    raise AlitokError(f"{path} is damaged (wrong checksum); {_AGAIN}.")
-
-
-_KINDS = ("codes", "labels", "keys")
+                    raise AlitokError(f"{path} is damaged (wrong checksum); {ENCODE_AGAIN}.")
 
 
 def _read_manifest(path: Path) -> tuple[StoreHead, list[dict[str, Any]]]:
@@ -146,12 +138,12 @@ def _read_manifest(path: Path) -> tuple[StoreHead, list[dict[str, Any]]]:
     except FileNotFoundError:
         pass
     if (path / JOB).exists():
-        raise AlitokError(f"The codes in {path} are unfinished; run the same alitok encode again to complete them.")
-    raise AlitokError(f"{path} is no code store: it has no {MANIFEST}; {_AGAIN}.")
+        raise AlitokError(f"The codes in {path} are unfinished; run the same alitok encode again to resume.")
+    raise AlitokError(f"{path} is not a code store: it has no {MANIFEST}; {ENCODE_AGAIN}.")
 
 
 def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], mapped: bool = False) -> np.ndarray:
-    """Read or map a .npy file, having checked that it is what the manifest says."""
+    """Read or map a .npy file and check it against the manifest."""
     try:
         array = np.load(path, mmap_mode="r" if mapped else None)
     except (OSError, ValueError, EOFError) as error:
@@ -159,9 +151,9 @@ def _load(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], mapped: bool
             raise AlitokError(
                 f"Too many files are open to read {path.parent}; raise the limit, as with: ulimit -n 4096"
             ) from None
-        raise AlitokError(f"{path} is missing or damaged ({error}); {_AGAIN}.") from None
+        raise AlitokError(f"{path} is missing or damaged ({error}); {ENCODE_AGAIN}.") from None
     if array.dtype != dtype or array.shape != shape:
         raise AlitokError(
-            f"{path} holds {array.dtype} of shape {array.shape}, its manifest says {dtype} of shape {shape}; {_AGAIN}."
+            f"{path} holds {array.dtype} of shape {array.shape}, not {dtype} of shape {shape}; {ENCODE_AGAIN}."
         )
-    return array.view(np.ndarray)  # a memmap makes a new memmap of every row, which takes longer than copying it
+    return array.view(np.ndarray)  # a memmap creates a new memmap per row, which takes longer than the copy
