@@ -273,6 +273,7 @@ def test_a_classifier_reads_images_and_reconstructions(ask, monkeypatch, real, t
         classes, val_accuracy = CLASSES, 0.75
 
     monkeypatch.setattr(workflow, "Judge", Judge)
+    monkeypatch.setattr("alitok.apps.evaluate.reconstruction_report.Judge", Judge)
     monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
     found, written = ask(features="classifier")
     _, labels, images = originals(real)

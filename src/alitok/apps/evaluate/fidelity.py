@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,21 +57,12 @@ class Instruments:
     device: torch.device
 
 
-class Rebuilt(NamedTuple):
-    """Codes and reconstructions of some images.
-
-    Attributes:
-        codes: (B, T) int64.
-        images: (B, 3, h, h) uint8 by the decoder's stage.
-    """
-
-    codes: np.ndarray
-    images: dict[Stage, np.ndarray]
-
-
 @torch.inference_mode()
-def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
+def rebuild(tools: Instruments, images: np.ndarray) -> tuple[np.ndarray, dict[Stage, np.ndarray]]:
     """Encode images (B, 3, h, h) uint8 once, and decode them with each decoder, in float32.
+
+    Returns:
+        Codes (B, T) int64, and reconstructions (B, 3, h, h) uint8 by the decoder's stage.
 
     Raises:
         AlitokError: a pixel is not finite.
@@ -91,7 +81,7 @@ def rebuild(tools: Instruments, images: np.ndarray) -> Rebuilt:
                     )
                 parts.append(pixels.to_uint8(rebuilt).cpu())
         codes.append(found.cpu())
-    return Rebuilt(torch.cat(codes).numpy(), {stage: torch.cat(parts).numpy() for stage, parts in made.items()})
+    return torch.cat(codes).numpy(), {stage: torch.cat(parts).numpy() for stage, parts in made.items()}
 
 
 def measure(
@@ -120,12 +110,12 @@ def measure(
 
 
 def _measured(tools: Instruments, images: np.ndarray) -> dict[str, np.ndarray]:
-    rebuilt = rebuild(tools, images)
+    codes, rebuilt = rebuild(tools, images)
     usage = CodeUsage(tools.tokenizer.config.codebook_size)
-    usage.update(torch.from_numpy(rebuilt.codes))
+    usage.update(torch.from_numpy(codes))
     arrays = {"code_counts": usage.counts.numpy()}
     arrays |= {ORIGINAL + name: each for name, each in features_of(tools.extractor, images, tools.device).items()}
-    for stage, made in rebuilt.images.items():
+    for stage, made in rebuilt.items():
         found = {**features_of(tools.extractor, made, tools.device), **_metrics(tools, images, made)}
         arrays |= {f"{stage}/{name}": array for name, array in found.items()}
     return arrays
@@ -149,35 +139,16 @@ def _metrics(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[s
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class Fidelity:
-    """Metrics of each reconstruction, (N,) float32 in the order of the images; None = not computed.
+def fidelity_of(files: FeatureFiles, stage: Stage) -> dict[str, np.ndarray]:
+    """`psnr`, and `ssim` and `lpips` if computed, of all images in order, (N,) float32, by the decoder of `stage`.
 
     PSNR is in dB, and infinite where no pixel differs.
-    """
-
-    psnr: np.ndarray
-    ssim: np.ndarray | None
-    lpips: np.ndarray | None
-
-    def means(self) -> dict[str, float]:
-        """The mean over images of each that was computed."""
-        there = {name: getattr(self, name) for name in _METRICS}
-        return {name: float(value.mean(dtype=np.float64)) for name, value in there.items() if value is not None}
-
-
-def fidelity_of(files: FeatureFiles, stage: Stage) -> Fidelity:
-    """The metrics of all images of a job by the decoder of `stage`.
 
     Raises:
         AlitokError: a block is missing or damaged.
     """
-    there = files.read(0, *(f"{stage}/{name}" for name in _METRICS))
-
-    def column(name: str) -> np.ndarray | None:
-        return files.column(f"{stage}/{name}") if f"{stage}/{name}" in there else None
-
-    return Fidelity(files.column(f"{stage}/psnr"), column("ssim"), column("lpips"))
+    names = [name for name in _METRICS if files.read(0, f"{stage}/{name}")]
+    return {name: files.column(f"{stage}/{name}") for name in names}
 
 
 def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:

@@ -24,7 +24,8 @@ from alitok.apps.evaluate.job import (
     require_evaluation,
     write_features,
 )
-from alitok.apps.evaluate.options import GenerationOptions
+from alitok.apps.evaluate.options import GenerationOptions, SplitName
+from alitok.apps.evaluate.originals import usable_images
 from alitok.apps.evaluate.references import Reference, of_splits, open_reference, require_large
 from alitok.apps.evaluate.report import metrics_of
 from alitok.apps.evaluate.samples import ImageSet, ModelImages, StoredImages, folder_images, npz_images
@@ -35,7 +36,7 @@ from alitok.core.system import stoppable
 from alitok.data.split import Splits
 from alitok.metrics.set_distance import compare, gather
 from alitok.run.classifier_features import Judge
-from alitok.run.originals import open_images_of, tell_left_out, verify
+from alitok.run.originals import open_images_of
 from alitok.sampling.job import SamplingJob, fitting_batch, load_pipeline
 from alitok.sampling.pipeline import Pipeline
 
@@ -69,7 +70,7 @@ def run_eval_generation(samples: str, options: GenerationOptions, command: str =
         console = Console(quiet=not world.main)
         world.on_rank0(job_dir(options.out).read)
         images = _open(samples, options, world, console)
-        splits = None if options.data is None else _usable_images(options, images.size, world, console)
+        splits = _splits(options, images.size, world, console)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         work = Work(extractor, world, console, options.out, options.fresh)
         points: list[SweepPoint] = []
@@ -121,15 +122,14 @@ def _open(samples: str, options: GenerationOptions, world: World, console: Conso
     return npz_images(path) if archive else folder_images(samples, console)
 
 
-def _usable_images(options: GenerationOptions, size: int, world: World, console: Console) -> Splits:
-    """The data without broken images; all are read if a classifier is trained on them or they are the reference."""
-    assert options.data is not None
-    splits = open_images_of(options.data, size, options.data_seed, console)
+def _splits(options: GenerationOptions, size: int, world: World, console: Console) -> Splits | None:
+    """The data; broken images are left out if a classifier is trained on it or it is the reference."""
+    if options.data is None:
+        return None
     if options.features != "classifier" and options.reference is not None:
-        return splits
-    broken = verify(splits, "all" if options.features == "classifier" else "train", world, console)
-    tell_left_out(broken, console)
-    return splits.without({key for key, _ in broken})
+        return open_images_of(options.data, size, options.data_seed, console)
+    split: SplitName = "all" if options.features == "classifier" else "train"
+    return usable_images(options.data, size, options.data_seed, split, world, console)[0]
 
 
 def _sampling_job(pipeline: Pipeline, options: GenerationOptions) -> SamplingJob:

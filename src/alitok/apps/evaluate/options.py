@@ -16,11 +16,28 @@ FeaturesName = Literal["inception", "classifier"]
 EvaluationKind = Literal["generation", "reconstruction"]
 SplitName = Literal["val", "train", "all"]
 _Several = Parameter(negative="", consume_multiple=True, show_default=False)
-_Flag = Parameter(negative="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
+class FeatureOptions:
+    """What all evaluations ask."""
+
+    features: FeaturesName = "inception"
+    """inception, whose distance is FID; or classifier: a small network trained on the classes of the data, for which
+    nothing is downloaded and whose distance is not FID"""
+
+    inception_weights: Path | None = None
+    """file of the TensorFlow Inception's weights; default: PyTorch's cache, or a download"""
+
+    device: DeviceName = "auto"
+    """where to compute"""
+
+    fresh: Annotated[bool, Parameter(negative="")] = False
+    """delete what an earlier start left in or beside OUT, and start over"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(FeatureOptions):
     """What `alitok eval generation` compares, and how samples are generated."""
 
     out: Path
@@ -35,13 +52,6 @@ class GenerationOptions:
 
     data_seed: int = 0
     """seed of the train/val split of --data, where the data has none; use that of the training"""
-
-    features: FeaturesName = "inception"
-    """inception, whose distance is FID; or classifier: a small network trained on the classes of --data, which needs no
-    download and whose distance is not FID"""
-
-    inception_weights: Path | None = None
-    """file of the TensorFlow Inception's weights; default: PyTorch's cache, or a download"""
 
     num: int | None = None
     """total number of samples, with a model"""
@@ -77,12 +87,6 @@ class GenerationOptions:
     sweep_num: int | None = None
     """samples of each combination; default: 5000, at most all"""
 
-    device: DeviceName = "auto"
-    """where to compute"""
-
-    fresh: Annotated[bool, _Flag] = False
-    """delete what an earlier evaluation left in OUT, and start over"""
-
     def swept(self) -> dict[str, tuple[float, ...]]:
         """The values to try by name, `scale` or `power`; no values stand for some around the model's own.
 
@@ -101,7 +105,7 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructionOptions:
+class ReconstructionOptions(FeatureOptions):
     """What `alitok eval reconstruction` measures a tokenizer on."""
 
     data: str
@@ -122,13 +126,6 @@ class ReconstructionOptions:
     reference: str | None = None
     """a file of `alitok eval reference --split val`, instead of the images' own statistics"""
 
-    features: FeaturesName = "inception"
-    """inception, whose distance is FID; or classifier: a small network trained on the classes of --data; then nothing
-    is downloaded, for LPIPS neither"""
-
-    inception_weights: Path | None = None
-    """file of the TensorFlow Inception's weights; default: PyTorch's cache, or a download"""
-
     lpips_vgg: str | None = None
     """torchvision's VGG16 weights for LPIPS; default: its cache, or a download"""
 
@@ -138,15 +135,9 @@ class ReconstructionOptions:
     batch_size: int = 64
     """images at a time"""
 
-    device: DeviceName = "auto"
-    """where to compute"""
-
-    fresh: Annotated[bool, _Flag] = False
-    """delete what an earlier evaluation left in OUT, and start over"""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceOptions:
+class ReferenceOptions(FeatureOptions):
     """What `alitok eval reference` takes statistics of."""
 
     out: Path
@@ -161,17 +152,5 @@ class ReferenceOptions:
     kind: EvaluationKind | None = None
     """what it is a reference for; default: generation for train, reconstruction for val"""
 
-    features: FeaturesName = "inception"
-    """the feature network; see `alitok eval generation`"""
-
-    inception_weights: Path | None = None
-    """file of the TensorFlow Inception's weights; default: PyTorch's cache, or a download"""
-
     seed: int = 0
     """seed of the train/val split, where the data has none"""
-
-    device: DeviceName = "auto"
-    """where to compute"""
-
-    fresh: Annotated[bool, _Flag] = False
-    """delete what an interrupted start left beside OUT"""

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 
 from alitok.apps.evaluate.options import SplitName
 from alitok.core.blocks import Blocks, ImageBlock
@@ -17,7 +18,9 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
+from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
+from alitok.run.originals import open_images_of, tell_left_out, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,3 +128,17 @@ def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Orig
     if num is not None:
         rows = np.sort(np.random.default_rng(seed % 2**64).permutation(count)[:num])
     return Originals(sources, rows)
+
+
+def usable_images(
+    data: str, size: int, seed: int, split: SplitName, world: World, console: Console
+) -> tuple[Splits, list[Broken]]:
+    """The data without the broken images of a split, and those, which are reported.
+
+    Raises:
+        AlitokError: the data cannot be used, or too many images are broken.
+    """
+    splits = open_images_of(data, size, seed, console)
+    broken = verify(splits, split, world, console)
+    tell_left_out(broken, console)
+    return splits.without({key for key, _ in broken}), broken

@@ -6,11 +6,10 @@ Inception the features take 60 kB an image on disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +23,11 @@ from alitok.apps.evaluate.fidelity import (
     compare_paired,
     fidelity_of,
     measure,
-    rebuild,
 )
 from alitok.apps.evaluate.job import Work, job_dir, open_extractor, require_evaluation
-from alitok.apps.evaluate.options import ReconstructionOptions
-from alitok.apps.evaluate.originals import Originals, choose
-from alitok.apps.evaluate.reconstruction_report import ReconstructionResult, write_reconstruction
+from alitok.apps.evaluate.options import ReconstructionOptions, SplitName
+from alitok.apps.evaluate.originals import choose, usable_images
+from alitok.apps.evaluate.reconstruction_report import ReconstructionJob, notes_of, write_reconstruction
 from alitok.apps.evaluate.references import Reference, open_reference, target_of
 from alitok.core.blocks import Blocks
 from alitok.core.checkpoint import fingerprint
@@ -40,10 +38,6 @@ from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
 from alitok.core.system import stoppable
-from alitok.data.sources.builtin import BUILTIN
-from alitok.data.sources.images import Broken
-from alitok.data.split import Splits
-from alitok.data.survey import short_side
 from alitok.losses.perceptual import (
     VGG_MIN_SIZE,
     LpipsVgg,
@@ -56,26 +50,11 @@ from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, gather
 from alitok.run.classifier_features import Judge
-from alitok.run.originals import open_images_of, tell_left_out, verify
-from alitok.run.summary import environment
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
 _BLOCK = 256  # images measured in one block
 _SAME_MEAN = 1e-6  # squared distance of two means, as a fraction of the variance, up to which the images are the same
-
-
-class _Job(NamedTuple):
-    """What is evaluated, with what and on what; the same on every process."""
-
-    name: Path
-    options: ReconstructionOptions
-    command: str
-    work: Work
-    tools: Instruments
-    splits: Splits
-    left_out: list[Broken]
-    originals: Originals
 
 
 def run_eval_reconstruction(
@@ -103,7 +82,8 @@ def run_eval_reconstruction(
         model = Tokenizer.from_pretrained(tokenizer).to(world.device)
         _ = model.stages  # raises if there is no decoder
         size = model.config.image_size
-        splits, left_out = _usable_images(options, size, world, console)
+        needed: SplitName = "all" if options.features == "classifier" else options.split
+        splits, left_out = usable_images(options.data, size, options.seed, needed, world, console)
         originals = choose(splits, options.split, options.num, options.seed)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         work = Work(extractor, world, console, options.out, options.fresh)
@@ -113,20 +93,10 @@ def run_eval_reconstruction(
         weights = PerceptualWeights(vgg=options.lpips_vgg, lpips_heads=options.lpips_heads)
         lpips, without_lpips = open_lpips(weights, size, world, download=options.features == "inception")
         tools = Instruments(model, extractor, lpips, size >= SSIM_WINDOW, options.batch_size, world.device)
-        job = _Job(tokenizer, options, command, work, tools, splits, left_out, originals)
-        notes = world.on_rank0(lambda: _notes(job, reference, without_lpips))
+        job = ReconstructionJob(tokenizer, options, command, work, tools, splits, left_out, originals)
+        notes = world.on_rank0(lambda: notes_of(job, reference, without_lpips))
         settings = world.on_rank0(lambda: _settings(job))
         return _conclude(job, _measured(job, settings), reference, settings, notes)
-
-
-def _usable_images(
-    options: ReconstructionOptions, size: int, world: World, console: Console
-) -> tuple[Splits, list[Broken]]:
-    """The data without broken images, and those; all images are read if a classifier is trained on some of them."""
-    splits = open_images_of(options.data, size, options.seed, console)
-    broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
-    tell_left_out(broken, console)
-    return splits.without({key for key, _ in broken}), broken
 
 
 def open_lpips(
@@ -178,34 +148,7 @@ def open_lpips(
     return network.to(world.device), None
 
 
-def _notes(job: _Job, reference: Reference | None, without_lpips: str | None) -> tuple[str, ...]:
-    """Warnings that do not depend on the metrics."""
-    data, size, count = job.options.data, job.tools.tokenizer.config.image_size, len(job.originals)
-    notes = [] if without_lpips is None else [without_lpips]
-    if not job.tools.ssim:
-        notes.append(f"SSIM skipped: it needs images of at least {SSIM_WINDOW} px, not {size} px.")
-    if data not in BUILTIN and short_side(data) < size:
-        notes.append(
-            f"Most images of {data} are smaller than {size} px and were enlarged; metrics are better than on images of "
-            "that size."
-        )
-    if job.options.split != "val":
-        notes.append("Some of these images are training images, on which metrics are better.")
-    if reference is not None and not _same_images(reference, job.originals):
-        notes.append(
-            f"The reference is of {reference.about['images']:,} other images than the {count:,} that were "
-            "reconstructed (another --seed, --split or --num, or other broken images); rFID compares with the "
-            "originals."
-        )
-    return tuple(notes)
-
-
-def _same_images(reference: Reference, originals: Originals) -> bool:
-    """Whether the reference may be of the originals."""
-    return reference.about["images"] == len(originals) and reference.about["keys"] in ("", originals.keys)
-
-
-def _settings(job: _Job) -> dict[str, Any]:
+def _settings(job: ReconstructionJob) -> dict[str, Any]:
     """All that decides the metrics of each image; rank 0 computes the hashes."""
     tokenizer, lpips = job.tools.tokenizer, job.tools.lpips
     return {
@@ -222,7 +165,7 @@ def _settings(job: _Job) -> dict[str, Any]:
     }
 
 
-def _measured(job: _Job, settings: dict[str, Any]) -> FeatureFiles:
+def _measured(job: ReconstructionJob, settings: dict[str, Any]) -> FeatureFiles:
     """Metrics and features of all images; those on disk are not computed again. All processes call this.
 
     Raises:
@@ -243,7 +186,7 @@ def _measured(job: _Job, settings: dict[str, Any]) -> FeatureFiles:
 
 
 def _conclude(
-    job: _Job,
+    job: ReconstructionJob,
     files: FeatureFiles,
     reference: Reference | None,
     settings: dict[str, Any],
@@ -264,26 +207,14 @@ def _conclude(
         made = gather(files, world, prefix=f"{stage}/", max_features=0, network_classes=network_classes)
         compared[stage] = world.on_rank0(partial(_compare, made, found, target, world.device))
         del made  # hundreds of megabytes
-    own = {"data": originals.name, "contents": job.splits.contents, "images": len(originals)}
 
     def write() -> dict[Stage, dict[str, float]]:
-        result = ReconstructionResult(
-            title=str(job.name),
-            command=job.command,
-            originals=originals,
-            image_size=job.tools.tokenizer.config.image_size,
-            rebuild=partial(rebuild, job.tools),
-            compared=compared,
-            fidelity={stage: fidelity_of(files, stage) for stage in compared},
-            usage=code_usage(files, job.tools.tokenizer.config.codebook_size),
-            original_accuracy=found.accuracy,
-            reference=own if reference is None else reference.about,
-            own=reference is None,
-            seed=job.options.seed,
-            protocol=_protocol(job, settings),
-            notes=notes,
-        )
-        return write_reconstruction(result, work)
+        fidelity = {stage: fidelity_of(files, stage) for stage in compared}
+        usage = code_usage(files, job.tools.tokenizer.config.codebook_size)
+        shared = {"codebook_use": usage.use, "codebook_perplexity": usage.perplexity, "count": float(len(originals))}
+        if found.accuracy is not None:
+            shared["original_accuracy"] = found.accuracy
+        return write_reconstruction(job, compared, fidelity, shared, reference, settings, notes)
 
     return world.on_rank0(write)
 
@@ -296,27 +227,3 @@ def _compare(made: SetStatistics, originals: SetStatistics, target: Target, devi
         (own.mean - target.pool.mean).square().sum() <= _SAME_MEAN * own.covariance.trace()
     )
     return compare_paired(made, originals, target, device=place) if same else compare(made, target, device=place)
-
-
-def _protocol(job: _Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the metrics depend on."""
-    options, extractor, config = job.options, job.work.extractor, job.tools.tokenizer.config
-    facts: dict[str, Any] = {
-        "tokenizer": str(job.name),
-        "tokenizer weights": settings["tokenizer"],
-        "codes": job.tools.tokenizer.codes_fingerprint(),
-        "data": options.data,
-        "data contents": job.splits.contents,
-        "split": options.split,
-        "seed": options.seed,
-        "count": len(job.originals),
-        "left out": settings["left out"],
-        "crop": f"center, {config.image_size} x {config.image_size}",
-        "features": extractor.name,
-        "feature weights": extractor.weights,
-        "LPIPS weights": settings["LPIPS"],
-    }
-    if isinstance(extractor, Judge):
-        facts["classifier val accuracy"] = extractor.val_accuracy
-    facts |= {"batch size": options.batch_size, "processes": job.work.world.size, "command": job.command}
-    return {**facts, **environment(job.work.world.device)}

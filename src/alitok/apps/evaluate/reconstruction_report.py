@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alitok.apps.evaluate.fidelity import Fidelity, Rebuilt
+from alitok.apps.evaluate.fidelity import Instruments, rebuild
 from alitok.apps.evaluate.job import Work
+from alitok.apps.evaluate.options import ReconstructionOptions
 from alitok.apps.evaluate.originals import Originals
+from alitok.apps.evaluate.references import Reference
 from alitok.apps.evaluate.report import (
     NOTABLE_BIAS,
     PUBLISHED_COUNT,
@@ -22,179 +24,223 @@ from alitok.apps.evaluate.report import (
     published_section,
     write_evaluation,
 )
-from alitok.metrics.codes import CodeUsage
+from alitok.data.sources.builtin import BUILTIN
+from alitok.data.sources.images import Broken
+from alitok.data.split import Splits
+from alitok.data.survey import short_side
+from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.metrics.set_distance import Comparison
 from alitok.recipes.published import Published, applies, reconstruction_table
 from alitok.report.images import error_map, error_scale
 from alitok.report.model import Images, ImageSheet, Report, Section
+from alitok.run.classifier_features import Judge
+from alitok.run.summary import environment
 from alitok.tokenizer.model import Stage
 
 _CHOSEN, _RANKED = 12, 8  # images shown: chosen by the seed; the worst, and as many of the best
 _LABELS: dict[Stage, str] = {"stage1": "stage 1", "stage2": "stage 2"}
 
 
-@dataclass(frozen=True, eq=False)
-class ReconstructionResult:
-    """What an evaluation of a tokenizer found.
+class ReconstructionJob(NamedTuple):
+    """What is evaluated, with what and on what; the same on every process."""
 
-    Attributes:
-        title: names the tokenizer.
-        command: as it was typed.
-        originals: the images.
-        image_size: in pixels.
-        rebuild: images (B, 3, h, h) uint8 to their reconstructions, for those shown.
-        compared: originals and reconstructions, by the decoder's stage.
-        fidelity: each image and its reconstruction, by stage.
-        usage: of the codebook.
-        original_accuracy: of a classifier on the originals; None without one.
-        reference: facts about the reference.
-        own: whether the reference is the originals' own statistics, not those of a file.
-        seed: of the images shown.
-        protocol: all that the metrics depend on.
-        notes: warnings known before.
-    """
-
-    title: str
+    name: Path
+    options: ReconstructionOptions
     command: str
+    work: Work
+    tools: Instruments
+    splits: Splits
+    left_out: list[Broken]
     originals: Originals
-    image_size: int
-    rebuild: Callable[[np.ndarray], Rebuilt]
-    compared: Mapping[Stage, Comparison]
-    fidelity: Mapping[Stage, Fidelity]
-    usage: CodeUsage
-    original_accuracy: float | None
-    reference: dict[str, Any]
-    own: bool
-    seed: int
-    protocol: dict[str, Any]
-    notes: tuple[str, ...]
 
 
-def write_reconstruction(result: ReconstructionResult, work: Work) -> dict[Stage, dict[str, float]]:
+def write_reconstruction(
+    job: ReconstructionJob,
+    compared: Mapping[Stage, Comparison],
+    fidelity: Mapping[Stage, Mapping[str, np.ndarray]],
+    shared: Mapping[str, float],
+    reference: Reference | None,
+    settings: Mapping[str, Any],
+    notes: tuple[str, ...],
+) -> dict[Stage, dict[str, float]]:
     """Write the report; on rank 0 only.
+
+    Args:
+        job: what was evaluated.
+        compared: originals and reconstructions, by the decoder's stage.
+        fidelity: metrics of each reconstruction, by stage and name.
+        shared: metrics that do not depend on the decoder.
+        reference: None = the originals themselves.
+        settings: all that decides the metrics of each image.
+        notes: warnings that do not depend on the metrics.
 
     Returns:
         The metrics by name, by stage.
     """
-    metrics = _metrics(result, work)
-    ends = {stage: interval(compared) for stage, compared in result.compared.items()}
+    work, originals = job.work, job.originals
+    metrics = {
+        stage: {
+            **metrics_of(found, work.extractor, "reconstruction"),
+            **{name: float(values.mean(dtype=np.float64)) for name, values in fidelity[stage].items()},
+            **shared,
+        }
+        for stage, found in compared.items()
+    }
+    ends = {stage: interval(found) for stage, found in compared.items()}
     table = metrics_table(
         {_LABELS[stage]: found for stage, found in metrics.items()},
         {_LABELS[stage]: found for stage, found in ends.items()},
         work.extractor.distance,
     )
+    own = {"data": originals.name, "contents": job.splits.contents, "images": len(originals)}
+    about, protocol = own if reference is None else reference.about, _protocol(job, settings)
+    psnr = {stage: found["psnr"] for stage, found in fidelity.items()}
     report = Report(
-        title=f"alitok: {result.title}",
-        summary=f"{len(result.originals):,} images of {result.originals.name} and their reconstructions.",
-        command=result.command,
-        warnings=(*result.notes, *_warnings(result, work)),
+        title=f"alitok: {job.name}",
+        summary=f"{len(originals):,} images of {originals.name} and their reconstructions.",
+        command=job.command,
+        warnings=(*notes, *_warnings(work, len(originals), compared, psnr)),
         sections=(
             Section("Metrics", (table,)),
-            published_section(_published(metrics, result, work)),
-            *_shown(result),
-            protocol_section(result.protocol, result.reference),
+            published_section(_published(job, metrics, own=reference is None)),
+            *_shown(job, psnr),
+            protocol_section(protocol, about),
         ),
     )
     results = {
         "kind": "reconstruction",
         "metrics": metrics,
         "interval": ends,
-        "bias": {stage: compared.bias for stage, compared in result.compared.items()},
-        "protocol": result.protocol,
-        "reference": result.reference,
+        "bias": {stage: found.bias for stage, found in compared.items()},
+        "protocol": protocol,
+        "reference": about,
     }
     write_evaluation(work, report, table, results)
     return metrics
 
 
-def _metrics(result: ReconstructionResult, work: Work) -> dict[Stage, dict[str, float]]:
-    """By stage and name; those of the codes and of the originals are repeated for each stage."""
-    shared = {
-        "codebook_use": result.usage.use,
-        "codebook_perplexity": result.usage.perplexity,
-        "count": float(len(result.originals)),
-    }
-    if result.original_accuracy is not None:
-        shared["original_accuracy"] = result.original_accuracy
-    return {
-        stage: {**metrics_of(compared, work.extractor, "reconstruction"), **result.fidelity[stage].means(), **shared}
-        for stage, compared in result.compared.items()
-    }
+def notes_of(job: ReconstructionJob, reference: Reference | None, without_lpips: str | None) -> tuple[str, ...]:
+    """Warnings that do not depend on the metrics."""
+    data, size, count = job.options.data, job.tools.tokenizer.config.image_size, len(job.originals)
+    notes = [] if without_lpips is None else [without_lpips]
+    if not job.tools.ssim:
+        notes.append(f"SSIM skipped: it needs images of at least {SSIM_WINDOW} px, not {size} px.")
+    if data not in BUILTIN and short_side(data) < size:
+        notes.append(
+            f"Most images of {data} are smaller than {size} px and were enlarged; metrics are better than on images of "
+            "that size."
+        )
+    if job.options.split != "val":
+        notes.append("Some of these images are training images, on which metrics are better.")
+    if reference is not None and not _same_images(reference, job.originals):
+        notes.append(
+            f"The reference is of {reference.about['images']:,} other images than the {count:,} that were "
+            "reconstructed (another --seed, --split or --num, or other broken images); rFID compares with the "
+            "originals."
+        )
+    return tuple(notes)
 
 
-def _warnings(result: ReconstructionResult, work: Work) -> list[str]:
-    count, found = len(result.originals), []
+def _same_images(reference: Reference, originals: Originals) -> bool:
+    """Whether the reference may be of the originals."""
+    return reference.about["images"] == len(originals) and reference.about["keys"] in ("", originals.keys)
+
+
+def _warnings(
+    work: Work, count: int, compared: Mapping[Stage, Comparison], psnr: Mapping[Stage, np.ndarray]
+) -> list[str]:
+    warnings = []
     if work.extractor.distance != "FID":
-        found.append(not_fid(work.extractor))
+        warnings.append(not_fid(work.extractor))
     elif count != PUBLISHED_COUNT:
-        found.append(f"Published rFID uses ImageNet's {PUBLISHED_COUNT:,} validation images; this uses {count:,}.")
-    if any(compared.bias is None for compared in result.compared.values()):
-        found.append(f"Too few images ({count:,}) to estimate the bias and the interval of the distance.")
+        warnings.append(f"Published rFID uses ImageNet's {PUBLISHED_COUNT:,} validation images; this uses {count:,}.")
+    if any(found.bias is None for found in compared.values()):
+        warnings.append(f"Too few images ({count:,}) to estimate the bias and the interval of the distance.")
     notable = [
-        f"{compared.bias:.3g} ({_LABELS[stage]})"
-        for stage, compared in result.compared.items()
-        if compared.bias is not None and compared.bias > NOTABLE_BIAS * compared.frechet.value
+        f"{found.bias:.3g} ({_LABELS[stage]})"
+        for stage, found in compared.items()
+        if found.bias is not None and found.bias > NOTABLE_BIAS * found.frechet.value
     ]
     if notable:
-        found.append(
+        warnings.append(
             f"With {count:,} images the distance is too large by at least about {' and '.join(notable)} (estimated "
             "from halves of them); compare it only at the same number of images."
         )
-    for stage, fidelity in result.fidelity.items():
-        exact = int(np.isinf(fidelity.psnr).sum())
+    for stage, values in psnr.items():
+        exact = int(np.isinf(values).sum())
         if exact:
-            found.append(
+            warnings.append(
                 f"{exact:,} images are reconstructed without any error by {_LABELS[stage]}: their PSNR is infinite, "
                 "and so is the mean."
             )
-    return found
+    return warnings
 
 
-def _published(
-    metrics: Mapping[Stage, Mapping[str, float]], result: ReconstructionResult, work: Work
-) -> Published | None:
-    """The paper's table, if these images are of its kind."""
-    classes, count = len(result.originals.classes), len(result.originals)
-    if not applies(classes=classes, image_size=result.image_size, network=work.extractor.name):
+def _published(job: ReconstructionJob, metrics: Mapping[Stage, Mapping[str, float]], *, own: bool) -> Published | None:
+    """The paper's table, if these images are of its kind; `own` = the reference is the originals themselves."""
+    classes, count, size = len(job.originals.classes), len(job.originals), job.tools.tokenizer.config.image_size
+    if not applies(classes=classes, image_size=size, network=job.work.extractor.name):
         return None
     differences = [f"{count:,} images"] if count != PUBLISHED_COUNT else []
-    if result.protocol["split"] != "val":
+    if job.options.split != "val":
         differences.append("images that may have been trained on")
-    if not result.own:
+    if not own:
         differences.append("the statistics of a file as the reference")
-    measured = {f"this evaluation, {_LABELS[stage]}": metrics[stage]["rfid"] for stage in result.compared}
+    measured = {f"this evaluation, {_LABELS[stage]}": found["rfid"] for stage, found in metrics.items()}
     return reconstruction_table(measured, tuple(differences))
 
 
-def _shown(result: ReconstructionResult) -> list[Section]:
+def _shown(job: ReconstructionJob, psnr: Mapping[Stage, np.ndarray]) -> list[Section]:
     """Some reconstructions chosen by the seed; the worst and the best by the last decoder's PSNR."""
-    last = list(result.compared)[-1]
-    psnr, count = result.fidelity[last].psnr, len(result.originals)
-    by_seed = np.sort(np.random.default_rng(result.seed % 2**64).permutation(count)[:_CHOSEN])
+    last, count = list(psnr)[-1], len(job.originals)
+    by_seed = np.sort(np.random.default_rng(job.options.seed % 2**64).permutation(count)[:_CHOSEN])
     ranked = f"{_LABELS[last]} PSNR of {count:,} images"
     chosen = {
         ("Reconstructions", "A random subset."): by_seed,
-        ("Worst reconstructions", f"Lowest {ranked}."): np.argsort(psnr, kind="stable")[:_RANKED],
-        ("Best reconstructions", f"Highest {ranked}."): np.argsort(-psnr, kind="stable")[:_RANKED],
+        ("Worst reconstructions", f"Lowest {ranked}."): np.argsort(psnr[last], kind="stable")[:_RANKED],
+        ("Best reconstructions", f"Highest {ranked}."): np.argsort(-psnr[last], kind="stable")[:_RANKED],
     }
     return [
-        Section(heading, (Images((error_scale(),)), Images(tuple(_sheets(result, rows)))), note)
+        Section(heading, (Images((error_scale(),)), Images(tuple(_sheets(job, psnr, rows)))), note)
         for (heading, note), rows in chosen.items()
     ]
 
 
-def _sheets(result: ReconstructionResult, rows: np.ndarray) -> list[ImageSheet]:
+def _sheets(job: ReconstructionJob, psnr: Mapping[Stage, np.ndarray], rows: np.ndarray) -> list[ImageSheet]:
     """For each image one row: the original, then each decoder's reconstruction and its error."""
-    originals = result.originals.read(rows.tolist())
-    rebuilt = {_LABELS[stage]: images for stage, images in result.rebuild(originals).images.items()}
+    originals = job.originals.read(rows.tolist())
+    rebuilt = {_LABELS[stage]: images for stage, images in rebuild(job.tools, originals)[1].items()}
     sheets = []
     for number, (row, original) in enumerate(zip(rows.tolist(), originals, strict=True)):
         shown = {"original": original}
         for name, images in rebuilt.items():
             shown |= {name: images[number], f"error, {name}": error_map(original, images[number])}
-        key = result.originals.key(row)
-        psnr = ", ".join(f"{fidelity.psnr[row]:.1f} dB" for fidelity in result.fidelity.values())
+        key = job.originals.key(row)
+        caption = f"{key}: " + ", ".join(f"{values[row]:.1f} dB" for values in psnr.values())
         alt = f"{key}: the original, then its reconstruction and error by {' and '.join(rebuilt)}"
-        images = np.stack(list(shown.values()))
-        sheets.append(ImageSheet(images, alt, len(shown), caption=f"{key}: {psnr}", labels=tuple(shown)))
+        sheets.append(ImageSheet(np.stack(list(shown.values())), alt, len(shown), caption, tuple(shown)))
     return sheets
+
+
+def _protocol(job: ReconstructionJob, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the metrics depend on."""
+    options, extractor, config = job.options, job.work.extractor, job.tools.tokenizer.config
+    facts: dict[str, Any] = {
+        "tokenizer": str(job.name),
+        "tokenizer weights": settings["tokenizer"],
+        "codes": job.tools.tokenizer.codes_fingerprint(),
+        "data": options.data,
+        "data contents": job.splits.contents,
+        "split": options.split,
+        "seed": options.seed,
+        "count": len(job.originals),
+        "left out": settings["left out"],
+        "crop": f"center, {config.image_size} x {config.image_size}",
+        "features": extractor.name,
+        "feature weights": extractor.weights,
+        "LPIPS weights": settings["LPIPS"],
+    }
+    if isinstance(extractor, Judge):
+        facts["classifier val accuracy"] = extractor.val_accuracy
+    facts |= {"batch size": options.batch_size, "processes": job.work.world.size, "command": job.command}
+    return {**facts, **environment(job.work.world.device)}

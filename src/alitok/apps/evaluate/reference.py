@@ -6,13 +6,13 @@ from rich.console import Console
 
 from alitok.apps.evaluate.job import Work, discard_tree, open_extractor
 from alitok.apps.evaluate.options import EvaluationKind, ReferenceOptions, SplitName
+from alitok.apps.evaluate.originals import usable_images
 from alitok.apps.evaluate.references import require_large, source_images, statistics_of
 from alitok.core.console import reporter
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError
 from alitok.core.system import stoppable
 from alitok.metrics.reference import Provenance, save_statistics
-from alitok.run.originals import open_images_of, tell_left_out, verify
 
 _KINDS: dict[SplitName, EvaluationKind] = {"train": "generation", "val": "reconstruction"}
 
@@ -33,10 +33,8 @@ def run_eval_reference(data: str, options: ReferenceOptions) -> None:
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         require_large(data, options.size, reporter(console))
-        splits = open_images_of(data, options.size, options.seed, console)
-        broken = verify(splits, "all" if options.features == "classifier" else options.split, world, console)
-        tell_left_out(broken, console)
-        splits = splits.without({key for key, _ in broken})
+        needed: SplitName = "all" if options.features == "classifier" else options.split
+        splits, _ = usable_images(data, options.size, options.seed, needed, world, console)
         extractor = open_extractor(options.features, options.inception_weights, splits, world, console)
         beside = options.out.with_suffix(".parts")
         images = source_images(data, splits, options.split)

@@ -28,13 +28,13 @@ class _Metric(NamedTuple):
 
 
 _METRICS = {
-    "gfid": _Metric("gFID", ".3f", "Frechet distance of samples from the reference in Inception features; lower"),
+    "gfid": _Metric("gFID", ".3f", "Frechet distance to the reference in Inception features; lower is better"),
     "rfid": _Metric("rFID", ".3f", "Frechet distance of reconstructions from the originals; lower is better"),
     "frechet_distance": _Metric("", ".4g", "distance of the two sets in these features, not FID; lower is better"),
     "sfid": _Metric("sFID", ".3f", "FID in spatial features; lower is better"),
-    "spatial_frechet_distance": _Metric("spatial Frechet distance", ".4g", "in spatial features, not sFID; lower"),
+    "spatial_frechet_distance": _Metric("spatial Frechet distance", ".4g", "in spatial features; lower is better"),
     "inception_score": _Metric("Inception Score", ".2f", "confident and varied class predictions; higher is better"),
-    "accuracy": _Metric("accuracy", ".1%", "fraction of images that the classifier assigns to their class; higher"),
+    "accuracy": _Metric("accuracy", ".1%", "fraction of images classified as their class; higher is better"),
     "original_accuracy": _Metric("accuracy, originals", ".1%", "the same of the originals: about the upper limit"),
     "precision": _Metric("precision", ".3f", "fraction of samples on the manifold of real images; higher is better"),
     "recall": _Metric("recall", ".3f", "fraction of real images on the manifold of samples; higher is better"),
