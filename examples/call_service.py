@@ -47,7 +47,7 @@ def main() -> None:
     try:
         client.generate([10**6])
     except ResponseError as error:  # a message, the HTTP status and a short code
-        print(f"error {error.status} ({error.code}): {error}")
+        print(f"rejected with {error.status} ({error.code}): {error}")
 
 
 if __name__ == "__main__":

@@ -27,26 +27,29 @@ from alitok.sampling.engine import Engine  # noqa: E402
 from alitok.sampling.pipeline import Pipeline  # noqa: E402
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig  # noqa: E402
 
-TOKENIZER = TokenizerConfig(
-    image_size=12,
-    patch_size=4,
-    codebook_size=32,
-    code_width=4,
-    encoder=EncoderConfig(width=16, layers=1, heads=2),
-    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
-)
-GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=32, classes=4, layers=1, width=16, heads=2)
 NAMES = ["tench", "golden retriever", "7", "cup"]
+PAGE_NAMES = ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead", "cock", "hen", "ostrich"]
 
 
-def make_pipeline():
+def make_pipeline(grid, names):
     torch.manual_seed(0)
-    tokenizer, generator = Tokenizer(TOKENIZER).eval(), Generator(GENERATOR, NAMES).eval()
-    for model in (tokenizer, generator):
+    tokenizer = TokenizerConfig(
+        image_size=4 * grid,
+        patch_size=4,
+        codebook_size=32,
+        code_width=4,
+        encoder=EncoderConfig(width=16, layers=1, heads=2),
+        stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
+        stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
+    )
+    generator = GeneratorConfig(
+        grid=grid, prefix=grid, codebook_size=32, classes=len(names), layers=1, width=16, heads=2
+    )
+    models = Tokenizer(tokenizer).eval(), Generator(generator, names).eval()
+    for model in models:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    return with_plain_engine(Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0)))
+    return with_plain_engine(Pipeline(*models, SamplingConfig(guidance_scale=2.0)))
 
 
 def with_plain_engine(pipeline):
@@ -57,7 +60,12 @@ def with_plain_engine(pipeline):
 
 @pytest.fixture(scope="session")
 def pipeline():
-    return make_pipeline()
+    return make_pipeline(3, NAMES)
+
+
+@pytest.fixture(scope="session")
+def page_pipeline():
+    return make_pipeline(4, PAGE_NAMES)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -184,3 +186,16 @@ def image_file() -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, "png")
     return {"name": "image.png", "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def write_run(folder: Path) -> Path:
+    """The logs and images of a training run of two stages."""
+    for stage in ("stage1", "generator"):
+        images = folder / stage / "images"
+        images.mkdir(parents=True)
+        records = [{"step": step, "loss": 100 / step, "learning_rate": 1e-4} for step in range(10, 310, 10)]
+        records += [{"step": step, "val_psnr": 10 + step / 50} for step in (100, 200, 300)]
+        (folder / stage / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        for step in (100, 200, 300):
+            Image.new("RGB", (64, 32), (step % 256, 80, 120)).save(images / f"reconstructions-{step:06d}.png")
+    return folder

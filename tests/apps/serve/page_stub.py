@@ -1,4 +1,4 @@
-"""A service without a model that speaks as the real one does, for what no model can be told to do.
+"""A service without a model, for situations that no model can be made to produce.
 
 `Stub` is changed by a test while it runs: rows that come slowly, a key that is asked for, a full queue, a stream that
 breaks off. Its images are plain colours of (class, seed, index, row), so the same request gives the same bytes.
@@ -33,7 +33,7 @@ class Stub:
         classes: names.
         gate: where not None, each row waits until a test releases it.
         key: asked for where not None.
-        refuse: (status, sentence, headers) for the next request that draws or reconstructs; then None again.
+        refuse: (status, sentence, headers) for the next POST request; then None again.
         break_after: the stream ends without a word after so many rows; then None again.
         fail_after: the stream says `error` after so many rows; then None again.
         asked: bodies of the requests for images, in order.
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reconstruct(self, body: bytes) -> None:
         if b"\x89PNG" not in body:
-            self.fail(422, "This file is no image that can be read.")
+            self.fail(422, "This file is not a readable image.")
             return
         made = {name: encoded(Image.new("RGB", (SIZE, SIZE), shade)) for name, shade in _VERSIONS.items()}
         codes = [(number * 37) % CODEBOOK for number in range(PREFIX + GRID * GRID)]

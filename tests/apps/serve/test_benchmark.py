@@ -1,4 +1,4 @@
-"""The benchmark of the service at a small size: it runs, its last line is one JSON object, and it counts what fails."""
+"""The service benchmark at a small size: it runs, prints one JSON object, and counts failures."""
 
 import importlib.util
 import json
@@ -32,8 +32,8 @@ class Answer:
         self.status, self.read = status, lambda: json.dumps(body).encode()
 
 
-def test_answers_that_failed_are_in_no_rate(benchmark, monkeypatch):
-    """Of three requests one is refused, one breaks off, and one is good."""
+def test_failed_responses_are_in_no_rate(benchmark, monkeypatch):
+    """Of three requests one is rejected, one breaks off, and one succeeds."""
 
     class Connection:
         def __init__(self, *_, **__):
@@ -51,8 +51,8 @@ def test_answers_that_failed_are_in_no_rate(benchmark, monkeypatch):
             pass
 
     monkeypatch.setattr(benchmark.http.client, "HTTPConnection", Connection)
-    told = iter([(0.0, 0.0), (8.0, 2.0)])
-    monkeypatch.setattr(benchmark, "batches", lambda address: next(told))
+    counts = iter([(0.0, 0.0), (8.0, 2.0)])
+    monkeypatch.setattr(benchmark, "batches", lambda address: next(counts))
     load = benchmark.Load("http://nowhere", 4)
     found = load.run(2, 0.6)
     assert found["failed"] == load.failed >= 2 * (len(load.answers) - 2) > 0
@@ -62,16 +62,16 @@ def test_answers_that_failed_are_in_no_rate(benchmark, monkeypatch):
     assert benchmark.faults({"loads": [{"failed": 0}]}) == 0
 
 
-def test_a_soak_counts_what_no_client_expects_as_lost(benchmark):
+def test_a_soak_counts_unexpected_errors_as_lost(benchmark):
     soak = benchmark.Soak("http://nowhere", {"classes": ["a"], "stages": ["stage2"], "grid": 3})
 
     def breaks(rng, client):
-        raise ValueError("It is no JSON.")
+        raise ValueError("Not JSON.")
 
     soak.kinds = dict.fromkeys(soak.kinds, (breaks, {200}))
     soak.one(random.Random(0))
     assert sum(soak.sent.values()) == 1
-    assert [lost.split(": ", 1)[1] for lost in soak.lost] == ["ValueError: It is no JSON."]
+    assert [lost.split(": ", 1)[1] for lost in soak.lost] == ["ValueError: Not JSON."]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_stream(client, pipeline):
     assert all(same(each.image, want) for each, want in zip(finished, pipeline([1, 2], seed=5), strict=True))
 
 
-def test_a_stream_that_is_left_frees_its_places(pipeline, make_service, until):
+def test_an_abandoned_stream_frees_its_slots(pipeline, make_service, until):
     gate = threading.Event()
     with make_service(pipeline, gate=gate, batch_size=1) as running:
         stream = Client(running.address).stream([0], count=5)
@@ -54,7 +54,7 @@ def test_a_stream_that_is_left_frees_its_places(pipeline, make_service, until):
         until(lambda: running.service.batcher.waiting == 0)
 
 
-def test_images_continued_coded_and_back(client, pipeline, make_image):
+def test_complete_encode_reconstruct_and_decode(client, pipeline, make_image):
     data = make_image()
     (image,) = client.generate([1], seed=2, completion=(data, 1))
     assert same(image.image, pipeline.complete(Image.open(io.BytesIO(data)), 1, 1, seed=2)[0])
@@ -75,9 +75,9 @@ def test_invalid_urls(address):
 
 
 def test_errors(client, pipeline, make_service):
-    with pytest.raises(ResponseError, match="There is no class 'dog'") as told:
+    with pytest.raises(ResponseError, match="There is no class 'dog'") as error:
         client.generate(["dog"])
-    assert (told.value.status, told.value.code, told.value.retry_after) == (422, "invalid", None)
+    assert (error.value.status, error.value.code, error.value.retry_after) == (422, "invalid", None)
     with pytest.raises(ResponseError, match="Unknown image format"):
         client.encode([b"text"])
     for address, shown in (
@@ -111,9 +111,9 @@ def test_a_busy_service_reports_when_to_retry(pipeline, make_service, until):
         begun = threading.Thread(target=lambda: list(waiting))
         begun.start()
         until(lambda: running.service.batcher.running and running.service.batcher.waiting == 1)
-        with pytest.raises(ResponseError) as told:
+        with pytest.raises(ResponseError) as error:
             client.generate([0], count=2)
-        assert (told.value.status, told.value.retry_after) == (429, 1.0)
+        assert (error.value.status, error.value.retry_after) == (429, 1.0)
         gate.set()
         begun.join(20)
         assert len(client.generate([0], count=2)) == 2

@@ -8,8 +8,17 @@ from math import cos, pi
 import pytest
 from PIL import Image
 
-from .page_browser import choose, generate, generated, image_file, low_contrast, open_browser, open_page, overflows
-from .page_service import random_pipeline, write_run
+from .page_browser import (
+    choose,
+    generate,
+    generated,
+    image_file,
+    low_contrast,
+    open_browser,
+    open_page,
+    overflows,
+    write_run,
+)
 from .page_stub import PAGE
 
 pytestmark = pytest.mark.slow
@@ -24,10 +33,10 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(browser, make_service, tmp_path_factory):
+def address(browser, make_service, page_pipeline, tmp_path_factory):
     limits = {"max_images": 16, "max_upload_bytes": 200_000}
     run = write_run(tmp_path_factory.mktemp("run"))
-    with make_service(random_pipeline(), limits=limits, run=run) as service:
+    with make_service(page_pipeline, limits=limits, run=run) as service:
         yield service.address
 
 
@@ -55,8 +64,8 @@ def test_generates_rows_and_then_the_images(page):
     page.locator("#generate-seed").fill("11")
     generate(page)
     expect(generated(page)).to_have_count(4)
-    told = page.evaluate("log")
-    counts = [int(words.split()[0]) for words, images in told if "of 16 rows" in words and not images]
+    log = page.evaluate("log")
+    counts = [int(words.split()[0]) for words, images in log if "of 16 rows" in words and not images]
     assert sorted(set(counts)) == list(range(1, 17))  # every row was on the screen before the first finished image
     expect(page.locator("#announcer")).to_have_text("Finished: 4 images.")
     expect(page.locator(".batch-head p")).to_contain_text(
@@ -130,7 +139,7 @@ def test_the_schedule_is_plotted_as_its_settings_change(page):
     plot = page.locator("#generate-form svg.schedule")
 
     def scales():
-        """Heights of the staircase as scales, read back from the drawing."""
+        """Guidance scales read back from the plot."""
         heights = [
             float(value) for value in re.findall(r"(?:M\S+ |V)([\d.]+)", plot.locator(".curve").get_attribute("d"))
         ]
@@ -317,10 +326,10 @@ def test_shows_a_run(page):
 # All over
 
 
-def test_the_service_requires_a_key(browser, make_service, tmp_path):
-    """A form that closes a dialog needs no leave of the policy that lets forms send nothing."""
+def test_the_service_requires_a_key(browser, make_service, page_pipeline, tmp_path):
+    """A form that closes a dialog works although the policy forbids sending forms."""
     with (
-        make_service(random_pipeline(), key="correct-horse", run=write_run(tmp_path)) as service,
+        make_service(page_pipeline, key="correct-horse", run=write_run(tmp_path)) as service,
         open_page(browser, service.address) as (page, watch),
     ):
         watch.expected = ("401",)

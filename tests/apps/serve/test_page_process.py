@@ -20,8 +20,17 @@ from alitok.generator import Generator
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
-from .page_browser import choose, find_browser, generate, generated, image_file, open_browser, open_page, overflows
-from .page_service import write_run
+from .page_browser import (
+    choose,
+    find_browser,
+    generate,
+    generated,
+    image_file,
+    open_browser,
+    open_page,
+    overflows,
+    write_run,
+)
 
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("playwright"):

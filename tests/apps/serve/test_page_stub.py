@@ -30,7 +30,7 @@ def stub():
 
 @pytest.fixture
 def stubbed(browser, stub):
-    """Opens the stub's page once the stub is as the test wants it; messages with an `expected` part are no failure."""
+    """Opens the stub's page once the stub is as the test wants it; messages with an `expected` part are ignored."""
     opened = []
 
     def visit(*expected, **options):
@@ -137,7 +137,7 @@ def test_a_full_queue_is_reported_and_retried(stub, stubbed):
 
 
 def test_the_models_own_settings_are_sent_as_they_are(stub, stubbed):
-    """Also those between the steps of a slider, or beyond its ends."""
+    """Even those between the steps of a slider, or beyond its ends."""
     own = {"guidance_scale": 2.37, "guidance_power": 0.333, "temperature": 2.5, "top_p": 0.905, "top_k": 500}
     stub.sampling |= own
     page = stubbed()
@@ -196,7 +196,7 @@ def test_a_browser_that_blocks_storage_uses_a_key_for_this_visit(stub, stubbed):
     assert page.evaluate("(() => { try { sessionStorage; return false } catch { return true } })()")  # it did refuse
 
 
-def test_without_a_key_the_page_says_so(stub, stubbed):
+def test_cancelling_the_key_dialog(stub, stubbed):
     stub.key = "right-key"
     page = stubbed("401")
     page.get_by_role("button", name="Cancel").click()
@@ -266,7 +266,7 @@ def test_completes_a_generated_image_by_keyboard(stub, stubbed):
         assert image.convert("RGB").getpixel((3, 9)) == colour(4, seed, 0, 2)
 
 
-def test_a_completion_is_varied_and_tried_again_with_its_own_image_and_line(stub, stubbed):
+def test_a_completion_is_varied_and_retried_with_its_own_image_and_line(stub, stubbed):
     page = stubbed("429")
     pick, line = page.locator("#complete-pick input"), page.locator(".cut")
     page.get_by_role("tab", name="Complete").click()
@@ -300,7 +300,7 @@ def test_a_completion_is_varied_and_tried_again_with_its_own_image_and_line(stub
     assert stub.asked[-1]["completion"] == first
 
 
-def test_without_a_run_there_is_no_such_tab(stubbed):
+def test_without_a_run_the_tab_is_hidden(stubbed):
     page = stubbed()
     expect(page.get_by_role("tab")).to_have_count(3)
     assert page.get_by_role("tab", name="Run").count() == 0

@@ -52,14 +52,14 @@ def test_two_replicas_respond_like_one_service_and_stop_when_their_work_is_done(
             assert answer.status == 200
 
         with ThreadPoolExecutor(8) as pool:
-            told = list(pool.map(lambda seed: client.generate([seed % 4], seed=seed)[0], range(24)))
-        for seed, each in enumerate(told):
+            images = list(pool.map(lambda seed: client.generate([seed % 4], seed=seed)[0], range(24)))
+        for seed, each in enumerate(images):
             wanted = pipeline([seed % 4], seed=seed)[0]
             assert np.array_equal(np.asarray(each.image), np.asarray(wanted)), seed
         streamed = list(client.stream([1], seed=1))
         assert len(streamed) == 4
         assert isinstance(streamed[-1], GeneratedImage)
-        assert np.array_equal(np.asarray(streamed[-1].image), np.asarray(told[1].image))
+        assert np.array_equal(np.asarray(streamed[-1].image), np.asarray(images[1].image))
         counted = images_by_replica(address)
         assert len(counted) == 2
         assert all(counted.values())
@@ -70,18 +70,18 @@ def test_two_replicas_respond_like_one_service_and_stop_when_their_work_is_done(
         left.close()  # frees its places
         until(lambda: not total(address, "alitok_waiting") + total(address, "alitok_running_images"), 60)
 
-        drawn = []
-        asking = threading.Thread(target=lambda: drawn.extend(client.generate([0], count=64)))
-        asking.start()
+        generated = []
+        thread = threading.Thread(target=lambda: generated.extend(client.generate([0], count=64)))
+        thread.start()
         until(lambda: total(address, "alitok_running_images"), 60)
         process.send_signal(signal.SIGTERM)
-        asking.join(60)
-        said, _ = process.communicate(timeout=120)
+        thread.join(60)
+        output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, said) == (0, "Stopped.\n")
-    assert len(drawn) == 64
+    assert (process.returncode, output) == (0, "Stopped.\n")
+    assert len(generated) == 64
 
 
 def test_resources_per_replica():

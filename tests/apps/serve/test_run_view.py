@@ -1,4 +1,4 @@
-"""The training that the page shows: its curves and images, and no other file of the machine."""
+"""The training run that the page shows: curves and images, and no other file."""
 
 import json
 import os
@@ -72,11 +72,11 @@ def test_a_growing_log_is_read_again(run):
         ("", "run.toml"),
     ],
 )
-def test_no_other_file_is_given(run, stage, name):
+def test_no_other_file_is_exposed(run, stage, name):
     assert RunView(run).image(stage, name) is None
 
 
-def test_links_lead_nowhere(run, tmp_path):
+def test_links_are_not_followed(run, tmp_path):
     images = run / "stage1" / "images"
     (images / "link-000001.png").symlink_to(tmp_path / "secret-000001.png")
     (run / "stage2").symlink_to(tmp_path)
@@ -92,12 +92,12 @@ def test_links_lead_nowhere(run, tmp_path):
     assert "link" not in {image["name"] for image in stages["stage1"]["images"]}
 
 
-def test_a_record_that_is_no_text_has_no_curves(run):
+def test_a_binary_log_has_no_curves(run):
     (run / "stage1" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
     assert RunView(run).describe()["stages"]["stage1"]["curves"] == {}
 
 
-def test_a_run_that_is_not_there(tmp_path):
+def test_a_missing_run(tmp_path):
     with pytest.raises(AlitokError, match="is not a run directory"):
         RunView(tmp_path / "none")
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from alitok.apps.serve.client import Client
-from alitok.apps.serve.options import AccessKey, ServeOptions, ServiceLimits
+from alitok.apps.serve.options import ServeOptions
 from alitok.apps.serve.run import run_serve
 from alitok.core.errors import AlitokError
 
@@ -44,18 +44,18 @@ def test_starts_responds_and_stops(model_directory, tmp_path, until, number, sta
         assert line.startswith("Serving tiny at http://127.0.0.1:"), line + process.stderr.read()
         client = Client(line.split()[3], key="correct-horse")
         assert client.models()[0]["classes"][0] == "tench"
-        drawn = []
-        asking = threading.Thread(target=lambda: drawn.extend(client.generate([0], count=64)))
-        asking.start()
+        generated = []
+        thread = threading.Thread(target=lambda: generated.extend(client.generate([0], count=64)))
+        thread.start()
         until(lambda: "running_images 2.0" in metrics(line.split()[3]), 60)
         process.send_signal(number)
-        asking.join(60)
-        said, errors = process.communicate(timeout=60)
+        thread.join(60)
+        output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, said, errors) == (status, "Stopped.\n", "")
-    assert len(drawn) == 64  # what was running, and what waited behind it
+    assert (process.returncode, output, errors) == (status, "Stopped.\n", "")
+    assert len(generated) == 64  # what was running, and what waited behind it
 
 
 def test_a_port_that_is_taken_and_other_mistakes(model_directory, tmp_path):
@@ -110,61 +110,9 @@ def test_loading_leaves_no_threads_that_would_slow_down_the_batcher(model_direct
     assert with_a_team == before + 1  # what the count would have shown
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "holds 0"),
-        (b"\n \n", "holds 0"),
-        (b"first-key-is\nsecond-key\n", "holds 2"),
-        (b"\xff\xfe", "not a text file"),
-    ],
-)
-def test_invalid_key_files(tmp_path, content, message):
-    (tmp_path / "key").write_bytes(content)
-    with pytest.raises(AlitokError, match=message):
-        AccessKey.from_file(tmp_path / "key")
-
-
-def test_a_key_is_read_without_its_line_ending(tmp_path):
-    (tmp_path / "key").write_text("\n  correct-horse \r\n\n")
-    assert AccessKey.from_file(tmp_path / "key").text == "correct-horse"
-
-
 @pytest.mark.slow
 def test_mistakes_end_with_a_message_and_status_2(tmp_path):
     process = start(tmp_path / "none", "--port", 0)
-    said, errors = process.communicate(timeout=60)
-    assert (process.returncode, said) == (2, "")
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (2, "")
     assert errors == f"alitok: {tmp_path / 'none'} is no directory with a saved model; check the path.\n"
-
-
-@pytest.mark.parametrize(
-    ("options", "hosts"),
-    [
-        ({}, {"localhost", "127.0.0.1", "::1"}),
-        ({"allow_hosts": ("Studio.Example",)}, {"localhost", "127.0.0.1", "::1", "studio.example"}),
-        ({"host": "0.0.0.0"}, None),
-        ({"host": "0.0.0.0", "allow_hosts": ("a.example",)}, {"localhost", "127.0.0.1", "::1", "0.0.0.0", "a.example"}),
-    ],
-)
-def test_accepted_hosts(options, hosts):
-    assert ServeOptions(**options).accepted_hosts == hosts
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_images": 0},
-        {"deadline_seconds": 0.0},
-        {"unread_seconds": 0.0},
-        {"stop_seconds": float("inf")},
-        {"max_waiting": 63},  # a request of as many images as are allowed would never be taken
-    ],
-)
-def test_invalid_limits(wrong):
-    with pytest.raises(AlitokError):
-        ServiceLimits(**wrong)
-
-
-def test_as_many_uploads_as_may_wait():
-    assert ServiceLimits(max_waiting=8, max_images=8).max_uploads == 8

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +20,7 @@ from alitok.apps.serve.guard import Guard
 from alitok.apps.serve.schemas import error_responses
 from alitok.apps.serve.service import Service, service_of
 
-_open = APIRouter()
+_open = APIRouter(tags=["service"])
 _keyed = APIRouter(dependencies=schemas.REQUIRES_KEY)
 _HTTP_ERRORS = {
     400: ("invalid", "The request cannot be parsed."),
@@ -70,14 +69,8 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-@_open.get(
-    "/healthz",
-    response_model=schemas.HealthResponse,
-    tags=["service"],
-    summary="Health check",
-    responses=error_responses(503),
-)
-async def healthz(request: Request) -> Any:
+@_open.get("/healthz", summary="Health check", responses=error_responses(503))
+async def healthz(request: Request) -> schemas.HealthResponse:
     """Whether new requests are accepted."""
     batcher = service_of(request).batcher
     if not batcher.accepting:
@@ -89,9 +82,8 @@ async def healthz(request: Request) -> Any:
 
 @_open.get(
     "/metrics",
-    response_class=Response,
-    tags=["service"],
     summary="Prometheus metrics",
+    response_class=Response,
     responses={200: {"content": {"text/plain": {"example": "alitok_images_total 12.0"}}}, **error_responses()},
 )
 async def metrics(request: Request) -> Response:
@@ -99,40 +91,28 @@ async def metrics(request: Request) -> Response:
     return Response(await service_of(request).metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@_keyed.get(
-    "/v1/models",
-    response_model=schemas.ModelsResponse,
-    tags=["service"],
-    summary="List models",
-    responses=error_responses(401),
-)
-async def models(request: Request) -> Any:
+@_keyed.get("/v1/models", tags=["service"], summary="List models", responses=error_responses(401))
+async def models(request: Request) -> schemas.ModelsResponse:
     """The model, its classes, default settings and limits."""
     service = service_of(request)
     info = {**service.model.describe(), "limits": asdict(service.limits), "run": service.run is not None}
-    return {"models": [info]}
+    return schemas.ModelsResponse.model_validate({"models": [info]})
 
 
-@_keyed.get(
-    "/v1/run",
-    response_model=schemas.RunResponse,
-    tags=["run"],
-    summary="Training run",
-    responses=error_responses(401, 404),
-)
-async def run(request: Request) -> Any:
+@_keyed.get("/v1/run", tags=["run"], summary="Training run", responses=error_responses(401, 404))
+async def run(request: Request) -> schemas.RunResponse:
     """Curves and images of the training run given with --run."""
     view = service_of(request).run
     if view is None:
         raise not_found("No training run to show; start the service with --run.")
-    return await asyncio.to_thread(view.describe)
+    return schemas.RunResponse.model_validate(await asyncio.to_thread(view.describe))
 
 
 @_keyed.get(
     "/v1/run/images/{stage}/{name}",
-    response_class=Response,
     tags=["run"],
     summary="Image of a training run",
+    response_class=Response,
     responses={200: {"content": {"image/png": {}}}, **error_responses(401, 404, 422)},
 )
 async def run_image(stage: str, name: str, request: Request) -> Response:

@@ -197,19 +197,13 @@ class Batcher:
         return job
 
     async def _call(self, function: Callable[[], Result]) -> Result:
-        loop = asyncio.get_running_loop()
-        call = Call(function, loop.create_future(), loop)
+        call = Call(function)
         with self._changed:
             if self._ended:
                 raise stopping()
             self._calls.append(call)
             self._changed.notify_all()
-        try:
-            return await call.future
-        finally:
-            with self._changed:
-                if call in self._calls:
-                    self._calls.remove(call)
+        return await asyncio.wrap_future(call.future)
 
     def _waiting(self) -> int:
         return self._reserved + self._images()

@@ -6,9 +6,11 @@ Shapes: f patch size, h image size.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +61,8 @@ class ImageJob:
     def publish(self, event: ImageRow | FinishedImage | ServiceError) -> None:
         """Send an event to the job's loop, from any thread."""
         if not self.cancelled:
-            _call_soon(self._loop, self._events.put_nowait, event)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
+                self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     @property
     def finished(self) -> bool:
@@ -92,40 +95,21 @@ class QueuedImage:
     request: SampleRequest
 
 
-@dataclass(frozen=True)
 class Call:
-    """A short function for the models' thread, and the future of its result."""
+    """A short function for the models' thread, with the future of its result."""
 
-    function: Callable[[], Any]
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self.future: Future[Any] = Future()
 
     def run(self) -> None:
         """Call the function and settle the future, from the models' thread."""
-        if self.future.cancelled():
+        if not self.future.set_running_or_notify_cancel():
             return
         try:
-            result = self.function()
+            self.future.set_result(self._function())
         except ServiceError as error:
-            _call_soon(self.loop, _settle, self.future, None, error)
+            self.future.set_exception(error)
         except Exception:  # the thread must survive whatever it was
             _log.exception("A request failed")
-            _call_soon(self.loop, _settle, self.future, None, internal())
-        else:
-            _call_soon(self.loop, _settle, self.future, result, None)
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:  # the loop is closed: nobody is waiting
-        _log.debug("A result arrived after its event loop had closed")
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+            self.future.set_exception(internal())

@@ -73,8 +73,8 @@ class ReconstructedImage:
     """
 
     codes: list[int]
-    images: dict[Stage, np.ndarray]
-    psnr: dict[Stage, float | None]
+    images: dict[str, np.ndarray]
+    psnr: dict[str, float | None]
     difference: np.ndarray
 
 
@@ -159,7 +159,7 @@ class ServedModel:
     def reconstruct(self, image: np.ndarray) -> ReconstructedImage:
         """Encode (3, h, h) uint8 and decode it again with each decoder."""
         codes = self.encode(image)
-        images = {stage: self.decode(codes, stage) for stage in self.stages}
+        images: dict[str, np.ndarray] = {stage: self.decode(codes, stage) for stage in self.stages}
         original = pixels.to_float(torch.from_numpy(image))[None]
         values = {
             stage: psnr(original, pixels.to_float(torch.from_numpy(decoded))[None]).item()

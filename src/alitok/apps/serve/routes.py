@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, File, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -55,14 +56,8 @@ data: {}
 """
 
 
-@router.post(
-    "/v1/images",
-    response_model=schemas.ImagesResponse,
-    tags=["images"],
-    summary="Generate images",
-    responses=_ERRORS,
-)
-async def generate(body: schemas.ImagesRequest, request: Request) -> Any:
+@router.post("/v1/images", tags=["images"], summary="Generate images", responses=_ERRORS)
+async def generate(body: schemas.ImagesRequest, request: Request) -> schemas.ImagesResponse:
     """Generate images of the given classes.
 
     Image i uses the random numbers (seed, i); with the same class and settings it is always the same, whatever other
@@ -72,7 +67,7 @@ async def generate(body: schemas.ImagesRequest, request: Request) -> Any:
     return await service.in_time(request, _generate(service, body))
 
 
-async def _generate(service: Service, body: schemas.ImagesRequest) -> dict[str, Any]:
+async def _generate(service: Service, body: schemas.ImagesRequest) -> schemas.ImagesResponse:
     requests = _sample_requests(service, body)
     with service.batcher.reserve(len(requests)) as reservation:
         job = reservation.submit(await _with_given_rows(service, body, requests, reservation))
@@ -85,9 +80,8 @@ async def _generate(service: Service, body: schemas.ImagesRequest) -> dict[str, 
     finally:
         service.batcher.cancel(job)
     labels = (_label(service, request) for request in requests)
-    return {
-        "images": [{**label, "format": body.format, "data": text} for label, text in zip(labels, data, strict=True)]
-    }
+    images = [{**label, "format": body.format, "data": text} for label, text in zip(labels, data, strict=True)]
+    return schemas.ImagesResponse.model_validate({"images": images})
 
 
 @router.post(
@@ -207,14 +201,10 @@ async def _with_given_rows(
     return [replace(request, given=given) for request in requests]
 
 
-@router.post(
-    "/v1/reconstruct",
-    response_model=schemas.ReconstructResponse,
-    tags=["codes"],
-    summary="Reconstruct an image",
-    responses=_ERRORS,
-)
-async def reconstruct(image: Annotated[UploadFile, File(description="An image file.")], request: Request) -> Any:
+@router.post("/v1/reconstruct", tags=["codes"], summary="Reconstruct an image", responses=_ERRORS)
+async def reconstruct(
+    image: Annotated[UploadFile, File(description="An image file.")], request: Request
+) -> schemas.ReconstructResponse:
     """Encode an image and decode it again with each of the model's decoders.
 
     The image is resized and center-cropped; PSNR is measured against that crop, in dB.
@@ -223,28 +213,28 @@ async def reconstruct(image: Annotated[UploadFile, File(description="An image fi
     return await service.in_time(request, _reconstruct(service, image))
 
 
-async def _reconstruct(service: Service, upload: UploadFile) -> dict[str, Any]:
+async def _reconstruct(service: Service, upload: UploadFile) -> schemas.ReconstructResponse:
     config = service.model.pipeline.tokenizer.config
     with service.batcher.reserve(1) as reservation:
         original = await _read_upload(service, upload)
         result = await reservation.call(partial(service.model.reconstruct, original))
-    images = {"original": original, "stage1": None, "stage2": None, "difference": result.difference} | result.images
-    return {
-        name: None if image is None else await asyncio.to_thread(to_base64, image) for name, image in images.items()
-    } | {
-        "difference_scale": DIFFERENCE_SCALE,
-        "psnr": result.psnr,
-        "codes": result.codes,
-        "grid": config.grid,
-        "prefix": config.prefix_length,
-        "codebook_size": config.codebook_size,
-    }
+    images: dict[str, np.ndarray] = {"original": original, "difference": result.difference, **result.images}
+    files = {name: await asyncio.to_thread(to_base64, image) for name, image in images.items()}
+    return schemas.ReconstructResponse(
+        **files,
+        difference_scale=DIFFERENCE_SCALE,
+        psnr=schemas.Psnr(**result.psnr),
+        codes=result.codes,
+        grid=config.grid,
+        prefix=config.prefix_length,
+        codebook_size=config.codebook_size,
+    )
 
 
-@router.post(
-    "/v1/encode", response_model=schemas.EncodeResponse, tags=["codes"], summary="Encode images", responses=_ERRORS
-)
-async def encode(image: Annotated[list[UploadFile], File(description="Image files.")], request: Request) -> Any:
+@router.post("/v1/encode", tags=["codes"], summary="Encode images", responses=_ERRORS)
+async def encode(
+    image: Annotated[list[UploadFile], File(description="Image files.")], request: Request
+) -> schemas.EncodeResponse:
     """Encode one or several images, each resized and center-cropped."""
     service = service_of(request)
     if len(image) > service.limits.max_uploads:
@@ -262,17 +252,15 @@ async def _encode(service: Service, uploads: list[UploadFile]) -> schemas.Encode
     )
 
 
-async def _read_upload(service: Service, upload: UploadFile) -> Any:
+async def _read_upload(service: Service, upload: UploadFile) -> np.ndarray:
     """(3, h, h) uint8 of an uploaded file, whose name is never used."""
     if (upload.size or 0) > service.limits.max_upload_bytes:
         raise image_too_large(service.limits.max_upload_bytes)
     return to_array(await service.read_image(await upload.read()))
 
 
-@router.post(
-    "/v1/decode", response_model=schemas.DecodeResponse, tags=["codes"], summary="Decode codes", responses=_ERRORS
-)
-async def decode(body: schemas.DecodeRequest, request: Request) -> Any:
+@router.post("/v1/decode", tags=["codes"], summary="Decode codes", responses=_ERRORS)
+async def decode(body: schemas.DecodeRequest, request: Request) -> schemas.DecodeResponse:
     """Decode sequences of codes by one of the model's decoders."""
     service = service_of(request)
     config, max_images = service.model.pipeline.tokenizer.config, service.limits.max_images

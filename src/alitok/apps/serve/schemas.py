@@ -130,8 +130,8 @@ class ReconstructResponse(BaseModel):
     )
 
     original: str = Field(description="The crop that was encoded, a PNG in base64 like the others.")
-    stage1: str | None
-    stage2: str | None
+    stage1: str | None = None
+    stage2: str | None = None
     difference: str = Field(description="|original - last stage|, times difference_scale, clipped.")
     difference_scale: float
     psnr: Psnr

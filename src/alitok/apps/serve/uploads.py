@@ -33,7 +33,7 @@ _OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"qual
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
-    """The centre crop of an image file, as in training; of an animation, of its first frame.
+    """The center crop of an image file, as in training; of an animation, of its first frame.
 
     Args:
         data: a whole PNG, JPEG, WebP, GIF or BMP file.

@@ -1,4 +1,4 @@
-// The codes of an image as coloured cells: the prefix in its own row, then the grid. One cell is in the tab order; the
+// The codes of an image as colored cells: the prefix in its own row, then the grid. One cell is in the tab order; the
 // arrow keys move between cells.
 
 import { make, plural } from "./dom.js";
@@ -6,7 +6,7 @@ import { make, plural } from "./dom.js";
 const GOLDEN_ANGLE = 137.50776;
 
 // Neighbouring numbers get distant hues; the lightness has another period, so few codes look alike.
-function colourOf(code) {
+function colorOf(code) {
   const lightness = 0.5 + 0.35 * ((code * 0.7548776662) % 1);
   return `oklch(${lightness.toFixed(3)} 0.14 ${((code * GOLDEN_ANGLE) % 360).toFixed(1)})`;
 }
@@ -23,7 +23,7 @@ export function createCodes({ codes, prefix, grid, codebook_size: size }) {
     row.map((code, c) => {
       const where = r === 0 ? `prefix ${c + 1}` : `row ${r}, column ${c + 1}`;
       const cell = make("div", { role: "gridcell", tabIndex: -1, class: "code", "aria-label": `code ${code}, ${where}`, title: String(code) });
-      cell.style.backgroundColor = colourOf(code);
+      cell.style.backgroundColor = colorOf(code);
       cell.dataset.code = code;
       cell.dataset.where = where;
       return cell;

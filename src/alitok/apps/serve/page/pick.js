@@ -46,7 +46,7 @@ export function createPick({ maxBytes, whenPicked, whenRejected }) {
 
 const megabytes = (bytes) => (bytes < 1e5 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
-// The centre crop of an image at the model's size, on white where it is transparent: what the model will see.
+// The center crop of an image at the model's size, on white where it is transparent: what the model will see.
 export async function squareOf(blob, size) {
   let image;
   try {

@@ -6,7 +6,7 @@ import { announce, blobOf, byId, holdsFocus, make, notice, reveal } from "./dom.
 import { createPick } from "./pick.js";
 
 const STAGES = [
-  ["original", "Original", () => "cropped to the model's size"],
+  ["original", "Original", () => "center crop"],
   ["stage1", "Stage 1", ({ psnr }) => decibels(psnr.stage1)],
   ["stage2", "Stage 2", ({ psnr }) => decibels(psnr.stage2)],
   ["difference", "Difference", ({ difference_scale: scale }) => (scale ? `of the last stage, × ${scale}` : "of the last stage")],

@@ -1,4 +1,4 @@
-// Light, dark or system theme. A classic script in the head, so that the page never flashes in the wrong colours.
+// Light, dark or system theme. A classic script in the head, so that the page never flashes in the wrong colors.
 "use strict";
 {
   const STORAGE_KEY = "alitok-theme";

@@ -1,4 +1,4 @@
-"""Reconstruct, encode and decode; uploads that are odd, huge, broken, or meant to do harm."""
+"""Uploaded images that are odd, huge, corrupt, or malicious."""
 
 import asyncio
 import base64
@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from alitok.core.images import to_float, to_uint8
-from alitok.data.crops import centre_crop, to_array, to_rgb
+from alitok.data.crops import centre_crop, to_rgb
 
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
@@ -26,74 +24,6 @@ httpx = pytest.importorskip("httpx")
 from alitok.apps.serve.errors import ServiceError  # noqa: E402
 from alitok.apps.serve.options import ServiceLimits  # noqa: E402
 from alitok.apps.serve.uploads import read_square  # noqa: E402
-
-
-def pixels(data):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
-
-
-def codes_of(pipeline, data):
-    square = to_array(centre_crop(to_rgb(Image.open(io.BytesIO(data))), 12))
-    return pipeline.tokenizer.encode(to_float(torch.from_numpy(square))[None])[0].tolist(), square
-
-
-def test_encode_gives_the_codes_of_each_image(http, pipeline, make_image):
-    files = [make_image(seed=1), make_image(30, 13, "JPEG", seed=2), make_image(9, 9, "WEBP", seed=3)]
-    answer = http.post("/v1/encode", files=[("image", ("../../name", data)) for data in files])
-    assert answer.status_code == 200, answer.text
-    assert answer.json() == {
-        "codes": [codes_of(pipeline, data)[0] for data in files],
-        "image_size": 12,
-        "grid": 3,
-        "prefix": 3,
-    }
-
-
-@pytest.mark.parametrize("stage", ["stage1", "stage2", None])
-def test_decode_gives_the_image_of_each_stage(http, pipeline, stage):
-    codes = torch.randint(0, 32, (3, 12))
-    answer = http.post("/v1/decode", json={"codes": codes.tolist(), "stage": stage, "format": "webp"})
-    with torch.inference_mode():
-        wanted = torch.cat([to_uint8(pipeline.tokenizer.decode(each[None], stage)) for each in codes])
-    images = answer.json()["images"]
-    assert [image["format"] for image in images] == ["webp"] * 3
-    assert [
-        (pixels(image["data"]) == want.numpy().transpose(1, 2, 0)).all()
-        for image, want in zip(images, wanted, strict=True)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("codes", "said"),
-    [
-        ([[0] * 11], "An image of this model has 12 codes."),
-        ([[0] * 11 + [32]], "Codes must be 0 to 31."),
-        ([[-1] + [0] * 11], "Codes must be 0 to 31."),
-        ([[2**70] * 12], "Codes must be 0 to 31."),
-        ([[0.5] * 12], "valid integer"),
-        ([], "at least 1 item"),
-        ([[0] * 12] * 65, "At most 64 images"),
-    ],
-)
-def test_codes_that_do_not_fit(http, codes, said):
-    answer = http.post("/v1/decode", json={"codes": codes})
-    assert answer.status_code == 422
-    assert said in answer.json()["error"]["message"]
-
-
-def test_reconstruct_tells_what_is_lost(http, pipeline, make_image):
-    data = make_image()
-    answer = http.post("/v1/reconstruct", files={"image": data}).json()
-    codes, square = codes_of(pipeline, data)
-    original = square.transpose(1, 2, 0).astype(int)
-    assert answer["codes"] == codes
-    assert (answer["grid"], answer["prefix"], answer["codebook_size"]) == (3, 3, 32)
-    assert (pixels(answer["original"]) == original).all()
-    for stage in ("stage1", "stage2"):
-        error = ((pixels(answer[stage]) - original) / 255) ** 2
-        assert answer["psnr"][stage] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
-    apart = abs(pixels(answer["stage2"]) - original) * answer["difference_scale"]
-    assert (pixels(answer["difference"]) == apart.clip(0, 255)).all()
 
 
 def png(width, height, body=b""):
@@ -123,13 +53,13 @@ def many_scans(make_image):
     return data[:-2] + scan * 200 + data[-2:]
 
 
-def many_scans_behind_an_index(make_image):
-    """Pillow calls a JPEG file with an index of further images MPO, and reads its scans all the same."""
+def many_scans_after_an_index(make_image):
+    """Pillow calls a JPEG file with an index of further images MPO, and reads all its scans."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
-    pair = buffer.getvalue()
-    start = pair.index(b"MPF\0") - 4
-    index = pair[start : start + 2 + int.from_bytes(pair[start + 2 : start + 4], "big")]
+    mpo = buffer.getvalue()
+    start = mpo.index(b"MPF\0") - 4
+    index = mpo[start : start + 2 + int.from_bytes(mpo[start + 2 : start + 4], "big")]
     data = many_scans(make_image)
     made = data[:2] + index + data[2:]
     assert Image.open(io.BytesIO(made)).format == "MPO"
@@ -140,7 +70,7 @@ BAD = {
     "a bomb": (lambda make: png(30_000, 30_000), 413),
     "a small bomb": (lambda make: png(6_000, 6_000), 413),
     "many scans": (many_scans, 413),
-    "many scans behind an index": (many_scans_behind_an_index, 413),
+    "many scans after an index": (many_scans_after_an_index, 413),
     "cut short": (lambda make: make(64, 64)[:-900], 422),
     "a JPEG cut short": (lambda make: make(64, 64, "JPEG")[:-300], 422),
     "another kind": (lambda make: tiff(), 415),
@@ -154,7 +84,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("path", ["/v1/reconstruct", "/v1/encode"])
-def test_uploads_that_are_no_use(http, make_image, path, name):
+def test_bad_uploads(http, make_image, path, name):
     make, status = BAD[name]
     answer = http.post(path, files={"image": make(make_image)})
     assert answer.status_code == status, answer.text
@@ -163,8 +93,8 @@ def test_uploads_that_are_no_use(http, make_image, path, name):
     assert "/" not in answer.json()["error"]["message"]
 
 
-def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, make_image, until, monkeypatch):
-    """Their threads go on: if they did not count, there could be any number of large images in memory."""
+def test_uploads_whose_clients_disconnected_still_count(pipeline, make_service, make_image, until, monkeypatch):
+    """Their threads go on: otherwise any number of large images could be in memory."""
     gate, at_once, most = threading.Event(), Counter(), []
 
     def held(*arguments):
@@ -199,26 +129,26 @@ def test_uploads_whose_clients_have_left_still_count(pipeline, make_service, mak
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(kind):
+def test_the_first_frame_of_an_animation_is_used(kind):
     square = np.asarray(read_square(animated(kind), 12, ServiceLimits()))
     assert (square == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1), (12, 12)])
 def test_odd_sizes(make_image, size):
-    """A strip of one pixel would have millions of them once its short side is enlarged."""
+    """A strip one pixel high would take all memory when resized."""
     data = make_image(*size)
     square = read_square(data, 64, ServiceLimits())
     assert square.size == (64, 64)
 
 
-def test_long_images_are_cut_where_they_would_be(make_image):
+def test_long_images_give_the_same_crop(make_image):
     data = make_image(160, 32)
     whole = centre_crop(to_rgb(Image.open(io.BytesIO(data))), 16)
     assert np.array_equal(np.asarray(read_square(data, 16, ServiceLimits())), np.asarray(whole))
 
 
-def test_uploads_have_bounds(pipeline, make_service, make_image):
+def test_upload_limits(pipeline, make_service, make_image):
     limits = {"max_upload_bytes": 2000, "max_body_bytes": 8000, "max_uploads": 2}
     with make_service(pipeline, limits=limits) as running, running.client() as http:
         small, large = make_image(8, 8), make_image(40, 40)
@@ -228,7 +158,7 @@ def test_uploads_have_bounds(pipeline, make_service, make_image):
         assert http.post("/v1/reconstruct", files={"image": large}).status_code == 413
 
 
-def test_forms_that_are_none(http, make_image):
+def test_invalid_forms(http, make_image):
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     for body in (
         b"",
@@ -248,7 +178,7 @@ def test_forms_that_are_none(http, make_image):
 
 
 def mutated(data, rng):
-    """A file with some bytes changed, dropped, doubled, or cut."""
+    """A file with some bytes changed, dropped, repeated, or truncated."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 6)):
         place = rng.randrange(len(changed))
@@ -302,7 +232,7 @@ def outcome(data):
     return 200, ""
 
 
-def test_mutated_files_give_a_square_or_a_refusal(corpus):
+def test_mutated_files_give_an_image_or_an_error(corpus):
     outcomes = Counter()
     for data in corpus:
         status, message = outcome(data)

@@ -1,4 +1,4 @@
-"""Drawing: whole images and streams give what the pipeline gives, alone or among others."""
+"""Routes of the model: images and streams equal the pipeline's, whatever else is served; codes both ways."""
 
 import base64
 import io
@@ -9,18 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("fastapi")
 from fastapi.exceptions import RequestValidationError
 
+from alitok.core.images import to_float, to_uint8
+from alitok.data.crops import centre_crop, to_array, to_rgb
 from alitok.sampling import SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 
 
 def pixels(data):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
 
 
 def generate(http, **body):
@@ -60,7 +63,7 @@ def test_settings_reach_the_engine(http, pipeline):
     )
 
 
-def test_a_seed_that_the_service_draws_gives_the_same_images_again(http):
+def test_a_seed_chosen_by_the_service_reproduces_the_images(http):
     first = generate(http, classes=[0], count=2, seed=None)
     assert first[0]["seed"] == first[1]["seed"]
     assert generate(http, classes=[0], count=2, seed=first[0]["seed"]) == first
@@ -86,10 +89,10 @@ def test_a_completion_keeps_the_first_rows(http, pipeline, make_image):
     assert free == generate(http, classes=[0, 1], seed=3)
 
 
-def test_a_stream_has_every_row_in_order_and_the_images_of_the_plain_answer(http, pipeline):
+def test_a_stream_has_every_row_and_the_same_images(http, pipeline):
     body = {"classes": ["cup", 0], "seed": 4, "format": "webp"}
-    told = events(http, **body)
-    assert told[0] == (
+    stream = events(http, **body)
+    assert stream[0] == (
         "start",
         {
             "images": [
@@ -99,34 +102,34 @@ def test_a_stream_has_every_row_in_order_and_the_images_of_the_plain_answer(http
             "rows": 3,
         },
     )
-    assert told[-1] == ("done", {})
-    rows = [data for name, data in told if name == "row"]
+    assert stream[-1] == ("done", {})
+    rows = [data for name, data in stream if name == "row"]
     assert sorted((row["index"], row["row"]) for row in rows) == [(p, r) for p in range(2) for r in range(3)]
-    whole = {data["index"]: data for name, data in told if name == "image"}
+    whole = {data["index"]: data for name, data in stream if name == "image"}
     plain = generate(http, **body)
     assert [whole[index]["data"] for index in range(2)] == [image["data"] for image in plain]
     assert {data["format"] for data in whole.values()} == {"webp"}
     expected = list(pipeline.stream(["cup", 0], seed=4))[:-1]
     for row in rows:
         strip = expected[row["row"]].images[row["index"]].transpose(1, 2, 0)
-        assert np.abs(pixels(row["data"]).astype(int) - strip).max() <= 1  # drawn alone, and in a batch of two
+        assert np.abs(pixels(row["data"]) - strip).max() <= 1  # decoded alone, and in a batch of two
 
 
-def test_without_a_causal_decoder_there_are_finished_images_alone(pipeline, make_service):
+def test_without_a_causal_decoder_only_finished_images_are_streamed(pipeline, make_service):
     config = replace(pipeline.tokenizer.config, stage1=None)
     tokenizer = Tokenizer(config).eval()
     tokenizer.load_state_dict(pipeline.tokenizer.state_dict(), strict=False)
     lone = Pipeline(tokenizer, pipeline.generator, pipeline.sampling)
     with make_service(lone) as running, running.client() as http:
-        told = events(http, classes=[0, 1], seed=2)
-        assert [name for name, _ in told] == ["start", "image", "image", "done"]
-        assert told[0][1]["rows"] == 0
+        stream = events(http, classes=[0, 1], seed=2)
+        assert [name for name, _ in stream] == ["start", "image", "image", "done"]
+        assert stream[0][1]["rows"] == 0
         assert http.get("/v1/models").json()["models"][0]["stages"] == ["stage2"]
         assert http.post("/v1/decode", json={"codes": [[0] * 12], "stage": "stage1"}).status_code == 422
-        assert generate(http, classes=[0, 1], seed=2)[1]["data"] == told[2][1]["data"]
+        assert generate(http, classes=[0, 1], seed=2)[1]["data"] == stream[2][1]["data"]
 
 
-def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service, until):
+def test_a_response_does_not_depend_on_other_requests(pipeline, make_service, until):
     body = {"classes": [1, "cup"], "count": 2, "seed": 11, "guidance_scale": 3.5}
     settings = [{}, {"guidance_scale": 9.0}, {"temperature": 0.0}, {"top_k": 5, "guidance_scale": 1.0}]
     others = [
@@ -157,7 +160,7 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({"classes": ["tenhc"]}, "There is no class 'tenhc'; near: tench (0)."),
         ({"classes": [4]}, "Class 4 does not exist; classes are 0 to 3."),
@@ -183,15 +186,15 @@ def test_an_answer_does_not_depend_on_who_else_is_asking(pipeline, make_service,
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
-def test_mistakes_are_told_in_a_sentence(http, path, body, said):
+def test_invalid_requests(http, path, body, message):
     answer = http.post(path, json=body)
     assert answer.status_code == 422
     assert set(answer.json()) == {"error"}
-    assert said in answer.json()["error"]["message"]
+    assert message in answer.json()["error"]["message"]
     assert answer.json()["error"]["code"] == "invalid"
 
 
-def test_a_field_that_is_no_text_is_told(http):
+def test_a_field_name_that_is_not_unicode(http):
     text = '{"classes": [0], "' + 99 * r"\ud800" + '": 3}'
     answer = http.post("/v1/images", content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
@@ -199,7 +202,7 @@ def test_a_field_that_is_no_text_is_told(http):
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"classes": [' + "9" * 5000 + "]}", "null", "[]", "\xff", ""])
-def test_bodies_that_are_no_request(http, text):
+def test_invalid_bodies(http, text):
     answer = http.post("/v1/images", content=text.encode("latin-1"), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["message"]
@@ -209,7 +212,7 @@ MANY_FIELDS = {f"field-{number}": 0 for number in range(60_000)}
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "said"),
+    ("path", "body", "message"),
     [
         ("/v1/images", {"classes": [0], **MANY_FIELDS}, "At most 50 fields"),
         ("/v1/images", {"classes": [0], "completion": MANY_FIELDS}, "completion: At most 50 fields"),
@@ -220,29 +223,29 @@ MANY_FIELDS = {f"field-{number}": 0 for number in range(60_000)}
         ("/v1/decode", MANY_FIELDS, "At most 50 fields"),
     ],
 )
-def test_a_large_bad_body_makes_few_errors(http, monkeypatch, path, body, said):
+def test_a_large_bad_body_makes_few_errors(http, monkeypatch, path, body, message):
     """They are made in the event loop, and take a hundred times the body's memory."""
     found, errors = [], RequestValidationError.errors
     monkeypatch.setattr(RequestValidationError, "errors", lambda self: found.append(len(errors(self))) or errors(self))
     answer = http.post(path, json=body)
     assert answer.status_code == 422
-    assert said in answer.json()["error"]["message"]
+    assert message in answer.json()["error"]["message"]
     assert max(found) <= 60
 
 
-def test_numbers_that_are_none(http):
+def test_numbers_that_are_not_finite(http):
     body = '{"classes": [0], "guidance_scale": NaN, "temperature": Infinity}'
     answer = http.post("/v1/images", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
 
 
-def test_json_of_another_content_type_is_refused(http):
+def test_json_of_another_content_type_is_rejected(http):
     answer = http.post("/v1/images", content='{"classes": [0]}', headers={"Content-Type": "text/plain"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "content_type")
 
 
 class Portions:
-    """A gate that lets so many portions of codes through, and all of them once it is set."""
+    """A gate that lets `count` portions of codes through, and all of them once it is set."""
 
     def __init__(self, count):
         self._left, self._open = threading.Semaphore(count), threading.Event()
@@ -255,7 +258,7 @@ class Portions:
         self._left.release()
 
 
-def test_a_row_is_sent_as_soon_as_its_codes_are_there(pipeline, make_service):
+def test_a_row_is_sent_as_soon_as_its_codes_are_known(pipeline, make_service):
     gate = Portions(2)  # the prefix, and the codes of one row
     with make_service(pipeline, gate=gate) as running, running.client() as http:
         body = {"classes": [0], "seed": 1}
@@ -267,3 +270,67 @@ def test_a_row_is_sent_as_soon_as_its_codes_are_there(pipeline, make_service):
             assert running.service.batcher.running
             gate.set()
             assert [json.loads(line.removeprefix("data: ")).get("row") for line in lines] == [1, 2, None, None]
+
+
+def codes_of(pipeline, data):
+    square = to_array(centre_crop(to_rgb(Image.open(io.BytesIO(data))), 12))
+    return pipeline.tokenizer.encode(to_float(torch.from_numpy(square))[None])[0].tolist(), square
+
+
+def test_encode_gives_the_codes_of_each_image(http, pipeline, make_image):
+    files = [make_image(seed=1), make_image(30, 13, "JPEG", seed=2), make_image(9, 9, "WEBP", seed=3)]
+    answer = http.post("/v1/encode", files=[("image", ("../../name", data)) for data in files])
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "codes": [codes_of(pipeline, data)[0] for data in files],
+        "image_size": 12,
+        "grid": 3,
+        "prefix": 3,
+    }
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", None])
+def test_decode_gives_the_image_of_each_stage(http, pipeline, stage):
+    codes = torch.randint(0, 32, (3, 12))
+    answer = http.post("/v1/decode", json={"codes": codes.tolist(), "stage": stage, "format": "webp"})
+    with torch.inference_mode():
+        wanted = torch.cat([to_uint8(pipeline.tokenizer.decode(each[None], stage)) for each in codes])
+    images = answer.json()["images"]
+    assert [image["format"] for image in images] == ["webp"] * 3
+    assert [
+        (pixels(image["data"]) == want.numpy().transpose(1, 2, 0)).all()
+        for image, want in zip(images, wanted, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[0] * 11], "An image of this model has 12 codes."),
+        ([[0] * 11 + [32]], "Codes must be 0 to 31."),
+        ([[-1] + [0] * 11], "Codes must be 0 to 31."),
+        ([[2**70] * 12], "Codes must be 0 to 31."),
+        ([[0.5] * 12], "valid integer"),
+        ([], "at least 1 item"),
+        ([[0] * 12] * 65, "At most 64 images"),
+    ],
+)
+def test_invalid_codes(http, codes, message):
+    answer = http.post("/v1/decode", json={"codes": codes})
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]["message"]
+
+
+def test_reconstruct_measures_the_error(http, pipeline, make_image):
+    data = make_image()
+    answer = http.post("/v1/reconstruct", files={"image": data}).json()
+    codes, square = codes_of(pipeline, data)
+    original = square.transpose(1, 2, 0).astype(int)
+    assert answer["codes"] == codes
+    assert (answer["grid"], answer["prefix"], answer["codebook_size"]) == (3, 3, 32)
+    assert (pixels(answer["original"]) == original).all()
+    for stage in ("stage1", "stage2"):
+        error = ((pixels(answer[stage]) - original) / 255) ** 2
+        assert answer["psnr"][stage] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+    apart = abs(pixels(answer["stage2"]) - original) * answer["difference_scale"]
+    assert (pixels(answer["difference"]) == apart.clip(0, 255)).all()
