@@ -24,8 +24,7 @@ from alitok.data.split import split_images
 from alitok.recipes.presets import RECIPES
 from alitok.run.resolve import altered
 from alitok.run.run import Run, settings
-from alitok.run.steps import outputs
-from alitok.run.workspace import Workspace
+from alitok.run.rundir import RunDir
 
 
 class Shapes:
@@ -72,11 +71,11 @@ def main() -> None:
     recipe = altered(RECIPES["digits"], overrides=(*few, *options.set))
     splits = split_images(Shapes(options.count), "shapes", recipe.tokenizer.image_size)
     with join() as world:
-        place = {"outputs": outputs(), "fresh": False, "console": Console(), "world": world}
-        run = Run(recipe, splits, world, Workspace(options.out, settings(recipe, splits, 0), **place), 0)
-        for step in ("check", "stage1", "encode", "generator", "stage2", "pair"):
+        directory = RunDir(options.out, settings(recipe, splits, 0), console=Console(), world=world)
+        run = Run(recipe, splits, world, directory, 0)
+        for step in ("check", "stage1", "encode", "generator", "stage2", "pipeline"):
             run.step(step)
-        for name, image in zip(Shapes.classes, run.pipeline()(list(Shapes.classes), seed=0), strict=True):
+        for name, image in zip(Shapes.classes, run.load_pipeline()(list(Shapes.classes), seed=0), strict=True):
             image.save(options.out / f"{name}.png")
     print(f"Done; {options.out / 'model'} generates {' and '.join(Shapes.classes)}.")
 

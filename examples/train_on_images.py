@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alitok.core.errors import AlitokError
 from alitok.run.fit import run_fit
-from alitok.run.resolve import Request
+from alitok.run.options import FitOptions
 
 
 def main() -> None:
@@ -31,8 +31,8 @@ def main() -> None:
         for training in ("stage1", "stage2", "generator"):
             overrides.append(f"{training}.phases.main.steps={options.steps}")
             overrides.append(f"{training}.phases.main.warmup_steps={options.steps // 10}")
-    request = Request(out=options.out, data=options.data, overrides=tuple(overrides))
-    metrics = run_fit(request, command="examples/train_on_images.py")
+    fit_options = FitOptions(out=options.out, overrides=tuple(overrides))
+    metrics = run_fit(options.data, fit_options, command="examples/train_on_images.py")
     print(f"Reconstruction PSNR {metrics['psnr_stage2']:.1f} dB; the report is {options.out / 'report.html'}.")
     print(f"Sample with: alitok.Pipeline.from_pretrained({str(options.out / 'model')!r})")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import alitok
 from alitok.core.errors import AlitokError
 from alitok.core.runlog import read_metrics
-from alitok.run.resolve import Request
+from alitok.run.options import TrainOptions
 from alitok.run.train import run_training
 
 
@@ -35,10 +35,10 @@ def main() -> None:
             steps = [f"{training}.phases.main.steps={options.steps}"]
             overrides += [*steps, f"{training}.phases.main.warmup_steps={options.steps // 10}"]
     # The run stores data and recipe in its `run.toml`; later stages read them from there.
-    run_training("stage1", Request(out=options.out, data=options.data, overrides=tuple(overrides)))
+    run_training("stage1", TrainOptions(out=options.out, data=options.data, overrides=tuple(overrides)))
     # Settings that only this stage reads may still change, such as the batch size of the generator.
-    run_training("generator", Request(out=options.out, overrides=("generator.loop.batch_size=48",)))
-    run_training("stage2", Request(out=options.out))
+    run_training("generator", TrainOptions(out=options.out, overrides=("generator.loop.batch_size=48",)))
+    run_training("stage2", TrainOptions(out=options.out))
 
     for stage, number in (("stage1", "val_psnr"), ("generator", "val_accuracy"), ("stage2", "val_psnr")):
         print(f"{stage}: {number} {read_metrics(options.out / stage / 'metrics.jsonl')[-1][number]:.3f}")

@@ -19,7 +19,7 @@ import alitok.cli.demo as command
     ],
 )
 def test_the_folders_name_is_safe(monkeypatch, data, wanted):
-    asked = []
-    monkeypatch.setattr(command, "run", lambda *words: asked.append(words[1]))
+    requested = []
+    monkeypatch.setattr("alitok.run.fit.run_fit", lambda source, options, **more: requested.append(options.out))
     command.demo(data=data)
-    assert asked == [Path("runs", wanted)]
+    assert requested == [Path("runs", wanted)]

@@ -1,5 +1,6 @@
 """The `alitok` command, in a new process where that matters."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -55,19 +56,20 @@ def test_help_and_version():
 
 def test_options_of_fit_and_demo_reach_the_run(monkeypatch):
     seen = []
-    monkeypatch.setattr("alitok.run.fit.run_fit", lambda request, **more: seen.append((request, more["dry_run"])))
+    monkeypatch.setattr("alitok.run.fit.run_fit", lambda source, options, **more: seen.append((source, options)))
     options = ["--out", "x", "--seed", "3", "--fresh", "--device", "cpu", "--config", "a.toml"]
     options += ["--set", "a=1", "b=2", "--set", "c=3"]
     for command in (["fit", "digits", "--dry-run"], ["demo"], ["fit", "y"]):
         with pytest.raises(SystemExit) as left:
             app.meta([*command, *(options if command[1:] != ["y"] else [])])
         assert left.value.code in (None, 0)
-    (fit, dry), (demo, wet), (plain, _) = seen
-    assert (fit, dry, wet) == (demo, True, False)
-    assert (fit.data, str(fit.out), str(fit.config), fit.overrides) == ("digits", "x", "a.toml", ("a=1", "b=2", "c=3"))
+    (source, fit), (builtin, demo), (_, plain) = seen
+    assert (source, fit) == (builtin, dataclasses.replace(demo, dry_run=True))
+    assert (source, demo.dry_run) == ("digits", False)
+    assert (str(fit.out), str(fit.config), fit.overrides) == ("x", "a.toml", ("a=1", "b=2", "c=3"))
     assert (fit.seed, fit.fresh, fit.device) == (3, True, "cpu")
     assert (plain.seed, plain.fresh, plain.device, plain.config, plain.overrides) == (None, False, "auto", None, ())
-    assert str(plain.out) == "runs/y"
+    assert plain.out is None
 
 
 def test_the_table_of_models_fits_80_columns(monkeypatch, capsys):
@@ -177,7 +179,7 @@ def test_the_advice_to_rerun_does_not_start_over(monkeypatch, capsys, error):
     for fresh in ((), ("--fresh",)):
         with pytest.raises(SystemExit):
             app.meta(["demo", *fresh])
-        assert ("run the same command again without --fresh" in capsys.readouterr().err) == bool(fresh)
+        assert ("rerun the same command without --fresh" in capsys.readouterr().err) == bool(fresh)
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -38,9 +38,8 @@ def test_other_settings_are_rejected_by_name_and_nothing_is_touched(job):
     write(job, "maps.npz")
     with pytest.raises(AlitokError) as caught:
         job.begin({"data": "photos", "nested": {"seed": 1}, "long": "y" * 100}, ALONE)
-    assert "conflicting settings: data (digits, now photos); long; nested.seed (0, now 1); only (1, now unset)" in str(
-        caught.value
-    )
+    listed = "data (digits, now photos), long, nested.seed (0, now 1), only (1, now unset)"
+    assert f"conflicting settings: {listed}; choose another directory" in str(caught.value)
     assert "--fresh" in str(caught.value)
     assert (job.root / "maps.npz").exists()
 
@@ -59,6 +58,14 @@ def test_a_file_in_place_of_the_directory_is_rejected(job):
     job.root.write_text("x")
     with pytest.raises(AlitokError, match="is a file"):
         job.begin({}, ALONE)
+
+
+def test_changed_images_are_explained(job):
+    job.begin({"data": "digits", "contents": "a"}, ALONE)
+    with pytest.raises(AlitokError, match=r"settings: contents \(images were added, removed, relabelled or changed\);"):
+        job.begin({"data": "digits", "contents": "b"}, ALONE)
+    with pytest.raises(AlitokError, match=r"settings: data \(digits, now photos\);"):  # which explains the contents
+        job.begin({"data": "photos", "contents": "b"}, ALONE)
 
 
 def test_hidden_and_allowed_names_may_exist_before(tmp_path):

@@ -98,7 +98,7 @@ def test_a_stopped_job_saves_and_is_requeued_and_a_finished_one_is_not(script, c
     output = job.communicate(timeout=60)[0]
     assert job.returncode == (0 if scheduler == "slurm" else 1), output
     newest = max(path.name for path in (folder / checkpoints).glob("step-*"))
-    assert "Asked to stop" in output
+    assert "Stopped" in output
     assert f"at step {int(newest.removeprefix('step-'))} of 4000" in output
     assert not done.exists()
     queue = folder / "queue"

@@ -7,9 +7,9 @@ import torch
 
 from alitok.core.config import to_dict
 from alitok.core.errors import AlitokError
+from alitok.core.jobdir import differences
 from alitok.recipes.ablation import ABLATION_PRESETS, cell_recipe
 from alitok.recipes.arms import ARMS, CURVE_ARMS, USUAL_ARMS
-from alitok.run.workspace import differences
 from alitok.tokenizer import Tokenizer
 
 TINY = ABLATION_PRESETS["tiny"]

@@ -15,7 +15,8 @@ from alitok.apps.data.show import decode_rows, run_show
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
 from alitok.data.sources.opening import open_splits
-from alitok.run.encode import EncodeOptions, run_encode
+from alitok.run.encode import run_encode
+from alitok.run.options import EncodeOptions
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

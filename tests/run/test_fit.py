@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from alitok.core.config import to_dict, to_toml
 from alitok.core.errors import AlitokError
 from alitok.recipes.presets import RECIPES
 from alitok.run.fit import run_fit
-from alitok.run.resolve import Request, resolve
+from alitok.run.options import FitOptions, TrainOptions
+from alitok.run.resolve import resolve
 from alitok.sampling.pipeline import Pipeline
 
 SMALL = (
@@ -49,9 +51,9 @@ KEYS = {
 }
 
 
-def fit(out, *overrides, data="digits", dry_run=False, **changes):
-    request = Request(out=out, data=data, device="cpu", overrides=(*SMALL, *overrides), **changes)
-    return run_fit(request, command="alitok demo", dry_run=dry_run)
+def fit(out, *overrides, data="digits", **changes):
+    options = FitOptions(out=out, device="cpu", overrides=(*SMALL, *overrides), **changes)
+    return run_fit(data, options, command="alitok demo")
 
 
 def results(out):
@@ -72,7 +74,7 @@ def finished(tmp_path_factory):
     return out
 
 
-def test_everything_promised_is_there(finished):
+def test_all_documented_files_exist(finished):
     assert json.loads((finished / "metrics.json").read_text()).keys() >= KEYS
     report = (finished / "report.html").read_text()
     assert "alitok demo" in report
@@ -85,7 +87,7 @@ def test_everything_promised_is_there(finished):
     assert not list(finished.rglob("*.part"))
 
 
-def test_the_finished_models_draw(finished):
+def test_the_finished_models_generate(finished):
     images = Pipeline.from_pretrained(finished / "model", device="cpu")(["3", 7], seed=1)
     assert [image.size for image in images] == [(16, 16)] * 2
 
@@ -98,7 +100,7 @@ def test_the_same_seed_gives_the_same_images_and_numbers(finished, tmp_path):
     assert np.array_equal(first[1], again[1])
 
 
-def test_run_again_it_skips_what_is_done(finished):
+def test_a_rerun_skips_finished_steps(finished):
     before = times(finished)
     fit(finished)
     assert times(finished) == before
@@ -122,7 +124,7 @@ def copied(finished, tmp_path):
     return tmp_path / "run"
 
 
-def test_another_decoder_is_trained_anew_and_codes_and_generator_are_kept(copied):
+def test_another_decoder_is_trained_again_and_codes_and_generator_are_reused(copied):
     before, model = times(copied), Pipeline.from_pretrained(copied / "model", device="cpu")
     fit(copied, "stage2.phases.main.steps=10")
     after = times(copied)
@@ -141,7 +143,7 @@ def test_another_decoder_is_trained_anew_and_codes_and_generator_are_kept(copied
     assert results(copied)[0].keys() == results(copied / "replaced" / "1")[0].keys()
 
 
-def test_another_way_of_drawing_trains_nothing(copied):
+def test_other_sampling_settings_train_nothing(copied):
     before = times(copied)
     fit(copied, "sampling.top_k=5")
     after = times(copied)
@@ -151,7 +153,7 @@ def test_another_way_of_drawing_trains_nothing(copied):
     assert after["samples/samples.npz"] > before["samples/samples.npz"]
 
 
-def test_how_often_something_is_written_redoes_nothing(copied):
+def test_another_interval_of_evaluation_redoes_nothing(copied):
     before = times(copied)
     fit(copied, "stage1.loop.evaluate_every=7")
     after = times(copied)
@@ -166,51 +168,53 @@ def test_another_seed_redoes_all_and_other_data_is_another_run(copied):
     assert before[0] != after[0]
     assert not np.array_equal(before[1], after[1])
     assert (copied / "replaced" / "1" / "stage1" / "tokenizer").exists()
-    with pytest.raises(AlitokError, match=r"other settings \(data\).*--fresh"):
+    with pytest.raises(AlitokError, match=r"conflicting settings: data \(digits, now photos\);.*--fresh"):
         fit(copied, data="photos")
 
 
-def test_run_again_without_options_it_goes_on_with_those_it_has(copied):
+def test_a_rerun_without_options_resumes_with_those_of_the_run(copied):
     before = times(copied)
-    run_fit(Request(out=copied, data="digits", device="cpu"), command="alitok fit digits")
+    run_fit("digits", FitOptions(out=copied, device="cpu"), command="alitok fit digits")
     assert times(copied) == before
 
 
-def test_a_plan_is_shown_first_and_a_dry_run_changes_nothing(tmp_path, capsys):
+def test_the_steps_are_printed_first_and_a_dry_run_changes_nothing(tmp_path, capsys):
     assert fit(tmp_path / "run", dry_run=True) == {}
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-    for wanted in ("20 codes an image", "Stage 1: causal decoder", "about", "still to do"):
-        assert wanted in said
+    for wanted in ("20 codes per image", "Stage 1: causal decoder", "about", "time left"):
+        assert wanted in printed
 
 
-def test_the_plan_of_a_run_that_was_stopped_counts_what_is_left(copied, capsys):
+def test_the_time_left_of_an_interrupted_run_counts_its_unfinished_steps(copied, capsys):
     for name in ("metrics.json", "report.html"):
         (copied / name).unlink()
     fit(copied)
-    said = capsys.readouterr().out
-    assert said.count("done, ") == 7
-    assert said.index("still to do") < said.index("Numbers and report\n")
+    printed = capsys.readouterr().out
+    assert printed.count("done, ") == 7
+    assert printed.index("time left") < printed.index("Metrics and report\n")
 
 
-def test_the_plan_of_a_run_with_a_damaged_marker_counts_that_step_as_left(copied, capsys):
+def test_a_step_with_a_damaged_marker_counts_as_unfinished(copied, capsys):
     (copied / "done" / "encode.json").write_text("{}")
     assert fit(copied, dry_run=True) == {}
-    said = capsys.readouterr().out
-    assert said.count("done, ") == 7
+    printed = capsys.readouterr().out
+    assert printed.count("done, ") == 7
 
 
-def test_a_number_that_is_not_finite_is_null_and_told(copied, capsys):
+def test_a_metric_that_is_not_finite_is_null_and_reported(copied, capsys):
     path = copied / "metrics.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "psnr_stage1": None}))
     assert fit(copied)["psnr_stage1"] is None
-    assert "not finite" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not finite" in printed
+    assert re.search(r"PSNR, stage 2 +\d+\.\d dB +\(above 24: shapes clear\)", printed)
 
 
 @pytest.mark.parametrize(
     "lost", ["generator/generator.safetensors", "tokenizer/stage2.safetensors", "tokenizer/config.json"]
 )
-def test_a_file_that_a_model_has_lost_is_made_again(copied, lost):
+def test_a_missing_file_of_a_model_is_written_again(copied, lost):
     path = copied / "model" / lost
     before = path.read_bytes()
     path.unlink()
@@ -219,16 +223,16 @@ def test_a_file_that_a_model_has_lost_is_made_again(copied, lost):
     assert not (copied / "replaced").exists()
 
 
-def test_a_dry_run_refuses_what_the_run_would(copied, tmp_path, capsys):
+def test_a_dry_run_rejects_what_the_run_would(copied, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(AlitokError, match="holds other files and no run"):
+    with pytest.raises(AlitokError, match="is not empty and is not an alitok run directory"):
         fit(other, dry_run=True)
-    with pytest.raises(AlitokError, match=r"other settings \(data\)"):
+    with pytest.raises(AlitokError, match=r"conflicting settings: data"):
         fit(copied, data="photos", dry_run=True)
     fit(tmp_path / "new", dry_run=True)
-    assert "No image was read; whether all can be used tells: alitok data inspect digits" in " ".join(
+    assert "No image was read; to check them all: alitok data inspect digits" in " ".join(
         capsys.readouterr().out.split()
     )
 
@@ -239,7 +243,7 @@ def test_the_run_is_not_taken_for_its_model(finished):
 
 
 @pytest.mark.slow
-def test_stopped_anywhere_and_run_again_it_ends_the_same(finished, tmp_path):
+def test_a_run_stopped_anywhere_and_resumed_gives_the_same(finished, tmp_path):
     command = [sys.executable, "-c", "from alitok.cli import main; main()", "demo", "--device", "cpu"]
     command += ["--out", str(tmp_path / "run"), "--set", *SMALL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -296,7 +300,7 @@ def test_a_broken_image_stops_before_training_and_is_named(tmp_path):
 
 def test_a_file_of_recipe_keys_is_laid_over_the_preset_and_overrides_over_it(tmp_path):
     (tmp_path / "my.toml").write_text("samples_per_class = 7\n[stage1.loop]\nbatch_size = 5\n[sampling]\ntop_k = 3\n")
-    request = Request(out=tmp_path, data="digits", config=tmp_path / "my.toml")
+    request = TrainOptions(out=tmp_path, data="digits", config=tmp_path / "my.toml")
     recipe = resolve(replace(request, overrides=("stage1.loop.batch_size=6",))).recipe
     assert (recipe.samples_per_class, recipe.stage1.loop.batch_size, recipe.sampling.top_k) == (7, 6, 3)
     assert recipe.stage2 == RECIPES["digits"].stage2
@@ -316,7 +320,7 @@ def test_a_file_of_recipe_keys_is_laid_over_the_preset_and_overrides_over_it(tmp
 )
 def test_a_phase_in_a_file_keeps_what_the_file_does_not_name(tmp_path, text):
     (tmp_path / "my.toml").write_text(text)
-    (phase,) = resolve(Request(out=tmp_path, data="digits", config=tmp_path / "my.toml")).recipe.stage1.phases
+    (phase,) = resolve(TrainOptions(out=tmp_path, data="digits", config=tmp_path / "my.toml")).recipe.stage1.phases
     assert phase == replace(RECIPES["digits"].stage1.phases[0], steps=20, warmup_steps=2)
 
 
@@ -324,7 +328,7 @@ def test_the_whole_recipe_of_a_run_takes_the_place_of_the_preset(tmp_path):
     recipe = RECIPES["photos"]  # whose prefix is the usual one, which TOML has no word for
     assert (recipe.tokenizer.prefix, RECIPES["alitok-256-v1"].tokenizer.prefix) == (None, 17)
     (tmp_path / "other.toml").write_text(to_toml({"data": "photos", "seed": 0, "recipe": to_dict(recipe)}))
-    request = Request(out=tmp_path, data="digits", preset="alitok-256-v1", config=tmp_path / "other.toml")
+    request = TrainOptions(out=tmp_path, data="digits", preset="alitok-256-v1", config=tmp_path / "other.toml")
     assert resolve(request).recipe == recipe
 
 
@@ -332,8 +336,8 @@ def test_the_file_of_a_run_gives_its_recipe(tmp_path):
     recipe = replace(RECIPES["photos"], samples_per_class=3)
     keys = {"data": "photos", "seed": 4, "recipe": to_dict(recipe)}
     (tmp_path / "other.toml").write_text(to_toml(keys))
-    resolved = resolve(Request(out=tmp_path, data="digits", config=tmp_path / "other.toml"))
+    resolved = resolve(TrainOptions(out=tmp_path, data="digits", config=tmp_path / "other.toml"))
     assert (resolved.recipe, resolved.data, resolved.seed) == (recipe, "digits", 0)
     (tmp_path / "other.toml").write_text(to_toml(keys | {"samples_per_class": 5}))
     with pytest.raises(AlitokError, match=r"other\.toml: 'samples_per_class' stands beside \[recipe\]"):
-        resolve(Request(out=tmp_path, data="digits", config=tmp_path / "other.toml"))
+        resolve(TrainOptions(out=tmp_path, data="digits", config=tmp_path / "other.toml"))

@@ -13,8 +13,8 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.sources.builtin import DigitSource
+from alitok.run.options import TrainOptions
 from alitok.run.preflight import _guessable
-from alitok.run.resolve import Request
 from alitok.run.tasks import Trainings
 from alitok.run.train import run_training
 from alitok.tokenizer import Tokenizer
@@ -39,12 +39,12 @@ SMALL = (
 )
 
 
-def request(out, *overrides):
-    return Request(out=out, data="digits", device="cpu", overrides=(*SMALL, *overrides))
+def options(out, *overrides, preflight=False):
+    return TrainOptions(out=out, data="digits", device="cpu", overrides=(*SMALL, *overrides), preflight=preflight)
 
 
 def preflight(stage, out, *overrides):
-    run_training(stage, request(out, *overrides), preflight=True)
+    run_training(stage, options(out, *overrides, preflight=True))
 
 
 def report(out, stage):
@@ -65,7 +65,7 @@ def untouched(tmp_path_factory):
     """A run with a finished stage 1, and codes; nobody writes to it."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("preflight") / "run"
-    run_training("stage1", request(out))
+    run_training("stage1", options(out))
     preflight("generator", out)
     return out
 
@@ -82,7 +82,7 @@ def test_a_good_stage_1_passes_and_trains_to_the_same_bits(untouched, tmp_path):
     assert names == {"preflight.json", "classes.png", "batch.png", "learnt.png"}
     assert not (tmp_path / "run" / "stage1").exists()
     assert report(tmp_path / "run", "stage1")["passed"]
-    run_training("stage1", request(tmp_path / "run"))
+    run_training("stage1", options(tmp_path / "run"))
     names = [f"stage1/tokenizer/{name}.safetensors" for name in ("encoder", "quantizer", "stage1")]
     assert [files(tmp_path / "run")[name] for name in names] == [files(untouched)[name] for name in names]
 
@@ -96,7 +96,7 @@ def test_good_later_stages_pass_and_nothing_else_in_the_run_is_touched(run, stag
     found = numbers(run, stage)
     assert len(found["losses"]) < 1000
     if stage == "generator":
-        assert found["train: codes found again"] == found["val: codes found again"] == 1
+        assert found["train: same codes"] == found["val: same codes"] == 1
     else:
         assert found["encoder and codebook after the rehearsal"]
 
@@ -132,7 +132,7 @@ def test_two_processes_pass(run, tmp_path, stage, parallel):
     assert report(out, stage)["passed"]
 
 
-def test_a_fault_that_two_processes_find_is_told_once_with_status_2(run):
+def test_a_fault_that_two_processes_find_is_reported_once_with_status_2(run):
     swap_labels(run)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alitok", "train"]
     options = ["generator", "--preflight", "--device", "cpu", "--out", str(run)]
@@ -140,7 +140,7 @@ def test_a_fault_that_two_processes_find_is_told_once_with_status_2(run):
     done = subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.stderr.count("alitok: Preflight of generator") == 1
+    assert done.stderr.count("alitok: error: Preflight of generator") == 1
     assert "exitcode  : 2" in done.stderr
 
 
@@ -176,14 +176,22 @@ def change_tokenizer(run, part):
     ("damage", "stage", "sentence"),
     [
         (swap_labels, "generator", r"labels in .*codes/train are not those of their images; delete .*codes"),
-        (swap_shards, "generator", r"codes in .*codes/train are not those of the images they stand for"),
-        (shift_rows, "generator", r"codes in .*codes/val are not those of the images they stand for"),
+        (swap_shards, "generator", r"codes in .*codes/train are not those of their images"),
+        (shift_rows, "generator", r"codes in .*codes/val are not those of their images"),
         (lambda run: change_tokenizer(run, "quantizer"), "generator", "another tokenizer; encode the images again"),
-        (lambda run: change_tokenizer(run, "stage1"), "generator", "does not draw its own codes: its error is"),
-        (lambda run: change_tokenizer(run, "stage1"), "stage2", "stage 1 does not draw its own codes: its error is"),
+        (
+            lambda run: change_tokenizer(run, "stage1"),
+            "generator",
+            "not reconstruct from its own codes: its MSE",
+        ),
+        (
+            lambda run: change_tokenizer(run, "stage1"),
+            "stage2",
+            "stage 1 not reconstruct from its own codes: its MSE",
+        ),
     ],
 )
-def test_what_was_changed_on_disk_is_told(run, damage, stage, sentence):
+def test_what_changed_on_disk_is_reported(run, damage, stage, sentence):
     damage(run)
     with pytest.raises(AlitokError, match=rf"Preflight of {stage}: .*{sentence}.*preflight.json"):
         preflight(stage, run)
@@ -193,7 +201,7 @@ def test_what_was_changed_on_disk_is_told(run, damage, stage, sentence):
 def test_other_crops_than_those_stored_are_told(run, monkeypatch):
     views = DigitSource.views
     monkeypatch.setattr(DigitSource, "views", lambda *place: np.roll(views(*place), 2, axis=-1))
-    with pytest.raises(AlitokError, match="their crops or the tokenizer are others"):
+    with pytest.raises(AlitokError, match="their crops or the tokenizer differ"):
         preflight("generator", run)
 
 
@@ -218,13 +226,13 @@ def test_other_class_names_are_told(run, monkeypatch):
         ("generator", "1e4", r"lower generator.phases.main.learning_rate \(now 1e\+04\)"),
     ],
 )
-def test_a_learning_rate_that_diverges_is_told(run, tmp_path, monkeypatch, stage, rate, sentence):
+def test_a_learning_rate_that_diverges_is_reported(run, tmp_path, monkeypatch, stage, rate, sentence):
     monkeypatch.setattr("alitok.train.overfit.STEPS", 100)
     with pytest.raises(AlitokError, match=sentence):
         preflight(stage, tmp_path / "other" if stage == "stage1" else run, f"{stage}.phases.main.learning_rate={rate}")
 
 
-def test_a_part_that_is_frozen_by_mistake_is_told(tmp_path, monkeypatch):
+def test_a_part_that_is_frozen_by_mistake_is_reported(tmp_path, monkeypatch):
     make = Trainings.stage
 
     def frozen(self, stage, **options):
@@ -237,7 +245,7 @@ def test_a_part_that_is_frozen_by_mistake_is_told(tmp_path, monkeypatch):
         preflight("stage1", tmp_path)
 
 
-def test_a_part_of_stage_2_that_should_be_frozen_is_told(run, monkeypatch):
+def test_a_part_of_stage_2_that_should_be_frozen_is_reported(run, monkeypatch):
     make = Trainings.stage
 
     def thawed(self, stage, **options):
@@ -269,7 +277,7 @@ def test_images_that_change_from_reading_to_reading_are_told(tmp_path, monkeypat
         return read(self, index, rng) ^ np.uint8(draw.integers(2))
 
     monkeypatch.setattr(DigitSource, "read", changing)
-    with pytest.raises(AlitokError, match="the first batch is another when it is drawn again"):
+    with pytest.raises(AlitokError, match="the first batch differs when it is read again"):
         preflight("stage1", tmp_path)
 
 

@@ -6,7 +6,8 @@ import tarfile
 import pytest
 from PIL import Image
 
-from alitok.run.resolve import Request, resolve
+from alitok.run.options import TrainOptions
+from alitok.run.resolve import resolve
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def far(tmp_path, monkeypatch):
 
 def test_what_is_fetched_to_choose_the_sizes_is_told(far, tmp_path):
     said = []
-    request = Request(out=tmp_path / "run", data=far, preset="small", device="cpu")
-    assert resolve(request, said.append).recipe.tokenizer.image_size == 32
+    options = TrainOptions(out=tmp_path / "run", data=far, preset="small", device="cpu")
+    assert resolve(options, said.append).recipe.tokenizer.image_size == 32
     assert {f"Fetching memory://looked-at/{shard}.tar" for shard in range(2)} < set(said)
     assert said[-1] == f"Previewing 40 images from 2 archives of {far}"
     before = len(said)
-    named = Request(out=tmp_path / "run", data=far, preset="photos", device="cpu")  # sizes that no image changes
+    named = TrainOptions(out=tmp_path / "run", data=far, preset="photos", device="cpu")  # sizes that no image changes
     resolve(named, said.append)
     assert len(said) == before

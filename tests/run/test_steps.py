@@ -7,7 +7,7 @@ from alitok.recipes.presets import RECIPES
 from alitok.run.run import Run
 from alitok.run.steps import STEPS, begun, outputs, remains, stale
 
-LATER = ["pair", "sample", "measure"]
+LATER = ["pipeline", "sample", "measure"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from alitok.run.reconstruct import reconstruct
-from alitok.run.tokenize import codes_of
+from alitok.run.encode import codes_of
+from alitok.run.measure import reconstruct
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2}

@@ -20,7 +20,7 @@ app = App(
     name="alitok",
     help="An image tokenizer with predictable codes, and an autoregressive generator over them.",
     version=__version__,
-    suppress_keyboard_interrupt=False,  # told below, in a sentence
+    suppress_keyboard_interrupt=False,  # reported below, in a sentence
 )
 
 # Loaded when they are called. To remove an application, delete its row, its module here and its folder.
@@ -67,12 +67,12 @@ def _launch(
 
 def _explain(error: BaseException, tokens: Sequence[str]) -> int:
     """Print one sentence for an error of the command `tokens`; returns the exit status."""
-    again = "run the same command again" + " without --fresh" * ("--fresh" in tokens)
+    again = "rerun the same command" + " without --fresh" * ("--fresh" in tokens)
     if isinstance(error, KeyboardInterrupt):
-        if getattr(error, "terminated", False):  # by the system, which is told that nothing is lost
-            return _fail(f"Asked to stop ({error}); {again} to continue.", 0)
+        if getattr(error, "terminated", False):  # by the system, with status 0: nothing is lost
+            return _fail(f"Stopped ({error}); {again} to resume.", 0)
         detail = f" ({error})" if str(error) else ""
-        return _fail(f"Interrupted{detail}. What was finished is kept; {again} to continue.", 130)
+        return _fail(f"Interrupted{detail}. Progress saved; {again} to resume.", 130)
     if isinstance(error, OtherRankError):
         return 2
     if isinstance(error, AlitokError):
@@ -82,21 +82,21 @@ def _explain(error: BaseException, tokens: Sequence[str]) -> int:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported for this
         return _fail(f"The device has too little memory ({error}). Choose a smaller batch size.", 2)
     return _fail(
-        f"Unexpected {type(error).__name__}: {error}. This should not happen; --debug shows where it came from.", 1
+        f"Unexpected {type(error).__name__}: {error}. This is a bug in alitok; --debug shows the traceback.", 1
     )
 
 
 def _system_error(error: OSError, again: str) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"The disk is full{place}. Free some space, then {again}; what was finished is kept."
+        return f"The disk is full{place}. Free some space, then {again}; progress is saved."
     return f"{error.strerror or error}{place}. Check the path and its permissions, then {again}."
 
 
 def _fail(sentence: str, status: int) -> int:
     if status in (0, 130) and os.environ.get("RANK", "0") != "0":
-        return status  # all processes stop together; one says so
-    print(f"alitok: {sentence}", file=sys.stderr)  # noqa: T201 (the command line speaks)
+        return status  # all ranks stop together; rank 0 reports it
+    print(f"alitok: {'' if status in (0, 130) else 'error: '}{sentence}", file=sys.stderr)  # noqa: T201 (the command line speaks)
     return status
 
 

@@ -1,26 +1,31 @@
-"""`alitok demo`: the whole system on real images, small."""
+"""`alitok demo`: the whole system on small real images."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from alitok.cli.fit import RunOptions, run
+from cyclopts import Parameter
 
-_DEFAULT = RunOptions()
+from alitok.cli.typed import typed_command
+from alitok.core.files import file_name
+from alitok.run.options import DemoOptions, FitOptions
+
+_DEFAULT = DemoOptions()
 
 
-def demo(*, data: str = "digits", out: Path | None = None, options: RunOptions = _DEFAULT) -> None:
-    """Train stage 1, stage 2 and the generator, draw samples, measure them, and write a report.
+def demo(*, data: str = "digits", options: Annotated[DemoOptions, Parameter(name="*")] = _DEFAULT) -> None:
+    """Train stage 1, stage 2 and the generator, generate samples, measure them, and write a report.
 
-    It is `alitok fit` on images that come with libraries. Run again, it continues where it stopped, or shows the
-    numbers when all is done.
+    This is `alitok fit` on images that come with libraries, in runs/demo. A rerun resumes, or prints the metrics of a
+    finished run.
 
     Args:
         data: `digits`, `photos`, or anything that `alitok fit` takes.
-        out: where everything is written; runs/demo for digits, runs/demo-NAME for other data unless given.
-        options: what all whole runs have.
+        options: how.
     """
-    from alitok.run.originals import file_name
+    from alitok.run.fit import run_fit
 
-    name = "demo" if data == "digits" else f"demo-{file_name(data)}"
-    run(data, out or Path("runs", name), options)
+    out = options.out or Path("runs", "demo" if data == "digits" else f"demo-{file_name(data)}")
+    run_fit(data, FitOptions(**vars(replace(options, out=out))), command=typed_command())

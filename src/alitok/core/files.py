@@ -134,6 +134,12 @@ def read_json(path: Path) -> Any:
         raise AlitokError(f"{path} is not valid JSON ({error}); restore or delete it.") from None
 
 
+def file_name(text: str) -> str:
+    """A name for files and folders from a path, an address or any other text."""
+    last = str(Path(text.partition("?")[0]).resolve()).rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "_", last).strip("._") or "data"
+
+
 def sha256(path: Path) -> str:
     """The checksum of a file, as hexadecimal digits."""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LOCKS = ".locks"
 _TIMEOUT = 20.0  # seconds; child processes of a killed holder keep its lock until they notice
 _VALUE_LENGTH = 60  # characters of a value in a message
+_EXPLAINED = {"contents": "contents (images were added, removed, relabelled or changed)"}
 _RESTART = "choose another directory with --out, or start over with --fresh"
 
 
@@ -147,12 +148,16 @@ class JobDir:
         return differences(old, new)
 
     def conflict(
-        self, changed: Iterable[str], found: Mapping[str, Any], settings: Mapping[str, Any], hint: str = _RESTART
+        self, changed: Sequence[str], found: Mapping[str, Any], settings: Mapping[str, Any], hint: str = _RESTART
     ) -> AlitokError:
-        """The error that names the key paths `changed`; `hint` says what to do."""
+        """The error that names the key paths in which `settings` differ from the stored ones."""
         new = self.stored(settings)
-        listed = "; ".join(f"{path}{_values(_at(found, path), _at(new, path))}" for path in changed)
-        return AlitokError(f"{self.root} was begun with other options, conflicting settings: {listed}; {hint}.")
+        listed = [
+            _EXPLAINED.get(path, path + _values(_at(found, path), _at(new, path)))
+            for path in changed
+            if path != "contents" or "data" not in changed
+        ]
+        return AlitokError(f"{self.root} was begun with conflicting settings: {', '.join(listed)}; {hint}.")
 
     def discard(self) -> None:
         """Delete the job, and `root` if nothing else is left; where outputs depend on stored settings, `replace` them.
@@ -185,11 +190,11 @@ class JobDir:
             yield from (path for path in found if path.exists() or path.is_symlink())
 
     @contextmanager
-    def lock(self, world: World, name: str = "job", timeout: float = _TIMEOUT) -> Iterator[None]:
+    def lock(self, world: World, name: str = "job", timeout: float | None = None) -> Iterator[None]:
         """Keep other processes from the same job, or from the part `name` of it; rank 0 holds the lock for all.
 
         Raises:
-            AlitokError: another process holds it for longer than `timeout` seconds.
+            AlitokError: another process holds it for longer than `timeout` seconds, 20 by default.
         """
         with ExitStack() as stack:
             world.on_rank0(lambda: stack.enter_context(self._held(self._locks / name, timeout)))
@@ -199,7 +204,7 @@ class JobDir:
     def _locks(self) -> Path:
         return self.root / LOCKS / self.file
 
-    def require_idle(self, timeout: float = _TIMEOUT) -> None:
+    def require_idle(self, timeout: float | None = None) -> None:
         """Check that no process is at work in `root`.
 
         Raises:
@@ -210,10 +215,10 @@ class JobDir:
                 pass
 
     @contextmanager
-    def _held(self, path: Path, timeout: float) -> Iterator[None]:
+    def _held(self, path: Path, timeout: float | None) -> Iterator[None]:
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(path, timeout))
+                stack.enter_context(locked(path, _TIMEOUT if timeout is None else timeout))
             except TimeoutError:
                 raise AlitokError(
                     f"Another process is at work in {self.root} ({path.name}); wait for it to end, or give another "

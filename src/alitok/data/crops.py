@@ -6,12 +6,12 @@ Enters: an image of any size and mode. Leaves: RGB images of size x size pixels,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-CropRecipe = Literal["centre", "flip", "ten"]  # which views of an image are stored, see ImageSource.views
+from alitok.core.choices import CropRecipe
+
 VIEWS: dict[CropRecipe, int] = {"centre": 1, "flip": 2, "ten": 10}  # how many they are, of a photograph
 
 _ORIENTATION = 0x0112  # EXIF tag

@@ -1,96 +1,209 @@
-"""The classifier that judges images where Inception's weights cannot be had: trained once, and kept in the cache.
+"""A classifier of the images at hand as a feature extractor, where Inception's weights are missing or do not fit.
 
-Enters: the images of a data set. Leaves: a `Judge`, the same one for every evaluation of the same data, and in the
-cache folder:
+It is trained once on the real images of a data set and cached for every evaluation of the same data:
 
-    judges/KEY/judge/       the finished one
-    judges/KEY/training/    its metrics.jsonl, and until it is finished the checkpoints that another start goes on from
+    classifiers/KEY/classifier/   the finished one
+    classifiers/KEY/training/     its metrics.jsonl, and checkpoints until it is finished
+
+The Frechet distance in its features is not an FID: it is compared only with others in the same features.
+Shapes: B images (B, 3, h, h) uint8, D features, C classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.console import Console
+from torch import nn
 
 from alitok import __version__
-from alitok.core.config import to_dict
+from alitok.core import images as pixels
+from alitok.core.checkpoint import fingerprint, load_head
+from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.console import progress_bar, reporter
 from alitok.core.device import seed_step
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.core.files import remove
+from alitok.core.files import atomic_path, remove, write_json
 from alitok.data.loader import Batches
 from alitok.data.sources.cache import open_cache
 from alitok.data.sources.decoded import ImageSource, fixed_views
 from alitok.data.split import Splits
 from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
-from alitok.run.classifier_features import Judge, seen
+from alitok.metrics.features import Features, full_precision
 from alitok.run.tasks import spread
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
 from alitok.train.loop import train
 from alitok.train.schedule import Phase
 from alitok.train.task import Batch, EngineConfig, LoopConfig
 
-_LOOK = 256  # validation images looked at when the training ends
-_MOST_VAL = 10_000  # validation images that the accuracy is measured on
+_VAL_IMAGES = 256  # evaluated when the training ends
+_MOST_VAL = 10_000  # validation images of the accuracy
 _BLOCK = 256  # of them at a time
 _STEPS, _MOST_STEPS, _GROWS_FROM = 600, 20_000, 2000
+MAX_SIZE = 64  # px that the network sees at most
+_KIND = "classifier"
+_NETWORK = "network"
 
 
-def judge_of(
+@config
+class _Saved:
+    """What `config.json` holds besides its kind."""
+
+    classes: tuple[str, ...]
+    size: int
+    val_accuracy: float
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "size")
+        require_at_least(self, 0, "val_accuracy")
+
+
+class ClassifierFeatures(nn.Module):
+    """Features and class probabilities of a frozen classifier; always in evaluation mode and without gradients.
+
+    Args:
+        network: of an output for each class, trained on images downsampled by `seen`.
+        classes: the class names.
+        size: image size, px.
+        val_accuracy: on validation images; NaN until measured.
+
+    Attributes:
+        name: with a hash of all that decides its outputs.
+        weights: that hash.
+        distance: what the Frechet distance in its features is called.
+    """
+
+    distance = "Frechet distance in classifier features"
+
+    def __init__(
+        self, network: LocalFeatures, classes: tuple[str, ...], size: int, val_accuracy: float = math.nan
+    ) -> None:
+        super().__init__()
+        assert network.outputs == len(classes), (network.outputs, len(classes))
+        self.network = network.freeze()
+        self.classes, self.size, self.val_accuracy = classes, size, val_accuracy
+        about = {"network": to_dict(network.config), "classes": list(classes), "size": size}
+        self.weights = fingerprint(network.state_dict(), about)
+        self.name = f"classifier-{self.weights}"
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> Features:
+        """Images (B, 3, size, size) uint8, on the network's device, to the mean of the last stage's features.
+
+        Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
+
+        Raises:
+            AlitokError: the images have another size.
+        """
+        assert images.dtype == torch.uint8, images.dtype
+        assert images.ndim == 4, images.shape
+        assert images.shape[1] == 3, images.shape
+        if images.shape[2:] != (self.size, self.size):
+            raise AlitokError(
+                f"The classifier was trained on images of {self.size} px, not "
+                f"{images.shape[3]} x {images.shape[2]} px; give images of that size."
+            )
+        with full_precision(images.device):
+            pool = self.network(pixels.to_float(seen(images)))[-1].mean((2, 3))
+            return Features(pool, None, self.network.head(pool).softmax(1))
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked of the module around it."""
+        return super().train(False)
+
+    def save(self, directory: Path) -> None:
+        """Write the directory, whole or not at all: `network/` and `config.json`."""
+        saved = _Saved(classes=self.classes, size=self.size, val_accuracy=self.val_accuracy)
+        with atomic_path(directory) as whole:
+            whole.mkdir()
+            self.network.save(whole / _NETWORK)
+            write_json(whole / "config.json", {"kind": _KIND, **to_dict(saved)})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote, on the CPU.
+
+        Raises:
+            AlitokError: a file is missing, damaged, or not a classifier's.
+        """
+        path = directory / "config.json"
+        head = load_head(path, _KIND)
+        saved = from_dict(_Saved, {key: value for key, value in head.items() if key != "kind"}, str(path))
+        network = LocalFeatures.load(directory / _NETWORK)
+        if network.outputs != len(saved.classes):
+            raise AlitokError(
+                f"{path} names {len(saved.classes)} classes and its network has {network.outputs}; delete {directory}."
+            )
+        return cls(network, saved.classes, saved.size, saved.val_accuracy)
+
+
+def seen(images: torch.Tensor) -> torch.Tensor:
+    """What the network sees of images (B, 3, h, h) uint8: those above 64 px are averaged down to that.
+
+    The small network sees whole objects, not their texture, in bounded time, and is trained on the same.
+    """
+    if images.shape[-1] <= MAX_SIZE:
+        return images
+    return pixels.to_uint8(F.adaptive_avg_pool2d(pixels.to_float(images), MAX_SIZE))
+
+
+def open_classifier(
     splits: Splits,
     world: World,
     console: Console,
     *,
     seed: int = 0,
     training: FeaturesTraining | None = None,
-) -> Judge:
-    """The judge of a data set, on the device: the one trained before, else trained now on its training images.
+) -> ClassifierFeatures:
+    """The classifier of a data set, on the device: the cached one, or trained now on the training images.
 
     Args:
         splits: the images; those that cannot be read are left out of them.
-        world: the processes, which all call this and train together.
-        console: where progress is told.
+        world: the processes, which all call this.
+        console: for progress.
         seed: of its weights and of the order of the images.
-        training: of classes alone; `judge_training` unless given.
+        training: of classes alone; `classifier_training` unless given.
 
     Raises:
-        AlitokError: the images are all of one class, the cache cannot be written, or a kept judge is damaged.
-        Interrupted: asked to stop; the same call goes on from there.
+        AlitokError: the images are all of one class, the cache cannot be written, or a cached classifier is damaged.
+        Interrupted: asked to stop; the same call resumes.
     """
     if len(np.unique(splits.train.labels)) < 2:
         raise AlitokError(
             f"A classifier needs images of at least two classes, and {splits.name} has one; use Inception's features "
             "(--features inception)."
         )
-    training = training or judge_training(splits.train)
+    training = training or classifier_training(splits.train)
     assert training.turns == 1, training.turns
     wanted = training
     place = world.on_rank0(lambda: _place(splits, seed, wanted))
-    share = -(-training.loop.batch_size // world.size)  # a judge kept before is taken however many made it
-    training = replace(training, loop=replace(training.loop, batch_size=share * world.size))
-    judge = world.on_rank0(lambda: _kept(place))
-    if judge is None:
+    per_rank = -(-training.loop.batch_size // world.size)  # a cached one is used however many ranks trained it
+    training = replace(training, loop=replace(training.loop, batch_size=per_rank * world.size))
+    classifier = world.on_rank0(lambda: _cached(place))
+    if classifier is None:
         with ExitStack() as stack:
             world.on_rank0(lambda: stack.enter_context(open_cache().lock(place)))
-            judge = world.on_rank0(lambda: _kept(place))  # of another run that was at it until now
-            if judge is None:
-                judge = _make(splits, world, console, place, seed=seed, training=training)
-    return judge.to(world.device)
+            classifier = world.on_rank0(lambda: _cached(place))  # of another run, in the meantime
+            if classifier is None:
+                classifier = _make(splits, world, console, place, seed=seed, training=training)
+    return classifier.to(world.device)
 
 
-def judge_training(source: ImageSource) -> FeaturesTraining:
+def classifier_training(source: ImageSource) -> FeaturesTraining:
     """A training of about a minute on two cores for the small recipes' images, that grows with size and number.
 
-    The last stage has 128 features, few enough for the statistics of some hundred images.
+    The last stage has 128 features, few enough for the statistics of a few hundred images.
     """
     network = LocalFeaturesConfig(width=32, stages=3) if source.size <= 16 else LocalFeaturesConfig(width=16, stages=4)
     steps = min(_MOST_STEPS, round(_STEPS * max(1.0, len(source) / _GROWS_FROM) ** 0.5))
@@ -103,14 +216,14 @@ def judge_training(source: ImageSource) -> FeaturesTraining:
 
 
 def _place(splits: Splits, seed: int, training: FeaturesTraining) -> Path:
-    """Where in the cache the judge of these images is kept, by all that decides it."""
+    """The cache folder of the classifier of these images, by everything that decides it."""
     split = hashlib.sha256()
-    for source in (splits.train, splits.val):  # which images are held out decides what it learns
+    for source in (splits.train, splits.val):  # which images are in the validation set decides what it learns
         split.update(source.labels.tobytes())
     for index in range(len(splits.val)):
         split.update(f"{splits.val.key(index)}\0".encode("utf-8", "surrogateescape"))
     return open_cache().folder(
-        "judges",
+        "classifiers",
         __version__,
         splits.contents,
         split.hexdigest(),
@@ -122,9 +235,9 @@ def _place(splits: Splits, seed: int, training: FeaturesTraining) -> Path:
     )
 
 
-def _kept(place: Path) -> Judge | None:
-    path = place / "judge"
-    return Judge.load(path) if path.exists() else None
+def _cached(place: Path) -> ClassifierFeatures | None:
+    path = place / "classifier"
+    return ClassifierFeatures.load(path) if path.exists() else None
 
 
 def _make(
@@ -135,11 +248,11 @@ def _make(
     *,
     seed: int,
     training: FeaturesTraining,
-) -> Judge:
-    """Train a judge, measure it on validation images and keep it; the same on every process."""
-    say, source = reporter(console), splits.train
+) -> ClassifierFeatures:
+    """Train a classifier, measure it on validation images and cache it; the same on every rank."""
+    report, source = reporter(console), splits.train
     if world.main:
-        say(f"Training the classifier that judges {splits.name}, once; it is kept in {place}")
+        report(f"Training a classifier of {splits.name} as feature extractor, once; cached in {place}")
     seed_step(seed, "classifier weights", 0)
     network = LocalFeatures(training.network, outputs(len(source.classes), training.turns))
     part = world.rank, world.size
@@ -148,9 +261,9 @@ def _make(
         stream = Batches(source, training.loop.batch_size, seed, start, part=part)
         return ((seen(images), labels) for images, labels in stream)
 
-    rows = spread(len(splits.val), _LOOK)
-    look = torch.from_numpy(fixed_views(splits.val, rows))
-    val = seen(look).numpy(), splits.val.labels[rows]
+    rows = spread(len(splits.val), _VAL_IMAGES)
+    images = torch.from_numpy(fixed_views(splits.val, rows))
+    val = seen(images).numpy(), splits.val.labels[rows]
     trained = train(
         FeaturesTask(network, training, batches, val, name="classifier"),
         training.loop,
@@ -160,24 +273,26 @@ def _make(
         console=console,
         engine=EngineConfig(precision="fp32"),
     )
-    judge = world.on_rank0(lambda: Judge(finished_features(trained.weights, network), source.classes, source.size))
-    judge.val_accuracy = _accuracy(judge.to(world.device), splits.val, world, console)
-    world.on_rank0(lambda: judge.save(place / "judge"))
+    classifier = world.on_rank0(
+        lambda: ClassifierFeatures(finished_features(trained.weights, network), source.classes, source.size)
+    )
+    classifier.val_accuracy = _accuracy(classifier.to(world.device), splits.val, world, console)
+    world.on_rank0(lambda: classifier.save(place / "classifier"))
     world.on_rank0(lambda: remove(place / "training" / "checkpoints"))
     if world.main:
-        say(f"It tells the class of {judge.val_accuracy:.1%} of the validation images")
-    return judge
+        report(f"Its accuracy on validation images is {classifier.val_accuracy:.1%}")
+    return classifier
 
 
-def _accuracy(judge: Judge, source: ImageSource, world: World, console: Console) -> float:
-    """Share of images whose class the judge tells; each process reads its part."""
+def _accuracy(classifier: ClassifierFeatures, source: ImageSource, world: World, console: Console) -> float:
+    """Fraction of images classified correctly; each rank reads its part."""
     rows = np.array(spread(len(source), _MOST_VAL))
     mine, right = rows[world.rank :: world.size], 0
     with progress_bar(console, "classifier on validation images", len(mine)) as bar:
         for start in range(0, len(mine), _BLOCK):
             block = mine[start : start + _BLOCK]
             images = torch.from_numpy(fixed_views(source, block))
-            told = judge(images.to(world.device)).probabilities.argmax(1).cpu().numpy()
-            right += int((told == source.labels[block]).sum())
+            predicted = classifier(images.to(world.device)).probabilities.argmax(1).cpu().numpy()
+            right += int((predicted == source.labels[block]).sum())
             bar.advance(start + len(block))
     return int(world.sum(torch.tensor(right, device=world.device))) / len(rows)

@@ -1,51 +1,53 @@
-"""`alitok encode`: images of any source to a store of codes, by one process, many, or independent jobs.
+"""`alitok encode`: images of any source to a code store, by one process, many, or independent jobs.
 
-Enters: a saved tokenizer and what the user wrote for the data. Leaves: a store, see `alitok.data.codes.shards`.
+Codes do not depend on who encoded them: shards are ranges of images, chosen by the numbers of images and crops alone,
+and what is encoded in one batch lies in one shard. A call that is killed loses the shard it was encoding.
+Shapes: B crops at a time, C crops of an image, T codes of a sequence.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import torch
 from rich.console import Console
+from torch.utils.data import Dataset
 
-from alitok.core.console import counted, progress_bar
-from alitok.core.device import DeviceName
+from alitok.core import images as pixels
+from alitok.core.console import counted, progress_bar, reporter
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.system import stoppable
-from alitok.data.codes.shards import find_head, require_store
+from alitok.data.codes.shards import (
+    StoreHead,
+    StoreWriter,
+    as_stored,
+    crop_names,
+    find_head,
+    require_store,
+    shard_images,
+)
 from alitok.data.crops import CropRecipe
-from alitok.data.sources.decoded import ImageSource
+from alitok.data.loader import read_ahead
+from alitok.data.sources.builtin import PhotoTrainSource
+from alitok.data.sources.decoded import ImageSource, crops_per_image
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits, joined
-from alitok.run.encode_shards import Encoded, Origin, encode_store
-from alitok.run.originals import SplitName, open_images_of, tell_left_out, verify
+from alitok.run.images import open_images, report_left_out, verify_images
+from alitok.run.options import EncodeOptions
 from alitok.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class EncodeOptions:
-    """What the user asked for; see `alitok encode --help`."""
-
-    tokenizer: Path
-    data: str
-    out: Path
-    crops: CropRecipe = "centre"
-    split: SplitName = "all"
-    part: str | None = None
-    batch_size: int = 256
-    workers: int = 0
-    fresh: bool = False
-    device: DeviceName = "auto"
-    seed: int = 0
-
-
 def run_encode(options: EncodeOptions) -> None:
-    """Write the store, or what is missing of it; every process of a run calls this.
+    """Write the store, or what is missing of it; every rank calls this.
 
     Raises:
         AlitokError: the tokenizer or the data cannot be used, too many images are broken, or `out` holds something
@@ -59,8 +61,8 @@ def run_encode(options: EncodeOptions) -> None:
         console = Console(quiet=not world.main)
         tokenizer = Tokenizer.from_pretrained(options.tokenizer).to(world.device)
         if options.fresh:
-            world.on_rank0(lambda: require_store(options.out))  # before hours are spent on checking the images
-        splits = open_images_of(options.data, tokenizer.config.image_size, options.seed, console)
+            world.on_rank0(lambda: require_store(options.out))  # before images are checked for hours
+        splits = open_images(options.data, tokenizer.config.image_size, options.seed, console)
         broken = _broken(options, splits, world, console)
         source = _chosen(splits.without({key for key, _ in broken}), options)
         origin = Origin(splits.name, splits.contents, options.split, _place(options.tokenizer), tuple(broken))
@@ -78,7 +80,7 @@ def run_encode(options: EncodeOptions) -> None:
                 fresh=options.fresh,
                 progress=lambda done, total: bar.advance(done, {}, total),
             )
-        _tell(console, options, encoded, time.monotonic() - began)
+        _report(console, options, encoded, time.monotonic() - began)
 
 
 def _part(options: EncodeOptions) -> tuple[int, int]:
@@ -90,7 +92,7 @@ def _part(options: EncodeOptions) -> tuple[int, int]:
     if not 1 <= job <= jobs:
         raise AlitokError(f"--part {options.part}: write it as i/n with i from 1 to n, such as 1/4.")
     if options.fresh and jobs > 1:
-        raise AlitokError("--fresh with --part would throw away what the other parts made; delete the store instead.")
+        raise AlitokError("--fresh with --part would delete what the other parts made; delete the store instead.")
     return job - 1, jobs
 
 
@@ -99,18 +101,18 @@ def _place(tokenizer: Path) -> str:
 
 
 def _broken(options: EncodeOptions, splits: Splits, world: World, console: Console) -> list[Broken]:
-    """The images to leave out: those that an earlier start left out, or those found by reading all of them."""
+    """The images to leave out: those of an earlier start, or those found by decoding all of them."""
 
-    def remembered() -> list[Broken] | None:
+    def earlier() -> list[Broken] | None:
         head = None if options.fresh else find_head(options.out)
         if head is None or (head.source, head.contents, head.split) != (splits.name, splits.contents, options.split):
             return None
         return [Broken(*image) for image in head.left_out]
 
-    broken = world.on_rank0(remembered)
+    broken = world.on_rank0(earlier)
     if broken is None:
-        broken = verify(splits, options.split, world, console)
-    tell_left_out(broken, console)
+        broken = verify_images(splits, options.split, world, console)
+    report_left_out(broken, console)
     return broken
 
 
@@ -120,19 +122,197 @@ def _chosen(splits: Splits, options: EncodeOptions) -> ImageSource:
     return splits.train if options.split == "train" else splits.val
 
 
-def _tell(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
+def _report(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
     head, out = encoded.head, options.out
     if not encoded.whole:
         made = f"{encoded.made} of {counted(head.shards, 'shard')}"
-        console.print(f"Part {options.part} is done, {made}; the store is whole when all parts are.", highlight=False)
+        reporter(console)(f"Part {options.part} is done, {made}; the store is complete when all parts are.")
         return
     sequences = head.images * len(head.crops)
     each, bare = sum(file.stat().st_size for file in out.iterdir()) / sequences, 2 * head.length
     made = f"{counted(head.images, 'image')} x {counted(len(head.crops), 'crop')}"
-    console.print(
+    reporter(console)(
         f"{made} = {counted(sequences, 'sequence')} of {head.length} codes in {counted(head.shards, 'shard')}; "
         f"{each:,.1f} bytes a sequence, {each / bare:.3f} x its codes; "
-        f"{f'{seconds:.1f} s' if encoded.made else 'all of it was there before'}: {out}",
-        highlight=False,
-        soft_wrap=True,
+        f"{f'{seconds:.1f} s' if encoded.made else 'nothing to do'}: {out}"
     )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where images and tokenizer are from, stored with the codes.
+
+    Attributes:
+        source: the data.
+        contents: its hash, as `Splits.contents`.
+        split: which of its images: `train`, `val` or `all`.
+        tokenizer: where the tokenizer was read from; a hint for people and for `alitok data show`.
+        left_out: key and reason of each image that could not be used.
+    """
+
+    source: str
+    contents: str
+    split: str
+    tokenizer: str = ""
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode_store` did.
+
+    Attributes:
+        head: of the store.
+        made: shards that were not finished before, over all ranks of this call.
+        whole: whether the store is finished; if not, other parts have shards to make.
+    """
+
+    head: StoreHead
+    made: int
+    whole: bool
+
+
+def encode_store(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    out: Path,
+    *,
+    recipe: CropRecipe,
+    origin: Origin,
+    world: World,
+    part: tuple[int, int] = (0, 1),
+    batch_size: int = 256,
+    workers: int = 0,
+    images_per_shard: int | None = None,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Encoded:
+    """Write the codes of all crops of all images, or resume where an earlier call stopped.
+
+    All ranks of `world` call this with the same arguments.
+
+    Args:
+        tokenizer: on `world.device` and in evaluation mode.
+        source: the images, of which broken ones have been left out.
+        out: the directory of the store.
+        recipe: the views of each image.
+        origin: where all of this is from.
+        world: across whose ranks the shards are sharded.
+        part: number of this independent job and of all, each a call of its own.
+        batch_size: views encoded at a time, a whole number of images where they fit.
+        workers: processes that load images; codes do not depend on it.
+        images_per_shard: None chooses by the numbers of images and views.
+        fresh: delete the store at `out`.
+        progress: called with the numbers of images that this rank has encoded and has to encode.
+
+    Raises:
+        AlitokError: the source is empty, an image cannot be read, or `out` holds something else than this store.
+    """
+    if not len(source):
+        raise AlitokError(f"{source.name} has no images, so there is nothing to encode to {out}.")
+
+    def begin() -> tuple[StoreHead, list[int]]:
+        head = store_head(tokenizer, source, recipe, origin, batch_size, images_per_shard)
+        return head, StoreWriter(out, head).prepare(fresh)
+
+    head, unfinished = world.on_rank0(begin)
+    writer = StoreWriter(out, head)
+    job, jobs = part
+    todo = [number for number in unfinished if number % jobs == job]
+    _encode_shards(tokenizer, source, recipe, writer, todo[world.rank :: world.size], world.device, workers, progress)
+    world.barrier()
+    return Encoded(head, len(todo), world.on_rank0(writer.finish))
+
+
+def store_head(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    recipe: CropRecipe,
+    origin: Origin,
+    batch_size: int,
+    images_per_shard: int | None = None,
+) -> StoreHead:
+    """All that decides the codes of a store; reads the first image and all keys."""
+    views = crops_per_image(source, recipe)
+    listing = hashlib.sha256()
+    for index, label in enumerate(source.labels.tolist()):
+        listing.update(f"{source.key(index)}\0{label}\n".encode("utf-8", "surrogateescape"))
+    return StoreHead(
+        images=len(source),
+        length=tokenizer.config.sequence_length,
+        codebook_size=tokenizer.config.codebook_size,
+        recipe=recipe,
+        crops=crop_names(recipe, views, drawn=isinstance(source, PhotoTrainSource)),
+        classes=source.classes,
+        tokenizer=tokenizer.codes_fingerprint(),
+        tokenizer_path=origin.tokenizer,
+        source=origin.source,
+        contents=origin.contents,
+        split=origin.split,
+        image_size=source.size,
+        listing=listing.hexdigest()[:16],
+        left_out=origin.left_out,
+        batch_size=batch_size,
+        shard_images=images_per_shard or shard_images(len(source), views),
+    )
+
+
+def _encode_shards(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    recipe: CropRecipe,
+    writer: StoreWriter,
+    numbers: list[int],
+    device: torch.device,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    head = writer.head
+    views = _Views(source, recipe, head, numbers)
+    total, done = sum(len(head.shard(number)) for number in numbers), 0
+    with closing(read_ahead(views, range(len(views.blocks)), workers)) as blocks:
+        for number in numbers:
+            images = head.shard(number)
+            codes = []
+            for block in islice(blocks, -(-len(images) // views.size)):
+                for chunk in block.split(head.batch_size):  # one image may have more views than that
+                    found = codes_of(tokenizer, chunk.numpy(), device)
+                    codes.append(as_stored(found, head.codebook_size))
+                done += len(block) // len(head.crops)
+                if progress is not None:
+                    progress(done, total)
+            labels = source.labels[images.start : images.stop]
+            writer.write(number, np.concatenate(codes), labels, [source.key(image) for image in images])
+
+
+class _Views(Dataset[torch.Tensor | AlitokError]):
+    """Item k is the views of the k-th block of images (B, 3, size, size) uint8; no block crosses the edge of a shard.
+
+    Args:
+        source: the images.
+        recipe: their views.
+        head: of the store.
+        numbers: the shards that are read, in order.
+    """
+
+    def __init__(self, source: ImageSource, recipe: CropRecipe, head: StoreHead, numbers: list[int]) -> None:
+        self._source, self._recipe, self._crops = source, recipe, len(head.crops)
+        self.size = max(1, head.batch_size // self._crops)
+        shards = (head.shard(number) for number in numbers)
+        self.blocks = [
+            shard[first : first + self.size] for shard in shards for first in range(0, len(shard), self.size)
+        ]
+
+    def __getitem__(self, number: int) -> torch.Tensor | AlitokError:
+        try:
+            views = [self._source.views(image, self._recipe) for image in self.blocks[number]]
+        except AlitokError as error:
+            return error
+        assert all(len(of_one) == self._crops for of_one in views), "all images have the same number of views"
+        return torch.from_numpy(np.concatenate(views))
+
+
+def codes_of(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Images (B, 3, h, h) uint8 -> codes (B, T) int64; `tokenizer` is on `device` and in evaluation mode."""
+    with torch.inference_mode():  # in float32: a rounded feature can have another nearest code
+        return tokenizer.encode(pixels.to_float(torch.from_numpy(images).to(device))).cpu().numpy()

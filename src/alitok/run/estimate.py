@@ -1,7 +1,4 @@
-"""How long the steps of a run will take on this machine, from a few measured ones.
-
-Enters: the trainings of a run. Leaves: seconds by step. Nothing is written, and nothing that is measured is kept.
-"""
+"""The time that the steps of a run will take on this machine, from a few measured steps; nothing is written."""
 
 from __future__ import annotations
 
@@ -34,32 +31,32 @@ from alitok.train.schedule import Progress
 from alitok.train.state import TrainingState
 from alitok.train.task import Batch
 
-_MEASURED_STEPS = 2  # behind one that warms up
-_FEW, _LONG = 4, 20.0  # examples of a microbatch, and seconds of a step, from which on it is told from so few
+_MEASURED_STEPS = 2  # after a warm-up
+_FEW, _LONG = 4, 20.0  # examples of a microbatch, and seconds of a step above which so few are measured
 _READS = 16
 _NOISE = 64  # images
-_ENCODED, _DRAWN = 64, 256  # images at a time
+_ENCODED, _SAMPLED = 64, 256  # images at a time
 
 
-def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[str] = ()) -> dict[str, float]:
+def estimate(trainings: Trainings, done: Collection[str] = (), redone: Collection[str] = ()) -> dict[str, float]:
     """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
 
     Args:
         trainings: of the run.
         done: steps that are finished; they are left out.
-        anew: steps whose checkpoints count for nothing.
+        redone: steps whose checkpoints are ignored.
 
     Raises:
         AlitokError: a step cannot be taken at all, as when an image cannot be read.
     """
     recipe, splits, world = trainings.recipe, trainings.splits, trainings.world
-    alone = replace(recipe, engine=replace(recipe.engine, workers=0))  # noise is in memory: nobody need read it
+    alone = replace(recipe, engine=replace(recipe.engine, workers=0))  # noise is in memory: no workers
     rehearsal = replace(trainings, splits=noise_splits(splits.train.classes, recipe), recipe=alone)
     read, views = _reading(splits.train, recipe)
     seconds = {}
     for name in TRAININGS:
         if name not in done and (name != "features" or needs_features(recipe)):
-            seconds[name] = _training(rehearsal, name, read, recipe.engine.workers, name in anew)
+            seconds[name] = _training(rehearsal, name, read, recipe.engine.workers, name in redone)
     images = len(splits.train) + len(splits.val)
     if "check" not in done:
         seconds["check"] = read * images / world.size
@@ -72,7 +69,7 @@ def estimate(trainings: Trainings, done: Collection[str] = (), anew: Collection[
 
 
 def noise_splits(classes: tuple[str, ...], recipe: Recipe) -> Splits:
-    """Images in memory in place of real ones, some of which may be broken; what is seen costs no time."""
+    """Images in memory in place of real ones, some of which may be broken."""
     size = recipe.tokenizer.image_size
     images = np.random.default_rng(0).integers(0, 256, (_NOISE, size, size), dtype=np.uint8)
     source = DigitSource("noise", classes, np.arange(_NOISE) % len(classes), size, images)
@@ -89,11 +86,11 @@ def _reading(source: ImageSource, recipe: Recipe) -> tuple[float, int]:
             seconds.append(time.perf_counter() - began)
             views = len(source.views(row, recipe.crops))
         except AlitokError:
-            continue  # told by the check that follows
+            continue  # reported by the check that follows
     return float(np.mean(seconds)) if seconds else 0.0, views
 
 
-def _training(trainings: Trainings, name: str, read: float, workers: int, anew: bool) -> float:
+def _training(trainings: Trainings, name: str, read: float, workers: int, redone: bool) -> float:
     if name == "features":
         training = trainings.features()
     elif name == "generator":
@@ -101,7 +98,7 @@ def _training(trainings: Trainings, name: str, read: float, workers: int, anew: 
     else:
         training = trainings.stage("stage2" if name == "stage2" else "stage1", rehearsal=True)
     saved = Checkpoints(trainings.root / name / "checkpoints", training.loop.keep, trainings.world).steps()
-    done = 0 if anew else max(saved, default=0)
+    done = 0 if redone else max(saved, default=0)
     reading = 0.0 if name == "generator" else read * training.loop.batch_size / trainings.world.size
     seconds = 0.0
     for phase, computing in zip(training.task.phases, step_seconds(training, trainings), strict=True):
@@ -113,28 +110,28 @@ def _training(trainings: Trainings, name: str, read: float, workers: int, anew: 
 def step_seconds(training: Training, trainings: Trainings) -> list[float]:
     """Mean seconds of a whole optimizer step of each phase; the task's modules are changed by those that are taken.
 
-    On a CPU a step that would take long is told from steps of few examples.
+    On a CPU the time of a long step is extrapolated from steps of few examples.
     """
-    with tempfile.TemporaryDirectory() as nowhere:
+    with tempfile.TemporaryDirectory() as directory:
         engine = trainings.recipe.engine
-        state = TrainingState(training.task, training.loop, engine, Path(nowhere), trainings.world)
+        state = TrainingState(training.task, training.loop, engine, Path(directory), trainings.world)
         batches, phases = training.task.batches(0), training.task.phases
-        share, few = training.loop.batch_size // trainings.world.size, _FEW * engine.grad_accum_steps
+        per_rank, few = training.loop.batch_size // trainings.world.size, _FEW * engine.grad_accum_steps
 
         def step(phase: int, examples: int) -> float:
-            state.progress = Progress(phases, phase=phase)  # again and again its first one, be it ever so short
+            state.progress = Progress(phases, phase=phase)  # always its first one, in a phase of any length
             images_or_codes, labels = next(batches)
             began = time.perf_counter()
             state.advance((images_or_codes[:examples], labels[:examples]), _never)
             return max(trainings.world.gather(time.perf_counter() - began))
 
         def seconds(phase: int) -> float:
-            if trainings.world.device.type == "cpu" and not engine.compile and share >= 4 * few:
+            if trainings.world.device.type == "cpu" and not engine.compile and per_rank >= 4 * few:
                 _, small, large = (step(phase, count) for count in (few, few, 2 * few))
-                whole = small + (large - small) * (share / few - 1)
+                whole = small + (large - small) * (per_rank / few - 1)
                 if whole > _LONG:
                     return whole
-            return statistics.fmean([step(phase, share) for _ in range(1 + _MEASURED_STEPS)][1:])
+            return statistics.fmean([step(phase, per_rank) for _ in range(1 + _MEASURED_STEPS)][1:])
 
         return [seconds(number) for number in range(len(phases))]
 
@@ -144,7 +141,7 @@ def _never() -> bool:
 
 
 def generator_on_noise(trainings: Trainings) -> Training:
-    """The generator before there are any codes: what they are does not change how long it takes."""
+    """The generator on random codes, which take the same time as real ones."""
     generator, training = trainings.new_generator(), trainings.recipe.generator
     config, batch_size = generator.config, training.loop.batch_size // trainings.world.size
     codes = torch.randint(config.codebook_size, (batch_size, config.sequence_length))
@@ -172,9 +169,9 @@ def _sample_seconds(trainings: Trainings) -> float:
     count = trainings.recipe.samples_per_class * len(trainings.splits.train.classes)
     length = generator.config.sequence_length
     requests = [
-        SampleRequest(0, index=index, sampling=trainings.recipe.sampling) for index in range(min(count, _DRAWN))
+        SampleRequest(0, index=index, sampling=trainings.recipe.sampling) for index in range(min(count, _SAMPLED))
     ]
-    return Engine(generator).step_seconds(requests, length // 2) * length * -(-count // _DRAWN)
+    return Engine(generator).step_seconds(requests, length // 2) * length * -(-count // _SAMPLED)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,10 +1,8 @@
-"""The numbers of a finished run, and the images that stand beside them in the report.
-
-Enters: a tokenizer, the training codes, both splits and the samples. Leaves: `Measured`.
-"""
+"""The metrics of a finished run, and the images shown beside them in its report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +18,19 @@ from alitok.metrics.classifier import ImageClassifier
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.nearest import nearest_distance
 from alitok.metrics.reconstruction import psnr
-from alitok.run.reconstruct import reconstruct
 from alitok.run.tasks import spread
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
 STAGES: tuple[Stage, Stage] = ("stage1", "stage2")
-_MOST_BYTES = 1 << 29  # of a split's images in memory; a larger split is represented by that many
+_MOST_BYTES = 1 << 29  # of a split's images in memory; of a larger split that many are used
 _BLOCK = 256  # images decoded at a time
 _SHOWN_RECONSTRUCTIONS, _SHOWN_NEIGHBOURS = 12, 20
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What `measure` returns: numbers by name, and images (N, 3, h, h) uint8."""
+    """Metrics by name, and images (N, 3, h, h) uint8."""
 
     numbers: dict[str, float]
     class_names: tuple[str, ...]
@@ -41,8 +38,8 @@ class Measured:
     stage1: np.ndarray
     stage2: np.ndarray
     samples: np.ndarray  # all of them
-    labels: np.ndarray  # (N,) the classes asked for
-    shown_samples: np.ndarray  # some of them, evenly spread
+    labels: np.ndarray  # (N,) the requested classes
+    shown_samples: np.ndarray  # some of them, evenly spaced
     nearest: np.ndarray  # the training images nearest to `shown_samples`
     nearest_distances: np.ndarray  # (n,)
 
@@ -64,8 +61,8 @@ def measure(
         codes: of the training images.
         splits: the images.
         samples: (N, 3, h, h) uint8.
-        labels: (N,) the classes that were asked for.
-        seed: of the subset that represents a large split.
+        labels: (N,) the requested classes.
+        seed: of the random subset of a large split.
         device: where to decode.
     """
     train, train_labels = _images(splits.train, seed)
@@ -84,7 +81,7 @@ def measure(
         "psnr_stage2": decibels["stage2"],
         "codebook_use": usage.use,
         "codebook_perplexity": usage.perplexity,
-        **_readability(train, train_labels, val, val_labels, samples, labels),
+        **_accuracies(train, train_labels, val, val_labels, samples, labels),
         "nn_distance_samples": float(sample_distances.mean()),
         "nn_distance_val": float(val_distances.mean()),
         "nn_distance_samples_min": float(sample_distances.min()),
@@ -115,7 +112,7 @@ def usage_of(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
     return usage
 
 
-def _readability(
+def _accuracies(
     train: np.ndarray,
     train_labels: np.ndarray,
     val: np.ndarray,
@@ -123,7 +120,7 @@ def _readability(
     samples: np.ndarray,
     labels: np.ndarray,
 ) -> dict[str, float]:
-    """How often a classifier fitted on training images reads others right; nothing where there is one class."""
+    """Accuracy of a classifier fitted on training images; nothing for data of one class."""
     if len(np.unique(train_labels)) < 2:
         return {}
     classifier = ImageClassifier.fit(train, train_labels)
@@ -137,19 +134,29 @@ def _reconstructions(
     tokenizer: Tokenizer, originals: np.ndarray, shown: np.ndarray, stage: Stage, device: torch.device
 ) -> tuple[float, np.ndarray]:
     """Mean PSNR in dB over all images, and the reconstructions (n, 3, h, h) uint8 of those shown."""
-    decibels, kept = [], []
+    decibels, saved = [], []
     starts = range(0, len(originals), _BLOCK)
     blocks = (originals[start : start + _BLOCK] for start in starts)
     for start, rebuilt in zip(starts, reconstruct(tokenizer, blocks, stage, device), strict=True):
         decoded = torch.from_numpy(rebuilt)
         decibels.append(psnr(pixels.to_float(torch.from_numpy(originals[start : start + _BLOCK])), decoded))
         here = shown[(shown >= start) & (shown < start + _BLOCK)] - start
-        kept.append(pixels.to_uint8(decoded[here]).numpy())
-    return torch.cat(decibels).mean().item(), np.concatenate(kept)
+        saved.append(pixels.to_uint8(decoded[here]).numpy())
+    return torch.cat(decibels).mean().item(), np.concatenate(saved)
 
 
 def _images(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed views of all images, or of as many drawn by `seed` as fit in memory, and their labels."""
+    """The fixed views of all images, or of a random subset by `seed` that fits in memory, and their labels."""
     most = _MOST_BYTES // (3 * source.size**2)
     rows = np.sort(order(len(source), seed, 0)[:most])
     return fixed_views(source, rows), source.labels[rows]
+
+
+def reconstruct(
+    tokenizer: Tokenizer, batches: Iterable[np.ndarray], stage: Stage, device: torch.device
+) -> Iterator[np.ndarray]:
+    """(B, 3, h, h) uint8 images -> (B, 3, h, h) float32 reconstructions in [0, 1] by the decoder of `stage`."""
+    for images in batches:
+        with torch.inference_mode():
+            rebuilt = tokenizer.reconstruct(pixels.to_float(torch.from_numpy(images).to(device)), stage)
+        yield rebuilt.cpu().numpy()

@@ -1,16 +1,14 @@
-"""A look before days of training: are the images, labels and codes what they should be, and can one batch be learnt?
+"""Checks before days of training: images, labels and codes, and whether a few examples can be overfitted.
 
-Enters: a run whose earlier steps are done, and the stage that is about to be trained. Leaves, in `preflight/STAGE/` of
-the run, `preflight.json` with every number and its bound, and sheets for a person to look at:
+Written to `preflight/STAGE/` of the run, and read by nothing else: `preflight.json` with every number and its bound,
+and contact sheets for people:
 
-    classes.png          images of the first classes beside their names; of the generator, from stored codes
-    batch.png            the first batch by the names of its labels, as the random crops of training show it
+    classes.png          images of the first classes beside their names; for the generator, from stored codes
+    batch.png            the first batch by class name, with the random crops of training
     codes-train.png, codes-val.png
-                         of the generator: images above what their stored codes decode to
-    stage1.png           of stage 2: images above what the finished stage 1 makes of them
-    learnt.png           of a tokenizer's stage: images above what it made of them after seeing nothing else
-
-Nothing else is written, so the training that follows does not know of it.
+                         for the generator: images above what their stored codes decode to
+    stage1.png           for stage 2: images above what the finished stage 1 makes of them
+    learnt.png           for a tokenizer's stage: images above what it made of them after the overfit
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from alitok.metrics.reconstruction import psnr
 from alitok.recipes.presets import StageName
 from alitok.run.findings import Findings, by_class, rows_by_class
 from alitok.run.run import Run
-from alitok.run.stored import DECODED, check_codes, error_of_mean
+from alitok.run.stores import DECODED, check_codes, relative_mse
 from alitok.run.tasks import Training, Trainings
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
@@ -42,17 +40,17 @@ from alitok.train.overfit import DISTINCT, STEPS, OverfitCheck, overfit_one_batc
 from alitok.train.predictability import PredictabilityConfig
 from alitok.train.task import Batch
 
-# What is asked of a rehearsal. The small recipes are there after 50 (generator) to 200 steps (tokenizer), that of the
+# What a rehearsal must reach. The small recipes are there after 50 (generator) to 200 steps (tokenizer), that of the
 # digits at a twentieth of its rate after 700.
-_ERROR = 0.5  # of the error of the mean image
-_GUESSED = 0.9  # of all codes that those before them decide
-_FALL = 0.7  # of the first loss: the mean of the last ten
+_MSE = 0.5  # of the MSE of the mean image
+_PREDICTED = 0.9  # of all codes that earlier ones determine
+_FALL = 0.7  # mean of the last ten losses, over the first
 _SHOWN = 8
-_REPORT = "this is a fault of the program, please report it."
+_REPORT = "this is a bug in alitok, please report it."
 
 
 def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
-    """Check what a training starts from, and rehearse it; every process of the run calls this.
+    """Check what a training starts from, and rehearse it; every rank calls this.
 
     Args:
         run: its steps before the stage are done.
@@ -63,12 +61,12 @@ def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
         The directory that was written.
 
     Raises:
-        AlitokError: something is wrong; the first such thing is told, all stand in `preflight.json`.
+        AlitokError: something is wrong; the message has the first fault, `preflight.json` all.
     """
     directory = run.root / "preflight" / stage
     findings, world = Findings(stage, directory), run.world
     world.on_rank0(lambda: remove(directory))
-    world.on_rank0(lambda: _standing_still(run, stage, findings, images))
+    world.on_rank0(lambda: _check_data(run, stage, findings, images))
     findings.conclude(world)
     training = _rehearsed(run.trainings, stage)
     batch = _first_batch(run, training, findings)
@@ -78,11 +76,11 @@ def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
     return directory
 
 
-def _standing_still(run: Run, stage: StageName, findings: Findings, images: bool) -> None:
-    """What can be seen without any training, by one process."""
+def _check_data(run: Run, stage: StageName, findings: Findings, images: bool) -> None:
+    """What can be checked without training, on one rank."""
     source = run.splits.train
     counts = np.bincount(source.labels, minlength=len(source.classes))
-    findings.tell("images of each class", dict(zip(source.classes, counts.tolist(), strict=True)))
+    findings.record("images of each class", dict(zip(source.classes, counts.tolist(), strict=True)))
     if stage == "generator":
         check_codes(run, findings, images=images)
         return
@@ -97,7 +95,7 @@ def _standing_still(run: Run, stage: StageName, findings: Findings, images: bool
 
 @torch.inference_mode()
 def _check_stage1(run: Run, findings: Findings) -> None:
-    """Whether the codes that stage 2 will read can be drawn, by the decoder that shaped them."""
+    """Whether the stage-1 decoder reconstructs from the codes that stage 2 will read."""
     source, path = run.splits.train, run.root / "stage1" / "tokenizer"
     tokenizer = Tokenizer.from_pretrained(path).to(run.world.device)
     rows = np.unique(np.linspace(0, len(source) - 1, DISTINCT).astype(int))
@@ -105,14 +103,14 @@ def _check_stage1(run: Run, findings: Findings) -> None:
     images = pixels.to_float(torch.from_numpy(originals)).to(run.world.device)
     decoded = tokenizer.reconstruct(images, "stage1")
     findings.sheet("stage1", _compared(originals, decoded))
-    findings.tell("PSNR of stage 1", psnr(images, decoded).mean().item())
-    ratio = error_of_mean(images, decoded)
+    findings.record("PSNR of stage 1", psnr(images, decoded).mean().item())
+    ratio = relative_mse(images, decoded)
     findings.check(
-        "error of stage 1, over that of the mean image",
+        "MSE of stage 1, over that of the mean image",
         ratio,
         f"at most {DECODED}",
         ratio <= DECODED,
-        f"stage 1 does not draw its own codes: its error is {ratio:.2f} times that of one mean image for all. "
+        f"stage 1 does not reconstruct from its own codes: its MSE is {ratio:.2f} times that of the mean image. "
         "Train stage 1 again, longer or at another learning rate, in another directory.",
     )
 
@@ -134,7 +132,7 @@ def _rehearsed(trainings: Trainings, stage: StageName) -> Training:
 
 
 def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
-    """This process's part of the first batch, as the training will get it."""
+    """This rank's part of the first batch of the training."""
     stage, classes = training.task.name, run.splits.train.classes
     batch, again = (next(iter(training.task.batches(0))) for _ in range(2))
     values, labels = batch
@@ -158,8 +156,8 @@ def _first_batch(run: Run, training: Training, findings: Findings) -> Batch:
         if run.world.main and not findings.faults:
             findings.sheet("batch", by_class(values.numpy(), labels.numpy(), classes))
     same = all(torch.equal(first, second) for first, second in zip(batch, again, strict=True))
-    fault = "the first batch is another when it is drawn again; the images change while they are read."
-    findings.check("first batch drawn twice", same, "the same bits", same, fault)
+    fault = "the first batch differs when it is read again; the images change while they are read."
+    findings.check("first batch, read twice", same, "the same bits", same, fault)
     return batch
 
 
@@ -170,51 +168,51 @@ def _are_images(images: torch.Tensor, which: str, findings: Findings) -> bool:
         [str(images.dtype), str(low), str(high)],
         "torch.uint8, more than one value",
         images.dtype == torch.uint8 and low < high,
-        f"the pixels of {which} are {images.dtype} from {low:.4g} to {high:.4g}, not various whole numbers from 0 to "
-        "255; look at the data with alitok data inspect.",
+        f"the pixels of {which} are {images.dtype} from {low:.4g} to {high:.4g}, not several integers from 0 to "
+        "255; check the data with alitok data inspect.",
     )
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """What a rehearsal must reach: `look` measures it on this process's examples."""
+    """What a rehearsal must reach: `measure` evaluates it on the examples of this rank."""
 
     name: str
     bound: str
-    look: Callable[[nn.Module], float]
+    measure: Callable[[nn.Module], float]
     reached: Callable[[float], bool]
 
 
-def _drawing(run: Run, stage: Stage, originals: torch.Tensor) -> _Goal:
-    """The error of reconstructions over that of the mean image, both over all processes."""
+def _reconstruction(run: Run, stage: Stage, originals: torch.Tensor) -> _Goal:
+    """MSE of reconstructions over that of the mean image, both over all ranks."""
     images = pixels.to_float(originals.to(run.world.device))
     mean = run.world.mean(images.mean(0))
     spread = run.world.mean((images - mean).square().mean()).clamp(min=1e-12).item()
 
-    def look(model: nn.Module) -> float:
+    def measure(model: nn.Module) -> float:
         return float((model(images, stage).images - images).square().mean()) / spread
 
-    name = f"error on {DISTINCT} images, over that of the mean image"
-    return _Goal(name, f"at most {_ERROR}", look, lambda value: value <= _ERROR)
+    name = f"MSE on {DISTINCT} images, over that of the mean image"
+    return _Goal(name, f"at most {_MSE}", measure, lambda value: value <= _MSE)
 
 
-def _guessing(run: Run, codes: torch.Tensor, classes: torch.Tensor) -> _Goal:
-    """The share of codes guessed right, without dropout."""
+def _prediction(run: Run, codes: torch.Tensor, classes: torch.Tensor) -> _Goal:
+    """Top-1 token accuracy, without dropout."""
     everywhere = run.world.gather((codes.tolist(), classes.tolist()))
-    bound = _GUESSED * _guessable(
+    bound = _PREDICTED * _predictable(
         [row for rows, _ in everywhere for row in rows], [label for _, labels in everywhere for label in labels]
     )
     codes, classes = codes.to(run.world.device), classes.to(run.world.device)
 
-    def look(model: nn.Module) -> float:
+    def measure(model: nn.Module) -> float:
         return float((model(codes[:, :-1], classes).argmax(-1) == codes).float().mean())
 
     name = f"accuracy on {DISTINCT} sequences"
-    return _Goal(name, f"at least {bound:.3f}", look, lambda value: value >= bound)
+    return _Goal(name, f"at least {bound:.3f}", measure, lambda value: value >= bound)
 
 
-def _guessable(sequences: list[list[int]], labels: list[int]) -> float:
-    """The share of codes that the best guess from class and earlier codes gets right: first codes are not decided."""
+def _predictable(sequences: list[list[int]], labels: list[int]) -> float:
+    """The best possible token accuracy from class and earlier codes, which do not determine the first code."""
     followers: dict[tuple[int, ...], Counter[int]] = {}
     for codes, label in zip(sequences, labels, strict=True):
         for place, code in enumerate(codes):
@@ -223,14 +221,14 @@ def _guessable(sequences: list[list[int]], labels: list[int]) -> float:
 
 
 def _learn(run: Run, stage: StageName, training: Training, batch: Batch, findings: Findings) -> None:
-    """Rehearse on a few examples until they are learnt by heart."""
+    """Overfit a few examples."""
     world, model = run.world, training.model
-    if not _right_parts_train(stage, model, findings):
+    if not _check_trainable(stage, model, findings):
         return
     codes_before = model.codes_fingerprint() if isinstance(model, Tokenizer) and stage == "stage2" else None
     values, labels = (part[: max(1, DISTINCT // world.size)] for part in batch)
-    goal = _guessing(run, values, labels) if stage == "generator" else _drawing(run, stage, values)
-    with progress_bar(run.workspace.console, f"rehearsal of {stage}", STEPS) as bar:
+    goal = _prediction(run, values, labels) if stage == "generator" else _reconstruction(run, stage, values)
+    with progress_bar(run.directory.console, f"rehearsal of {stage}", STEPS) as bar:
         found = overfit_one_batch(
             training.task,
             training.loop,
@@ -238,11 +236,11 @@ def _learn(run: Run, stage: StageName, training: Training, batch: Batch, finding
             world,
             batch=batch,
             seed=run.seed,
-            measure=goal.look,
+            measure=goal.measure,
             enough=lambda value, losses: goal.reached(value) and _fall(losses) <= _FALL,
             advance=lambda step, loss: bar.advance(step, {"loss": loss}),
         )
-    _tell_costs(training, found, findings)
+    _record_costs(training, found, findings)
     _check_gradients(found, findings)
     if codes_before is not None:
         assert isinstance(model, Tokenizer)
@@ -258,8 +256,8 @@ def _learn(run: Run, stage: StageName, training: Training, batch: Batch, finding
             findings.sheet("learnt", _compared(values.numpy(), model.eval()(images, stage).images))
 
 
-def _right_parts_train(stage: StageName, model: nn.Module, findings: Findings) -> bool:
-    """Stage 1 trains all but the decoder of stage 2, stage 2 nothing else, the generator all."""
+def _check_trainable(stage: StageName, model: nn.Module, findings: Findings) -> bool:
+    """Stage 1 trains all but the stage-2 decoder, stage 2 only that, the generator all."""
     still: list[str] = []
     moving: list[str] = []
     for name, parameter in model.named_parameters():
@@ -273,18 +271,18 @@ def _right_parts_train(stage: StageName, model: nn.Module, findings: Findings) -
     return findings.check("parameters that are trained by mistake", moving, "none", not moving, fault) and right
 
 
-def _tell_costs(training: Training, found: OverfitCheck, findings: Findings) -> None:
+def _record_costs(training: Training, found: OverfitCheck, findings: Findings) -> None:
     for phase, seconds in found.seconds.items():
-        findings.tell(f"seconds per step, phase {phase}", seconds)
-        findings.tell(f"images per second, phase {phase}", training.loop.batch_size / seconds)
-    findings.tell("peak memory in GB, of the process with the most", found.peak_bytes / 1e9)
-    findings.tell("losses", found.losses)
+        findings.record(f"seconds per step, phase {phase}", seconds)
+        findings.record(f"images per second, phase {phase}", training.loop.batch_size / seconds)
+    findings.record("peak memory in GB, of the rank with the most", found.peak_bytes / 1e9)
+    findings.record("losses", found.losses)
 
 
 def _check_gradients(found: OverfitCheck, findings: Findings) -> None:
-    fault = f"no gradient reached {_some(found.idle)}, which would stay as it is; {_REPORT}"
+    fault = f"no gradient reached {_some(found.idle)}, which would never change; {_REPORT}"
     findings.check("parameters that no gradient reached", list(found.idle), "none", not found.idle, fault)
-    findings.tell("parameters whose gradient was always zero, as behind a loss of weight 0", list(found.still))
+    findings.record("parameters whose gradient was always zero, as after a loss of weight 0", list(found.still))
     fault = f"a gradient reached {_some(found.disturbed)}, which should be frozen; {_REPORT}"
     findings.check("frozen parameters with a gradient", list(found.disturbed), "none", not found.disturbed, fault)
 
@@ -302,7 +300,7 @@ def _check_learning(stage: StageName, training: Training, found: OverfitCheck, g
     advice = f"{advice}, or raise it if the losses in preflight.json still fall."
     fault = f"{again} the loss is still {fall:.2f} times the first and should be at most {_FALL}; {advice}"
     findings.check("last losses, over the first", fall, f"at most {_FALL}", fall <= _FALL, fault)
-    findings.tell(f"{goal.name}, untrained", found.before)
+    findings.record(f"{goal.name}, untrained", found.before)
     fault = f"{again} the {goal.name} is {found.after:.3f} and should be {goal.bound}; {advice}"
     findings.check(goal.name, found.after, goal.bound, goal.reached(found.after), fault)
 

@@ -1,81 +1,173 @@
-"""The report of a run: one HTML file that opens anywhere, without a network.
-
-Enters: a `Report`, with all its numbers and images (uint8, N 3 h w). Leaves: the file. Images stand in it as PNG
-contact sheets, curves as inline SVG; `templates/report.html` is its form.
-"""
+"""The metrics of a run on the terminal, and its report: one HTML file from what the steps left in the run directory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from alitok.report.curves import Curve, panels
-from alitok.report.page import write_page
-from alitok.report.sheets import (
-    ClassSamples,
-    Neighbours,
-    Reconstructions,
-    neighbour_sheets,
-    reconstruction_sheets,
-    sample_sheet,
-)
+import torch
+from rich.console import Console
 
+from alitok.core.console import duration, print_table
+from alitok.core.device import environment
+from alitok.core.runlog import read_metrics
+from alitok.report.html import write_html
+from alitok.report.images import nearest_neighbours, reconstructions, samples_by_class
+from alitok.report.model import Code, Curve, Curves, Facts, Report, Row, Section, Table
+from alitok.run.measure import Measured
 
-@dataclass(frozen=True)
-class Stage:
-    """What one training took."""
-
-    name: str
-    steps: int
-    seconds: float
-    seconds_per_step: float
-    images_per_second: float
-    parameters: int
+_SAMPLES_SHOWN = 10  # per class
+_CLASSES_SHOWN = 24  # evenly spread; the file stays small with a thousand classes
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything that is shown.
+class Metric(NamedTuple):
+    """How a key of `metrics.json` is shown; `guide` says what is good, for small images and short trainings."""
 
-    Attributes:
-        title: of the page.
-        summary: one or two sentences.
-        command: the exact command.
-        configuration: the resolved configuration as text.
-        numbers: (name, value, what it means or what to compare it with).
-        stages: the trainings.
-        reconstructions: of validation images.
-        samples: by class.
-        neighbours: of some samples.
-        curves: panels.
-        environment: versions, device, threads, commit, date.
-    """
-
-    title: str
-    summary: str
-    command: str
-    configuration: str
-    numbers: list[tuple[str, str, str]]
-    stages: list[Stage]
-    reconstructions: Reconstructions
-    samples: list[ClassSamples]
-    neighbours: Neighbours | None
-    curves: list[Curve]
-    environment: dict[str, str]
+    label: str
+    format: str
+    meaning: str
+    guide: str = ""
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Write `report` as one HTML file, whole or not at all.
+METRICS = {
+    "seconds": Metric("training time", "", "all steps, over all starts, without loading Python's libraries"),
+    "psnr_stage1": Metric(
+        "PSNR, stage 1", "{:.1f} dB", "validation images through the causal decoder", "above 22: shapes clear"
+    ),
+    "psnr_stage2": Metric(
+        "PSNR, stage 2", "{:.1f} dB", "validation images through the bidirectional decoder", "above 24: shapes clear"
+    ),
+    "codebook_use": Metric(
+        "codebook usage", "{:.1%}", "fraction of the codebook that the training images use", "above 90 %: no dead codes"
+    ),
+    "codebook_perplexity": Metric("codebook perplexity", "{:.1f} codes", "effective number of codes in use"),
+    "sample_accuracy": Metric(
+        "sample accuracy",
+        "{:.1%}",
+        "samples that a classifier fitted on real images assigns to their class",
+        "near the classifier's: samples show their class",
+    ),
+    "classifier_accuracy": Metric("classifier accuracy", "{:.1%}", "the same classifier on real validation images"),
+    "nn_distance_samples": Metric(
+        "distance to training images",
+        "{:.3f} RMSE",
+        "of samples to their nearest training image, mean",
+        "far below the validation images': copies",
+    ),
+    "nn_distance_val": Metric(
+        "the same, validation images", "{:.3f} RMSE", "of real validation images to their nearest training image, mean"
+    ),
+    "nn_distance_samples_min": Metric("smallest, samples", "{:.3f} RMSE", "the smallest of the samples' distances"),
+    "nn_distance_val_min": Metric(
+        "smallest, validation images", "{:.3f} RMSE", "the smallest of the validation images' distances"
+    ),
+    "samples": Metric("samples", "{:,.0f}", "generated images"),
+    "peak_memory_gb": Metric("peak memory", "{:.2f} GB", "the most this process used"),
+}
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if name == "seconds":
+        return duration(value)
+    return METRICS[name].format.format(value) if name in METRICS else f"{value:.4g}"
+
+
+def print_metrics(console: Console, metrics: Mapping[str, float | None]) -> None:
+    """A table of `metrics.json` with units and what is good."""
+    rows = []
+    for name, value in metrics.items():
+        metric = METRICS.get(name, Metric(name, "", ""))
+        rows.append((metric.label, _shown(name, value), f"({metric.guide})" if metric.guide else ""))
+    print_table(console, ("metric", "value", "guide"), rows, left=["guide"])
+
+
+def write_report(
+    root: Path,
+    command: str,
+    metrics: Mapping[str, float],
+    measured: Measured,
+    steps: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+) -> None:
+    """Write `report.html` into the run directory.
+
+    Args:
+        root: the run directory.
+        command: as it was typed.
+        metrics: the contents of `metrics.json`.
+        measured: the images.
+        steps: what each finished step reported.
+        device: of the run.
 
     Raises:
         AlitokError: jinja2 or matplotlib is missing.
     """
-    write_page(
-        path,
-        "report.html",
-        report=report,
-        reconstructions=reconstruction_sheets(report.reconstructions),
-        samples=[(entry.name, sample_sheet(entry)) for entry in report.samples],
-        neighbours=neighbour_sheets(report.neighbours) if report.neighbours is not None else [],
-        panels=panels(report.curves),
+    logs = {stage: read_metrics(root / stage / "metrics.jsonl") for stage in ("stage1", "stage2", "generator")}
+    names = measured.class_names
+    samples = {
+        names[number]: measured.samples[measured.labels == number][:_SAMPLES_SHOWN]
+        for number in range(0, len(names), math.ceil(len(names) / _CLASSES_SHOWN))
+    }
+    rebuilt = {"stage 1": measured.stage1, "stage 2": measured.stage2}
+    report = Report(
+        title=f"alitok: {root.name}",
+        summary="An image tokenizer, a generator over its codes, and images generated with both. The originals of all "
+        "reconstructions are validation images, which no training step used.",
+        command=command,
+        sections=(
+            Section("Metrics", (_metrics_table(metrics),)),
+            Section("Reconstructions", (reconstructions(measured.originals, rebuilt),)),
+            samples_by_class(samples),
+            nearest_neighbours(measured.shown_samples, measured.nearest, measured.nearest_distances),
+            Section("Curves", (Curves(_curves(logs)),)),
+            Section("Training", (_trainings({name: steps[name] for name in logs}),)),
+            Section("Configuration", (Code((root / "run.toml").read_text(encoding="utf-8"), folded="run.toml"),)),
+            Section("Environment", (Facts(environment(device)),)),
+        ),
+    )
+    write_html(root / "report.html", report)
+
+
+def _metrics_table(metrics: Mapping[str, float]) -> Table:
+    rows = []
+    for name, value in metrics.items():
+        metric = METRICS.get(name, Metric(name, "", ""))
+        meaning = "; ".join(filter(None, (metric.meaning, metric.guide)))
+        rows.append(Row(metric.label, (_shown(name, value),), key=name, meaning=meaning))
+    return Table(("value",), tuple(rows))
+
+
+def _trainings(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for name, report in reports.items():
+        per_step = report["step_seconds"] / report["steps"]
+        cells = (
+            f"{report['steps']:,}",
+            duration(report["seconds"]),
+            f"{per_step:.3g}",
+            f"{report['batch_size'] / per_step:,.1f}",
+            f"{report['parameters']:,}",
+        )
+        rows.append(Row(name, cells))
+    return Table(("steps", "time", "seconds per step", "images per second", "parameters"), tuple(rows), "stage")
+
+
+def _curves(logs: Mapping[str, list[dict[str, Any]]]) -> tuple[Curve, ...]:
+    def line(stage: str, key: str) -> tuple[list[float], list[float]]:
+        points = [(record["step"], record[key]) for record in logs[stage] if key in record]
+        return [float(step) for step, _ in points], [math.nan if value is None else value for _, value in points]
+
+    tokenizer = {f"{stage} {term}": line(stage, term) for stage in ("stage1", "stage2") for term in ("loss", "mse")}
+    decibels = {stage: line(stage, "val_psnr") for stage in ("stage1", "stage2")}
+    accuracy = {"train": line("generator", "accuracy"), "val": line("generator", "val_accuracy")}
+    loss = {"train": line("generator", "loss"), "val": line("generator", "val_loss")}
+    return (
+        Curve("Tokenizer: loss", "step", "loss", tokenizer, log_y=True),
+        Curve("Tokenizer: validation PSNR", "step", "dB", decibels),
+        Curve("Generator: loss", "step", "nats per code", loss),
+        Curve("Generator: accuracy", "step", "top-1 token accuracy", accuracy),
     )

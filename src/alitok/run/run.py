@@ -1,15 +1,14 @@
-"""A run's steps from the images to the finished pair, each resumable, each reading what it needs from the directory.
+"""A run's steps from images to the finished pipeline, each resumable, each reading its inputs from the directory.
 
-Enters: a recipe, the images, the processes, and the directory of the run. Leaves, in it:
-
-    features/             where a phase has `losses.local`: the feature network learnt from the images
+    features/             where a phase has `losses.local`: the feature network trained on the images
     stage1/ stage2/ generator/
-                          one run each: metrics.jsonl, images/, curves/, checkpoints/, tensorboard/
+                          of each training: metrics.jsonl, images/, curves/, checkpoints/, tensorboard/
     stage1/tokenizer/     the tokenizer after stage 1
-    codes/train/ codes/val/   the images as codes
-    model/                the finished pair, for `alitok.Pipeline.from_pretrained`
+    codes/train/ codes/val/
+                          the images as codes
+    model/                the finished pipeline, for `alitok.Pipeline.from_pretrained`
 
-All processes call the same steps; the first one writes the files.
+All ranks call the same steps; rank 0 writes the files.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from alitok.data.split import Splits
 from alitok.generator import Generator
 from alitok.losses.local_features import LocalFeatures
 from alitok.recipes.presets import Recipe
-from alitok.run.encode_shards import Origin, encode_store
-from alitok.run.originals import tell_left_out, verify
+from alitok.run.encode import Origin, encode_store
+from alitok.run.images import report_left_out, verify_images
+from alitok.run.rundir import RUN_FILE, RunDir
 from alitok.run.steps import STEPS, TRAININGS
 from alitok.run.tasks import Training, Trainings
-from alitok.run.workspace import Workspace
 from alitok.sampling.pipeline import Pipeline
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
@@ -51,20 +50,20 @@ class Run:
 
     Args:
         recipe: all that is trained, and how.
-        splits: the images as they were found.
+        splits: the images as found.
         world: the processes.
-        workspace: the run's directory.
-        seed: of everything that is drawn at random.
+        directory: of the run.
+        seed: of all random numbers.
     """
 
-    def __init__(self, recipe: Recipe, splits: Splits, world: World, workspace: Workspace, seed: int) -> None:
-        self.recipe, self.splits, self.world, self.workspace, self.seed = recipe, splits, world, workspace, seed
-        self.root = workspace.root
+    def __init__(self, recipe: Recipe, splits: Splits, world: World, directory: RunDir, seed: int) -> None:
+        self.recipe, self.splits, self.world, self.directory, self.seed = recipe, splits, world, directory, seed
+        self.root = directory.root
         self._left_out: list[Broken] = []
 
     @property
     def trainings(self) -> Trainings:
-        """The trainings on the images that can be used, once `check` has been done."""
+        """The trainings, after `check` on the images that can be used."""
         return Trainings(self.recipe, self.splits, self.world, self.root, self.seed)
 
     def step(self, name: str) -> dict[str, Any] | None:
@@ -82,24 +81,24 @@ class Run:
         title = step.title
         if name in TRAININGS:
             title = f"{title}, {sum(phase.steps for phase in getattr(self.recipe, name).phases)} steps"
-        done = self.workspace.step(name, title, work, step.wanted)
+        done = self.directory.step(name, title, work, step.required)
         if name == "check":
             self._left_out = [Broken(*found) for found in done["broken"]]
-            tell_left_out(self._left_out, self.workspace.console)
+            report_left_out(self._left_out, self.directory.console)
             self.splits = self.splits.without({key for key, _ in self._left_out})
         return done
 
     def check(self) -> dict[str, Any]:
-        """Decode every image once, so that broken ones are known now and not hours later.
+        """Decode every image once, so that broken ones are found now and not hours later.
 
         Raises:
             AlitokError: too many are broken.
         """
-        broken = verify(self.splits, "all", self.world, self.workspace.console)
+        broken = verify_images(self.splits, "all", self.world, self.directory.console)
         return {"train": len(self.splits.train), "val": len(self.splits.val), "broken": broken}
 
     def features(self) -> dict[str, Any]:
-        """Train the feature network on classes and quarter turns."""
+        """Train the feature network to classify images and quarter turns."""
         training = self.trainings.features()
         network = training.model
         assert isinstance(network, LocalFeatures)
@@ -124,7 +123,7 @@ class Run:
         return report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
 
     def encode(self) -> dict[str, Any]:
-        """Write the codes of all images: every view for training, the fixed one of validation images."""
+        """Write the codes of all images: every crop for training, the fixed one of validation images."""
         place = self.root / "stage1" / "tokenizer"
         tokenizer = Tokenizer.from_pretrained(place).to(self.world.device)
         sources: dict[str, tuple[ImageSource, CropRecipe]] = {
@@ -133,7 +132,7 @@ class Run:
         }
         for name, (source, crops) in sources.items():
             store = self.root / "codes" / name
-            with progress_bar(self.workspace.console, f"{source.name} to codes", len(source)) as bar:
+            with progress_bar(self.directory.console, f"{source.name} to codes", len(source)) as bar:
                 encoded = encode_store(
                     tokenizer,
                     source,
@@ -148,14 +147,13 @@ class Run:
                 )
             if not encoded.whole:
                 raise AlitokError(
-                    f"{store} lacks shards that other processes made; if they share this disk, it is slow to show "
-                    "them: start the same command again."
+                    f"{store} lacks shards that other ranks wrote; if they share this disk, run the same command again."
                 )
         return {"images": len(self.splits)}
 
     def generator(self) -> dict[str, Any]:
-        """Train the generator on stored codes; its samples along the way are drawn by the last decoder there is."""
-        training = self.trainings.generator(self.tokenizer())
+        """Train the generator on stored codes; preview samples use the latest finished decoder."""
+        training = self.trainings.generator(self.load_tokenizer())
         generator = training.model
         assert isinstance(generator, Generator)
         trained = self._train(training)
@@ -163,33 +161,33 @@ class Run:
         self._finish("generator", lambda path: _loaded(empty, trained.weights).save_pretrained(path))
         return report(trained, generator)
 
-    def pair(self) -> dict[str, Any]:
-        """Write how both models are sampled, beside them: as `run.toml` says now.
+    def pipeline(self) -> dict[str, Any]:
+        """Write the sampling settings beside both models, as `run.toml` has them now.
 
-        The halves may be trained side by side, and a generator of another size begun after this process read it.
+        Both may be trained at the same time, and a generator of another size begun after this process read it.
         """
 
         def write() -> None:
-            place = self.root / "run.toml"
+            place = self.root / RUN_FILE
             sampling = from_dict(Recipe, read_toml(place)["recipe"], str(place)).sampling
-            Pipeline(self.tokenizer(), self._finished_generator(), sampling).save_head(self.root / "model")
+            Pipeline(self.load_tokenizer(), self._finished_generator(), sampling).save_head(self.root / "model")
 
         self.world.on_rank0(write)
         return {}
 
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the last stage that is finished, on the device."""
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the latest finished stage, on the device."""
         return Tokenizer.from_pretrained(self.trainings.tokenizer_path).to(self.world.device)
 
-    def pipeline(self) -> Pipeline:
-        """The finished pair, on the device, sampled as the recipe says."""
-        return Pipeline(self.tokenizer(), self._finished_generator(), self.recipe.sampling)
+    def load_pipeline(self) -> Pipeline:
+        """The finished pipeline, on the device, with the recipe's sampling settings."""
+        return Pipeline(self.load_tokenizer(), self._finished_generator(), self.recipe.sampling)
 
     def _finished_generator(self) -> Generator:
         return Generator.from_pretrained(self.root / "model" / "generator").to(self.world.device)
 
     def _finish(self, name: str, write: Callable[[Path], None]) -> None:
-        """Write the finished model of a step, on the first process; what is left of one without a head makes room."""
+        """Write the finished model of a step, on rank 0; remains of one without a config file are replaced."""
         path, known = self.root / STEPS[name].products[0], {*STEPS[name].parts, "README.md"}
 
         def replace() -> None:
@@ -207,7 +205,7 @@ class Run:
             self.root / training.task.name,
             world=self.world,
             seed=self.seed,
-            console=self.workspace.console,
+            console=self.directory.console,
             engine=self.recipe.engine,
         )
 
@@ -217,7 +215,7 @@ def _advance(bar: Bar, done: int, total: int) -> None:
 
 
 def needs_features(recipe: Recipe) -> bool:
-    """Whether some phase compares images in features learnt from them."""
+    """Whether some phase has a perceptual loss in features trained on the images."""
     return any("local" in training.networks() for training in (recipe.stage1, recipe.stage2))
 
 
@@ -225,13 +223,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def _loaded(model: Model, weights: Tensors) -> Model:
-    """A new model with finished weights: the trained one may be spread over processes."""
+    """A new model with finished weights: the trained one may be sharded across ranks."""
     model.load_state_dict(weights)
     return model.eval()
 
 
 def report(trained: Trained, module: nn.Module) -> dict[str, Any]:
-    """What a finished training is remembered by."""
+    """What a training step reports."""
     return {
         "earlier_seconds": trained.earlier_seconds,
         "step_seconds": trained.step_seconds,
@@ -242,5 +240,5 @@ def report(trained: Trained, module: nn.Module) -> dict[str, Any]:
 
 
 def settings(recipe: Recipe, splits: Splits, seed: int) -> dict[str, Any]:
-    """What a run was asked for, for `run.toml`; all but the recipe's `engine` decides its results."""
+    """The settings of a run, for `run.toml`; everything but the recipe's `engine` decides its results."""
     return {"data": splits.name, "contents": splits.contents, "seed": seed, "recipe": to_dict(recipe)}

@@ -1,7 +1,4 @@
-"""The steps of a whole run: what each one makes, what it needs, and which settings decide its results.
-
-Enters: the key paths of `run.toml` that have changed. Leaves: the steps whose results no longer fit.
-"""
+"""The steps of a run: what each one makes, what it needs, and which settings decide its results."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class Step:
     outputs: tuple[str, ...] = ()
 
     @property
-    def wanted(self) -> tuple[str, ...]:
+    def required(self) -> tuple[str, ...]:
         """All paths without which the step must be done again."""
         return (*self.products, *(f"{self.products[0]}/{part}" for part in self.parts))
 
@@ -46,7 +43,7 @@ _CODES = ("image_size", "patch_size", "prefix", "codebook_size", "code_width", "
 STEPS = {
     "check": Step("Checking the images", settings=("data", "contents", "seed", "recipe.tokenizer.image_size")),
     "features": Step(
-        "Features learnt from the images",
+        "Feature network",
         needs=("check",),
         settings=("recipe.features",),
         products=("features/network",),
@@ -84,8 +81,8 @@ STEPS = {
         parts=_parts("generator"),
         outputs=("generator", "model/generator"),
     ),
-    "pair": Step(
-        "Both models together",
+    "pipeline": Step(
+        "Pipeline of both models",
         needs=("stage2", "generator"),
         settings=("recipe.sampling",),
         products=("model/pipeline.json", "model/README.md"),
@@ -93,13 +90,13 @@ STEPS = {
     ),
     "sample": Step(
         "Samples",
-        needs=("pair",),
+        needs=("pipeline",),
         settings=("recipe.samples_per_class",),
         products=("samples/samples.npz", "samples/samples.png"),
         outputs=("samples",),
     ),
     "measure": Step(
-        "Numbers and report",
+        "Metrics and report",
         needs=("sample",),
         products=("metrics.json", "report.html"),
         outputs=("metrics.json", "report.html"),
@@ -108,8 +105,8 @@ STEPS = {
 
 TRAININGS = ("features", "stage1", "stage2", "generator")
 
-# How often something is written or looked at changes no weight.
-_HARMLESS = re.compile(
+# How often something is saved or evaluated changes no weight.
+_IGNORED = re.compile(
     r"recipe\.\w+\.(loop\.(log_every|evaluate_every|checkpoint_every|keep|max_skips|max_restores)"
     r"|usage_alarm|predictability(\..*)?)"
 )
@@ -117,7 +114,7 @@ _HARMLESS = re.compile(
 
 def stale(changed: Iterable[str]) -> list[str]:
     """The steps whose results another value of these settings would have changed, in order."""
-    deciding = [path for path in changed if not _HARMLESS.fullmatch(path)]
+    deciding = [path for path in changed if not _IGNORED.fullmatch(path)]
     found: list[str] = []
     for name, step in STEPS.items():
         by_itself = any(_within(path, setting) for path in deciding for setting in step.settings)

@@ -1,7 +1,6 @@
-"""Stored codes as the beginning of a run: a generator is trained on them without the images they were made of.
+"""Code stores as the start of a run: a generator is trained on them without the images, and a preflight checks them.
 
-Enters: two finished stores, for training and held out, and the tokenizer that made them. Leaves: splits that know how
-many images there are and of which classes, and a run's directory that looks as if it had encoded them itself.
+Shapes: N images of a store, C crops of each, B images compared, T codes of a sequence.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -19,32 +18,45 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import remove
 from alitok.data.codes import CodeStore
 from alitok.data.crops import CropRecipe
+from alitok.data.sources.decoded import crops_per_image
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
 from alitok.data.survey import Preview
+from alitok.metrics.reconstruction import psnr
+from alitok.run.findings import Findings, by_class, rows_by_class
+from alitok.run.run import Run
 from alitok.tokenizer import Tokenizer
 
 _BATCH = 32
 _HOW = "alitok encode --split train, and --split val, makes them"
 
 
+_COMPARED = 32  # images of a store, evenly spaced
+_SHOWN, _ROW = 16, 8
+_SAME_CODES = 0.98  # in batches of another size, a few features round to another of two near codes
+_LOST = 0.1  # dB between images decoded from stored and from new codes
+# Of the MSE of the mean image. Finished tokenizers of the photos recipe had 0.15 with the MSE alone and
+# 0.6 with local features, a small one that was barely trained 0.75; an untrained one has more than 1.
+DECODED = 0.9
+
+
 @dataclass(frozen=True)
 class Stores:
-    """Codes to train on, codes to look at, and what made both."""
+    """Codes of the training and the validation set, and what encoded both."""
 
     train: CodeStore
     val: CodeStore
     tokenizer: Tokenizer
 
     def splits(self) -> Splits:
-        """The images that the codes stand for, as splits of which nothing can be read."""
+        """The images of the codes, as splits that cannot be read."""
         heads = self.train.head, self.val.head
         contents = " ".join(f"{head.contents}/{head.recipe}/{head.listing}/{head.tokenizer}" for head in heads)
         parts = [_Absent(f"{store.path} ", store.classes, store.image_labels) for store in (self.train, self.val)]
         return Splits(parts[0], parts[1], heads[0].source or str(self.train.path), contents)
 
-    def look(self) -> Preview:
-        """What decides the size of a generator that is cut to the images."""
+    def preview(self) -> Preview:
+        """Size and number of the images, to which the small recipes are fitted."""
         return Preview(self.tokenizer.config.image_size, self.train.images)
 
     def settings(self) -> dict[str, Any]:
@@ -70,14 +82,14 @@ def open_stores(train: Path, val: Path | None, tokenizer: Path | None) -> Stores
 
     Args:
         train: the store to train on.
-        val: the store to look at.
-        tokenizer: a saved tokenizer or pair; None takes the one that the store names.
+        val: the store of the validation set.
+        tokenizer: a saved tokenizer or pipeline; None takes the path in the store.
 
     Raises:
         AlitokError: one is missing, unfinished or damaged, or they do not belong together.
     """
     if val is None:
-        raise AlitokError(f"--codes needs --val-codes, codes of images that are not trained on; {_HOW}.")
+        raise AlitokError(f"--codes needs --val-codes, codes of the validation set; {_HOW}.")
     store = CodeStore(train)
     model = tokenizer_of(store, tokenizer)
     other = CodeStore(val, store.tokenizer)
@@ -90,7 +102,7 @@ def open_stores(train: Path, val: Path | None, tokenizer: Path | None) -> Stores
 
 @dataclass(eq=False)
 class _Absent:
-    """Images that are known by their codes alone."""
+    """Images known by their codes alone."""
 
     name: str
     classes: tuple[str, ...]
@@ -103,13 +115,13 @@ class _Absent:
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        self._refuse()
+        self._reject()
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        self._refuse()
+        self._reject()
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        self._refuse()
+        self._reject()
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
         return []
@@ -117,8 +129,8 @@ class _Absent:
     def without(self, keys: Collection[str]) -> _Absent:
         return self
 
-    def _refuse(self) -> NoReturn:
-        raise AlitokError(f"{self.name}holds codes and no images; this needs a run on the images themselves.")
+    def _reject(self) -> NoReturn:
+        raise AlitokError(f"{self.name}holds codes, not images; this needs a run on the images.")
 
 
 def decode_rows(codes: CodeStore, rows: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
@@ -133,25 +145,143 @@ def decode_rows(codes: CodeStore, rows: np.ndarray, tokenizer: Tokenizer) -> np.
 
 
 def tokenizer_of(codes: CodeStore, given: Path | None = None) -> Tokenizer:
-    """The tokenizer that made a store's codes; without one given, that which the store names.
+    """The tokenizer that encoded a store; None takes the path in the store.
 
     Raises:
-        AlitokError: it is gone, or another one.
+        AlitokError: it is missing, or another one.
     """
     place = given or codes.head.tokenizer_path
     if not place:
-        raise AlitokError(f"{codes.path} does not say where its tokenizer is; name it with --tokenizer.")
+        raise AlitokError(f"{codes.path} does not name its tokenizer; give it with --tokenizer.")
     try:
         found = Tokenizer.from_pretrained(place)
     except AlitokError as error:
         if given is not None:
             raise
-        raise AlitokError(
-            f"The tokenizer of {codes.path} is not where it was ({error}) Name it with --tokenizer."
-        ) from None
+        raise AlitokError(f"The tokenizer of {codes.path} is missing ({error}) Give it with --tokenizer.") from None
     if found.codes_fingerprint() != codes.tokenizer:
         raise AlitokError(
-            f"The tokenizer at {place} is not the one that made the codes in {codes.path}; "
-            "name that one with --tokenizer, or encode the images again."
+            f"The tokenizer at {place} is not the one that encoded {codes.path}; "
+            "give that one with --tokenizer, or encode the images again."
         )
     return found
+
+
+def check_codes(run: Run, findings: Findings, *, images: bool) -> None:
+    """Check the stores that a generator is about to be trained on, on one rank.
+
+    Args:
+        run: its codes are stored.
+        findings: records what is found.
+        images: whether the run has the images of the codes.
+    """
+    tokenizer = run.load_tokenizer().eval()
+    for name in ("train", "val"):
+        try:
+            store = run.trainings.codes(name)
+        except AlitokError as error:
+            findings.check(f"{name}: store", "unusable", "usable", False, str(error))
+            return
+        if _classes_agree(run, store, name, findings) and images:
+            _check_store(run, store, name, tokenizer, findings)
+    if not findings.faults:
+        store = run.trainings.codes("train")
+        chosen = rows_by_class(store.image_labels, len(store.classes))
+        decoded = decode_rows(store, chosen * store.crops, tokenizer)
+        findings.sheet("classes", by_class(decoded, store.image_labels[chosen], store.classes))
+
+
+def _classes_agree(run: Run, store: CodeStore, name: str, findings: Findings) -> bool:
+    generator = run.trainings.new_generator()
+    source = run.splits.train.classes
+    agree = store.classes == source == generator.class_names and generator.config.classes == len(source)
+    return findings.check(
+        f"{name}: classes of images, codes and generator",
+        [len(source), len(store.classes), generator.config.classes],
+        "the same names in the same order",
+        agree,
+        f"the classes of the codes in {store.path} are not those of the images; {_advice(store)}",
+    )
+
+
+def _check_store(
+    run: Run, store: CodeStore, name: Literal["train", "val"], tokenizer: Tokenizer, findings: Findings
+) -> None:
+    source = getattr(run.splits, name)
+    recipe = run.recipe.crops if name == "train" else "centre"
+    wanted = len(source), crops_per_image(source, recipe)
+    sized = findings.check(
+        f"{name}: images, views of each",
+        [store.images, store.crops],
+        f"{list(wanted)}, as in the source",
+        (store.images, store.crops) == wanted,
+        f"{store.path} holds {store.images:,} images with {store.crops} views each, the source has {wanted[0]:,} "
+        f"with {wanted[1]}; {_advice(store)}",
+    )
+    if not sized:
+        return
+    wrong = int((store.labels != np.repeat(source.labels, store.crops)).sum())
+    findings.check(
+        f"{name}: rows whose label is not that of their image",
+        wrong,
+        "0",
+        wrong == 0,
+        f"{wrong:,} of {len(store):,} labels in {store.path} are not those of their images; {_advice(store)}",
+    )
+    compared = np.unique(np.linspace(0, store.images - 1, _COMPARED).astype(int))
+    crops = np.arange(len(compared)) % store.crops  # of each another view
+    views = np.stack([source.views(row, recipe)[crop] for row, crop in zip(compared.tolist(), crops, strict=True)])
+    _compare(store, compared * store.crops + crops, views, name, tokenizer, findings)
+
+
+@torch.inference_mode()
+def _compare(
+    store: CodeStore, rows: np.ndarray, views: np.ndarray, name: str, tokenizer: Tokenizer, findings: Findings
+) -> None:
+    """Images (B, 3, h, h) uint8 with the stored rows (B,) that should be theirs."""
+    device = tokenizer.quantizer.codebook.device
+    images = pixels.to_float(torch.from_numpy(views)).to(device)
+    stored = torch.from_numpy(store.codes(rows).astype(np.int64)).to(device)
+    fresh = tokenizer.encode(images)
+    same = (fresh == stored).float().mean().item()
+    ours, theirs = (tokenizer.decode(codes) for codes in (stored, fresh))
+    shown = pixels.to_uint8(ours).cpu().numpy()
+    findings.sheet(
+        f"codes-{name}",
+        [
+            row
+            for first in range(0, min(_SHOWN, len(views)), _ROW)
+            for row in (
+                ("images", views[first : first + _ROW]),
+                ("from stored codes", shown[first : first + _ROW]),
+            )
+        ],
+    )
+    other = (
+        f"the codes in {store.path} are not those of their images (only {same:.1%} are the same): "
+        f"the images, their order, their crops or the tokenizer differ; {_advice(store)}"
+    )
+    findings.check(f"{name}: same codes", same, f"at least {_SAME_CODES}", same >= _SAME_CODES, other)
+    decibels = psnr(images, ours).mean().item(), psnr(images, theirs).mean().item()
+    findings.record(f"{name}: PSNR of images encoded and decoded now", decibels[1])
+    bound = f"at most {_LOST} below that of images encoded and decoded now"
+    findings.check(f"{name}: PSNR of decoded codes", decibels[0], bound, decibels[0] >= decibels[1] - _LOST, other)
+    ratio = relative_mse(images, theirs)
+    findings.check(
+        f"{name}: MSE of decoding, over that of the mean image",
+        ratio,
+        f"at most {DECODED}",
+        ratio <= DECODED,
+        f"the tokenizer does not reconstruct from its own codes: its MSE is {ratio:.2f} times that of the mean image. "
+        "Train the tokenizer's stages again, in another directory.",
+    )
+
+
+def relative_mse(images: torch.Tensor, decoded: torch.Tensor) -> float:
+    """MSE of decoded images (B, 3, h, h), over that of the mean image."""
+    spread = (images - images.mean(0)).square().mean()
+    return ((decoded - images).square().mean() / spread.clamp(min=1e-12)).item()
+
+
+def _advice(store: CodeStore) -> str:
+    return f"delete {store.path.parent} and run the same command, which encodes the images again."

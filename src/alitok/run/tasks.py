@@ -1,7 +1,4 @@
-"""The trainings of a run as tasks of the loop, made from its recipe, its images and what is in its directory.
-
-Enters: a recipe, the images, the processes and the run's directory. Leaves: a `Training` by name, ready for the loop.
-"""
+"""The trainings of a run as tasks of the loop, made from its recipe, its images and its directory."""
 
 from __future__ import annotations
 
@@ -37,13 +34,13 @@ from alitok.train.generator import GeneratorTask
 from alitok.train.task import Batch, LoopConfig, Task
 from alitok.train.tokenizer import TokenizerTask, TokenizerTraining
 
-_LOOK = 256  # validation images looked at during training
-_DRAW_BATCH = 256  # images drawn at a time
+_VAL_IMAGES = 256  # evaluated during training
+_SAMPLE_BATCH = 256  # images sampled at a time
 _PREVIEW_CLASSES, _PREVIEW_EACH = 10, 8
 
 
 class Training(NamedTuple):
-    """A task, how it is stepped, and the module that is its result."""
+    """A task, its loop, and the module that is trained."""
 
     task: Task
     loop: LoopConfig
@@ -52,7 +49,7 @@ class Training(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trainings:
-    """What all trainings of a run are made from."""
+    """What all trainings of a run share."""
 
     recipe: Recipe
     splits: Splits
@@ -61,11 +58,11 @@ class Trainings:
     seed: int
 
     def features(self) -> Training:
-        """The feature network that learns classes and quarter turns."""
+        """The feature network, trained to classify images and quarter turns."""
         seed_step(self.seed, "feature weights", 0)
         training = self.recipe.features
         network = self._new_features()
-        val = self._look(), self.splits.val.labels[self._spread()]
+        val = self._val_images(), self.splits.val.labels[self._spread()]
         return Training(FeaturesTask(network, training, self._images(training.loop), val), training.loop, network)
 
     def _new_features(self) -> LocalFeatures:
@@ -77,7 +74,7 @@ class Trainings:
 
         Args:
             stage: stage 2 starts from the finished stage 1.
-            rehearsal: take what earlier steps would have made as it is before any training.
+            rehearsal: untrained, in place of what earlier steps make.
         """
         purpose = {"stage1": "tokenizer weights", "stage2": "stage-2 weights"}[stage]
         seed_step(self.seed, purpose, 0)
@@ -94,7 +91,7 @@ class Trainings:
             stage,
             training,
             self._images(training.loop),
-            self._look(),
+            self._val_images(),
             networks=self._networks(training, rehearsal),
             predictability_images=self._probed(training),
             seed=self.seed,
@@ -122,22 +119,22 @@ class Trainings:
         """The generator on stored codes.
 
         Args:
-            tokenizer: draws the samples along the way; None leaves them out.
+            tokenizer: decodes the preview samples; None skips them.
         """
         store, val = self.codes("train"), self.codes("val")
         for codes in (store, val):
             self.world.on_rank0(codes.verify)
         generator = self.new_generator()
         training = self.recipe.generator
-        rows = np.array(spread(len(val), _LOOK))
-        look = torch.from_numpy(val.codes(rows).astype(np.int64)), torch.from_numpy(val.labels[rows])
+        rows = np.array(spread(len(val), _VAL_IMAGES))
+        val_batch = torch.from_numpy(val.codes(rows).astype(np.int64)), torch.from_numpy(val.labels[rows])
         part = self.world.rank, self.world.size
 
         def batches(start: int) -> Iterator[Batch]:
             return iter(CodeBatches(store, training.loop.batch_size, self.seed, start, part=part))
 
         preview = None if tokenizer is None else partial(self._preview, tokenizer)
-        return Training(GeneratorTask(generator, training, batches, look, preview), training.loop, generator)
+        return Training(GeneratorTask(generator, training, batches, val_batch, preview), training.loop, generator)
 
     def new_generator(self) -> Generator:
         """The generator before training."""
@@ -147,32 +144,32 @@ class Trainings:
 
     def _preview(self, tokenizer: Tokenizer, model: Generator) -> np.ndarray:
         shown = np.repeat(np.arange(len(self.splits.train.classes))[:_PREVIEW_CLASSES], _PREVIEW_EACH)
-        return pixels.grid(self.draw(model, tokenizer, shown), columns=_PREVIEW_EACH)
+        return pixels.grid(self.sample(model, tokenizer, shown), columns=_PREVIEW_EACH)
 
     def codes(self, name: Literal["train", "val"]) -> CodeStore:
-        """The stored codes, refused when another tokenizer made them."""
+        """The stored codes; an AlitokError if another tokenizer encoded them."""
         fingerprint = Tokenizer.from_pretrained(self.tokenizer_path).codes_fingerprint()
         return CodeStore(self.root / "codes" / name, fingerprint)
 
     @property
     def tokenizer_path(self) -> Path:
-        """Where the tokenizer of the last finished stage is."""
+        """Where the tokenizer of the latest finished stage is."""
         first, last = self.root / "stage1" / "tokenizer", self.root / "model" / "tokenizer"
         return last if last.exists() else first
 
-    def draw(self, generator: Generator, tokenizer: Tokenizer, labels: np.ndarray) -> np.ndarray:
+    def sample(self, generator: Generator, tokenizer: Tokenizer, labels: np.ndarray) -> np.ndarray:
         """Samples (N, 3, h, h) uint8 of the classes `labels` (N,)."""
         requests = (
             SampleRequest(label, self.seed, index, self.recipe.sampling) for index, label in enumerate(labels.tolist())
         )
-        drawn = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_DRAW_BATCH)
+        drawn = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_SAMPLE_BATCH)
         return np.concatenate(list(drawn))
 
     def _spread(self) -> range:
-        return spread(len(self.splits.val), _LOOK)
+        return spread(len(self.splits.val), _VAL_IMAGES)
 
-    def _look(self) -> np.ndarray:
-        """Evenly spread validation images (N, 3, h, h)."""
+    def _val_images(self) -> np.ndarray:
+        """Evenly spaced validation images (N, 3, h, h)."""
         return fixed_views(self.splits.val, self._spread())
 
     def _images(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
@@ -181,7 +178,7 @@ class Trainings:
 
 
 def spread(length: int, most: int) -> range:
-    """At most `most` numbers below `length`, evenly spread."""
+    """At most `most` numbers below `length`, evenly spaced."""
     return range(0, length, math.ceil(length / most))
 
 

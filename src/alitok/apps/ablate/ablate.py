@@ -31,6 +31,7 @@ from alitok.core.config import from_dict, override, to_dict
 from alitok.core.console import duration, reporter
 from alitok.core.distributed import join, launched
 from alitok.core.errors import AlitokError
+from alitok.core.files import file_name
 from alitok.core.jobdir import JobDir
 from alitok.core.system import cores, require_libraries, stoppable
 from alitok.data.codes import MAX_CODEBOOK
@@ -39,8 +40,8 @@ from alitok.data.survey import preview
 from alitok.recipes.ablation import ABLATION_PRESETS, AblationPreset
 from alitok.recipes.arms import ARMS, CURVE_ARMS
 from alitok.report.model import Report
-from alitok.run.classifier import judge_of
-from alitok.run.originals import file_name, open_images_of, verify
+from alitok.run.classifier import open_classifier
+from alitok.run.images import open_images, verify_images
 
 _OUTPUTS = ("cells", "ablation.json", "table.md", "plot.svg", "report.html")
 
@@ -61,7 +62,7 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
         console = Console()
         log = reporter(console)
         image_size = preset.image_size(preview(options.data, log=log).image_size)
-        splits = open_images_of(options.data, image_size, SPLIT_SEED, console)
+        splits = open_images(options.data, image_size, SPLIT_SEED, console)
         if len(np.unique(splits.train.labels)) < 2:
             raise AlitokError(f"{splits.name} has one class, but the classifier of the samples needs at least two.")
         cells = cells_of(options, preset)
@@ -81,9 +82,9 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
         )
         job.begin(settings, world)
         with job.lock(world):
-            broken = verify(splits, "all", world, console)
+            broken = verify_images(splits, "all", world, console)
             usable = splits.without({key for key, _ in broken})
-            judge_of(usable, world, console)  # once, before the cells load it
+            open_classifier(usable, world, console)  # once, before the cells load it
             shared = Shared(out / "cells", preset, image_size, tuple(broken))
             train_features(shared, usable, world, console)  # likewise
             progress = _Progress(options, out, shared, usable, parallel, cells, command, console)

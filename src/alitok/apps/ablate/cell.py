@@ -36,14 +36,12 @@ from alitok.metrics.set_distance import features_of
 from alitok.recipes.ablation import AblationPreset, cell_recipe
 from alitok.recipes.arms import ARMS, ArmName
 from alitok.recipes.presets import Recipe
-from alitok.run.classifier import judge_of
-from alitok.run.classifier_features import Judge
-from alitok.run.measure import usage_of
-from alitok.run.reconstruct import reconstruct
+from alitok.run.classifier import ClassifierFeatures, open_classifier
+from alitok.run.measure import reconstruct, usage_of
 from alitok.run.run import Run, needs_features, settings
-from alitok.run.steps import STEPS, marker, outputs
+from alitok.run.rundir import RunDir, finished_report
+from alitok.run.steps import STEPS, marker
 from alitok.run.tasks import spread
-from alitok.run.workspace import Workspace
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.codec import TokenizerCodec
 from alitok.tokenizer.model import Stage
@@ -167,11 +165,9 @@ def _run(
     directory: Path, recipe: Recipe, shared: Shared, splits: Splits, seed: int, world: World, console: Console
 ) -> Run:
     """A run in its directory; the images were checked once for all cells."""
-    workspace = Workspace(
-        directory, settings(recipe, splits, seed), outputs=outputs(), fresh=False, console=console, world=world
-    )
-    workspace.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})
-    return Run(recipe, splits, world, workspace, seed)
+    run_dir = RunDir(directory, settings(recipe, splits, seed), console=console, world=world)
+    run_dir.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})
+    return Run(recipe, splits, world, run_dir, seed)
 
 
 def _copy_steps(source: Path, directory: Path, *steps: str) -> None:
@@ -187,8 +183,8 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     """All numbers of a trained cell; also writes its preview."""
     stage: Stage = "stage2" if ARMS[cell.arm].stage2 else "stage1"
     device, splits = run.world.device, run.splits
-    judge = judge_of(splits, run.world, console)
-    tokenizer = run.tokenizer()
+    classifier = open_classifier(splits, run.world, console)
+    tokenizer = run.load_tokenizer()
     generator = Generator.from_pretrained(run.root / STEPS["generator"].products[0]).to(device)
     rows = np.array(spread(len(splits.val), _VAL_IMAGES))
     originals = fixed_views(splits.val, rows)
@@ -203,8 +199,9 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     prefix, correct = tokenizer.config.prefix_length, predicted.correct.double()
     bits, grid_bits = bits_per_image(predicted.nats.mean(0), prefix)
     usage = usage_of(tokenizer, train_codes)
-    sample_distance, sample_accuracy = _measure_samples(run, generator, tokenizer, judge)
-    seconds = {name: (run.workspace.done(name) or {}).get("seconds", 0.0) for name in ("stage1", "stage2", "generator")}
+    sample_distance, sample_accuracy = _measure_samples(run, generator, tokenizer, classifier)
+    reports = {name: finished_report(run.root, name) or {} for name in ("stage1", "stage2", "generator")}
+    seconds = {name: report.get("seconds", 0.0) for name, report in reports.items()}
     image_psnr = psnr(expected, reconstructed)
     influence = influence_of(
         TokenizerCodec(tokenizer),
@@ -224,7 +221,7 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         train_bits=float(_predict(generator, train_codes, train_rows).bits_per_image().mean()),
         psnr=float(image_psnr.mean()),
         ssim=float(ssim(expected, reconstructed).mean()),
-        feature_distance=_feature_distance(judge, originals, reconstructions, device),
+        feature_distance=_feature_distance(classifier, originals, reconstructions, device),
         codebook_use=usage.use,
         codebook_perplexity=usage.perplexity,
         sample_distance=sample_distance,
@@ -250,19 +247,25 @@ def _predict(generator: Generator, codes: CodeStore, rows: np.ndarray) -> CodePr
     return predict_codes(generator, wanted, torch.from_numpy(codes.labels[rows]), _BLOCK)
 
 
-def _feature_distance(judge: Judge, originals: np.ndarray, reconstructions: np.ndarray, device: torch.device) -> float:
+def _feature_distance(
+    classifier: ClassifierFeatures, originals: np.ndarray, reconstructions: np.ndarray, device: torch.device
+) -> float:
     """Squared distance between features of an image and its reconstruction, over that between two images."""
-    real, fake = (features_of(judge, some, device)["pool"].astype(np.float64) for some in (originals, reconstructions))
+    real, fake = (
+        features_of(classifier, some, device)["pool"].astype(np.float64) for some in (originals, reconstructions)
+    )
     apart = 2 * real.var(axis=0, ddof=1).sum()  # the mean over all pairs of images
     return float(np.square(real - fake).sum(1).mean() / apart)
 
 
-def _measure_samples(run: Run, generator: Generator, tokenizer: Tokenizer, judge: Judge) -> tuple[float, float]:
+def _measure_samples(
+    run: Run, generator: Generator, tokenizer: Tokenizer, classifier: ClassifierFeatures
+) -> tuple[float, float]:
     """Frechet distance between samples and training images, and the fraction of samples classified as their class."""
     splits, device = run.splits, run.world.device
     labels = np.repeat(np.arange(len(splits.train.classes)), run.recipe.samples_per_class)
-    samples = features_of(judge, run.trainings.draw(generator, tokenizer, labels), device)
-    real = features_of(judge, fixed_views(splits.train, spread(len(splits.train), _TRAIN_IMAGES)), device)
+    samples = features_of(classifier, run.trainings.sample(generator, tokenizer, labels), device)
+    real = features_of(classifier, fixed_views(splits.train, spread(len(splits.train), _TRAIN_IMAGES)), device)
     distance = frechet_distance(_gaussian(real["pool"]), _gaussian(samples["pool"]))
     return distance, float((samples["probabilities"].argmax(1) == labels).mean())
 

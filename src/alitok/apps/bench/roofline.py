@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from alitok.core.device import free_memory
-from alitok.run.measure import peak_memory
+from alitok.core.system import peak_memory
 from alitok.sampling.kernels import Kernels, Weight
 from alitok.sampling.settings import EnginePrecision
 

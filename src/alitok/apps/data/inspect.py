@@ -18,7 +18,8 @@ from rich.table import Table
 
 from alitok.core.console import Reporter, counted, progress_bar, reporter
 from alitok.core.errors import AlitokError
-from alitok.core.files import write_bytes, write_json
+from alitok.core.files import file_name, write_bytes, write_json
+from alitok.core.sheets import captioned_sheet
 from alitok.data.crops import VIEWS, centre_crop
 from alitok.data.decode import read_image, silence_pillow, too_small
 from alitok.data.sources.builtin import BUILTIN
@@ -27,7 +28,6 @@ from alitok.data.sources.images import Broken
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import MOST_BROKEN, Splits, check_broken, list_broken
 from alitok.data.survey import SIZES, Duplicates, Preview, Survey, duplicates, suggest_size, survey
-from alitok.run.originals import captioned_sheet, file_name
 from alitok.run.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
@@ -98,7 +98,7 @@ def run_inspect(
 
 def _recipe_size(source: str, look: Preview) -> int:
     """What `alitok fit` would choose on this machine."""
-    return named_recipe("auto", source, look=look).tokenizer.image_size
+    return named_recipe("auto", source, known=look).tokenizer.image_size
 
 
 def _small(found: Survey, size: int) -> list[Broken]:

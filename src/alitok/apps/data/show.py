@@ -14,8 +14,8 @@ from alitok.core import images as pixels
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
+from alitok.core.sheets import captioned_sheet
 from alitok.data.codes import CodeStore
-from alitok.run.originals import captioned_sheet
 from alitok.run.stores import decode_rows, tokenizer_of
 
 _COLUMNS = 8

@@ -35,8 +35,8 @@ from alitok.core.hub import is_hub_name
 from alitok.core.system import stoppable
 from alitok.data.split import Splits
 from alitok.metrics.set_distance import compare, gather
-from alitok.run.classifier_features import Judge
-from alitok.run.originals import open_images_of
+from alitok.run.classifier import ClassifierFeatures
+from alitok.run.images import open_images
 from alitok.sampling.job import SamplingJob, fitting_batch, load_pipeline
 from alitok.sampling.pipeline import Pipeline
 
@@ -127,7 +127,7 @@ def _splits(options: GenerationOptions, size: int, world: World, console: Consol
     if options.data is None:
         return None
     if options.features != "classifier" and options.reference is not None:
-        return open_images_of(options.data, size, options.data_seed, console)
+        return open_images(options.data, size, options.data_seed, console)
     split: SplitName = "all" if options.features == "classifier" else "train"
     return usable_images(options.data, size, options.data_seed, split, world, console)[0]
 
@@ -160,7 +160,7 @@ def _network_classes(work: Work, images: ImageSet) -> np.ndarray | None:
 
     Labels of finished samples without class names are the classifier's class numbers.
     """
-    if not isinstance(work.extractor, Judge):
+    if not isinstance(work.extractor, ClassifierFeatures):
         return None
     count = len(work.extractor.classes)
     if isinstance(images, StoredImages) and images.labels is not None and not images.classes:

@@ -24,6 +24,7 @@ from alitok.apps.evaluate.report import (
 )
 from alitok.apps.evaluate.samples import ImageSet, ModelImages
 from alitok.core.console import counted
+from alitok.core.device import environment
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.split import Splits
@@ -34,8 +35,7 @@ from alitok.recipes.models import IMAGENET_CLASSES
 from alitok.recipes.published import Generated, Published, applies, generation_table
 from alitok.report.images import nearest_neighbours, samples_by_class
 from alitok.report.model import Curve, Curves, Report, Section
-from alitok.run.classifier_features import Judge
-from alitok.run.summary import environment
+from alitok.run.classifier import ClassifierFeatures
 
 SHOWN = 48  # the first images of a job, saved for the report
 _NEIGHBOURS = 10
@@ -150,7 +150,7 @@ def _warnings(result: GenerationResult, work: Work) -> list[str]:
             f"The reference has {images:,} images, few for {features:,} features; this too makes the distance larger, "
             "which the interval does not include."
         )
-    if isinstance(work.extractor, Judge) and compared.accuracy is None:
+    if isinstance(work.extractor, ClassifierFeatures) and compared.accuracy is None:
         found.append("Accuracy skipped: the samples' classes are not those of the classifier.")
     if compared.manifold is None:
         why = "the reference has no features" if target.features is None else "there are too few samples"
@@ -167,7 +167,7 @@ def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
     if result.splits is not None:
         facts |= {"data": result.data, "data contents": result.splits.contents}
     facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
-    if isinstance(work.extractor, Judge):
+    if isinstance(work.extractor, ClassifierFeatures):
         facts["classifier val accuracy"] = work.extractor.val_accuracy
     return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
 

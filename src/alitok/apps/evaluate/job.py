@@ -29,7 +29,7 @@ from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor
 from alitok.metrics.inception import InceptionFeatures
 from alitok.metrics.set_distance import extract
-from alitok.run.classifier import judge_of
+from alitok.run.classifier import open_classifier
 
 _BESIDE = ("reference", "sweep")  # directories that may exist before the job itself has begun
 
@@ -99,7 +99,7 @@ def open_extractor(
             raise AlitokError("--features classifier trains on real images; give them with --data.")
         if weights is not None:
             raise AlitokError("--inception-weights goes with --features inception; leave one of them out.")
-        return judge_of(splits, world, console).to(world.device)
+        return open_classifier(splits, world, console).to(world.device)
 
     def fetch() -> None:
         InceptionFeatures.load(weights)

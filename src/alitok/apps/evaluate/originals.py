@@ -20,7 +20,7 @@ from alitok.data.decode import in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
-from alitok.run.originals import open_images_of, tell_left_out, verify
+from alitok.run.images import open_images, report_left_out, verify_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def usable_images(
     Raises:
         AlitokError: the data cannot be used, or too many images are broken.
     """
-    splits = open_images_of(data, size, seed, console)
-    broken = verify(splits, split, world, console)
-    tell_left_out(broken, console)
+    splits = open_images(data, size, seed, console)
+    broken = verify_images(splits, split, world, console)
+    report_left_out(broken, console)
     return splits.without({key for key, _ in broken}), broken

@@ -49,7 +49,7 @@ from alitok.losses.perceptual import (
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.reconstruction import SSIM_WINDOW
 from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, gather
-from alitok.run.classifier_features import Judge
+from alitok.run.classifier import ClassifierFeatures
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
@@ -199,7 +199,7 @@ def _conclude(
     sets, is negative.
     """
     work, world, originals = job.work, job.work.world, job.originals
-    network_classes = np.arange(len(originals.classes)) if isinstance(work.extractor, Judge) else None
+    network_classes = np.arange(len(originals.classes)) if isinstance(work.extractor, ClassifierFeatures) else None
     found = gather(files, world, prefix=ORIGINAL, max_features=0, network_classes=network_classes)
     target = target_of(found) if reference is None else reference.target._replace(features=None)
     compared: dict[Stage, Comparison] = {}

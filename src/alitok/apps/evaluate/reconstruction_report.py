@@ -24,6 +24,7 @@ from alitok.apps.evaluate.report import (
     published_section,
     write_evaluation,
 )
+from alitok.core.device import environment
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
@@ -33,8 +34,7 @@ from alitok.metrics.set_distance import Comparison
 from alitok.recipes.published import Published, applies, reconstruction_table
 from alitok.report.images import error_map, error_scale
 from alitok.report.model import Images, ImageSheet, Report, Section
-from alitok.run.classifier_features import Judge
-from alitok.run.summary import environment
+from alitok.run.classifier import ClassifierFeatures
 from alitok.tokenizer.model import Stage
 
 _CHOSEN, _RANKED = 12, 8  # images shown: chosen by the seed; the worst, and as many of the best
@@ -240,7 +240,7 @@ def _protocol(job: ReconstructionJob, settings: Mapping[str, Any]) -> dict[str, 
         "feature weights": extractor.weights,
         "LPIPS weights": settings["LPIPS"],
     }
-    if isinstance(extractor, Judge):
+    if isinstance(extractor, ClassifierFeatures):
         facts["classifier val accuracy"] = extractor.val_accuracy
     facts |= {"batch size": options.batch_size, "processes": job.work.world.size, "command": job.command}
     return {**facts, **environment(job.work.world.device)}

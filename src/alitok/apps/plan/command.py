@@ -21,7 +21,8 @@ from alitok.core.errors import AlitokError
 from alitok.data.sources.builtin import BUILTIN
 from alitok.recipes.fitted import FITTED, fitted
 from alitok.recipes.presets import IMAGENET_IMAGES, RECIPE_CLASSES, RECIPES, STAGES, Recipe, StageName
-from alitok.run.resolve import PerceptualName, altered
+from alitok.run.options import PerceptualName
+from alitok.run.resolve import altered
 
 _BUILT_IN = {"digits": 1438, "photos": 1792}  # training images
 _IMAGENET_KB = 110.0  # of an image

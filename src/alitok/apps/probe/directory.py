@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from alitok.apps.probe.options import ProbeOptions
+from alitok.core.files import file_name
 from alitok.core.jobdir import JobDir, differences
-from alitok.run.originals import file_name
 
 _PARTS = ("tokenizer", "generator", "model")  # folders of every run, whose names identify nothing
 _OUTPUTS = ("maps.npz", "influence.png", "reach.png", "report.html")

@@ -30,7 +30,7 @@ from alitok.apps.probe.result import CodePredictions, ProbeResult
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
 from alitok.core.console import progress_bar
-from alitok.core.device import choose_device
+from alitok.core.device import choose_device, environment
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
@@ -43,8 +43,7 @@ from alitok.metrics.codec import check_codec
 from alitok.metrics.influence import Influence, influence_of
 from alitok.metrics.mutual import MutualInformation, mutual_information
 from alitok.metrics.reach import Reach, reach_of
-from alitok.run.originals import open_images_of, tell_left_out
-from alitok.run.summary import environment
+from alitok.run.images import open_images, report_left_out
 from alitok.train.next_code import predict_codes
 from alitok.train.predictability import PredictabilityConfig, measure_predictability
 
@@ -100,13 +99,13 @@ def run_probe(
     console, device = Console(), choose_device(options.device)
     opened = open_tokenizer(options.tokenizer, image_size=options.image_size, grid=options.grid, device=device)
     with stoppable(), opened as tokenizer:
-        splits = open_images_of(options.data, tokenizer.image_size, options.seed, console)
+        splits = open_images(options.data, tokenizer.image_size, options.seed, console)
         tried = to_float(first_images(splits.val, options.seed, _TRIED))
         grid, prefix = check_codec(tokenizer.codec, tried, grid=tokenizer.grid)
         session = _Session(options, training, tokenizer, splits, grid, prefix, console, device, {})
         generator = _open_generator(session)
         val, train = _encode(session, "validation"), _encode(session, "training")
-        tell_left_out([*val.broken, *train.broken], console)
+        report_left_out([*val.broken, *train.broken], console)
         influence, reach = _influence(session, val), _reach(session, val)
         predictions = _predict(session, generator, train, val)
         mutual = _mutual(session, train, val)

@@ -16,9 +16,9 @@ from alitok.core import images as pixels
 from alitok.core.console import counted, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
+from alitok.core.sheets import captioned_sheet
 from alitok.data.crops import centre_crop, to_array
 from alitok.data.decode import decode, reason
-from alitok.run.originals import captioned_sheet
 from alitok.sampling.pipeline import Pipeline
 
 _COLUMNS = 8

@@ -8,17 +8,15 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.run.workspace import Workspace, finished_report
+from alitok.run.rundir import RunDir, finished_report
 
 ALONE = World(torch.device("cpu"))
 
 
-def workspace(root, fresh=False, on_change=None, **settings):
+def run_dir(root, fresh=False, on_change=None, **settings):
     console = Console(file=io.StringIO(), width=200)
     all_settings = {"data": "digits", "recipe": {"steps": 3}, **settings}
-    return Workspace(
-        root, all_settings, outputs=["model"], fresh=fresh, console=console, world=ALONE, on_change=on_change
-    )
+    return RunDir(root, all_settings, fresh=fresh, console=console, world=ALONE, on_change=on_change)
 
 
 def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
@@ -28,8 +26,8 @@ def test_a_step_is_done_once_and_its_report_is_kept(tmp_path):
         calls.append(1)
         return {"images": 5}
 
-    first = workspace(tmp_path / "run").step("encode", "Encoding", work)
-    again = workspace(tmp_path / "run").step("encode", "Encoding", work)
+    first = run_dir(tmp_path / "run").step("encode", "Encoding", work)
+    again = run_dir(tmp_path / "run").step("encode", "Encoding", work)
     assert len(calls) == 1
     assert first == again
     assert (first["images"], first["seconds"] >= 0) == (5, True)
@@ -39,10 +37,10 @@ def test_a_step_that_fails_is_not_marked(tmp_path):
     def fail():
         raise RuntimeError("no")
 
-    place = workspace(tmp_path / "run")
+    place = run_dir(tmp_path / "run")
     with pytest.raises(RuntimeError):
         place.step("encode", "Encoding", fail)
-    assert place.done("encode") is None
+    assert place.finished("encode") is None
 
 
 def test_a_step_is_done_again_when_its_product_is_gone_or_its_marker_damaged(tmp_path):
@@ -54,55 +52,39 @@ def test_a_step_is_done_again_when_its_product_is_gone_or_its_marker_damaged(tmp
         return {"earlier_seconds": 100.0}
 
     for _ in range(2):
-        report = workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+        report = run_dir(tmp_path / "run").step("report", "Report", work, ["report.html"])
     assert len(calls) == 1
     assert 100 <= report["seconds"] < 110
     (tmp_path / "run" / "report.html").unlink()
-    workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+    run_dir(tmp_path / "run").step("report", "Report", work, ["report.html"])
     assert len(calls) == 2
     for times, damaged in enumerate(("{}", "[]", '{"seconds": 1'), start=3):
         (tmp_path / "run" / "done" / "report.json").write_text(damaged)
         assert finished_report(tmp_path / "run", "report", ["report.html"]) is None
-        workspace(tmp_path / "run").step("report", "Report", work, ["report.html"])
+        run_dir(tmp_path / "run").step("report", "Report", work, ["report.html"])
         assert len(calls) == times
 
 
-def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
-    workspace(tmp_path / "run").step("a", "A", dict)
-    with pytest.raises(AlitokError, match=r"other settings \(data, recipe\.steps\).*--fresh"):
-        workspace(tmp_path / "run", data="photos", recipe={"steps": 4})
-    assert workspace(tmp_path / "run").done("a") is not None
+def test_other_settings_are_rejected_by_name_and_nothing_is_touched(tmp_path):
+    run_dir(tmp_path / "run").step("a", "A", dict)
+    with pytest.raises(AlitokError, match=r"settings: data \(.*\), recipe\.steps \(3, now 4\);.*--fresh"):
+        run_dir(tmp_path / "run", data="photos", recipe={"steps": 4})
+    assert run_dir(tmp_path / "run").finished("a") is not None
 
 
 def test_fresh_starts_over_and_deletes_only_what_a_run_writes(tmp_path):
-    workspace(tmp_path / "run").step("a", "A", dict)
+    run_dir(tmp_path / "run").step("a", "A", dict)
     (tmp_path / "run" / "model").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "run")
-    assert workspace(tmp_path / "link", fresh=True, data="photos").done("a") is None
+    assert run_dir(tmp_path / "link", fresh=True, data="photos").finished("a") is None
     assert not (tmp_path / "run" / "model").exists()
     assert (tmp_path / "run" / "notes.txt").exists()
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("other", ["thesis.txt", "run.toml"])
-def test_a_directory_with_other_files_is_never_taken_or_emptied(tmp_path, fresh, other):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    (tmp_path / other).write_text("years = 1")
-    with pytest.raises(AlitokError, match="holds other files"):
-        workspace(tmp_path, fresh=fresh)
-    assert (tmp_path / "thesis.txt").exists()
-
-
-def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
-    (tmp_path / "run").write_text("x")
-    with pytest.raises(AlitokError, match="is a file"):
-        workspace(tmp_path / "run")
-
-
-def test_what_no_longer_fits_is_set_aside_and_the_new_settings_are_taken_over(tmp_path):
+def test_outdated_results_are_set_aside_and_the_new_settings_stored(tmp_path):
     root = tmp_path / "run"
-    workspace(root).step("a", "A", dict)
+    run_dir(root).step("a", "A", dict)
     (root / "model").mkdir()
     (root / "model" / "weights").write_text("years of work")
     seen = []
@@ -111,39 +93,39 @@ def test_what_no_longer_fits_is_set_aside_and_the_new_settings_are_taken_over(tm
         seen.append(changed)
         return ["model", "done/a.json", "absent"]
 
-    place = workspace(root, on_change=on_change, recipe={"steps": 4})
+    place = run_dir(root, on_change=on_change, recipe={"steps": 4})
     assert seen == [["recipe.steps"]]
-    assert place.done("a") is None
+    assert place.finished("a") is None
     assert (root / "replaced" / "1" / "model" / "weights").read_text() == "years of work"
     assert (root / "replaced" / "1" / "done" / "a.json").exists()
-    workspace(root, on_change=on_change, recipe={"steps": 4})
+    run_dir(root, on_change=on_change, recipe={"steps": 4})
     assert len(seen) == 1
     (root / "model").mkdir()
-    workspace(root, on_change=on_change, recipe={"steps": 5})
+    run_dir(root, on_change=on_change, recipe={"steps": 5})
     assert (root / "replaced" / "2" / "model").exists()
 
 
 def test_a_start_killed_while_setting_aside_finds_the_same_changes_again(tmp_path, monkeypatch):
     root = tmp_path / "run"
-    workspace(root)
+    run_dir(root)
     for name in ("model", "report"):
         (root / name).mkdir()
 
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alitok.run.workspace.write_bytes", stopped)
+    monkeypatch.setattr("alitok.core.jobdir.write_bytes", stopped)
     with pytest.raises(KeyboardInterrupt):
-        workspace(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
+        run_dir(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
     monkeypatch.undo()
-    workspace(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
+    run_dir(root, on_change=lambda _: ["model", "report"], recipe={"steps": 4})
     assert not (root / "model").exists()
     assert not (root / "report").exists()
 
 
 def test_two_processes_do_not_take_the_same_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("alitok.run.workspace._PATIENCE", 0.1)
-    first, second = workspace(tmp_path / "run"), workspace(tmp_path / "run")
+    monkeypatch.setattr("alitok.core.jobdir._TIMEOUT", 0.1)
+    first, second = run_dir(tmp_path / "run"), run_dir(tmp_path / "run")
     calls = []
 
     def other():
@@ -159,7 +141,7 @@ def test_two_processes_do_not_take_the_same_step(tmp_path, monkeypatch):
 
 
 def test_a_step_that_another_run_has_just_finished_is_not_done_again(tmp_path):
-    first, second = workspace(tmp_path / "run"), workspace(tmp_path / "run")
+    first, second = run_dir(tmp_path / "run"), run_dir(tmp_path / "run")
     began, calls = threading.Event(), []
 
     def slow():
@@ -178,31 +160,23 @@ def test_a_step_that_another_run_has_just_finished_is_not_done_again(tmp_path):
 
 @pytest.mark.parametrize("change", [{"fresh": True}, {"recipe": {"steps": 4}, "on_change": lambda changed: ["model"]}])
 def test_nothing_is_deleted_or_moved_under_a_run_that_is_at_work(tmp_path, monkeypatch, change):
-    monkeypatch.setattr("alitok.run.workspace._PATIENCE", 0.1)
+    monkeypatch.setattr("alitok.core.jobdir._TIMEOUT", 0.1)
 
     def other():
         (tmp_path / "run" / "model").mkdir()
         with pytest.raises(AlitokError, match=r"Another process is at work in .*run \(encode\)"):
-            workspace(tmp_path / "run", **change)
+            run_dir(tmp_path / "run", **change)
         assert (tmp_path / "run" / "model").is_dir()
         return {}
 
-    workspace(tmp_path / "run").step("encode", "Encoding", other)
-    workspace(tmp_path / "run", **change)
+    run_dir(tmp_path / "run").step("encode", "Encoding", other)
+    run_dir(tmp_path / "run", **change)
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_step_that_failed_can_be_taken_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("alitok.run.workspace._PATIENCE", 0.1)
-    place = workspace(tmp_path / "run")
+    monkeypatch.setattr("alitok.core.jobdir._TIMEOUT", 0.1)
+    place = run_dir(tmp_path / "run")
     with pytest.raises(ZeroDivisionError):
         place.step("encode", "Encoding", lambda: {"a": 1 / 0})
-    assert workspace(tmp_path / "run").step("encode", "Encoding", lambda: {"a": 1})["a"] == 1
-
-
-def test_images_that_changed_are_told_in_words(tmp_path):
-    workspace(tmp_path / "run", contents="a")
-    with pytest.raises(
-        AlitokError, match=r"other settings \(images were added, removed, relabelled or changed since\)"
-    ):
-        workspace(tmp_path / "run", contents="b")
+    assert run_dir(tmp_path / "run").step("encode", "Encoding", lambda: {"a": 1})["a"] == 1

@@ -17,7 +17,7 @@ from alitok.data.codes import CodeStore
 from alitok.data.sources.decoded import JoinedSource
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import joined
-from alitok.run.encode_shards import Origin, encode_store
+from alitok.run.encode import Origin, encode_store
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 WORLD = World(torch.device("cpu"))

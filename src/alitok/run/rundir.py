@@ -1,0 +1,131 @@
+"""The directory of a run and its steps: each is done once, marked as done, and skipped when the run is resumed.
+
+`run.toml` holds the settings, `done/STEP.json` what a finished step reported, with its `seconds`, and `replaced/` what
+earlier settings had made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alitok.core.console import reporter
+from alitok.core.distributed import World
+from alitok.core.errors import AlitokError
+from alitok.core.files import read_json, write_json
+from alitok.core.jobdir import JobDir
+from alitok.run.steps import marker, outputs
+
+RUN_FILE, _REPLACED = "run.toml", "replaced"
+
+
+def run_job(root: Path) -> JobDir:
+    """The job directory of a run."""
+    written = (*outputs(), "preflight", _REPLACED, "done")
+    return JobDir(root, RUN_FILE, "run", written, marker={"data": None, "recipe": None})
+
+
+class RunDir:
+    """The directory of one run.
+
+    Args:
+        root: the directory; created if missing.
+        settings: all that decides the results, as nested mappings for `run.toml`.
+        fresh: delete what an earlier run left in `root`.
+        on_change: given the key paths of changed settings, returns the names below `root` that no longer fit: these
+            are moved to `replaced/`, and the new settings are stored. None rejects any change.
+        world: the processes of the run; rank 0 writes.
+        console: for progress.
+
+    Raises:
+        AlitokError: `root` is a file or not empty and not a run, or holds a run with other settings.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: dict[str, Any],
+        *,
+        console: Console,
+        world: World,
+        fresh: bool = False,
+        on_change: Callable[[list[str]], list[str]] | None = None,
+    ) -> None:
+        self.root, self.console, self.world = root, console, world
+        self._job = run_job(root)
+        if on_change is not None and not fresh:
+            world.on_rank0(lambda: self._change(settings, on_change))
+        self._job.begin(settings, world, fresh=fresh)
+
+    def _change(self, settings: dict[str, Any], on_change: Callable[[list[str]], list[str]]) -> None:
+        found = self._job.read()
+        changed = [] if found is None else self._job.conflicts(found, settings)
+        if changed:
+            self._set_aside(on_change(changed))
+            self._job.rewrite(settings)  # last: a start that is killed before finds the same changes again
+
+    def _set_aside(self, names: list[str]) -> None:
+        existing = [name for name in names if (self.root / name).exists()]
+        if not existing:
+            return
+        self._job.require_idle()
+        number = next(n for n in count(1) if not (self.root / _REPLACED / str(n)).exists())
+        aside = self.root / _REPLACED / str(number)
+        for name in existing:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).rename(aside / name)
+        reporter(self.console)(f"Results of other settings were moved to {aside}/, which can be deleted.")
+
+    def step(
+        self, name: str, title: str, work: Callable[[], dict[str, Any]], products: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """Do a step unless it is done and all its products exist; returns what it reported.
+
+        Args:
+            name: of the marker.
+            title: for people.
+            work: does the step; may report `earlier_seconds`, spent on it in starts that were interrupted.
+            products: paths below the root that the step makes.
+
+        Raises:
+            AlitokError: another process is at the same step.
+        """
+        finished = self.finished(name, products)
+        if finished is not None:
+            self.console.print(f"[dim]{title}: done before, {finished['seconds']:.1f} s[/dim]", highlight=False)
+            return finished
+        with self._job.lock(self.world, name):
+            finished = self.finished(name, products)  # by another run in the meantime
+            if finished is not None:
+                return finished
+            self.console.print(f"[bold]{title}[/bold]", highlight=False)
+            began = time.monotonic()
+            report = work()
+            seconds = time.monotonic() - began + report.pop("earlier_seconds", 0.0)
+            report = {"seconds": seconds, **report}
+            self.world.on_rank0(lambda: write_json(self.root / marker(name), report))
+        return report
+
+    def finished(self, name: str, products: Iterable[str] = ()) -> dict[str, Any] | None:
+        """What a step reported, if it is done and all its products exist; the same on every rank."""
+        return self.world.on_rank0(lambda: finished_report(self.root, name, products))
+
+
+def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict[str, Any] | None:
+    """What a step of the run in `root` reported, with `seconds`.
+
+    None where it is not finished, its marker is damaged, or a product is missing: the step is then done again.
+    """
+    path = root / marker(name)
+    if not path.exists() or not all((root / product).exists() for product in products):
+        return None
+    try:
+        report = read_json(path)
+    except AlitokError:  # half of a file, after a full disk
+        return None
+    return report if isinstance(report, dict) and "seconds" in report else None
