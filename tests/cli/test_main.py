@@ -157,7 +157,7 @@ def test_a_wrong_setting_exits_with_status_2(tmp_path):
     ],
 )
 def test_every_error_is_one_message_and_a_status(monkeypatch, capsys, error, status, words):
-    def fail(request, *, command, dry_run):
+    def fail(source, options, *, command):
         raise error
 
     monkeypatch.setattr("alitok.run.fit.run_fit", fail)
@@ -172,7 +172,7 @@ def test_every_error_is_one_message_and_a_status(monkeypatch, capsys, error, sta
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left", "/x/y")])
 def test_the_advice_to_rerun_does_not_start_over(monkeypatch, capsys, error):
-    def fail(request, *, command, dry_run):
+    def fail(source, options, *, command):
         raise error
 
     monkeypatch.setattr("alitok.run.fit.run_fit", fail)
