@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-import alitok
 from alitok.core.choices import DeviceName, Precision
 from alitok.core.errors import AlitokError
 
@@ -80,29 +76,3 @@ def seed_step(seed: int, purpose: str, step: int) -> None:
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Versions, machine, commit and time, for reports."""
-    return {
-        "alitok": alitok.__version__ + _commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": str(torch.get_num_threads()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def _commit() -> str:
-    """The commit of this checkout; empty where alitok is installed or is a copy inside another project's."""
-    checkout = Path(alitok.__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return ""
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return f" ({found.stdout.strip()})" if found.returncode == 0 else ""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
+import alitok
 from alitok.core.console import duration, print_table
-from alitok.core.device import environment
 from alitok.core.runlog import read_metrics
 from alitok.report.html import write_html
 from alitok.report.images import nearest_neighbours, reconstructions, samples_by_class
@@ -171,3 +174,29 @@ def _curves(logs: Mapping[str, list[dict[str, Any]]]) -> tuple[Curve, ...]:
         Curve("Generator: loss", "step", "nats per code", loss),
         Curve("Generator: accuracy", "step", "top-1 token accuracy", accuracy),
     )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions, machine, commit and time, for reports."""
+    return {
+        "alitok": alitok.__version__ + _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout; empty where alitok is installed or is a copy inside another project's."""
+    checkout = Path(alitok.__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f" ({found.stdout.strip()})" if found.returncode == 0 else ""

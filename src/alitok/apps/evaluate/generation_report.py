@@ -24,7 +24,6 @@ from alitok.apps.evaluate.report import (
 )
 from alitok.apps.evaluate.samples import ImageSet, ModelImages
 from alitok.core.console import counted
-from alitok.core.device import environment
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource
 from alitok.data.split import Splits
@@ -36,6 +35,7 @@ from alitok.recipes.published import Generated, Published, applies, generation_t
 from alitok.report.images import nearest_neighbours, samples_by_class
 from alitok.report.model import Curve, Curves, Report, Section
 from alitok.run.classifier import ClassifierFeatures
+from alitok.run.report import environment
 
 SHOWN = 48  # the first images of a job, saved for the report
 _NEIGHBOURS = 10

@@ -24,7 +24,6 @@ from alitok.apps.evaluate.report import (
     published_section,
     write_evaluation,
 )
-from alitok.core.device import environment
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
@@ -35,6 +34,7 @@ from alitok.recipes.published import Published, applies, reconstruction_table
 from alitok.report.images import error_map, error_scale
 from alitok.report.model import Images, ImageSheet, Report, Section
 from alitok.run.classifier import ClassifierFeatures
+from alitok.run.report import environment
 from alitok.tokenizer.model import Stage
 
 _CHOSEN, _RANKED = 12, 8  # images shown: chosen by the seed; the worst, and as many of the best

@@ -30,7 +30,7 @@ from alitok.apps.probe.result import CodePredictions, ProbeResult
 from alitok.core.checkpoint import fingerprint
 from alitok.core.config import to_dict
 from alitok.core.console import progress_bar
-from alitok.core.device import choose_device, environment
+from alitok.core.device import choose_device
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
 from alitok.core.images import to_float
@@ -44,6 +44,7 @@ from alitok.metrics.influence import Influence, influence_of
 from alitok.metrics.mutual import MutualInformation, mutual_information
 from alitok.metrics.reach import Reach, reach_of
 from alitok.run.images import open_images, report_left_out
+from alitok.run.report import environment
 from alitok.train.next_code import predict_codes
 from alitok.train.predictability import PredictabilityConfig, measure_predictability
 
