@@ -91,10 +91,10 @@ def test_a_whole_run_in_one_call(run):
 @pytest.mark.parametrize(
     ("name", "words", "output"),
     [
-        ("sample.py", ["nowhere"], "nowhere is no directory with a saved model"),
+        ("sample.py", ["nowhere"], "nowhere is not a directory with a saved model"),
         ("evaluate.py", ["nowhere", "--out", "out"], "nowhere"),
-        ("reconstruct.py", ["nowhere"], "nowhere is no directory with a saved model"),
-        ("call_service.py", ["http://127.0.0.1:9"], "The service at 127.0.0.1:9 does not answer"),
+        ("reconstruct.py", ["nowhere"], "nowhere is not a directory with a saved model"),
+        ("call_service.py", ["http://127.0.0.1:9"], "The service at 127.0.0.1:9 does not respond"),
         ("train_on_images.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
         ("train_stage_by_stage.py", ["--data", "nowhere", "--out", "out"], "nowhere"),
         ("own_images.py", ["--out", "out", "--set", "no.such=1"], "no"),

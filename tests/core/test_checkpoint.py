@@ -22,17 +22,17 @@ from alitok.core.errors import AlitokError
 
 def test_every_fault_of_a_wrong_state_is_named_at_once():
     module = nn.Linear(3, 2)
-    with pytest.raises(AlitokError, match=r"weight is \(2, 4\), not \(2, 3\); missing bias; surplus extra\.$"):
+    with pytest.raises(AlitokError, match=r"weight is \(2, 4\), not \(2, 3\); missing bias; unexpected extra\.$"):
         load_strictly(module, {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}, "a.safetensors")
 
 
 def test_of_another_models_many_tensors_a_few_are_named_and_the_others_counted():
     wide, narrow = (nn.Sequential(*(nn.Linear(width, width) for _ in range(20))) for width in (3, 2))
     tensors = narrow.state_dict() | {f"other{number}": torch.zeros(1) for number in range(5)}
-    said = r"is \(2, 2\), not \(3, 3\); .*; and 37 more; surplus .*; and 2 more\.$"
+    said = r"is \(2, 2\), not \(3, 3\); .*; and 37 more; unexpected .*; and 2 more\.$"
     with pytest.raises(AlitokError, match=said) as told:
         load_strictly(wide, tensors, "a.safetensors")
-    assert str(told.value).count(" is ") == str(told.value).count("surplus") == 3
+    assert str(told.value).count(" is ") == str(told.value).count("unexpected") == 3
     with pytest.raises(AlitokError) as told:
         require_same(wide.state_dict(), narrow.state_dict(), "a.pth")
     assert str(told.value).count(" is ") == 40
@@ -42,7 +42,7 @@ def test_a_truncated_weights_file_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_tensors(path, {"x": torch.arange(1000.0)})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(AlitokError, match="truncated or no safetensors"):
+    with pytest.raises(AlitokError, match="truncated or not a safetensors"):
         load_tensors(path)
 
 

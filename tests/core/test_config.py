@@ -86,11 +86,11 @@ def test_round_trip_through_toml_keeps_every_value(tmp_path):
             {"steps": 1, "shape": {"zzz": 2}},
             "unknown key 'shape.zzz'; known here: count, radius, side.",
         ),
-        ({"steps": 1, "shape": {"side": 2, "radius": 1.0}}, "does not go with the other keys of 'shape'."),
+        ({"steps": 1, "shape": {"side": 2, "radius": 1.0}}, "does not fit the other keys of 'shape'."),
         ({"steps": 1, "shape": {"radius": "two"}}, "key 'shape.radius' = 'two'"),
         ({"steps": 1, "shape": {"radius": -1.0}}, "key 'shape': radius must be > 0."),
         ({"steps": 1, "shape": 3}, "key 'shape' = 3"),
-        ({"steps": 1, "inner.rate": 1.0}, "unknown key 'inner.rate'; write keys with points in them without quotes."),
+        ({"steps": 1, "inner.rate": 1.0}, "unknown key 'inner.rate'; write dotted keys without quotes."),
         ({"steps": 1, "parts": [{"name": "main", "stps": 3}]}, "'parts.main.stps'; did you mean 'parts.main.steps'?"),
         ({"steps": 1, "parts": [{"name": "main", "steps": "x"}]}, "key 'parts.main.steps' = 'x'"),
         ({"steps": 1, "parts": [{"name": "main", "steps": -1}]}, "key 'parts.main': steps must be at least 0"),
@@ -106,7 +106,7 @@ def test_a_wrong_key_or_value_is_named_in_one_sentence(data, message):
     assert len(str(error.value)) < 150
 
 
-def test_one_of_several_configs_is_told_by_its_keys():
+def test_the_keys_choose_among_several_configs():
     assert from_dict(Outer, {"steps": 1, "shape": {"count": 3}}, "").shape == Square(count=3)  # the first that fits
     for shape in (Square(side=3), Circle(radius=2.0), Circle(), Square(side=2, count=5)):
         value = Outer(steps=1, shape=shape, shapes=(None, shape))
@@ -134,7 +134,9 @@ def test_items_of_lists_are_laid_over_those_of_their_name(over, phases):
 
 
 def test_an_item_that_is_not_there_cannot_be_changed():
-    with pytest.raises(AlitokError, match=r"my.toml: 'man' is no item of a list; choose one of: 0, 1, main, gan"):
+    with pytest.raises(
+        AlitokError, match=r"my.toml: 'man' is not an item of this list; choose one of: 0, 1, main, gan"
+    ):
         merge(BASE, {"phases": {"man": {"steps": 2}}}, "my.toml")
 
 

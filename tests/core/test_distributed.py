@@ -41,7 +41,7 @@ def test_work_together_is_done_once_and_told_to_all(together, tmp_path):
     assert (tmp_path / "log").read_text() == "x"
 
 
-def test_an_error_of_the_first_process_ends_all_and_is_told_once(together):
+def test_an_error_of_rank_0_ends_all_ranks_and_is_reported_once(together):
     def work(world):
         def fail():
             raise AlitokError("the disk is on fire")

@@ -21,7 +21,7 @@ def hub(monkeypatch, answer):
     return calls
 
 
-def test_a_local_directory_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_a_local_directory_is_returned_unchanged(tmp_path, monkeypatch):
     calls = hub(monkeypatch, OSError("not to be asked"))
     assert locate(tmp_path) == tmp_path
     assert locate(str(tmp_path), part="tokenizer") == tmp_path
@@ -31,24 +31,24 @@ def test_a_local_directory_is_taken_as_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_hub_name_is_fetched_or_taken_from_the_cache(tmp_path, monkeypatch, offline):
+def test_a_hub_name_is_downloaded_or_cached(tmp_path, monkeypatch, offline):
     calls = hub(monkeypatch, tmp_path)
     assert locate("somebody/alitok-256", offline=offline) == tmp_path
     assert calls == [("somebody/alitok-256", offline)]
 
 
 @pytest.mark.parametrize("words", ["no network\nlong traceback", "Got: no network", "no network."])
-def test_what_the_hub_refuses_is_told_in_one_line(monkeypatch, words):
+def test_an_error_of_the_hub_is_one_line(monkeypatch, words):
     hub(monkeypatch, OSError(words))
-    with pytest.raises(AlitokError, match=r"the hub does not give it: no network\.$") as error:
+    with pytest.raises(AlitokError, match=r"the hub did not return it: no network\.$") as error:
         locate("somebody/alitok-256")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "./somebody", "plain", "/no/such/place", "some body/x"])
-def test_what_cannot_be_a_hub_name_is_never_asked_for(monkeypatch, name):
+def test_only_valid_names_are_requested_from_the_hub(monkeypatch, name):
     calls = hub(monkeypatch, OSError("not to be asked"))
-    with pytest.raises(AlitokError, match="no directory with a saved model"):
+    with pytest.raises(AlitokError, match="not a directory with a saved model"):
         locate(name)
     assert calls == []
 
@@ -74,5 +74,5 @@ def test_without_the_hub_package_the_extra_is_named(monkeypatch):
         ("images", False),
     ],
 )
-def test_a_hub_name_is_told_from_patterns_options_and_paths(name, is_one):
+def test_hub_names_differ_from_patterns_options_and_paths(name, is_one):
     assert is_hub_name(name) is is_one

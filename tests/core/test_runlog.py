@@ -20,7 +20,7 @@ def test_a_resumed_log_drops_what_was_written_behind_the_checkpoint(tmp_path):
     assert [json.loads(line)["loss"] for line in lines] == [1.0, 2.0, 9.0]
 
 
-def test_what_is_no_finite_number_is_null_and_any_reader_of_json_takes_it(tmp_path):
+def test_numbers_that_are_not_finite_are_null_in_valid_json(tmp_path):
     with (tmp_path / "metrics.jsonl").open("w") as file:
         file.write('{"step": 10, "loss": NaN}\n')  # as older logs have it
     with RunLog(tmp_path, resume_step=10) as log:

@@ -277,7 +277,10 @@ def wrong_shapes(path: Path):
         (code, "other things than tensors"),
         (truncated, "truncated"),
         (a_list, "other things than named tensors"),
-        (wrong_shapes, r"features.0.weight is \(1,\), not \(64, 3, 3, 3\).*missing features.0.bias.*surplus surplus"),
+        (
+            wrong_shapes,
+            r"features.0.weight is \(1,\), not \(64, 3, 3, 3\).*missing features.0.bias.*unexpected surplus",
+        ),
     ],
 )
 def test_a_wrong_file_is_reported_with_its_fault_and_option(tmp_path, write, fault):

@@ -238,7 +238,7 @@ def test_a_dry_run_rejects_what_the_run_would(copied, tmp_path, capsys):
 
 
 def test_the_run_is_not_taken_for_its_model(finished):
-    with pytest.raises(AlitokError, match=r"is a run and no model; its models are in .*model"):
+    with pytest.raises(AlitokError, match=r"is a run directory; its models are in .*model"):
         Pipeline.from_pretrained(finished)
 
 

@@ -182,7 +182,9 @@ def test_stopped_by_the_system_and_started_again_it_ends_with_the_same_bits(tmp_
     said = process.communicate(timeout=60)[0]
     if processes > 1:  # the other one says what happened, and torchrun that it was a signal
         assert process.returncode == 1, said
-        assert re.search(r"Process \d lost another process of this run: it was killed.* Start the same command", said)
+        assert re.search(
+            r"Process \d lost another process of this run: it was killed.* Progress saved; rerun the same command", said
+        )
         assert "Unexpected" not in said
         assert "Signal 9 (SIGKILL)" in said
     assert not weights_of(cut).exists(), "it was killed too late to prove anything"

@@ -172,7 +172,7 @@ def test_configs_round_trip_and_their_keys_tell_the_kind():
     [
         ({"chanels": 8}, "unknown key 'encoder.chanels'; did you mean 'encoder.channels'?"),
         ({"widht": 8, "layers": 1}, "unknown key 'encoder.widht'; did you mean 'encoder.width'?"),
-        ({"channels": 8, "layers": 1}, "does not go with the other keys of 'encoder'."),
+        ({"channels": 8, "layers": 1}, "does not fit the other keys of 'encoder'."),
         ({"channels": 8.5}, "key 'encoder.channels' = 8.5"),
         ({"blocks": 0}, "key 'encoder': blocks must be at least 1, not 0."),
         ({"width": 10, "heads": 3}, "key 'encoder': width 10"),

@@ -1,6 +1,6 @@
-"""Images of a job in numbered blocks: what is drawn, read or measured as a whole, by whichever process.
+"""The images of a job in numbered blocks, each sampled, read or measured as a whole by one process.
 
-Enters: how many images there are. Leaves: their ranges. Shapes: B images of a block, h image side.
+Shapes: B images of a block, h image size.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Blocks:
-    """The images of a job in ranges that are done as a whole.
+    """The images of a job, divided into ranges.
 
     Attributes:
-        count: images in all.
-        size: of a block; the last may hold fewer.
+        count: number of images.
+        size: of a block; the last may be smaller.
     """
 
     count: int
     size: int
 
     def __len__(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.count // self.size)
 
     def __getitem__(self, number: int) -> range:
@@ -39,8 +39,8 @@ class ImageBlock:
 
     Attributes:
         number: of the block.
-        indices: the numbers of its images in the job.
-        labels: (B,) int64 class numbers; -1 where a class is not known.
+        indices: of its images in the job.
+        labels: (B,) int64 class numbers; -1 if unknown.
         images: (B, 3, h, h) uint8.
     """
 

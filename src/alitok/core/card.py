@@ -1,7 +1,4 @@
-"""The model card: what a person needs to know of saved weights, as Markdown with metadata the hub reads.
-
-Enters: `ModelCard`. Leaves: the text of the `README.md` beside the weights.
-"""
+"""The model card beside saved weights: Markdown with metadata that the hub reads."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from alitok.core.files import finite
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a model.
+    """Contents of a card.
 
     Attributes:
         title: a heading.
@@ -38,7 +35,7 @@ class ModelCard:
     loader: str = "Pipeline"
 
     def to_markdown(self) -> str:
-        """The card's text; the metadata's values are JSON, which is YAML whatever they hold."""
+        """The text; values of the metadata are JSON, which is also valid YAML."""
         facts = {"data": self.data, "steps": dict(self.steps), "metrics": dict(self.metrics), "config": self.config}
         metadata = ["---", "library_name: alitok", "tags: [alitok, class-conditional-image-generation]"]
         metadata += [f"license: {json.dumps(self.licence)}", f"alitok: {json.dumps(finite(facts))}", "---"]

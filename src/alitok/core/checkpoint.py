@@ -1,7 +1,4 @@
-"""Weights on disk: safetensors + JSON, whole or absent, read strictly.
-
-Enters: state dicts. Leaves: a directory per model, `config.json` and one safetensors file per part.
-"""
+"""Saved models: a directory with `config.json` and one safetensors file per part, written atomically, read strictly."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import atomic_path, read_json, write_bytes, write_json
 
 Tensors = dict[str, torch.Tensor]
-_FAULTS_NAMED = 3  # of each kind, of a file that does not fit; all of another model's would be pages
+_FAULTS_NAMED = 3  # of each kind, in an error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as one safetensors file, whole or not at all.
+    """Write tensors to one safetensors file, atomically.
 
     Raises:
         OSError: the file cannot be written, as on a full disk.
@@ -36,7 +33,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     with atomic_path(path) as part:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
-        except SafetensorError as error:  # its only word for what the system refused
+        except SafetensorError as error:  # it has no type of its own for system errors
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
@@ -53,16 +50,16 @@ def load_tensors(path: Path) -> Tensors:
     except FileNotFoundError:
         raise AlitokError(f"{path} does not exist; check the path.") from None
     except SafetensorError as error:
-        raise AlitokError(f"{path} is truncated or no safetensors file ({error}); restore or delete it.") from None
+        raise AlitokError(f"{path} is truncated or not a safetensors file ({error}); restore or delete it.") from None
 
 
 def require_same(
     wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: object, most: int | None = None
 ) -> None:
-    """Check that `tensors` are exactly those wanted; one error names every fault, or the first `most` of each kind.
+    """Check that `tensors` match `wanted` exactly; one error lists every fault, or the first `most` of each kind.
 
     Raises:
-        AlitokError: a tensor is missing, surplus, of another shape or kind of number, or holds NaN or infinity.
+        AlitokError: a tensor is missing, unexpected, of another shape or kind of number, or not finite.
     """
     wrong = []
     for name in wanted.keys() & tensors.keys():
@@ -74,8 +71,8 @@ def require_same(
         elif found.is_floating_point() and not found.isfinite().all():
             wrong.append(f"{name} holds values that are not finite numbers")
     missing = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
-    surplus = [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
-    faults = [said for kind in (wrong, missing, surplus) for said in _few(kind, most)]
+    unexpected = [f"unexpected {name}" for name in tensors.keys() - wanted.keys()]
+    faults = [fault for kind in (wrong, missing, unexpected) for fault in _few(kind, most)]
     if faults:
         raise AlitokError(f"{source} does not fit this model: {'; '.join(faults)}.")
 
@@ -87,7 +84,7 @@ def _few(faults: Sequence[str], most: int | None) -> list[str]:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: object) -> None:
-    """Load `tensors` into `module`, if `require_same` finds them to be exactly the module's; else name a few faults."""
+    """Load `tensors` into `module` if they match exactly; the error lists a few faults."""
     require_same(module.state_dict(), tensors, source, _FAULTS_NAMED)
     module.load_state_dict(dict(tensors))
 
@@ -101,10 +98,10 @@ def save_model(
     class_names: Sequence[str] = (),
     card: ModelCard,
 ) -> None:
-    """Write `config.json`, `PART.safetensors` for each part and the card; the directory is replaced as a whole.
+    """Write `config.json`, `PART.safetensors` for each part and the card; the directory is replaced atomically.
 
     Raises:
-        AlitokError: `directory` holds other things than a model of the same kind; nothing is touched then.
+        AlitokError: `directory` contains anything but a model of the same kind; it is left unchanged.
     """
     if directory.is_dir() and any(directory.iterdir()):
         try:
@@ -123,15 +120,15 @@ def save_model(
 
 
 def load_head(path: Path, kind: str, *keys: str) -> dict[str, Any]:
-    """Read the JSON file that says what a directory holds, such as the `config.json` of `save_model`.
+    """Read the JSON file that describes a directory, such as the `config.json` of `save_model`.
 
     Args:
         path: the file.
         kind: what it must describe.
-        keys: what it must hold besides.
+        keys: further keys that it must have.
 
     Raises:
-        AlitokError: there is none, it is of another kind, or a key is missing.
+        AlitokError: the file is missing, of another kind, or lacks a key.
     """
     head = read_json(path)
     found = head.get("kind") if isinstance(head, dict) else None

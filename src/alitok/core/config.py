@@ -1,8 +1,7 @@
 """Configuration: small frozen dataclasses in and out of TOML and JSON.
 
-Enters: mappings read from files, and `key.path=value` overrides. Leaves: validated, frozen dataclasses, or one
-clear sentence about the key that is wrong. A config class is declared with `@config` beside the code it
-configures; unknown keys and wrong types are errors.
+A config class is declared with `@config` beside the code it configures. Unknown keys and wrong types are errors that
+name the key.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any, TypeVar, dataclass_transform
 from alitok.core.errors import AlitokError
 
 T = TypeVar("T")
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # what pydantic calls a key that is not known
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # pydantic's names for an unknown key
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen, keyword-only dataclass that refuses unknown keys when read from a file."""
+    """Make `cls` a frozen, keyword-only dataclass that rejects unknown keys when read from a file."""
     cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
@@ -37,12 +36,12 @@ def require_at_least(value: Any, least: float, *names: str) -> None:
     """
     for name in names:
         found = getattr(value, name)
-        if not found >= least:  # written so that NaN is refused too
+        if not found >= least:  # also rejects NaN
             raise AlitokError(f"{name} must be at least {least}, not {found}")
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """Return a config dataclass as nested dicts and lists, ready for JSON; fields that are None are kept."""
+    """A config as nested dicts and lists, ready for JSON; includes fields that are None."""
     return json.loads(json.dumps(dataclasses.asdict(value)))
 
 
@@ -51,17 +50,17 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
 
     Args:
         cls: a class made with `@config`.
-        data: nested mappings as JSON or TOML give them.
-        source: where the data came from, named in the error.
+        data: nested mappings, from JSON or TOML.
+        source: where the data came from, for the error.
 
     Raises:
         AlitokError: an unknown key (with the nearest known one), a missing key, a wrong type, or a value that
-            the class itself refuses in `__post_init__`.
+            `__post_init__` rejects.
     """
-    import pydantic  # 0.1 s, wanted only when a config is read
+    import pydantic  # lazily: 0.1 s
 
     try:
-        # Dates and the like, which TOML has and JSON has not, become text and are refused as such.
+        # TOML dates, which JSON lacks, become strings and are rejected as such.
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(data, default=str))
     except pydantic.ValidationError as error:
         first, keys = _first_fault(cls, error.errors())
@@ -79,8 +78,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
 def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, list[str | int]]:
     """The first of pydantic's faults, and the keys that lead to it.
 
-    Where a config may be of several classes, there are faults for each, with the class in the path; those of the class
-    that knows most of the given keys count.
+    A union of config classes yields faults for each, with the class in the path; those of the class that knows most of
+    the keys count.
     """
     classes, first = set(_alternatives(cls)), faults[0]
     place = next((index for index, part in enumerate(first["loc"]) if part in classes), None)
@@ -92,7 +91,7 @@ def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, list[str | int]
 
 
 def _path(keys: Iterable[str | int], data: Any) -> str:
-    """Keys as `override` takes them: an item of a list by its `name`, where it has one."""
+    """Keys in the form of `override`: an item of a list by its `name`, if it has one."""
     parts, place = [], data
     for key in keys:
         try:
@@ -105,7 +104,7 @@ def _path(keys: Iterable[str | int], data: Any) -> str:
 
 
 def _alternatives(cls: Any) -> Iterable[str]:
-    """Names of the classes that some config in `cls` may be of, where there are several for one."""
+    """Names of the classes in unions of configs in `cls`."""
     for _, inner in _fields(cls):
         if len(inner) > 1:
             yield from (each.__name__ for each in inner)
@@ -115,14 +114,14 @@ def _alternatives(cls: Any) -> Iterable[str]:
 
 def _unknown(cls: type, keys: Sequence[str | int], path: str) -> str:
     if any("." in key for key in keys if isinstance(key, str)):
-        return f"unknown key '{path}'; write keys with points in them without quotes."
+        return f"unknown key '{path}'; write dotted keys without quotes."
     *parents, last = (key for key in keys if isinstance(key, str))  # items of a list are alike
     inside, above = ".".join(parents), path.removesuffix(last)
     siblings = sorted(
         {name for parent, _, name in (known.rpartition(".") for known in _paths(cls)) if parent == inside}
     )
-    if last in siblings:  # known to another class that the config may be of
-        return f"key '{path}' does not go with the other keys of '{above.rstrip('.')}'."
+    if last in siblings:  # known to another class of the union
+        return f"key '{path}' does not fit the other keys of '{above.rstrip('.')}'."
     near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
     hint = f"did you mean '{above}{near[0]}'?" if near else f"known here: {', '.join(siblings)}."
     return f"unknown key '{path}'; {hint}"
@@ -136,7 +135,7 @@ def _paths(cls: Any, prefix: str = "") -> Iterable[str]:
 
 
 def _fields(cls: Any) -> Iterable[tuple[str, list[Any]]]:
-    """The name of each field, and the configs that its value may be or hold."""
+    """The name of each field, and the configs that its value may be or contain."""
     import typing
 
     def configs(hint: Any) -> list[Any]:
@@ -163,7 +162,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
-    """Return nested mappings as TOML text; keys whose value is None are left out, as TOML has no null."""
+    """Nested mappings as TOML text, without keys whose value is None, as TOML has no null."""
     import tomli_w
 
     def strip(value: Any) -> Any:
@@ -175,15 +174,15 @@ def to_toml(data: Mapping[str, Any]) -> str:
 
 
 def merge(base: Any, over: Any, source: str) -> Any:
-    """`base` with the values of `over` laid over it, key by key at every depth.
+    """`base` updated with the values of `over`, key by key at every depth.
 
-    A list takes the place of a list, but each of its items is laid over that of the same `name`, or one without a name
-    over that in its place. A mapping in place of a list changes the items that its keys name.
+    A list replaces a list, but each of its items is merged with the item of the same `name`, or at the same index if it
+    has no name. A mapping over a list changes the items that its keys name.
 
     Args:
-        base: what is there.
-        over: what is laid over it.
-        source: where `over` came from, named in the error.
+        base: the old values.
+        over: the new values.
+        source: where `over` came from, for the error.
 
     Raises:
         AlitokError: a key names no item of a list.
@@ -199,7 +198,7 @@ def merge(base: Any, over: Any, source: str) -> Any:
 
 
 def _counterpart(base: list[Any], place: int, item: Any) -> Any:
-    """What an item of a list is laid over."""
+    """The old item that a new item of a list is merged with."""
     if isinstance(item, dict) and "name" in item:
         return next((other for other in base if isinstance(other, dict) and other.get("name") == item["name"]), None)
     return base[place] if place < len(base) else None
@@ -209,10 +208,10 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
     """Apply `key.path=value` assignments to nested mappings and return the result.
 
     An item of a list is named by its number from 0, or by its `name`: `stage1.phases.main.steps=100`.
-    Values are read as TOML (`3e-4`, `true`, `[1, 2]`); what is not TOML is taken as a string.
+    Values are read as TOML (`3e-4`, `true`, `[1, 2]`); anything else is a string.
 
     Raises:
-        AlitokError: an assignment without `=`, or a path through a value that holds no keys.
+        AlitokError: an assignment without `=`, or a path through a value without keys.
     """
     result: dict[str, Any] = json.loads(json.dumps(data))  # a copy at every depth
     for assignment in assignments:
@@ -232,17 +231,17 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
                 else place[_index(place, parent, f"Override '{assignment}'")]
             )
             if not isinstance(place, dict | list):
-                raise AlitokError(f"Override '{assignment}': '{parent}' holds no keys of its own.")
+                raise AlitokError(f"Override '{assignment}': '{parent}' has no keys.")
         place[last if isinstance(place, dict) else _index(place, last, f"Override '{assignment}'")] = value
     return result
 
 
 def _index(items: list[Any], text: str, where: str) -> int:
-    """The number of an item: itself, or the place of the item with that `name`; `where` begins the error."""
+    """The index of an item given by its index or its `name`; `where` begins the error."""
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if text in names:
         return names.index(text)
     if not text.isdecimal() or int(text) >= len(items):
         known = ", ".join([str(number) for number in range(len(items))] + [name for name in names if name])
-        raise AlitokError(f"{where}: '{text}' is no item of a list; choose one of: {known}.")
+        raise AlitokError(f"{where}: '{text}' is not an item of this list; choose one of: {known}.")
     return int(text)

@@ -1,7 +1,7 @@
-"""The processes of one run: which one this is, and the few things that all of them do together.
+"""The processes of one run, and their collective operations.
 
-Enters: the environment that `torchrun` sets, and the user's wish for a device. Leaves: a `World`, handed to whatever
-must agree over processes. One process needs no launcher, and every operation is then the identity.
+`join` reads the environment of `torchrun` and yields a `World`, which is passed to whatever must agree across
+processes. A single process needs no launcher, and every operation is then the identity.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError, OtherRankError
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=6)  # of those that wait for what one process does alone, such as drawing samples
+_PATIENCE = timedelta(hours=6)  # while one process works alone, such as on samples
 
-# What Gloo says, whose errors have no type of their own, when the other side is gone.
+# Messages of Gloo, whose errors have no type of their own, when a peer is gone.
 _LOST = "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe"
 
 
@@ -32,8 +32,8 @@ class World:
 
     Attributes:
         device: where this process computes.
-        rank: its number, the first being 0.
-        size: how many there are.
+        rank: its number, from 0.
+        size: the number of processes.
     """
 
     device: torch.device
@@ -42,11 +42,11 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add up a tensor over all processes, in place; returns it."""
+        """Sum a tensor over all processes, in place; returns it."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -54,11 +54,11 @@ class World:
         return self.sum(tensor).div_(self.size) if self.size > 1 else tensor
 
     def minimum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The smallest of each element over all processes, in place; returns it."""
+        """Elementwise minimum over all processes, in place; returns it."""
         return self._reduce(tensor, dist.ReduceOp.MIN)
 
     def maximum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The largest of each element over all processes, in place; returns it."""
+        """Elementwise maximum over all processes, in place; returns it."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
 
     def _reduce(self, tensor: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
@@ -67,7 +67,7 @@ class World:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """Small Python values of all processes, in the order of their ranks, on every process."""
+        """Small Python values of all processes, in rank order, on every process."""
         values: list[Any] = [value]
         if self.size > 1:
             values = [None] * self.size
@@ -75,10 +75,10 @@ class World:
         return values
 
     def on_rank0(self, work: Callable[[], T]) -> T:
-        """Do `work` on the first process; every process gets its result, or ends with it.
+        """Do `work` on rank 0; every process gets its result.
 
         Raises:
-            OtherRankError: on the other processes, when `work` failed on the first, where its own error goes on.
+            OtherRankError: on the other ranks, if `work` raised on rank 0, which raises the error itself.
         """
         if self.size == 1:
             return work()
@@ -88,17 +88,17 @@ class World:
                 result = work()
             except BaseException as failure:
                 error = failure
-        told: list[Any] = [(error is None, result if error is None else None)]
-        dist.broadcast_object_list(told, src=0)
+        outcome: list[Any] = [(error is None, result if error is None else None)]
+        dist.broadcast_object_list(outcome, src=0)
         if error is not None:
             raise error
-        worked, result = told[0]
+        worked, result = outcome[0]
         if not worked:
-            raise OtherRankError("The first process of the run failed.")
+            raise OtherRankError("Rank 0 failed.")
         return result
 
     def same(self, tensors: list[torch.Tensor]) -> bool:
-        """Whether every process holds the same bits."""
+        """Whether every process has the same bits."""
         digests = torch.stack([_digest(tensor) for tensor in tensors]) if tensors else torch.zeros(1)
         digests = digests.to(torch.int64)
         return torch.equal(self.minimum(digests.clone()), self.maximum(digests.clone()))
@@ -110,7 +110,7 @@ class World:
 
 
 def _digest(tensor: torch.Tensor) -> torch.Tensor:
-    """A number that tells two tensors apart unless by chance; computed where the tensor is."""
+    """A hash of a tensor, computed on its device."""
     words = tensor.detach().contiguous().flatten().view(torch.uint8).to(torch.int64)
     places = torch.arange(1, len(words) + 1, device=words.device)
     return (words * (places * 2654435761 % 2147483647)).sum()  # wraps around, the same everywhere
@@ -123,11 +123,11 @@ def launched() -> bool:
 
 @contextmanager
 def join(device: DeviceName = "auto") -> Iterator[World]:
-    """The world of this process while the context lasts.
+    """The world of this process, within the context.
 
     Raises:
-        AlitokError: the device asked for is not there, cannot be shared, or there are too few of them; or, while the
-            context lasts, another process is gone.
+        AlitokError: the requested device is unavailable or cannot be shared, or there are too few; or another process
+            was lost within the context.
     """
     chosen = choose_device(device)
     if not launched():
@@ -137,8 +137,8 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
         number = int(os.environ.get("LOCAL_RANK", "0"))
         if number >= torch.cuda.device_count():
             raise AlitokError(
-                f"Process {number} of this machine has no GPU of its own, there are {torch.cuda.device_count()}; "
-                "start torchrun with --nproc-per-node not above that."
+                f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
+                "Start torchrun with at most as many in --nproc-per-node."
             )
         chosen = torch.device("cuda", number)
         torch.cuda.set_device(chosen)
@@ -149,22 +149,22 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
         if chosen.type == "cpu":
-            # A thread of Gloo may still hold the tensors of the last message; letting go of them while Python ends
-            # aborts the process. A barrier has none, and comes when the message before it is gone.
+            # A thread of Gloo may still hold the tensors of the last message; releasing them while Python exits aborts
+            # the process. A barrier has none, and completes after the message before it is released.
             dist.barrier()
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         raise AlitokError(
-            f"Process {dist.get_rank()} lost another process of this run: it was killed, or says why it ended. Start "
-            "the same command again; it goes on from what is finished."
+            f"Process {dist.get_rank()} lost another process of this run: it was killed, or reports why it ended. "
+            "Progress saved; rerun the same command to resume."
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def _is_lost(error: BaseException | None) -> bool:
-    """Whether this, or what caused it, is what a backend says when the other side is gone."""
+    """Whether this error, or a cause of it, is that of a lost peer."""
     while error is not None:
         if isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST):
             return True

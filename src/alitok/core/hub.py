@@ -1,4 +1,4 @@
-"""Where a saved model is: a local directory, or the name of a repository on the Hugging Face hub."""
+"""Finds a saved model: a local directory, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None 
 
     Args:
         path_or_name: a directory, or `owner/name` of a hub repository, which is downloaded to the hub's own cache.
-        offline: take a hub repository from the cache only; the variable HF_HUB_OFFLINE does the same.
-        part: `tokenizer` or `generator`: of a saved pair, that one's directory.
+        offline: use only the hub's cache, as with the variable HF_HUB_OFFLINE.
+        part: `tokenizer` or `generator`: the subdirectory to return, if this is a saved pipeline.
 
     Raises:
-        AlitokError: there is no such directory and it cannot be had from the hub.
+        AlitokError: it is neither a directory nor available from the hub.
     """
     path = _directory(path_or_name, offline)
     if (path / "run.toml").is_file() and (path / "model").is_dir():
-        raise AlitokError(f"{path} is a run and no model; its models are in {path / 'model'}.")
+        raise AlitokError(f"{path} is a run directory; its models are in {path / 'model'}.")
     return path / part if part is not None and (path / "pipeline.json").exists() else path
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form of a hub repository, `owner/name`; patterns, options and dotted paths have not."""
+    """Whether `name` has the form of a hub repository, `owner/name`; patterns, options and dotted paths do not."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
 
 
@@ -36,19 +36,17 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
         return path
     name = str(path_or_name)
     if path.exists() or not is_hub_name(name):
-        raise AlitokError(f"{name} is no directory with a saved model; check the path.")
+        raise AlitokError(f"{name} is not a directory with a saved model; check the path.")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise AlitokError(
-            f"There is no directory {name}; to look for it on the hub, install pip install 'alitok[hub]'."
-        ) from None
+        raise AlitokError(f"There is no directory {name}; to search the hub, run: pip install 'alitok[hub]'.") from None
     try:
         return Path(snapshot_download(name, local_files_only=offline))
-    except (OSError, ValueError) as error:  # offline, unknown or private repository, no network: all of these
-        raise AlitokError(f"There is no directory {name}, and the hub does not give it: {_reason(error)}") from None
+    except (OSError, ValueError) as error:  # offline, unknown or private repository, no network
+        raise AlitokError(f"There is no directory {name}, and the hub did not return it: {_reason(error)}") from None
 
 
 def _reason(error: BaseException) -> str:
-    """What the hub's library says, without the word that it puts before what it was told itself."""
+    """The message of the hub's library, without its prefix."""
     return error_text(error).removeprefix("Got:").strip().removesuffix(".") + "."

@@ -1,7 +1,4 @@
-"""Locks between processes: whoever holds a file's lock is alone until it lets go or dies.
-
-Enters: a path. Leaves: a context.
-"""
+"""File locks between processes, released when the holder ends."""
 
 from __future__ import annotations
 
@@ -11,25 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOOK_EVERY = 0.2  # seconds
+_POLL = 0.2  # seconds
 
 
 @contextmanager
 def locked(path: Path, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock of `path`, a file that is made for it and stays; on a disk without locks nobody is kept out.
+    """Hold the lock of `path`, a file that is created for it and stays; without effect on a disk without locks.
 
-    The system lets go of it when the process dies, and with it those that it forked.
+    The system releases it when the process and those that it forked have died.
 
     Args:
         path: the file.
-        patience: seconds that another holder is waited for; None waits without end.
+        patience: seconds to wait for another holder; None = forever.
 
     Raises:
-        TimeoutError: another holder is at it for longer.
-        OSError: the file cannot be made.
+        TimeoutError: another process holds it for longer.
+        OSError: the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:  # whose time stays
+    with path.open("a") as file:  # does not change its time
         end = None if patience is None else time.monotonic() + patience
         while True:
             try:
@@ -38,13 +35,13 @@ def locked(path: Path, patience: float | None = None) -> Iterator[None]:
             except BlockingIOError:
                 if end is not None and time.monotonic() >= end:
                     raise TimeoutError(str(path)) from None
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL)
             except OSError:  # a disk without locks
                 break
         try:
             yield
         finally:
-            _let_go(file.fileno())
+            _release(file.fileno())
 
 
 def mark_in_use(descriptor: int) -> None:
@@ -61,8 +58,8 @@ def try_lock_unused(descriptor: int) -> bool:
     return True
 
 
-def _let_go(descriptor: int) -> None:
-    """Also for processes that were forked meanwhile and have the file open too."""
+def _release(descriptor: int) -> None:
+    """Also for forked processes that have the file open."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:

@@ -1,7 +1,4 @@
-"""Weights of others' networks: how long a download is waited for, and tensors from a file that may hold anything.
-
-Enters: the path of a file. Leaves: tensors by name; nothing that the file holds is run.
-"""
+"""Pretrained weights: a timeout for downloads, and tensors from untrusted files without executing code in them."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ import torch
 from alitok.core.checkpoint import Tensors, load_tensors
 from alitok.core.errors import AlitokError
 
-_PATIENCE = 30.0  # seconds without a byte before a download is given up
+_PATIENCE = 30.0  # seconds without data
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Give up a download that stands still: without this a silent network is waited for without end."""
+    """Time out stalled downloads, which otherwise wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:
@@ -30,11 +27,11 @@ def patience() -> Iterator[None]:
 
 
 def read_weights(path: Path, advice: str = "check the path") -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle that holds nothing else.
+    """The named tensors of a safetensors file, or of a pickle that contains nothing else.
 
     Args:
-        path: of the file; by its ending safetensors, else a pickle.
-        advice: what to do where the file is none of this, without a full stop.
+        path: `.safetensors`, else a pickle.
+        advice: what to do otherwise, without a period.
 
     Raises:
         AlitokError: the file is missing, damaged, or holds other things.
@@ -45,7 +42,7 @@ def read_weights(path: Path, advice: str = "check the path") -> Tensors:
         return load_tensors(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the reader stumbles in many ways, and some of its messages advise to run the file's code
+    except Exception:  # it fails in many ways, and some of its messages advise executing the file's code
         raise AlitokError(f"{path} is truncated, or holds other things than tensors; {advice}.") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AlitokError(f"{path} holds other things than named tensors; {advice}.")

@@ -71,7 +71,7 @@ class InceptionScore:
         self._sums.index_add_(0, places, found)
 
     def score(self) -> Score:
-        """The score of all samples so far; an error if there were none."""
+        """The score of all samples so far; an error without any."""
         seen = self._counts > 0
         if not seen.any():
             raise AlitokError("The Inception Score needs at least one sample.")

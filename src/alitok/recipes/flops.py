@@ -1,6 +1,6 @@
 """Work of one image, by formula from the configuration: floating-point operations, and bytes of weights.
 
-Operations are those of the forward pass, of a training step, and of drawing an image code by code; bytes are what a
+Operations are those of the forward pass, of a training step, and of sampling an image code by code; bytes are what a
 step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
 out, as in the model FLOPs that utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the
 gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and

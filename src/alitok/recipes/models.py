@@ -1,6 +1,6 @@
 """The table of named models: sizes from the presets, parameters counted on the models themselves.
 
-Leaves: rows for `alitok models`. Nothing here is trained or loaded; models are built without memory for their weights.
+Models are built without memory for their weights.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class ModelRow:
     Attributes:
         name: `TOKENIZER` or `TOKENIZER-GENERATOR`.
         kind: `tokenizer` or `generator`.
-        image_size: pixels a side.
-        layers, width, heads: one number for a generator; encoder and second decoder for a tokenizer.
+        image_size: px.
+        layers, width, heads: one number for a generator; encoder and stage-2 decoder for a tokenizer.
         prefix: prefix codes.
-        buffer: learned tokens in front of the second decoder; None for a generator.
+        buffer: learned tokens in front of the stage-2 decoder; None for a generator.
         codes: codes per image.
-        reads_prefix: whether the second decoder reads the prefix codes; None for a generator.
+        reads_prefix: whether the stage-2 decoder reads the prefix codes; None for a generator.
         guidance_scale, guidance_power: defaults of a generator; None for a tokenizer.
-        parameters: of a generator; of encoder, codebook and second decoder of a tokenizer (what an image needs).
-        training_parameters: those and, for a tokenizer, the first decoder.
+        parameters: of a generator; of encoder, codebook and stage-2 decoder of a tokenizer (what an image needs).
+        training_parameters: those and, for a tokenizer, the stage-1 decoder.
         published_gfid: guided gFID of the paper; None where none is published.
         measured_gfid: measured with this project; None = not yet.
     """

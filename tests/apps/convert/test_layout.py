@@ -151,7 +151,7 @@ def test_all_wrong_tensors_are_listed_by_their_released_names():
     for words in (
         "missing blocks.0.attn.qkv.weight",
         "missing blocks.1.norm1.weight",
-        "surplus surprise",
+        "unexpected surprise",
         "blocks.2.mlp.w1.weight is (3,), not (256, 64)",
         "norm.weight holds values that are not finite numbers",
     ):

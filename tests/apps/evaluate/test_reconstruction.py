@@ -404,7 +404,7 @@ def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
         ({"reference": "none.npz"}, r"none\.npz does not exist"),
         ({"reference": "texts"}, "is not a file of saved statistics; give the images to reconstruct with --data"),
         ({"tokenizer": "texts"}, r"config\.json does not exist"),
-        ({"tokenizer": "nowhere"}, "is no directory with a saved model"),
+        ({"tokenizer": "nowhere"}, "is not a directory with a saved model"),
         ({"tokenizer": "nan"}, "holds values that are not finite numbers"),
         ({"data": "texts"}, "texts"),
         ({"num": 1}, "needs at least two images, not 1 "),

@@ -104,7 +104,7 @@ def test_a_torch_module_is_put_into_evaluation_mode_and_options_win(module):
         ("MODULE:unmade", "without arguments fails with RuntimeError: no weights here"),
         ("MODULE:Sized", "image_size of .*:Sized must be a positive integer, not 'large'"),
         ("MODULE:Unsized", "has no attribute image_size; .* --image-size"),
-        ("no/such/directory", "no directory with a saved model|There is no directory"),
+        ("no/such/directory", "not a directory with a saved model|There is no directory"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_loaded_is_an_error(module, name, message, monkeypatch):

@@ -120,7 +120,7 @@ def test_a_replica_whose_worker_has_died_is_unhealthy(accepting, alive, healthy)
 def test_mistakes_are_reported_before_ray_starts(model_directory, tmp_path):
     with pytest.raises(AlitokError, match="must be at least 1, not 0"):
         run_serve(str(model_directory), ServeOptions(port=0, replicas=0))
-    with pytest.raises(AlitokError, match="is no directory with a saved model"):
+    with pytest.raises(AlitokError, match="is not a directory with a saved model"):
         run_serve(str(tmp_path / "none"), ServeOptions(port=0, replicas=2))
     with pytest.raises(AlitokError, match="require --replicas"):
         run_serve(str(model_directory), ServeOptions(port=0, cluster="auto"))

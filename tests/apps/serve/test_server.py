@@ -115,4 +115,4 @@ def test_mistakes_end_with_a_message_and_status_2(tmp_path):
     process = start(tmp_path / "none", "--port", 0)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output) == (2, "")
-    assert errors == f"alitok: error: {tmp_path / 'none'} is no directory with a saved model; check the path.\n"
+    assert errors == f"alitok: error: {tmp_path / 'none'} is not a directory with a saved model; check the path.\n"

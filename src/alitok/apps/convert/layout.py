@@ -153,7 +153,7 @@ def tokenizer_from_released(
         A tokenizer on the CPU, in evaluation mode, with the file's one decoder as that of its stage.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
+        AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     shapes = _shapes(
@@ -254,7 +254,7 @@ def generator_from_released(
         A generator on the CPU, in evaluation mode.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
+        AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     shapes = _shapes(
@@ -290,7 +290,7 @@ def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
     """Build our discriminator from that of a released training file.
 
     Raises:
-        AlitokError: tensors are missing, surplus, misshapen or not finite; all are listed.
+        AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
     """
     released = _unwrapped(state_dict)
     width = _shapes(released, "discriminator", {"block_in.0.weight": 4})["block_in.0.weight"][0]
