@@ -117,7 +117,8 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 
 def run(options: argparse.Namespace, case: Case) -> dict[str, Any]:
     """Measure one case in this process."""
-    from alitok.apps.bench.bench import BenchOptions, bench, full_name, named_configs, random_pipeline
+    from alitok.apps.bench.bench import bench, full_name, named_configs, random_pipeline
+    from alitok.apps.bench.options import BenchOptions
     from alitok.sampling.pipeline import Pipeline
 
     precision: Any = case.precision or "fp32"
@@ -274,7 +275,7 @@ def _line(result: dict[str, Any]) -> str:
         return f"{result['ratio']:.3f} times plain guidance"
     if "precisions" in result:
         return ", ".join(f"{name} {found['same_codes']:.2%} same codes" for name, found in result["precisions"].items())
-    return f"{result['seconds_per_image']:.3f} s per image, {result['share_of_roofline']:.0%} of the limit"
+    return f"{result['seconds_per_image']:.3f} s per image, {result['roofline_fraction']:.0%} of the limit"
 
 
 def _merged(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _rows(case: dict[str, Any]) -> list[list[str]]:
             [name, kind, *(f"{found[share]:.3%}" for share in shares)] for kind, found in case["precisions"].items()
         ]
     step = [f"{case['ms_per_step']:.2f}", f"{case['limit_ms_per_step']:.2f}"]
-    bandwidth, roofline = f"{case['share_of_bandwidth']:.0%}", f"{case['share_of_roofline']:.0%}"
+    bandwidth, roofline = f"{case['bandwidth_fraction']:.0%}", f"{case['roofline_fraction']:.0%}"
     memory, speed = f"{case['peak_memory_bytes'] / 1e9:.1f}", case["speed_over_oracle"]
     if case["part"] == "growth":
         parts = [f"{case['codes_seconds']:.3f}", f"{case['decode_seconds']:.3f}"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from alitok.apps.plan.footprint import Layout, static_bytes
+from alitok.apps.plan.stage_cost import Layout, static_bytes
 from alitok.apps.plan.step_trace import Rehearsal
 from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 from alitok.recipes.presets import RECIPES, Recipe, StageName, with_generator
@@ -55,8 +55,8 @@ def planned(recipe: Recipe, stage: StageName, case: dict[str, Any], option: str,
         accumulating=microbatches > 1,
         fused_attention="NVIDIA" in case["device"],
     )
-    average = bool(recipe.training(stage).loop.optimizer.ema_decay)
-    static = sum(static_bytes(rehearsal.weights, Layout("ddp", activation_checkpointing=False), 1, average=average))
+    ema = bool(recipe.training(stage).loop.optimizer.ema_decay)
+    static = sum(static_bytes(rehearsal.weights, Layout("ddp", activation_checkpointing=False), 1, ema=ema))
     if stage == "generator":
         return static + trace.held_bytes, generator_step_flops(recipe.generator_size.config(recipe.tokenizer, classes))
     return static + trace.held_bytes, tokenizer_step_flops(recipe.tokenizer, stage)

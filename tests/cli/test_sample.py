@@ -78,7 +78,8 @@ def test_sample_and_complete(place):
     assert len(list((place / "s").glob("*/*.png"))) == 6
     refused = alitok(*words, at=place)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("alitok: error: s holds images of another job (guidance_schedule linear,")
+    assert refused.stderr.startswith("alitok: error: s was begun with conflicting settings: ")
+    assert "sampling.guidance_schedule (linear, now cosine)" in refused.stderr
 
     Image.new("RGB", (20, 30), "red").save(place / "red.png")
     words = ("complete", "model", "red.png", "--rows", 1, "--count", 3, "--out", "sheet.png", "--device", "cpu")

@@ -692,7 +692,7 @@ CHANGES = [
             "test_codes_and_samples_are_planned_in_float32_by_hand",
         ),
         (
-            "half of the cache of a drawn image",
+            "half of the cache of a sampled image",
             "each = 2 * 2 * config.layers",
             "each = 2 * config.layers",
             "test_codes_and_samples_are_planned_in_float32_by_hand",
@@ -704,16 +704,16 @@ CHANGES = [
             "test_where_memory_is_slow_samples_take_the_time_of_reading",
         ),
         (
-            "drawing without guidance",
-            "flops = 2 * drawing_flops(config)",
-            "flops = drawing_flops(config)",
+            "sampling without guidance",
+            "flops = 2 * sampling_flops(config)",
+            "flops = sampling_flops(config)",
             "test_codes_and_samples_are_planned_in_float32_by_hand",
         ),
         (
-            "more drawn at a time than memory holds",
-            "batch = min(_DRAWN, room, -(-request.samples // request.gpus))",
-            "batch = min(_DRAWN, -(-request.samples // request.gpus))",
-            "test_fewer_are_drawn_at_a_time_where_there_is_no_room",
+            "more sampled at a time than memory holds",
+            "batch = min(_BATCH, room, -(-request.samples // request.gpus))",
+            "batch = min(_BATCH, -(-request.samples // request.gpus))",
+            "test_smaller_batches_are_sampled_where_memory_is_small",
         ),
         (
             "hours of a phase over all GPUs' time",

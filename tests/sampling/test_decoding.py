@@ -102,7 +102,7 @@ def test_bf16_is_chosen_where_it_is_faster_and_near_enough(tokenizer, codes, tri
     assert torch.equal(drawn, in_bf16(tokenizer, codes)) == (chosen == "bf16")
 
 
-def test_it_is_tried_once_on_two_images_and_only_if_nothing_was_asked_for(tokenizer, codes, trial):
+def test_precisions_are_tried_once_on_two_images_unless_one_is_given(tokenizer, codes, trial):
     tried = trial(0.5, 0.0)
     for precision in ("fp32", "bf16"):
         PixelDecoder(tokenizer, precision)(codes)

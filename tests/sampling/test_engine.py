@@ -52,7 +52,7 @@ def requests(configs, seed=1, classes=5):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_engine_draws_what_the_oracle_draws(generator, config, how):
+def test_engine_equals_the_oracle(generator, config, how):
     asked = requests([config] * 6)
     expected = oracle.sample(generator, asked)
     engine = Engine(generator, **HOW[how])
@@ -66,7 +66,7 @@ def test_engine_draws_what_the_oracle_draws(generator, config, how):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", SIZES)
-def test_every_layout_draws_what_the_oracle_draws(name, how):
+def test_every_layout_equals_the_oracle(name, how):
     generator = model(SIZES[name])
     soft = SamplingConfig(guidance_scale=3.0, guidance_power=0.5, soft_guidance=True)
     for asked in (requests([soft] * 3), requests([SamplingConfig(guidance_scale=3.0)])):
@@ -95,7 +95,7 @@ def test_named_sizes_draw_what_the_oracle_draws(preset, drawn):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_on_a_gpu_recorded_steps_draw_what_the_oracle_draws(config):
+def test_recorded_steps_on_a_gpu_equal_the_oracle(config):
     generator = model(SIZES["long"]).to("cuda")
     engine = Engine(generator)
     for seed in (1, 2):
@@ -112,7 +112,7 @@ def test_a_batch_may_mix_classes_scales_seeds_and_all_settings(generator):
     assert torch.equal(together, oracle.sample(generator, asked))
 
 
-def test_a_image_does_not_depend_on_its_batch(generator):
+def test_an_image_does_not_depend_on_its_batch(generator):
     engine, config = Engine(generator), SamplingConfig(guidance_scale=3.0)
     asked = requests([config] * 64)
     together = engine.sample(asked)
@@ -160,7 +160,7 @@ def test_codes_come_row_by_row(generator):
     assert [part.shape for part in rows] == [(7, 4)] * 4
 
 
-def test_a_stream_that_is_left_harms_no_later_batch(generator):
+def test_an_abandoned_stream_does_not_harm_later_batches(generator):
     engine = Engine(generator)
     next(engine.stream(requests(CONFIGS)))
     assert torch.equal(engine.sample(requests(CONFIGS)), oracle.sample(generator, requests(CONFIGS)))
@@ -200,7 +200,7 @@ def test_the_cache_is_as_large_as_estimated(generator):
     assert codes_bytes(engine, 37) == 37 * codes_bytes(engine, 1)
 
 
-def test_wrong_requests_are_refused(generator):
+def test_bad_requests_are_rejected(generator):
     engine = Engine(generator)
     with pytest.raises(AlitokError, match="Class 6 does not exist; classes are 0 to 4"):
         engine.sample([SampleRequest(6)])
@@ -208,7 +208,7 @@ def test_wrong_requests_are_refused(generator):
         engine.sample([])
 
 
-def test_settings_of_a_batch_tell_what_any_row_needs():
+def test_a_batch_needs_what_any_row_needs():
     rows = RowSettings.of(requests(CONFIGS), 12, 20, torch.device("cpu"))
     assert rows.scales.shape == (7, 12)
     assert rows.guided
@@ -229,7 +229,7 @@ def test_kernels_are_chosen_once_for_each_class_of_rows(generator, monkeypatch):
     assert not engine._runner.layers  # the weights of what lost are given back
 
 
-def test_where_numba_cannot_be_used_pytorch_draws(generator, monkeypatch):
+def test_pytorch_samples_where_numba_cannot_be_used(generator, monkeypatch):
     def no_place(name):
         raise RuntimeError("cannot cache function: no locator available")
 
@@ -241,7 +241,7 @@ def test_where_numba_cannot_be_used_pytorch_draws(generator, monkeypatch):
         Engine(generator, kernel="fused")
 
 
-def test_wrong_engines_are_refused(generator):
+def test_bad_engines_are_rejected(generator):
     with pytest.raises(AlitokError, match="Unknown kernel 'typo'; choose fused, plain, weight_first"):
         Engine(generator, kernel="typo")
     with pytest.raises(AlitokError, match="no graphs"):

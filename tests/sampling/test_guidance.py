@@ -109,7 +109,7 @@ def test_draws_follow_the_softmax_and_never_give_a_filtered_code():
     assert torch.allclose(share, expected, atol=0.012)
 
 
-def test_guidance_of_zero_or_one_is_none():
+def test_a_scale_of_zero_or_one_disables_guidance():
     for scale in (0.0, 1.0):
         rows = settings(SamplingConfig(guidance_scale=scale))
         assert not rows.guided

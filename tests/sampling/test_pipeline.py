@@ -51,7 +51,7 @@ def test_classes_by_name_and_number_give_images(pipeline):
     assert not np.array_equal(array(images), array(pipeline([0, 1, 1], seed=4)))
 
 
-def test_a_image_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
+def test_an_image_depends_on_its_place_and_seed_not_on_the_batch(pipeline):
     together = array(pipeline([0, 1, 2, 0], seed=1))
     assert np.array_equal(together, array(pipeline([0, 1, 2, 0], seed=1, batch_size=3)))
     assert np.array_equal(together[:2], array(pipeline([0, 1], seed=1)))
@@ -65,7 +65,7 @@ def test_options_replace_the_default(pipeline):
     assert (greedy == greedy[0]).all()
 
 
-def test_a_image_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
+def test_an_image_with_a_seed_of_its_own_does_not_depend_on_its_place(pipeline):
     several = array(pipeline([0, 1, 2], seed=[5, 6, 7]))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=[6])))
     assert np.array_equal(several[1:2], array(pipeline(1, seed=6)))
@@ -96,7 +96,7 @@ def test_streamed_strips_are_the_causal_decoders_image_and_the_end_is_the_call(p
     assert np.array_equal(last.images.transpose(0, 2, 3, 1), finished)
 
 
-def test_a_image_is_continued_from_its_first_rows_in_any_class(pipeline):
+def test_an_image_is_continued_from_its_first_rows_in_any_class(pipeline):
     image = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
     cropped = torch.from_numpy(np.asarray(centre_crop(image, 6)).copy()).permute(2, 0, 1)
     codes = pipeline.tokenizer.encode(to_float(cropped)[None])[0]
@@ -232,7 +232,7 @@ def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
         Pipeline.from_pretrained(tmp_path)
 
 
-def test_the_hub_is_not_asked_for_what_cannot_be_a_name(tmp_path):
+def test_only_possible_names_are_looked_up_on_the_hub(tmp_path):
     with pytest.raises(AlitokError, match="no directory with a saved model"):
         Pipeline.from_pretrained(str(tmp_path / "a" / "b" / "c"))
     with pytest.raises(AlitokError, match="hub"):

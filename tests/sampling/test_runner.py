@@ -113,7 +113,7 @@ def test_the_fastest_kernel_is_taken_or_the_one_that_is_named(monkeypatch):
     assert Kernels(linears, "fp32", "weight_first").fastest(2)[0] == "weight_first"
 
 
-def test_a_missing_kernel_is_told():
+def test_a_missing_kernel_is_reported():
     meta = [Weight(torch.empty(8, 4, device="meta"), torch.empty(8, device="meta"))]
     with pytest.raises(AlitokError, match="no int8 kernel for meta"):
         Kernels(meta, "int8")

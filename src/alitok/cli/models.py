@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 _TOKENIZER = ("tokenizer", "px", "layers", "width", "heads", "prefix", "buffer", "reads\nprefix", "codes", "parameters")
 _GENERATOR = ("generator", "px", "layers", "width", "heads", "codes", "gui-\ndance", "parameters")
-_WIDTH = 120  # of what is not for a terminal
+_WIDTH = 120  # outside a terminal
 
 
 def models(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """List the named models: sizes, parameters counted on the models themselves, published and measured gFID.
 
-    Of a tokenizer, the first of two numbers is the encoder's and the second that of the decoder that draws; guidance is
-    scale and power. A generator's name begins with that of the tokenizer whose codes it draws.
+    Of a tokenizer, the first of two numbers is the encoder's and the second the stage-2 decoder's; guidance is scale
+    and power. A generator's name starts with that of its tokenizer.
 
     Args:
         json_: print one JSON object, name -> numbers.

@@ -157,7 +157,8 @@ class JobDir:
             for path in changed
             if path != "contents" or "data" not in changed
         ]
-        return AlitokError(f"{self.root} was begun with conflicting settings: {', '.join(listed)}; {hint}.")
+        place = self.path if self.shared else self.root
+        return AlitokError(f"{place} was begun with conflicting settings: {', '.join(listed)}; {hint}.")
 
     def discard(self) -> None:
         """Delete the job, and `root` if nothing else is left; where outputs depend on stored settings, `replace` them.

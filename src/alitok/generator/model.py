@@ -1,4 +1,4 @@
-"""The generator: a LlamaGen-form transformer with QK-norm; `(codes, classes) -> logits`.
+"""The generator: a LlamaGen-style transformer with QK-norm that maps codes and classes to next-code logits.
 
 Logits (B, t + 1, V) at position i predict code i from the class and the codes before it.
 Shapes: B sequences, K prefix, G grid size, T = K + G * G codes, t <= T, V codebook size, D width.
@@ -132,7 +132,7 @@ class Generator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Generator:
-        """Read what `save_pretrained` wrote; the generator is on the CPU, in evaluation mode.
+        """Load what `save_pretrained` wrote, on the CPU, in evaluation mode.
 
         Args:
             path_or_name: a directory, or `owner/name` on the hub.

@@ -1,4 +1,4 @@
-"""Work of one image, by formula from the configuration: floating-point operations, and bytes of weights.
+"""FLOPs of one image by formula, in a forward pass, a training step and code-by-code sampling; bytes per sampling step.
 
 Operations are those of the forward pass, of a training step, and of sampling an image code by code; bytes are what a
 step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
@@ -38,7 +38,7 @@ def _convolution(before: int, after: int, side: int) -> int:
 
 
 def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> int:
-    """The residual blocks at all resolutions, and the convolutions that lead from one to the next."""
+    """The residual blocks at all resolutions, and the convolutions between them."""
     sizes, total = widths(part.channels, config.patch_size), 0
     sides = [config.image_size >> halvings for halvings in range(len(sizes))]
     for size, side in zip(sizes, sides, strict=True):
@@ -76,8 +76,8 @@ def decoder_flops(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
         pixels = _convolution(decoder.channels, 3, config.image_size)
         return _embedding(config, decoder) + _levels(config, decoder) + pixels
     cells = config.grid**2
-    drawn = cells + (config.prefix_length if decoder.prefix_head else 0)
-    pixels = 2 * drawn * 3 * config.patch_size**2 * (decoder.width + 3)  # the head, then the 3 -> 3 convolution
+    patches = cells + (config.prefix_length if decoder.prefix_head else 0)
+    pixels = 2 * patches * 3 * config.patch_size**2 * (decoder.width + 3)  # the head, then the 3 -> 3 convolution
     length = _read(config, decoder) + decoder.extra_tokens
     return _embedding(config, decoder) + _vit(decoder.layers, decoder.width, length) + pixels
 
@@ -94,10 +94,10 @@ def _embedding(config: TokenizerConfig, decoder: AnyDecoderConfig) -> int:
 
 
 def tokenizer_step_flops(config: TokenizerConfig, stage: Stage) -> int:
-    """One image of a training step of a tokenizer's stage.
+    """One image of a training step of a tokenizer's stage, without feature networks and discriminator.
 
-    Stage 1: no gradient reaches the pixels, nor comes from the choice of codes, whose distances online clustering
-    takes once more. Stage 2: encoder and codes are frozen. Feature networks and discriminator are not counted.
+    Stage 1: no gradients of the pixels or of the distances to the codebook, which online clustering computes once more.
+    Stage 2: encoder and codes are frozen.
     """
     decoder = {"stage1": config.stage1, "stage2": config.stage2}[stage]
     assert decoder is not None
@@ -119,12 +119,12 @@ def generator_flops(config: GeneratorConfig) -> int:
     return blocks + 2 * length * width * config.codebook_size
 
 
-def drawing_flops(config: GeneratorConfig) -> int:
-    """One sequence drawn code by code over a cache, in one branch of guidance: step i looks at i positions."""
+def sampling_flops(config: GeneratorConfig) -> int:
+    """One sequence sampled code by code over a cache, in one guidance branch: step i attends to i positions."""
     length, width = config.sequence_length, config.width
     weights = config.layers * _block_weights(config) + width * config.codebook_size
-    looks = length * (length + 1) // 2
-    return 2 * length * weights + config.layers * 2 * 2 * looks * width
+    attended = length * (length + 1) // 2
+    return 2 * length * weights + config.layers * 2 * 2 * attended * width
 
 
 def _block_weights(config: GeneratorConfig) -> int:
@@ -132,10 +132,10 @@ def _block_weights(config: GeneratorConfig) -> int:
 
 
 def step_weight_bytes(config: GeneratorConfig, precision: EnginePrecision, rows: int) -> int:
-    """All that one step of the sampler must read of the model, each number once; the cache is not counted.
+    """All that one step of the sampler reads of the model, without the cache.
 
-    The weights of linear layers in this precision, biases likewise (int8: in float32, with a scale for each output),
-    norms in float32, and one row of the embedding table for each of the `rows` that are read (2 per guided image).
+    Weights and biases of linear layers in this precision (int8: biases in float32, and a scale per output), norms in
+    float32, and one row of the embedding table for each of the `rows` (2 per guided image).
     """
     width, layers, size = config.width, config.layers, _WEIGHT_BYTES[precision]
     weights = layers * _block_weights(config) + width * config.codebook_size

@@ -66,7 +66,7 @@ class ModelRow:
     measured_gfid: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row without its name; a single number stands by itself."""
+        """The row without its name; a tuple of one number becomes the number."""
         row = {key: value for key, value in asdict(self).items() if key != "name"}
         return {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in row.items()}
 

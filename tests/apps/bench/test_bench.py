@@ -7,13 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alitok.apps.bench import bench as module
 from alitok.apps.bench import roofline
-from alitok.apps.bench.bench import BenchOptions, bench, named_configs, random_pipeline, run_bench
+from alitok.apps.bench.bench import bench, named_configs, random_pipeline, run_bench
+from alitok.apps.bench.options import BenchOptions
 from alitok.apps.bench.result import BenchResult
 from alitok.apps.bench.roofline import Bandwidth
-from alitok.cli import bench as command
+from alitok.cli import app
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.recipes.flops import drawing_flops, step_weight_bytes
+from alitok.recipes.flops import sampling_flops, step_weight_bytes
 from alitok.recipes.models import model_rows
 from alitok.recipes.presets import SAMPLING
 from alitok.sampling import SampleRequest, SamplingConfig, memory
@@ -76,7 +77,7 @@ def test_operations_are_those_that_the_engine_does(pipeline, guided):
     with counter:
         engine.sample(requests)
     rows = 6 if guided else 3
-    assert counter.get_total_flops() == rows * drawing_flops(GENERATOR)
+    assert counter.get_total_flops() == rows * sampling_flops(GENERATOR)
 
 
 def result(**changes):
@@ -120,25 +121,25 @@ def test_what_follows_from_the_measurements():
     assert found["bytes_per_step"] == 50_000_000
     assert found["achieved_gb_s"] == pytest.approx(5.0)  # 50 MB in 10 ms
     assert (found["read_gb_s"], found["copy_gb_s"], found["bandwidth_gb_s"]) == (10.0, 8.0, 10.0)
-    assert found["share_of_bandwidth"] == pytest.approx(0.5)
+    assert found["bandwidth_fraction"] == pytest.approx(0.5)
     assert found["limit_ms_per_step"] == pytest.approx(5.0)  # by bytes; by operations 2
-    assert found["share_of_roofline"] == pytest.approx(0.5)
+    assert found["roofline_fraction"] == pytest.approx(0.5)
     assert found["achieved_tflops"] == pytest.approx(0.2)
     assert found["speed_over_oracle"] == pytest.approx(10.0)  # 20 s to 2 s for the four images
     assert found["bandwidth_before"] == {"read_gb_s": 8.0, "copy_gb_s": 7.0}
     slow = result(matmul_tflops=0.25)
     assert slow.limit_ms_per_step == pytest.approx(8.0)  # by operations
-    assert slow.share_of_bandwidth == pytest.approx(0.5)
-    assert slow.share_of_roofline == pytest.approx(0.8)
+    assert slow.bandwidth_fraction == pytest.approx(0.5)
+    assert slow.roofline_fraction == pytest.approx(0.8)
     assert slow.speed_over_oracle is None
     copying = result(bandwidth_before=Bandwidth(1.0, 20.0), bandwidth_after=Bandwidth(1.0, 20.0), reads_between=(1.0,))
-    assert copying.share_of_bandwidth == pytest.approx(0.25)
+    assert copying.bandwidth_fraction == pytest.approx(0.25)
 
 
 def test_a_saved_pair_is_measured(saved):
     found = run_bench(BenchOptions(model=str(saved), batch_size=3, rounds=2, oracle=True, **QUICK)).to_json()
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, allow_nan=False))
-    asked = {"seconds_per_image", "images_per_second", "ms_per_step", "share_of_bandwidth", "preset", "batch", "dtype"}
+    asked = {"seconds_per_image", "images_per_second", "ms_per_step", "bandwidth_fraction", "preset", "batch", "dtype"}
     assert asked <= set(found)
     assert (found["model"], found["preset"], found["batch"]) == (str(saved), None, 3)
     assert (found["codes"], found["image_size"], found["guided"]) == (12, 12, True)
@@ -147,7 +148,7 @@ def test_a_saved_pair_is_measured(saved):
     assert found["kv_cache_bytes"] == 2 * 2 * 6 * 12 * 32 * 4  # keys and values, layers, rows, codes, width, bytes
     filled = sum(range(1, 13)) / 12
     assert found["cache_bytes_per_step"] == pytest.approx(2 * 2 * 6 * filled * 32 * 4)
-    assert found["flops_per_step"] == pytest.approx(6 * drawing_flops(GENERATOR) / 12)
+    assert found["flops_per_step"] == pytest.approx(6 * sampling_flops(GENERATOR) / 12)
     assert found["kernels"]
     assert found["decode_precision"] in ("fp32", "bf16")
     assert found["peak_memory_bytes"] > MIB
@@ -169,7 +170,7 @@ def test_guidance_is_the_models_own_none_or_soft(pipeline):
     assert own.preset == "name"
 
 
-def test_what_is_drawn_is_what_is_timed(pipeline, monkeypatch):
+def test_whole_batches_are_timed(pipeline, monkeypatch):
     """Every round draws its images whole, by other seeds, in the batch and with the guidance asked for."""
     drawn, whole, stream = [], [], Engine.stream
 
@@ -190,14 +191,14 @@ def test_what_is_drawn_is_what_is_timed(pipeline, monkeypatch):
     assert [request.label for request in drawn[0]] == [0, 1, 2, 3, 4, 0, 1]
 
 
-def test_random_weights_do_not_draw_all_codes_alike(pipeline):
+def test_random_weights_sample_different_codes(pipeline):
     codes = pipeline.engine.sample([SampleRequest(1, 0, 0, SamplingConfig(temperature=0.0))])
     assert len(codes.unique()) > 1
     assert pipeline.tokenizer.stage1 is None
     assert pipeline.decoder(codes).shape == (1, 3, 12, 12)
 
 
-def test_every_named_generator_is_there(monkeypatch):
+def test_every_named_generator_has_configs(monkeypatch):
     names = [row.name for row in model_rows() if row.kind == "generator"]
     for name in names:
         tokenizer, generator, sampling = named_configs(name)
@@ -206,7 +207,7 @@ def test_every_named_generator_is_there(monkeypatch):
     assert named_configs("alitok-256-XL")[2] == SAMPLING["XL"]
     assert named_configs("digits-generator")[1].classes == 10
     assert named_configs(module.full_name("L")) == named_configs("alitok-256-L")
-    with pytest.raises(AlitokError, match=r"no preset 'alitok-256-X'; near: .*alitok-256-XL"):
+    with pytest.raises(AlitokError, match=r"Unknown preset 'alitok-256-X'; near: .*alitok-256-XL"):
         run_bench(BenchOptions(preset="alitok-256-X"))
 
 
@@ -220,18 +221,18 @@ def test_every_named_generator_is_there(monkeypatch):
         ({"threads": -1}, "threads must be at least 1"),
     ],
 )
-def test_options_without_meaning_are_refused(options, sentence):
+def test_options_without_meaning_are_rejected(options, sentence):
     with pytest.raises(AlitokError, match=sentence):
         BenchOptions(**options)
 
 
-def test_softening_no_guidance_is_refused():
+def test_softening_no_guidance_is_rejected():
     plain = random_pipeline(TOKENIZER, GENERATOR, SamplingConfig(), "cpu")
-    with pytest.raises(AlitokError, match="none to be softened"):
+    with pytest.raises(AlitokError, match="soft guidance has no effect"):
         bench(plain, BenchOptions(**QUICK, soft_guidance=True), "name")
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(pipeline, monkeypatch):
+def test_a_batch_that_does_not_fit_is_rejected_with_the_largest_that_does(pipeline, monkeypatch):
     one = image_bytes(pipeline.engine, pipeline.tokenizer, guided=True)
     weights = sum(parameter.nbytes for parameter in pipeline.generator.parameters())
     monkeypatch.setattr(memory, "free_memory", lambda device: int((2 * weights + 5.5 * one) / 0.95))
@@ -245,7 +246,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(pipelin
     assert bench(pipeline, BenchOptions(**QUICK, rounds=1), "name").largest_batch is None
 
 
-def test_threads_are_those_asked_for(saved):
+def test_threads_are_set(saved):
     before = torch.get_num_threads()
     try:
         found = run_bench(BenchOptions(model=str(saved), rounds=1, threads=2, **QUICK))
@@ -261,11 +262,14 @@ def small_machine(monkeypatch):
 
 
 def test_the_command_prints_one_object_or_a_table(saved, small_machine, capsys):
-    command.bench(str(saved), rounds=1, device="cpu", json_=True)
+    def run(*words):
+        app(["bench", str(saved), "--rounds", "1", "--device", "cpu", *words], result_action="return_value")
+
+    run("--json")
     assert json.loads(capsys.readouterr().out)["batch"] == 1
-    command.bench(str(saved), rounds=1, batch_size=2, guidance=False, device="cpu", oracle=True)
+    run("--batch-size", "2", "--no-guidance", "--oracle")
     table = capsys.readouterr().out
     # The title is broken where the model's path is long.
-    assert "12 pixels, 12 codes, no guidance, batch 2, fp32" in " ".join(table.split())
-    for row in ("seconds per image", "step", "memory read", "largest batch that fits", "times as fast as it"):
+    assert "12 px, 12 codes, no guidance, batch 2, fp32" in " ".join(table.split())
+    for row in ("seconds per image", "step", "memory read", "largest batch that fits", "speedup over it"):
         assert any(line.startswith(row) for line in table.splitlines()), table

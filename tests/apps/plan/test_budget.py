@@ -9,18 +9,16 @@ import torch
 
 from alitok.apps.plan import command as plan_command
 from alitok.apps.plan.budget import SCALES, PlanRequest, make_budget
-from alitok.apps.plan.footprint import LAYOUTS, ActivationLine, Layout, static_bytes
 from alitok.apps.plan.hardware import GPUS
-from alitok.apps.plan.stage_cost import StageCost
+from alitok.apps.plan.stage_cost import LAYOUTS, ActivationLine, Layout, StageCost, static_bytes
 from alitok.apps.plan.step_trace import Rehearsal
-from alitok.apps.plan.tables import duration, size
 from alitok.apps.plan.traffic import Assumptions
 from alitok.cli import app
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.opening import open_splits
-from alitok.recipes.flops import decoder_flops, drawing_flops, encoder_flops, generator_step_flops, step_weight_bytes
+from alitok.recipes.flops import decoder_flops, encoder_flops, generator_step_flops, sampling_flops, step_weight_bytes
 from alitok.recipes.presets import RECIPES, GeneratorSize
 from alitok.run.estimate import generator_on_noise, noise_splits
 from alitok.run.tasks import Trainings
@@ -67,9 +65,9 @@ def test_codes_and_samples_are_planned_in_float32_by_hand(budget):
     weights = step_weight_bytes(generator, "fp32", 2 * 256)
     cache = 2 * 2 * 4 * 64 * 20 * 4  # two rows, keys and values, layers, width, codes, bytes
     assert sample.memory == weights + 256 * cache
-    assert sample.flops == 2 * drawing_flops(generator) + decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2)
-    reading = 20 * (weights + 256 * cache / 2) / (2.039e12 * Assumptions().bandwidth_share)
-    computing = 256 * 2 * drawing_flops(generator) / (0.5 * 19.5e12)
+    assert sample.flops == 2 * sampling_flops(generator) + decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2)
+    reading = 20 * (weights + 256 * cache / 2) / (2.039e12 * Assumptions().bandwidth_fraction)
+    computing = 256 * 2 * sampling_flops(generator) / (0.5 * 19.5e12)
     pixels = 256 * decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2) / (0.5 * 19.5e12)
     assert sample.hours == pytest.approx(49 * (max(reading, computing) + pixels) / 3600)
 
@@ -79,12 +77,12 @@ def test_where_memory_is_slow_samples_take_the_time_of_reading():
     request = PlanRequest(gpus=4, images=1437, classes=10)
     _, sample = make_budget(SMALL, gpu, request, Assumptions(mfu=0.5), stages=()).jobs
     weights = step_weight_bytes(SMALL.generator_size.config(SMALL.tokenizer, 10), "fp32", 2 * 256)
-    reading = 20 * (weights + 256 * 81_920 / 2) / (1e9 * Assumptions().bandwidth_share)  # half the cache, on average
+    reading = 20 * (weights + 256 * 81_920 / 2) / (1e9 * Assumptions().bandwidth_fraction)  # half the cache, on average
     pixels = 256 * decoder_flops(SMALL.tokenizer, SMALL.tokenizer.stage2) / (0.5 * 19.5e12)
     assert sample.hours == pytest.approx(49 * (reading + pixels) / 3600)
 
 
-def test_fewer_are_drawn_at_a_time_where_there_is_no_room():
+def test_smaller_batches_are_sampled_where_memory_is_small():
     gpu = dataclasses.replace(GPUS["4090"], memory=20e6)
     request = PlanRequest(images=1437, classes=10)
     (_, wide), (_, tight) = (
@@ -93,7 +91,7 @@ def test_fewer_are_drawn_at_a_time_where_there_is_no_room():
     assert 0.8 * 20e6 < tight.memory <= 0.9 * 20e6 < wide.memory
 
 
-def test_every_scale_is_there_and_says_why_not(budget):
+def test_every_scale_has_a_time_or_a_reason(budget):
     for stage in budget.stages:
         assert tuple(scale.gpus for scale in stage.scaling) == SCALES
         for scale in stage.scaling:
@@ -165,9 +163,9 @@ def sharded_bytes(world):
 
 
 @pytest.mark.slow
-def test_shares_of_two_processes(together):
+def test_shards_of_two_processes(together):
     weights = Rehearsal(SMALL, "generator", 10).weights
-    planned, _, moments = static_bytes(weights, Layout("fsdp", False), 2, average=False)
+    planned, _, moments = static_bytes(weights, Layout("fsdp", False), 2, ema=False)
     for held, held_moments in together(sharded_bytes):
         assert planned == pytest.approx(held, rel=0.02)
         assert moments == pytest.approx(held_moments, rel=0.02)
@@ -203,7 +201,7 @@ def test_tables_are_whole_in_a_narrow_terminal(capsys, monkeypatch):
     assert re.findall(r"\d[\d,.]*", narrow) == re.findall(r"\d[\d,.]*", wide)
 
 
-def test_gpus_among_which_a_batch_does_not_divide_are_told_below_the_table(capsys):
+def test_gpu_numbers_that_do_not_divide_a_batch_are_listed_below_the_table(capsys):
     plan("--stage", "generator")
     assert "On 128, 256, 512 and 1,024 GPUs: a batch of 64 does not divide." in capsys.readouterr().out
 
@@ -231,27 +229,27 @@ def test_images_in_memory_need_no_cores():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "said"),
+    ("tokens", "message"),
     [
         (("--gpus", "3"), "batch of 64 images of stage1 does not divide over 3 GPUs"),
         (("--gpus", "0"), "gpus must be at least 1"),
-        (("--gpu", "tpu"), "There is no GPU 'tpu'"),
+        (("--gpu", "tpu"), "Unknown GPU 'tpu'"),
         (("--gpus", "1", "--generator", "B", "--set", "tokenizer.patch=3"), "patch"),
         (("--mfu", "1.5"), "mfu must be above 0 and at most 1"),
         (("--network", "-1"), "--network must be above 0"),
         (("--set", "stage1.loop.batch=3"), "batch"),
     ],
 )
-def test_bad_options_are_told(tokens, said):
-    with pytest.raises(AlitokError, match=said):
+def test_bad_options_are_rejected(tokens, message):
+    with pytest.raises(AlitokError, match=message):
         plan(*tokens)
 
 
 def test_units():
-    assert [size(value) for value in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]
-    assert [duration(hours) for hours in (0.5, 1500.0)] == ["30.0 min", "1,500.0 h"]
+    assert [plan_command.size(value) for value in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]
+    assert [plan_command._hours(hours) for hours in (0.5, 1500.0)] == ["30.0 min", "1,500.0 h"]
 
 
-def test_an_unknown_preset_is_told():
-    with pytest.raises(AlitokError, match="There is no preset 'mine'; choose one of: small, base, digits"):
+def test_an_unknown_preset_is_rejected():
+    with pytest.raises(AlitokError, match="Unknown preset 'mine'; choose one of: small, base, digits"):
         plan(preset="mine")

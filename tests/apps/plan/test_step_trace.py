@@ -121,8 +121,10 @@ def test_bytes_of_weights(stage, tmp_path):
     weights = Rehearsal(recipe, stage, len(CLASSES)).weights
     trained = state.trained
     assert weights.trained == sum(parameter.nbytes for parameter in trained["model"].parameters)
-    rival = trained.get("discriminator")
-    assert weights.rival == (0 if rival is None else sum(parameter.nbytes for parameter in rival.parameters))
+    discriminator = trained.get("discriminator")
+    assert weights.discriminator == (
+        0 if discriminator is None else sum(parameter.nbytes for parameter in discriminator.parameters)
+    )
     everything = sum(parameter.nbytes for parameter in state.model.parameters())
     assert weights.frozen == everything - weights.trained  # without feature networks
     assert 0.5 * weights.trained < weights.blocks < weights.trained

@@ -8,8 +8,8 @@ from alitok.apps.plan.hardware import GPUS, gpu_named
 from alitok.apps.plan.traffic import Assumptions, Messages, Ring, step_time
 from alitok.core.errors import AlitokError
 
-SURE = Assumptions(mfu=0.5, launch_seconds=1e-5, wait_seconds=1e-3, link_share=1.0)
-GPU = dataclasses.replace(GPUS["a800"], link=200e9, network=100e9, together=8)
+SURE = Assumptions(mfu=0.5, launch_seconds=1e-5, wait_seconds=1e-3, link_fraction=1.0)
+GPU = dataclasses.replace(GPUS["a800"], link=200e9, network=100e9, per_machine=8)
 NOTHING = Messages(blocks=0, whole=0, block=0, count=1, small=0, small_bytes=0)
 
 

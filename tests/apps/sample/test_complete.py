@@ -96,12 +96,12 @@ def test_all_rows_give_the_reconstruction_and_none_a_sample(ask):
     assert np.array_equal(free[2:], np.stack([np.asarray(each) for each in drawn]))
 
 
-def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
+def test_the_class_is_that_of_the_folder_or_of_the_option(ask, capsys, tmp_path):
     for changes, said in (({}, "bee (1)"), ({"class_name": "ANT"}, "ant (0)"), ({"class_name": "2"}, "cow (2)")):
         ask(**changes, count=1)
         assert f"1 completion as {said}" in capsys.readouterr().out
     (tmp_path / "y.png").write_bytes((tmp_path / "bee" / "x.png").read_bytes())
-    with pytest.raises(AlitokError, match=r"y\.png lies in no folder that is named after a class .* give --class"):
+    with pytest.raises(AlitokError, match=r"y\.png is not in a folder that is named after a class .* give --class"):
         ask(image=tmp_path / "y.png")
     pair((), 1).save_pretrained(tmp_path / "alone")
     ask(model=str(tmp_path / "alone"), image=tmp_path / "y.png", out=tmp_path / "one.png")
@@ -124,7 +124,7 @@ def test_the_class_is_the_folders_or_the_one_asked_for(ask, capsys, tmp_path):
         ({"model": "nowhere"}, "no directory with a saved model"),
     ],
 )
-def test_what_cannot_be_completed_is_said_and_nothing_is_written(ask, tmp_path, changes, said):
+def test_bad_completions_are_rejected_before_anything_is_written(ask, tmp_path, changes, said):
     changes = {name: tmp_path / value if name in ("out", "image") else value for name, value in changes.items()}
     with pytest.raises(AlitokError, match=said):
         ask(**changes)

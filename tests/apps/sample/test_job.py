@@ -102,7 +102,7 @@ def test_images_in_class_folders_that_are_a_source(ask, model, capsys, ending):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_one_archive_as_adm_reads_it(ask, model, tmp_path, inside, capsys):
+def test_one_archive_in_the_format_of_adm(ask, model, tmp_path, inside, capsys):
     out = tmp_path / "out" if inside else tmp_path / "all.npz"
     ask(out=out, format="npz" if inside else None, classes=("sea cow", "0"))
     archive = out / "samples.npz" if inside else out
@@ -120,7 +120,7 @@ def test_one_archive_as_adm_reads_it(ask, model, tmp_path, inside, capsys):
     assert archive.read_bytes() == before
 
 
-def test_a_finished_job_says_so_and_draws_nothing(ask, capsys, monkeypatch):
+def test_a_finished_job_samples_nothing(ask, capsys, monkeypatch):
     for changes in ({}, {"format": "npz", "out": ask().parent / "all.npz"}):
         out = ask(**changes)
         before = files(out.parent)
@@ -129,11 +129,11 @@ def test_a_finished_job_says_so_and_draws_nothing(ask, capsys, monkeypatch):
             patch.setattr(workflow, "pixel_precision", None)
             patch.setattr("alitok.sampling.engine.Engine.sample", None)
             ask(**changes)
-        assert "All 37 images were there before" in capsys.readouterr().out
+        assert "All 37 images exist" in capsys.readouterr().out
         assert files(out.parent) == before
 
 
-def test_only_what_is_missing_is_drawn_and_written(ask, capsys, monkeypatch):
+def test_only_what_is_missing_is_sampled_and_written(ask, capsys, monkeypatch):
     out = ask()
     before = files(out)
     stats = {path: path.stat() for path in out.rglob("*.png")}
@@ -148,7 +148,7 @@ def test_only_what_is_missing_is_drawn_and_written(ask, capsys, monkeypatch):
     capsys.readouterr()
     ask(batch_size=None)
     assert asked == [[1]]
-    assert "16 images of 37, the others were there before, in" in capsys.readouterr().out
+    assert "16 images of 37 (the others existed) in" in capsys.readouterr().out
     assert files(out) == before
     written = {path for path, stat in stats.items() if path.stat().st_mtime_ns != stat.st_mtime_ns}
     assert {path.stem for path in written} == {"000017", "000020"}
@@ -161,30 +161,33 @@ def test_the_batch_size_changes_no_byte(ask, tmp_path, changes):
     assert first == second
 
 
-def test_another_job_is_refused_by_its_first_difference_and_replaced_with_fresh(ask, model, tmp_path):
+def test_another_job_is_rejected_by_its_differences_and_replaced_with_fresh(ask, model, tmp_path):
     out = ask()
     before = files(out)
     other = save_pair(tmp_path / "other", seed=1)
     for changes, said in (
-        ({"seed": 6}, r"\(seed 5, not 6\); start over with --fresh"),
-        ({"num": 36}, r"\(count 37, not 36\)"),
-        ({"classes": ("bee", "ant", "2")}, r"\(classes 0, 1, 2, not 1, 0, 2\)"),
-        ({"sampling": SamplingOverrides(top_k=3)}, r"\(top_k 0, not 3\)"),
-        ({"sampling": SamplingOverrides(guidance_scale=4.0, temperature=0.5)}, r"\(guidance_scale 2\.0, not 4\.0\)"),
-        ({"precision": "bf16"}, r"\(precision fp32, not bf16\)"),
-        ({"format": "webp"}, r"\(format png, not webp\)"),
-        ({"model": str(other)}, r"\(model \w+, not \w+\)"),
+        ({"seed": 6}, r"seed \(5, now 6\); choose another .* start over with --fresh"),
+        ({"num": 36}, r"count \(37, now 36\)"),
+        ({"classes": ("bee", "ant", "2")}, "conflicting settings: classes, folders"),
+        ({"sampling": SamplingOverrides(top_k=3)}, r"sampling\.top_k \(0, now 3\)"),
+        (
+            {"sampling": SamplingOverrides(guidance_scale=4.0, temperature=0.5)},
+            r"sampling\.guidance_scale \(2\.0, now 4\.0\), ",
+        ),
+        ({"precision": "bf16"}, r"precision \(fp32, now bf16\)"),
+        ({"format": "webp"}, r"format \(png, now webp\)"),
+        ({"model": str(other)}, r"model(;| \()"),
     ):
         with pytest.raises(AlitokError, match=said):
             ask(**changes)
     write_json(out / "sample.json", {**json.loads(before["sample.json"]), "alitok": "0.0.1"})
-    with pytest.raises(AlitokError, match=r"\(alitok 0\.0\.1, not "):
+    with pytest.raises(AlitokError, match=r"alitok \(0\.0\.1, now "):
         ask()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "000000.png").write_bytes(b"of somebody else")
     folders = ["../elsewhere", "bee", "sea cow"]
     write_json(out / "sample.json", {**json.loads(before["sample.json"]), "folders": folders})
-    with pytest.raises(AlitokError, match=r"folders holds '\.\./elsewhere', which is no name of a folder"):
+    with pytest.raises(AlitokError, match=r"folders holds '\.\./elsewhere', which is not a valid folder name"):
         ask(fresh=True)
     assert (tmp_path / "elsewhere" / "000000.png").exists()
     (out / "sample.json").write_bytes(before["sample.json"])
@@ -210,7 +213,7 @@ def test_nothing_is_deleted_for_a_job_that_cannot_be_begun(ask, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_removal_that_is_killed_can_be_begun_again(ask, monkeypatch, tmp_path, number):
+def test_a_killed_removal_can_be_restarted(ask, monkeypatch, tmp_path, number):
     changes = ({}, {"out": tmp_path / "all.npz"})[number]
     out = ask(**changes)
     removed = []
@@ -222,13 +225,13 @@ def test_a_removal_that_is_killed_can_be_begun_again(ask, monkeypatch, tmp_path,
         path.unlink(missing_ok=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr("alitok.apps.sample.files.remove", remove)
+        patch.setattr("alitok.core.jobdir.remove", remove)
         with pytest.raises(KeyboardInterrupt):
             ask(**changes, seed=6, fresh=True)
     assert removed
     ask(**changes, seed=6, fresh=True)
     ask(**changes, seed=6)
-    assert SamplePlace.of(out).find().seed == 6
+    assert SamplePlace(out).read().seed == 6
 
 
 def test_foreign_files_are_never_touched(ask, tmp_path):
@@ -244,11 +247,11 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
     before = files(tmp_path)
     for fresh in (False, True):
         for name, said in (
-            ("out", "holds something that `alitok sample` did not write"),
-            ("a.npz", "holds something"),
-            ("b.npz", "holds something"),
+            ("out", "is not empty and is not an alitok sample directory"),
+            ("a.npz", "was not written by alitok sample"),
+            ("b.npz", "was not written by alitok sample"),
             ("file", "is a file"),
-            ("json", "was not written by `alitok sample`"),
+            ("json", "was not written by alitok sample"),
             ("broken", "is missing; add it; .* is damaged or of another version"),
         ):
             with pytest.raises(AlitokError, match=said):
@@ -273,15 +276,15 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
         ({"sampling": SamplingOverrides(top_p=1.5)}, r"top_p must be within \(0, 1\]"),
         (
             {"out": "x.zip"},
-            r"x\.zip is no kind of file that is written; give a directory, or .* \.npz",
+            r"x\.zip is not a supported kind of file; give a directory, or .* \.npz",
         ),
-        ({"out": "x.PNG"}, r"x\.PNG is no kind of file"),
+        ({"out": "x.PNG"}, r"x\.PNG is not a supported kind of file"),
         ({"out": "x.npz", "format": "png"}, "is an npz file, but --format is png"),
         ({"out": "x.NPZ", "format": "png"}, "is an npz file, but --format is png"),
         ({"model": "nowhere"}, "no directory with a saved model"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_before_anything_is_written(ask, tmp_path, changes, said):
+def test_bad_jobs_are_rejected_before_anything_is_written(ask, tmp_path, changes, said):
     if "out" in changes:
         changes = {**changes, "out": tmp_path / changes["out"]}
     with pytest.raises(AlitokError, match=said):
@@ -289,7 +292,7 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(ask, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_how_many_are_drawn(ask, model):
+def test_number_of_images(ask, model):
     pipeline = Pipeline.from_pretrained(model, device="cpu")
     many = Pipeline(pipeline.tokenizer, Generator(GeneratorConfig(**{**vars(GENERATOR), "classes": 1000})))
     for pair, changes, count in (
@@ -314,11 +317,11 @@ def test_how_many_are_drawn(ask, model):
         (["x" * 300, *map(str, range(10))], 11, ["00_" + "x" * 120, *(f"{n + 1:02d}_{n}" for n in range(10))]),
     ],
 )
-def test_folders_have_names_that_any_file_system_takes(names, count, folders):
+def test_folder_names_are_valid_on_any_file_system(names, count, folders):
     assert list(class_folders(names, count)) == folders
 
 
-def test_parts_of_another_shape_are_told(ask, tmp_path, monkeypatch):
+def test_damaged_parts_are_reported(ask, tmp_path, monkeypatch):
     out = tmp_path / "all.npz"
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "progress_bar", _stop_after(2))
@@ -356,7 +359,7 @@ def _stop_after(blocks):
     return Bar
 
 
-def test_images_that_vanish_before_the_end_are_told(ask, monkeypatch, tmp_path):
+def test_images_that_vanish_before_the_end_are_reported(ask, monkeypatch, tmp_path):
     plain = workflow.sample_blocks
 
     def others_fail(*words, **names):

@@ -1,25 +1,28 @@
-"""How fast images are drawn here, beside what this machine can do at most, measured in the same run.
+"""How fast images are sampled here, beside the limits of this machine, measured in the same run.
 
-Enters: `BenchOptions`, or a pair of models. Leaves: a `BenchResult`. A step of the sampler reads all weights and the
-filled part of the cache; the limit of a step is its bytes at the machine's bandwidth or its operations at the rate of
-a large matrix product, whichever takes longer.
+A step of the sampler reads all weights and the filled part of the cache; its limit is its bytes at the machine's
+bandwidth or its operations at the rate of a large matrix product, whichever takes longer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import sys
 import time
 from collections.abc import Sequence
 
 import torch
+from rich.console import Console
 
-from alitok.apps.bench.result import BenchResult
+from alitok.apps.bench.options import BenchOptions
+from alitok.apps.bench.result import BenchResult, print_result
 from alitok.apps.bench.roofline import PeakMemory, ReadProbe, bandwidth, device_name, matmul_tflops, wait
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.recipes.flops import drawing_flops, step_weight_bytes
+from alitok.recipes.flops import sampling_flops, step_weight_bytes
 from alitok.recipes.models import IMAGENET_CLASSES
 from alitok.recipes.presets import GENERATORS, RECIPE_CLASSES, RECIPES, SAMPLING, TOKENIZERS
 from alitok.sampling import SampleRequest, SamplingConfig, oracle
@@ -34,54 +37,20 @@ DEFAULT_PRESET = "alitok-256-B"
 _TRIAL = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchOptions:
-    """What is measured.
-
-    Attributes:
-        model: a saved pair, by its directory or its name on the hub; None = a preset with random weights.
-        preset: a named generator as `alitok models` lists it, or B, L or XL; None = `alitok-256-B`.
-        batch_size: images drawn at a time.
-        precision: of the engine.
-        rounds: how often everything is drawn; the median counts.
-        threads: of the CPU; None = as many as PyTorch takes.
-        device: where to draw.
-        guidance: whether the model's own guidance is used.
-        soft_guidance: whether it is SoftCFG.
-        oracle: whether the slow sampler is timed as well, once.
-        bandwidth_bytes: of the buffer on which bandwidth is measured; None = far more than caches hold.
-        matmul_side: of the matrices whose product is timed; None = by the device.
-    """
-
-    model: str | None = None
-    preset: str | None = None
-    batch_size: int = 1
-    precision: EnginePrecision = "fp32"
-    rounds: int = 3
-    threads: int | None = None
-    device: DeviceName = "auto"
-    guidance: bool = True
-    soft_guidance: bool = False
-    oracle: bool = False
-    bandwidth_bytes: int | None = None
-    matmul_side: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse options that contradict one another or mean nothing."""
-        if self.model is not None and self.preset is not None:
-            raise AlitokError(f"Give a saved model ({self.model}) or a preset ({self.preset}), not both.")
-        if self.soft_guidance and not self.guidance:
-            raise AlitokError("Soft guidance is a kind of guidance; leave one of the two options out.")
-        for name in ("batch_size", "rounds", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise AlitokError(f"{name} must be at least 1, not {getattr(self, name)}.")
+def print_bench(options: BenchOptions) -> None:
+    """Measure, and print a table or one JSON object."""
+    result = run_bench(options)
+    if options.json:
+        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+    else:
+        print_result(result, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
 
 
 def run_bench(options: BenchOptions) -> BenchResult:
-    """Measure a saved model, or a preset with random weights: what they are changes no time.
+    """Measure a saved model, or a preset with random weights, whose values do not change the timings.
 
     Raises:
-        AlitokError: there is no such model, preset or kernel, or the batch does not fit into memory.
+        AlitokError: unknown model, preset or kernel, or the batch does not fit into memory.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -93,15 +62,15 @@ def run_bench(options: BenchOptions) -> BenchResult:
 
 
 def full_name(preset: str) -> str:
-    """The name in `alitok models`; a letter alone is a generator for `alitok-256`."""
+    """The name in `alitok models`; a single letter is a generator of `alitok-256`."""
     return f"alitok-256-{preset}" if preset in GENERATORS else preset
 
 
 def named_configs(name: str) -> tuple[TokenizerConfig, GeneratorConfig, SamplingConfig]:
-    """What a named generator and its tokenizer look like, and how it is sampled.
+    """Configs of a named generator, its tokenizer and its sampling.
 
     Raises:
-        AlitokError: there is no such name; the nearest ones are offered.
+        AlitokError: unknown name; the message suggests near ones.
     """
     named = {
         f"{base}-{letter}": (tokenizer, size.config(tokenizer, IMAGENET_CLASSES), SAMPLING[letter])
@@ -113,7 +82,7 @@ def named_configs(name: str) -> tuple[TokenizerConfig, GeneratorConfig, Sampling
         named[f"{recipe}-generator"] = tokenizer, RECIPES[recipe].generator_size.config(tokenizer, classes), sampling
     if name not in named:
         near = difflib.get_close_matches(name, named, n=3, cutoff=0.3) or list(named)
-        raise AlitokError(f"There is no preset {name!r}; near: {', '.join(near)}.")
+        raise AlitokError(f"Unknown preset {name!r}; near: {', '.join(near)}.")
     return named[name]
 
 
@@ -124,10 +93,10 @@ def random_pipeline(
     device: DeviceName = "auto",
     precision: EnginePrecision = "fp32",
 ) -> Pipeline:
-    """A pair with random weights, without stage 1 and all but a layer of the encoder: they draw no image.
+    """A pipeline with random weights, without what sampling does not use: stage 1, and the encoder but one layer.
 
     Raises:
-        AlitokError: there is no such device.
+        AlitokError: the device is not available.
     """
     assert tokenizer.stage2 is not None
     encoder = tokenizer.encoder
@@ -136,16 +105,16 @@ def random_pipeline(
     tokenizer = dataclasses.replace(tokenizer, encoder=encoder, stage1=None)
     place = choose_device(device)
     with place:
-        pair = Tokenizer(tokenizer), Generator(generator)
-    torch.nn.init.normal_(pair[1].output.weight, std=0.02)  # starts at zero, which would draw all codes alike
-    return Pipeline(pair[0].to(place).eval(), pair[1].to(place).eval(), sampling, precision)
+        models = Tokenizer(tokenizer), Generator(generator)
+    torch.nn.init.normal_(models[1].output.weight, std=0.02)  # is initialized to zero, which would sample one code only
+    return Pipeline(models[0].to(place).eval(), models[1].to(place).eval(), sampling, precision)
 
 
 def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
-    """Measure a pair that is on its device; the options that say which pair is measured are not looked at.
+    """Measure a pipeline on its device; `options` may name another one.
 
     Raises:
-        AlitokError: there is no such kernel, or the batch does not fit into memory.
+        AlitokError: the kernel does not exist, or the batch does not fit into memory.
     """
     engine, decoder, config = pipeline.engine, pipeline.decoder, pipeline.generator.config
     sampling, device, batch = _sampling(pipeline.sampling, options), engine.device, options.batch_size
@@ -156,7 +125,7 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
     prepare = _prepare(engine, decoder, _requests(pipeline, sampling, batch, seed=0))
     probe = ReadProbe(device, options.bandwidth_bytes)
     rounds = [
-        _draw(engine, decoder, _requests(pipeline, sampling, batch, seed), probe)
+        _time_batch(engine, decoder, _requests(pipeline, sampling, batch, seed), probe)
         for seed in range(1, options.rounds + 1)
     ]
     most = peak.read()
@@ -183,7 +152,7 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
         decode_precision=decoder.precision,
         weight_bytes=step_weight_bytes(config, options.precision, rows),
         cache_bytes_per_step=cache * (length + 1) / (2 * length),
-        flops_per_step=rows * drawing_flops(config) / length,
+        flops_per_step=rows * sampling_flops(config) / length,
         bandwidth_before=before,
         bandwidth_after=after,
         reads_between=tuple(read for one in rounds for read in one.reads),
@@ -199,7 +168,7 @@ def _sampling(default: SamplingConfig, options: BenchOptions) -> SamplingConfig:
     if not options.guidance:
         return dataclasses.replace(default, guidance_scale=1.0)
     if options.soft_guidance and not default.guided:
-        raise AlitokError("This model is sampled without guidance, so there is none to be softened.")
+        raise AlitokError("This model is sampled without guidance, so soft guidance has no effect.")
     return dataclasses.replace(default, soft_guidance=True) if options.soft_guidance else default
 
 
@@ -209,7 +178,7 @@ def _requests(pipeline: Pipeline, sampling: SamplingConfig, batch: int, seed: in
 
 
 def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
-    """The largest batch that there is memory for; None where the system does not tell.
+    """The largest batch that fits; None if the free memory is unknown.
 
     Raises:
         AlitokError: `batch` is larger.
@@ -227,9 +196,9 @@ def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
 
 
 def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest]) -> float:
-    """Seconds of what is done once: kernels are chosen, graphs recorded, the decoder's precision is tried.
+    """Seconds of what is done once: choosing kernels, recording graphs, trying the decoder's precisions.
 
-    A GPU draws a whole batch for it, elsewhere the first codes suffice.
+    A GPU samples a whole batch for it; elsewhere the first codes suffice.
     """
     config, began = engine.generator.config, time.perf_counter()
     whole = engine.device.type == "cuda"
@@ -245,14 +214,14 @@ def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleReq
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    """One batch: seconds for its codes, and for its pixels until the host has them; bandwidths between its rows."""
+    """One batch: seconds for its codes, and for its pixels until the host has them; GB/s between its rows."""
 
     codes_seconds: float
     decode_seconds: float
     reads: tuple[float, ...]
 
 
-def _draw(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest], probe: ReadProbe) -> _Round:
+def _time_batch(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest], probe: ReadProbe) -> _Round:
     parts, reads, seconds = [], [], 0.0
     began = time.perf_counter()
     for row in engine.stream(requests):

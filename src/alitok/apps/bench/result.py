@@ -1,4 +1,4 @@
-"""What a benchmark of drawing has measured, and what follows from it by arithmetic."""
+"""The result of a sampling benchmark, and what follows from it by arithmetic."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import dataclasses
 import statistics
 from typing import Any
 
+from rich.console import Console
+
 from alitok.apps.bench.roofline import Bandwidth
-from alitok.core.device import Precision
+from alitok.core.choices import Precision
+from alitok.core.console import print_table
 from alitok.sampling.settings import EnginePrecision
 
 
@@ -16,28 +19,28 @@ class BenchResult:
     """One case: a model, a batch and a precision on a machine.
 
     Attributes:
-        preset: the name of a model with random weights; None where a saved one was measured.
-        model: where the saved one is.
-        image_size: pixels a side.
-        codes: T, of an image.
-        batch: images drawn at a time.
+        preset: name of a model with random weights; None for a saved one.
+        model: the saved one.
+        image_size: px.
+        codes: T, per image.
+        batch: images sampled at a time.
         guided, soft_guidance: whether there is guidance, and whether it is SoftCFG.
         dtype: of the generator's weights in the engine.
-        device, threads, torch: the machine, the threads of its CPU, and the version of PyTorch.
-        kernels: those of the linear layers.
+        device, threads, torch: the machine, its CPU threads, and the version of PyTorch.
+        kernels: of the linear layers.
         prepare_seconds: before the first batch.
         codes_seconds_each, decode_seconds_each: of a batch, round by round.
-        decode_precision: in which the pixels were computed.
+        decode_precision: of the pixels.
         weight_bytes: of the model, read in each step.
-        cache_bytes_per_step: keys and values read, on average over the sequence.
-        flops_per_step: on average likewise.
-        bandwidth_before, bandwidth_after: of the machine, before and after the codes were drawn.
-        reads_between: GB/s of reading, measured again behind each row of codes, so that both saw the same machine.
+        cache_bytes_per_step: keys and values read, averaged over the sequence.
+        flops_per_step: averaged over the sequence.
+        bandwidth_before, bandwidth_after: of the machine, before and after sampling.
+        reads_between: read GB/s after each row of codes, so that both are measured under the same load.
         matmul_tflops: rate of a large matrix product in `dtype` or in float32, whichever is faster.
         kv_cache_bytes: memory of the cache.
-        peak_memory_bytes: on a GPU of all tensors, else of the process, while images were drawn.
-        largest_batch: the most images that fit into memory; None where the system does not tell.
-        oracle_seconds_per_image: of the codes by the slow sampler, which keeps no cache, in float32; None = not timed.
+        peak_memory_bytes: while sampling; on a GPU of all tensors, else of the process.
+        largest_batch: the largest that fits into memory; None = unknown.
+        oracle_seconds_per_image: of the codes by the slow sampler without a cache, in float32; None = not timed.
     """
 
     preset: str | None
@@ -80,22 +83,22 @@ class BenchResult:
 
     @property
     def seconds_per_image(self) -> float:
-        """Codes and pixels one after the other, though a GPU can draw both at once."""
+        """Codes and pixels in sequence, though a GPU can overlap them."""
         return (self.codes_seconds + self.decode_seconds) / self.batch
 
     @property
     def images_per_second(self) -> float:
-        """Likewise."""
+        """Inverse of `seconds_per_image`."""
         return 1 / self.seconds_per_image
 
     @property
     def ms_per_step(self) -> float:
-        """Of drawing one code of each image in the batch."""
+        """For one code of each image in the batch."""
         return self.codes_seconds / self.codes * 1e3
 
     @property
     def bytes_per_step(self) -> float:
-        """That must be read: weights and the filled part of the cache."""
+        """Bytes read: weights and the filled part of the cache."""
         return self.weight_bytes + self.cache_bytes_per_step
 
     @property
@@ -110,44 +113,88 @@ class BenchResult:
 
     @property
     def read_gb_s(self) -> float:
-        """The machine's while the codes were drawn, the median: on a shared machine it drifts."""
+        """Of the machine during sampling, the median; on a shared machine it drifts."""
         return statistics.median(self.reads_between)
 
     @property
     def copy_gb_s(self) -> float:
-        """The machine's, the mean of before and after."""
+        """Of the machine, the mean of before and after."""
         return (self.bandwidth_before.copy_gb_s + self.bandwidth_after.copy_gb_s) / 2
 
     @property
     def bandwidth_gb_s(self) -> float:
-        """The one that limits a step: the larger of reading and copying."""
+        """The limit of a step: the larger of reading and copying."""
         return max(self.read_gb_s, self.copy_gb_s)
 
     @property
     def limit_ms_per_step(self) -> float:
-        """The least that a step can take here."""
+        """Of the fastest possible step on this machine."""
         return max(self.bytes_per_step / self.bandwidth_gb_s / 1e6, self.flops_per_step / self.matmul_tflops / 1e9)
 
     @property
-    def share_of_bandwidth(self) -> float:
-        """Of the machine's bandwidth that a step reaches; may pass 1 where a processor's cache holds the model."""
+    def bandwidth_fraction(self) -> float:
+        """Achieved fraction of the machine's bandwidth; may exceed 1 if a CPU cache holds the model."""
         return self.achieved_gb_s / self.bandwidth_gb_s
 
     @property
-    def share_of_roofline(self) -> float:
-        """Of the speed that the machine allows a step, by bandwidth and matrix products together."""
+    def roofline_fraction(self) -> float:
+        """Achieved fraction of the speed that bandwidth and matrix products allow."""
         return self.limit_ms_per_step / self.ms_per_step
 
     @property
     def speed_over_oracle(self) -> float | None:
-        """How many times as fast as the slow sampler codes are drawn, at the same batch."""
+        """Speedup over the slow sampler at the same batch size."""
         if self.oracle_seconds_per_image is None:
             return None
         return self.oracle_seconds_per_image * self.batch / self.codes_seconds
 
     def to_json(self) -> dict[str, Any]:
-        """What was measured and what follows, by name; of the many readings their range."""
+        """All fields and properties by name; `reads_between` as its range."""
         follows = {name: getattr(self, name) for name, value in vars(type(self)).items() if isinstance(value, property)}
         measured = dataclasses.asdict(self)
         measured["reads_between"] = {"least": min(self.reads_between), "most": max(self.reads_between)}
         return {**measured, **follows}
+
+
+def print_result(result: BenchResult, console: Console) -> None:
+    """Print a heading and a table: measured, the machine's limit, and the fraction of it that is reached."""
+    guidance = ("soft guidance" if result.soft_guidance else "guidance") if result.guided else "no guidance"
+    console.print(
+        f"[bold]{result.preset or result.model}[/bold]: {result.image_size} px, {result.codes} codes, {guidance}, "
+        f"batch {result.batch}, {result.dtype} ({', '.join(sorted(set(result.kernels.values())))}), "
+        f"pixels in {result.decode_precision}"
+    )
+    console.print(f"{result.device}, threads: {result.threads}, PyTorch {result.torch}\n")
+    print_table(console, ("", "measured", "limit of this machine", "fraction"), _rows(result))
+
+
+def _rows(result: BenchResult) -> list[tuple[str, ...]]:
+    limit = f"{result.limit_ms_per_step:.2f} ms"
+    rows: list[tuple[str, ...]] = [
+        ("seconds per image", f"{result.seconds_per_image:.3f}"),
+        ("images per second", f"{result.images_per_second:.3f}"),
+        ("codes of a batch", f"{result.codes_seconds:.3f} s"),
+        ("pixels of a batch", f"{result.decode_seconds:.3f} s"),
+        ("before the first batch", f"{result.prepare_seconds:.1f} s"),
+        ("step", f"{result.ms_per_step:.2f} ms", limit, f"{result.roofline_fraction:.0%}"),
+        (
+            f"memory read, {result.bytes_per_step / 1e9:.3g} GB per step",
+            f"{result.achieved_gb_s:.1f} GB/s",
+            f"{result.bandwidth_gb_s:.1f} GB/s",
+            f"{result.bandwidth_fraction:.0%}",
+        ),
+        (
+            f"products, {result.flops_per_step / 1e9:.3g} GFLOP per step",
+            f"{result.achieved_tflops:.3g} TFLOP/s",
+            f"{result.matmul_tflops:.3g} TFLOP/s",
+            f"{result.achieved_tflops / result.matmul_tflops:.0%}",
+        ),
+        ("key-value cache", f"{result.kv_cache_bytes / 1e9:.2f} GB"),
+        ("peak memory", f"{result.peak_memory_bytes / 1e9:.2f} GB"),
+    ]
+    if result.largest_batch is not None:
+        rows.append(("largest batch that fits", f"{result.largest_batch:,}"))
+    if result.oracle_seconds_per_image is not None:
+        rows.append(("slow sampler, codes of an image", f"{result.oracle_seconds_per_image:.2f} s"))
+        rows.append(("speedup over it", f"{result.speed_over_oracle:.1f}"))
+    return rows

@@ -1,7 +1,6 @@
-"""What this machine can do at most, measured: memory bandwidth and the rate of matrix products; and its memory.
+"""The measured limits of this machine: memory bandwidth, the rate of matrix products, and peak memory.
 
-A step of the sampler takes at least as long as its bytes at the bandwidth, and as its operations at the rate. Enters: a
-device. Leaves: GB/s, TFLOP/s and bytes; a GB is 1e9 bytes, a multiply-add two operations.
+A GB is 1e9 bytes, a multiply-add two operations.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from alitok.core.system import peak_memory
 from alitok.sampling.kernels import Kernels, Weight
 from alitok.sampling.settings import EnginePrecision
 
-_BUFFER = 1 << 30  # bytes that are read over and over; far more than any cache holds
+_BUFFER = 1 << 30  # bytes that are read repeatedly; far more than any cache holds
 _SHORT = 1 << 28
 _COLUMNS = 1024
 _CPU_SIDE, _GPU_SIDE = 1024, 8192  # of the matrices that are multiplied
@@ -44,7 +43,7 @@ class Bandwidth:
 
 
 def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
-    """The best of several passes over a buffer. What is read is added up, or multiplied by a vector: the faster counts.
+    """The best of several passes over a buffer, which is summed or multiplied by a vector, whichever is faster.
 
     Args:
         device: whose memory is measured.
@@ -62,7 +61,7 @@ def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
 
 
 class ReadProbe:
-    """The bandwidth of reading at a moment; short, so that it can be taken between the parts of other work.
+    """A short measurement of read bandwidth, to be taken between the parts of other work.
 
     Args:
         device: whose memory is measured.
@@ -87,10 +86,9 @@ class ReadProbe:
 
 
 def matmul_tflops(device: torch.device, precision: EnginePrecision, side: int | None = None) -> float:
-    """The rate of a large product of square matrices in 1e12 operations a second.
+    """TFLOP/s of a large product of square matrices.
 
-    Narrow weights may be widened to float32 as they are read, so where a processor multiplies float32 faster than
-    numbers of this precision, that rate counts.
+    Narrow weights may be converted to float32 as they are read, so the rate in float32 counts if it is higher.
 
     Raises:
         AlitokError: no kernel of this precision works here.
@@ -112,7 +110,7 @@ def _product(device: torch.device, precision: EnginePrecision, side: int) -> Cal
 
 @torch.inference_mode()
 def best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, the best of some rounds behind one that warms up."""
+    """Of one call, the best of several rounds after a warm-up."""
     calls = 1 if device.type == "cpu" else _QUEUED
     work()
     wait(device)
@@ -128,7 +126,7 @@ def best_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Synchronize with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -136,20 +134,20 @@ def wait(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """The most memory in use since this was made: of a GPU's tensors, else of the whole process.
+    """Peak memory since this was made: of a GPU's tensors, else of the whole process.
 
-    Systems other than Linux cannot forget an earlier peak; there it counts from the start of the process.
+    Only Linux can reset an earlier peak; elsewhere it counts from the start of the process.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._forgotten = False
+        self._reset = False
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
             (_PROC / "self" / "clear_refs").write_text("5")
-            self._forgotten = True
+            self._reset = True
         except OSError:
             pass
 
@@ -157,12 +155,12 @@ class PeakMemory:
         """In bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        peak = _number(_PROC / "self" / "status", r"VmHWM:\s+(\d+) kB") if self._forgotten else None
+        peak = _number(_PROC / "self" / "status", r"VmHWM:\s+(\d+) kB") if self._reset else None
         return peak_memory() if peak is None else peak * 1024
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called."""
+    """Name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     text = _text(_PROC / "cpuinfo")

@@ -1,30 +1,29 @@
-"""What a training on many GPUs will take: operations, memory, data, hours, and how far it scales.
+"""What a run on many GPUs will take: operations, memory, data, hours, and how far it scales.
 
-Enters: a recipe, how many GPUs of which kind, and what the images are like. Leaves: a `Budget`. Operations are those
-of `flops`, memory is that of `step_trace`; hours follow from the share of the rate that is assumed.
+Operations are those of `recipes.flops`, memory is that of `step_trace`; hours follow from the assumed fraction of the
+data sheet's rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from alitok.apps.plan.footprint import Footprint
 from alitok.apps.plan.hardware import Gpu, HalfOrFull
-from alitok.apps.plan.stage_cost import Choice, StageCost
+from alitok.apps.plan.stage_cost import Choice, Footprint, StageCost
 from alitok.apps.plan.traffic import Assumptions, StepTime
 from alitok.core.config import config, require_at_least
+from alitok.core.console import Reporter
 from alitok.core.errors import AlitokError
 from alitok.data.crops import VIEWS
-from alitok.recipes.flops import decoder_flops, drawing_flops, encoder_flops, step_weight_bytes
+from alitok.recipes.flops import decoder_flops, encoder_flops, sampling_flops, step_weight_bytes
 from alitok.recipes.presets import IMAGENET_IMAGES, STAGES, Recipe, StageName
 
 SCALES = tuple(2**power for power in range(11))  # GPUs: 1 to 1,024
 _CODE_BYTES = 2
-_WIDTH = 4  # bytes of a number in the cache, in the precision of the jobs
+_CACHE_BYTES = 4  # per number, in the precision of the jobs
 _HOUR = 3600.0
-_DRAWN = 256  # images at a time on a GPU, where there is room
-JOBS_PRECISION: HalfOrFull = "fp32"  # codes are made in no other, and `alitok sample` draws in it unless told otherwise
+_BATCH = 256  # images sampled at a time on a GPU, if they fit
+JOBS_PRECISION: HalfOrFull = "fp32"  # of encoding, and the default of `alitok sample`
 
 
 @config
@@ -32,15 +31,15 @@ class PlanRequest:
     """What is planned for.
 
     Attributes:
-        gpus: how many share each training.
+        gpus: number of GPUs of each training.
         precision: of the trainings' forward passes.
-        images: of the training set.
-        classes: of the images.
-        image_bytes: of an image as it is read, encoded on disk or not, on average.
-        in_memory: whether images are there uncompressed, so that no core decodes them.
-        decoded_per_core: images that one core reads, decodes and cuts in a second.
-        samples: images that are drawn to be measured.
-        memory_share: of a GPU's memory that a step may fill; the rest is for the driver, messages and gaps.
+        images: size of the training set.
+        classes: number of classes.
+        image_bytes: of an image as it is read, encoded or not, on average.
+        in_memory: whether images are held uncompressed, so that no CPU core decodes them.
+        decoded_per_core: images that one CPU core reads, decodes and crops per second.
+        samples: images to sample for evaluation.
+        memory_fraction: of a GPU's memory that a step may use; the rest is for the driver, messages and fragmentation.
     """
 
     gpus: int = 1
@@ -51,13 +50,13 @@ class PlanRequest:
     in_memory: bool = False
     decoded_per_core: float = 200.0
     samples: int = 50_000
-    memory_share: float = 0.9
+    memory_fraction: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values outside their ranges."""
         require_at_least(self, 1, "gpus", "images", "classes", "image_bytes", "decoded_per_core", "samples")
-        if not 0 < self.memory_share <= 1:
-            raise AlitokError(f"memory_share must be above 0 and at most 1, not {self.memory_share}")
+        if not 0 < self.memory_fraction <= 1:
+            raise AlitokError(f"memory_fraction must be above 0 and at most 1, not {self.memory_fraction}")
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ class PhaseBudget:
     Attributes:
         name: of the phase.
         steps: at most.
-        flops: of one image, by the formulas that utilisation is stated in.
-        loss_flops: of its feature networks and its discriminator.
+        flops: model FLOPs of one image.
+        loss_flops: of its feature networks and discriminator.
         time: of a step.
-        hours: of all of them.
+        hours: of all steps.
     """
 
     name: str
@@ -83,7 +82,7 @@ class PhaseBudget:
 
 @dataclass(frozen=True)
 class Scale:
-    """The longest phase over so many GPUs; `choice` and `time` are None where `why_not` says why it cannot be."""
+    """The longest phase on a number of GPUs; `choice` and `time` are None if impossible, for the reason `why_not`."""
 
     gpus: int
     choice: Choice | None = None
@@ -98,17 +97,17 @@ class StageBudget:
 
     Attributes:
         name: of the stage.
-        trained: parameters that are trained, the discriminator's left out.
+        trained: trained parameters, without the discriminator.
         batch_size: images of a step.
         phases: in order.
-        footprints: one for each way of laying it over the GPUs, in its heaviest phase.
-        choice: the fastest way that fits into the memory; None if none does.
-        read_bytes: that are read in all, images or codes.
+        footprints: one per layout, in the heaviest phase.
+        choice: the fastest layout that fits into memory; None if none does.
+        read_bytes: total read, images or codes.
         read_rate: bytes/s over all GPUs, in the fastest phase.
-        cores: that decode images for one GPU, in the fastest phase; 0 where codes or uncompressed images are read.
+        cores: CPU cores that decode images for one GPU, in the fastest phase; 0 for codes or uncompressed images.
         checkpoint_bytes: of one training state.
-        kept: states that stay on disk.
-        scaling: the longest phase over 1 to 1,024 GPUs.
+        checkpoints: states that stay on disk.
+        scaling: the longest phase on 1 to 1,024 GPUs.
     """
 
     name: StageName
@@ -121,7 +120,7 @@ class StageBudget:
     read_rate: float
     cores: float
     checkpoint_bytes: int
-    kept: int
+    checkpoints: int
     scaling: tuple[Scale, ...]
 
     @property
@@ -138,16 +137,16 @@ class StageBudget:
 
 @dataclass(frozen=True)
 class JobBudget:
-    """Work that is no training.
+    """Work beside training.
 
     Attributes:
         name: of the job.
         flops: of one image.
         hours: over all GPUs.
-        written_bytes: that it leaves.
+        written_bytes: of its output.
         read_rate: bytes/s over all GPUs.
-        memory: bytes of one GPU: weights, cache and what is in work.
-        precision: in which it is done, whatever that of the trainings is.
+        memory: bytes on one GPU: weights and cache.
+        precision: of the job, whatever that of the trainings.
     """
 
     name: str
@@ -171,7 +170,7 @@ class Budget:
 
     @property
     def hours(self) -> float:
-        """One thing after the other."""
+        """Of everything in sequence."""
         return sum(stage.hours for stage in self.stages) + sum(job.hours for job in self.jobs)
 
 
@@ -181,24 +180,24 @@ def make_budget(
     request: PlanRequest,
     assumed: Assumptions,
     stages: tuple[StageName, ...] = STAGES,
-    say: Callable[[str], None] = lambda what: None,
+    report: Reporter = lambda what: None,
 ) -> Budget:
     """Plan a run.
 
     Args:
-        recipe: what is trained.
-        gpu: on which.
-        request: how many, and the images.
+        recipe: to train.
+        gpu: kind of GPU.
+        request: number of GPUs, and the images.
         assumed: what is not known.
-        stages: those that are planned.
-        say: told what is being looked at.
+        stages: to plan.
+        report: called with what is being traced.
 
     Raises:
         AlitokError: a batch does not divide over the GPUs, or a feature network cannot be built.
     """
     budgets = []
     for stage in stages:
-        say(f"one step of {stage}, without computing it")
+        report(f"one step of {stage}")
         budgets.append(
             _stage(StageCost(recipe, stage, request.classes, request.precision == "bf16"), gpu, request, assumed)
         )
@@ -211,16 +210,16 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
     if batch % gpus:
         divisors = [count for count in SCALES if batch % count == 0]
         raise AlitokError(
-            f"The batch of {batch} images of {cost.stage} does not divide over {gpus} GPUs; choose such as "
+            f"The batch of {batch} images of {cost.stage} does not divide over {gpus} GPUs; choose e.g. "
             f"{', '.join(map(str, divisors[-4:]))}, or another {cost.stage}.loop.batch_size with --set."
         )
-    room, rate = request.memory_share * gpu.memory, gpu.rate(request.precision)
+    room, rate = request.memory_fraction * gpu.memory, gpu.rate(request.precision)
     footprints = cost.footprints(batch // gpus, gpus, room)
     choice = cost.choose(gpus, gpu, room, rate, assumed)
     phases = []
-    for place, phase in enumerate(cost.training.phases):
-        time = cost.time(place, choice or cost.fallback(gpus), gpus, gpu, rate, assumed)
-        model, losses = cost.flops(place)
+    for index, phase in enumerate(cost.training.phases):
+        time = cost.time(index, choice or cost.fallback(gpus), gpus, gpu, rate, assumed)
+        model, losses = cost.flops(index)
         phases.append(PhaseBudget(phase.name, phase.steps, model, losses, time, phase.steps * time.seconds / _HOUR))
     images = sum(phase.steps for phase in phases) * batch
     fastest = max(batch / phase.time.seconds for phase in phases)
@@ -262,16 +261,16 @@ def _encoding(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptio
 
 
 def _sampling(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:
-    """Guided samples: each step reads weights and the filled half of the cache, or computes: the longer counts."""
+    """Guided samples: a step takes as long as reading the weights and the filled cache, or as its arithmetic."""
     config = recipe.generator_size.config(recipe.tokenizer, request.classes)
-    each = 2 * 2 * config.layers * config.width * config.sequence_length * _WIDTH  # two rows, keys and values
-    weights = step_weight_bytes(config, JOBS_PRECISION, 2 * _DRAWN)
-    room = max(1, int(request.memory_share * gpu.memory - weights) // each)
-    batch = min(_DRAWN, room, -(-request.samples // request.gpus))
+    each = 2 * 2 * config.layers * config.width * config.sequence_length * _CACHE_BYTES  # two rows, keys and values
+    weights = step_weight_bytes(config, JOBS_PRECISION, 2 * _BATCH)
+    room = max(1, int(request.memory_fraction * gpu.memory - weights) // each)
+    batch = min(_BATCH, room, -(-request.samples // request.gpus))
     weights = step_weight_bytes(config, JOBS_PRECISION, 2 * batch)
-    read = config.sequence_length * (weights + batch * each // 2) / (gpu.bandwidth * assumed.bandwidth_share)
+    read = config.sequence_length * (weights + batch * each // 2) / (gpu.bandwidth * assumed.bandwidth_fraction)
     rate = gpu.rate(JOBS_PRECISION) * assumed.mfu
-    flops = 2 * drawing_flops(config)
+    flops = 2 * sampling_flops(config)
     decoder = recipe.tokenizer.stage2
     assert decoder is not None, "a recipe trains both stages"
     pixels = decoder_flops(recipe.tokenizer, decoder)

@@ -1,4 +1,4 @@
-"""GPUs by name, as their data sheets have them: what a plan is made for where none is at hand.
+"""GPUs by name, as in their data sheets.
 
 Rates are dense (without sparsity), memory is what the sheet calls it in GB (1e9 bytes), links count one direction.
 """
@@ -24,7 +24,7 @@ class Gpu:
         bf16, fp32: FLOP/s of matrix products with float32 sums; fp32 without TF32.
         link: bytes/s from one GPU to the others of its machine.
         network: bytes/s from one machine to the others, over all its cards together.
-        together: GPUs in a machine.
+        per_machine: GPUs in a machine.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Gpu:
     fp32: float
     link: float
     network: float
-    together: int = 8
+    per_machine: int = 8
 
     def rate(self, precision: HalfOrFull) -> float:
-        """FLOP/s at most."""
+        """Peak FLOP/s."""
         return self.bf16 if precision == "bf16" else self.fp32
 
 
@@ -64,12 +64,12 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name, in any case, with or without RTX before it.
+    """The GPU of that name, in any case, with or without a leading RTX.
 
     Raises:
         AlitokError: it is not in the list.
     """
     found = GPUS.get(name.strip().lower().removeprefix("rtx").strip())
     if found is None:
-        raise AlitokError(f"There is no GPU {name!r} in the list; choose one of: {', '.join(GPUS)}.")
+        raise AlitokError(f"Unknown GPU {name!r}; choose one of: {', '.join(GPUS)}.")
     return found

@@ -1,33 +1,99 @@
-"""One training of a recipe, ready to be asked what it costs over any number of GPUs.
-
-Enters: a recipe and a stage. Leaves: FLOPs, memory and seconds of a step, and the fastest way to lay it over GPUs that
-their memory allows.
-"""
+"""What one training costs over any number of GPUs: FLOPs, memory and seconds of a step, and the fastest layout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from alitok.apps.plan.footprint import LAYOUTS, ActivationLine, Footprint, Layout, footprint
 from alitok.apps.plan.hardware import Gpu
-from alitok.apps.plan.step_trace import Rehearsal, StepTrace
+from alitok.apps.plan.step_trace import Rehearsal, StepTrace, Weights
 from alitok.apps.plan.traffic import Assumptions, Messages, Ring, StepTime, step_time
 from alitok.recipes.flops import generator_step_flops, tokenizer_step_flops
 from alitok.recipes.presets import Recipe, StageName
+from alitok.train.parallel import Parallel
 
-_FOLLOWED = 8  # images of the microbatch that is followed
+_TRACED = 8  # images of the microbatch that is traced
+_MOMENTS = 2  # of AdamW, per weight
+_GATHERED = 2  # blocks whose weights FSDP gathers at a time: the current and the next
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a training is distributed."""
+
+    parallel: Parallel
+    activation_checkpointing: bool
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return self.parallel.upper() + (" + activation_checkpointing" if self.activation_checkpointing else "")
+
+
+LAYOUTS = (Layout("ddp", False), Layout("ddp", True), Layout("fsdp", False), Layout("fsdp", True))
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peak bytes of one process in a step.
+
+    Attributes:
+        layout: of the training.
+        images: of a microbatch.
+        weights: trained and frozen, float32.
+        gradients: float32.
+        optimizer: AdamW's moments, and the EMA of the weights.
+        activations: all else that a step allocates: activations, bf16 copies of weights, temporaries.
+        largest: images of the largest microbatch that fits; 0 = none.
+    """
+
+    layout: Layout
+    images: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    largest: int
+
+    @property
+    def total(self) -> int:
+        """Of all parts."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class ActivationLine:
+    """Bytes of a step as a linear function of the images of a microbatch, through two that were traced."""
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def through(cls, low: tuple[int, int], high: tuple[int, int]) -> ActivationLine:
+        """The line through two steps, each (images, bytes)."""
+        each = (high[1] - low[1]) / (high[0] - low[0])
+        return cls(high[1] - each * high[0], each)
+
+    def at(self, images: int) -> int:
+        """Bytes for a number of images."""
+        return round(self.fixed + self.each * images)
+
+    def most(self, room: float) -> int:
+        """Images that fit into `room` bytes."""
+        return max(0, int((room - self.fixed) / self.each))
+
+
+def static_bytes(weights: Weights, layout: Layout, processes: int, *, ema: bool) -> tuple[int, int, int]:
+    """Bytes of weights, of gradients, and of moments with the EMA, of one process."""
+    shards = processes if layout.parallel == "fsdp" else 1
+    own = weights.blocks // shards + weights.whole
+    trained = own + weights.discriminator
+    return trained + weights.frozen, trained, _MOMENTS * trained + (own if ema else 0)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to lay a step over GPUs.
-
-    Attributes:
-        layout: what is shared and recomputed.
-        microbatches: that a process takes one after the other.
-        images: of each.
-    """
+    """A way to distribute a step over GPUs: `microbatches` of `images` each per process."""
 
     layout: Layout
     microbatches: int
@@ -46,9 +112,9 @@ class StageCost:
     """What one stage costs.
 
     Args:
-        recipe: the run's.
-        stage: which training.
-        classes: of the images.
+        recipe: of the run.
+        stage: of the recipe.
+        classes: number of image classes.
         half: whether forward passes are in bf16.
 
     Raises:
@@ -60,25 +126,25 @@ class StageCost:
         self.sequence_length = recipe.tokenizer.sequence_length
         self.rehearsal = Rehearsal(recipe, stage, classes)
         self._recipe, self._classes = recipe, classes
-        self._traces = self._follow()
+        self._traces = self._trace()
 
-    def _follow(self) -> list[StepTrace]:
-        """One step of each phase; phases with the same networks are alike."""
+    def _trace(self) -> list[StepTrace]:
+        """One step of each phase; phases with the same networks share a trace."""
         seen: dict[object, StepTrace] = {}
         traces = []
-        for place, phase in enumerate(self.training.phases):
+        for index, phase in enumerate(self.training.phases):
             losses = getattr(phase, "losses", None)
             kind = None if losses is None else (losses.networks(), getattr(phase, "discriminator", False))
             if kind not in seen:
-                seen[kind] = self.rehearsal.step(_FOLLOWED, phase=place, half=self._half)
+                seen[kind] = self.rehearsal.step(_TRACED, phase=index, half=self._half)
             traces.append(seen[kind])
         return traces
 
     @property
     def longest(self) -> int:
-        """The place of the phase with the most work."""
+        """Index of the phase with the most work."""
         phases = self.training.phases
-        return max(range(len(phases)), key=lambda place: phases[place].steps * self._traces[place].flops)
+        return max(range(len(phases)), key=lambda index: phases[index].steps * self._traces[index].flops)
 
     @cached_property
     def _bare(self) -> StepTrace:
@@ -86,113 +152,110 @@ class StageCost:
         if self.stage == "generator":
             return self._traces[0]
         bare = Rehearsal(self._recipe, self.stage, self._classes, losses=False)
-        return bare.step(_FOLLOWED, half=self._half)
+        return bare.step(_TRACED, half=self._half)
 
     @cached_property
-    def _again(self) -> StepTrace:
-        """The heaviest phase where blocks keep no activations."""
-        return self._step(_FOLLOWED, activation_checkpointing=True)
+    def _checkpointed(self) -> StepTrace:
+        """The heaviest phase with activation checkpointing."""
+        return self._step(_TRACED, checkpointing=True)
 
     @cached_property
     def _lines(self) -> dict[bool, ActivationLine]:
-        """Bytes over images in the heaviest phase, without and with recomputing."""
-        whole = {False: self._traces[self._heaviest], True: self._again}
-        half = {
-            activation_checkpointing: self._step(_FOLLOWED // 2, activation_checkpointing)
-            for activation_checkpointing in whole
-        }
+        """Bytes over images in the heaviest phase, by activation checkpointing."""
+        half, whole = _TRACED // 2, _TRACED
+        traces = {False: self._traces[self._heaviest], True: self._checkpointed}
         return {
-            activation_checkpointing: ActivationLine.through(
-                (_FOLLOWED // 2, half[activation_checkpointing].held_bytes),
-                (_FOLLOWED, whole[activation_checkpointing].held_bytes),
+            checkpointing: ActivationLine.through(
+                (half, self._step(half, checkpointing).held_bytes), (whole, trace.held_bytes)
             )
-            for activation_checkpointing in whole
+            for checkpointing, trace in traces.items()
         }
 
     @property
     def _heaviest(self) -> int:
-        """The place of the phase that holds most."""
-        return max(range(len(self._traces)), key=lambda place: self._traces[place].held_bytes)
+        """Index of the phase that allocates most."""
+        return max(range(len(self._traces)), key=lambda index: self._traces[index].held_bytes)
 
-    def _step(self, images: int, activation_checkpointing: bool) -> StepTrace:
-        return self.rehearsal.step(
-            images, phase=self._heaviest, half=self._half, activation_checkpointing=activation_checkpointing
-        )
+    def _step(self, images: int, checkpointing: bool) -> StepTrace:
+        phase, half = self._heaviest, self._half
+        return self.rehearsal.step(images, phase=phase, half=half, activation_checkpointing=checkpointing)
 
-    def flops(self, place: int) -> tuple[int, int]:
-        """Of one image of the phase: of the model by formula, and of what else judges it."""
+    def flops(self, phase: int) -> tuple[int, int]:
+        """Of one image of a phase: of the model by formula, and of its feature networks and discriminator."""
         recipe = self._recipe
         if self.stage == "generator":
             return generator_step_flops(recipe.generator_size.config(recipe.tokenizer, self._classes)), 0
         model = tokenizer_step_flops(recipe.tokenizer, self.stage)
-        return model, (self._traces[place].flops - self._bare.flops) // _FOLLOWED
+        return model, (self._traces[phase].flops - self._bare.flops) // _TRACED
 
-    def footprints(self, share: int, processes: int, room: float) -> tuple[Footprint, ...]:
-        """Memory of each layout for a process's `share` of the batch at once."""
-        average = bool(self.training.loop.optimizer.ema_decay)
+    @property
+    def _ema(self) -> bool:
+        return bool(self.training.loop.optimizer.ema_decay)
+
+    def footprints(self, images: int, processes: int, room: float) -> tuple[Footprint, ...]:
+        """Memory of each layout if each process takes `images` at once."""
         return tuple(
-            footprint(
-                self.rehearsal,
-                self._lines[layout.activation_checkpointing],
-                layout,
-                images=share,
-                processes=processes,
-                average=average,
-                room=room,
-            )
+            self._footprint(layout, images, processes, room)
             for layout in LAYOUTS
             if processes > 1 or layout.parallel == "ddp"
         )
 
+    def _footprint(self, layout: Layout, images: int, processes: int, room: float) -> Footprint:
+        """What one process holds with `images` in a microbatch, on a GPU with `room` bytes."""
+        weights, gradients, optimizer = static_bytes(self.rehearsal.weights, layout, processes, ema=self._ema)
+        gathered = _GATHERED * self.rehearsal.largest_block if layout.parallel == "fsdp" else 0
+        line = self._lines[layout.activation_checkpointing]
+        largest = line.most(room - (weights + gradients + optimizer + gathered))
+        return Footprint(layout, images, weights, gradients, optimizer, line.at(images) + gathered, largest)
+
     def choose(self, processes: int, gpu: Gpu, room: float, rate: float, assumed: Assumptions) -> Choice | None:
-        """The fastest layout that fits, with as few microbatches as its memory allows; None if none does."""
-        share = self.training.loop.batch_size // processes
+        """The fastest layout that fits, with as few microbatches as possible; None if none fits."""
+        images = self.training.loop.batch_size // processes
+        counts = [count for count in range(1, images + 1) if images % count == 0]
         fitting = []
-        for found in self.footprints(share, processes, room):
-            counts = [count for count in range(1, share + 1) if share % count == 0]
-            fits = [count for count in counts if share // count <= (found.largest or 0)]
+        for found in self.footprints(images, processes, room):
+            fits = [count for count in counts if images // count <= found.largest]
             if fits:
-                fitting.append(Choice(found.layout, fits[0], share // fits[0]))
+                fitting.append(Choice(found.layout, fits[0], images // fits[0]))
         times = {choice: self.time(self.longest, choice, processes, gpu, rate, assumed).seconds for choice in fitting}
         return min(fitting, key=lambda choice: times[choice], default=None)
 
     def fallback(self, processes: int) -> Choice:
-        """What would be taken if memory were no matter."""
-        share = self.training.loop.batch_size // processes
-        return Choice(LAYOUTS[0], 1, share)
+        """The choice if memory were unlimited."""
+        return Choice(LAYOUTS[0], 1, self.training.loop.batch_size // processes)
 
-    def time(self, place: int, choice: Choice, processes: int, gpu: Gpu, rate: float, assumed: Assumptions) -> StepTime:
+    def time(self, phase: int, choice: Choice, processes: int, gpu: Gpu, rate: float, assumed: Assumptions) -> StepTime:
         """Of a step of a phase."""
-        model, losses = self.flops(place)
-        trace, heaviest = self._traces[place], self._traces[self._heaviest]
+        model, losses = self.flops(phase)
+        trace, heaviest = self._traces[phase], self._traces[self._heaviest]
         more_flops, more_kernels = 0.0, 0
         if choice.layout.activation_checkpointing:  # the blocks' forward pass once more, in whichever phase
-            more_flops = (self._again.flops - heaviest.flops) / _FOLLOWED
-            more_kernels = self._again.kernels - heaviest.kernels
+            more_flops = (self._checkpointed.flops - heaviest.flops) / _TRACED
+            more_kernels = self._checkpointed.kernels - heaviest.kernels
         images = choice.microbatches * choice.images
         return step_time(
             flops=images * (model + losses + more_flops),
             kernels=trace.kernels + more_kernels,
             microbatches=choice.microbatches,
             rate=rate,
-            messages=self._messages(place),
+            messages=self._messages(phase),
             parallel=choice.layout.parallel,
             ring=Ring.over(gpu, processes, assumed),
             assumed=assumed,
         )
 
-    def _messages(self, place: int) -> Messages:
+    def _messages(self, phase: int) -> Messages:
         weights = self.rehearsal.weights
-        judged = getattr(self.training.phases[place], "discriminator", False)
+        adversarial = getattr(self.training.phases[phase], "discriminator", False)
         config = self._recipe.tokenizer
         small, size = 1, 4  # whether all is finite
         if self.stage == "stage1":  # distances, ranks, counts, features
             small, size = small + 4, size + config.codebook_size * (4 + 8 + 8 + 4 * config.code_width)
-        if judged:
+        if adversarial:
             small += 1
         return Messages(
             blocks=weights.blocks,
-            whole=weights.whole + (weights.rival if judged else 0),
+            whole=weights.whole + (weights.discriminator if adversarial else 0),
             block=self.rehearsal.largest_block,
             count=self.rehearsal.blocks,
             small=small,
@@ -200,7 +263,7 @@ class StageCost:
         )
 
     def checkpoint_bytes(self) -> int:
-        """Weights and buffers, moments of all that is trained, and the average."""
+        """Weights and buffers, moments of all that is trained, and the EMA."""
         weights = self.rehearsal.weights
-        average = weights.trained if self.training.loop.optimizer.ema_decay else 0
-        return weights.kept + 2 * (weights.trained + weights.rival) + average
+        ema = weights.trained if self._ema else 0
+        return weights.saved + _MOMENTS * (weights.trained + weights.discriminator) + ema

@@ -1,11 +1,7 @@
-"""What one training step holds in memory and how much it computes, found without computing it.
+"""Memory, operations and kernels of one training step, traced on fake tensors without computing it.
 
-Enters: a recipe, a stage, and how many images a process takes at a time. Leaves: bytes of weights, and bytes,
-operations and kernels of a step. The real task takes the step, on tensors that have sizes but no numbers, so nothing
-here repeats what a model does, and sizes that no machine at hand could hold cost seconds.
-
-What is followed is what PyTorch allocates. Workspaces inside kernels, fragmentation and the memory of a CUDA context
-are not seen.
+The real task takes the step, so nothing here repeats what a model does, and models of any size cost seconds. Memory is
+what PyTorch allocates, without workspaces inside kernels, fragmentation and the CUDA context.
 """
 
 from __future__ import annotations
@@ -46,18 +42,18 @@ class Weights:
     """Bytes of float32 weights.
 
     Attributes:
-        blocks: of transformer blocks that are trained; FSDP spreads these over the processes.
+        blocks: of trained transformer blocks, which FSDP shards.
         whole: of the model's other trained weights.
-        rival: of the discriminator, trained by an optimizer of its own.
-        frozen: of what takes part and is not trained: feature networks and, in stage 2, encoder and first decoder.
-        kept: of all that a checkpoint of the model and its rival holds, buffers included, moments and average not.
+        discriminator: trained by its own optimizer.
+        frozen: of feature networks and, in stage 2, encoder and stage-1 decoder.
+        saved: of model and discriminator in a checkpoint, buffers included, moments and EMA not.
     """
 
     blocks: int
     whole: int
-    rival: int
+    discriminator: int
     frozen: int
-    kept: int
+    saved: int
 
     @property
     def trained(self) -> int:
@@ -67,12 +63,12 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class StepTrace:
-    """One microbatch, there and back.
+    """Forward and backward pass of one microbatch.
 
     Attributes:
-        held_bytes: most that is allocated at a time beside weights, gradients, moments and average.
-        kernels: operations that are launched one by one; views are none.
-        flops: of matrix products and convolutions, all that take part counted, also what is recomputed.
+        held_bytes: peak allocation beside weights, gradients, moments and EMA.
+        kernels: launched operations; views do not count.
+        flops: of matrix products and convolutions of all networks, with recomputation.
     """
 
     held_bytes: int
@@ -81,20 +77,20 @@ class StepTrace:
 
 
 class Rehearsal:
-    """A stage's task on tensors without numbers.
+    """A stage's task on fake tensors.
 
     Args:
-        recipe: the run's.
-        stage: which training.
-        classes: of the images.
-        losses: False leaves feature networks and discriminator out.
+        recipe: of the run.
+        stage: of the recipe.
+        classes: number of image classes.
+        losses: whether there are feature networks and a discriminator.
 
     Raises:
-        AlitokError: a feature network cannot be built because a package is not installed.
+        AlitokError: a feature network needs a package that is not installed.
     """
 
     def __init__(self, recipe: Recipe, stage: StageName, classes: int, *, losses: bool = True) -> None:
-        self.stage, self._side = stage, recipe.tokenizer.image_size
+        self.stage, self._image_size = stage, recipe.tokenizer.image_size
         self._codes = recipe.tokenizer.sequence_length
         self._dropout = recipe.generator_size.dropout if stage == "generator" else 0.0
         with _META:
@@ -103,27 +99,27 @@ class Rehearsal:
         self._networks = nn.ModuleDict({str(name): network for name, network in networks.items()})
         self.weights = self._weigh()
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with self._mode:  # on the CPU, whose autocast and fused attention keep what those of a GPU keep
+        with self._mode:  # on the CPU, whose autocast and fused attention save the same tensors as a GPU's
             for module in (*self._task.modules.values(), self._networks):
                 module.to_empty(device=_CPU)
 
     def _weigh(self) -> Weights:
         modules = self._task.modules
-        learnt = {id(parameter): parameter.nbytes for parameter in trainable(self._model)}
+        trained = {id(parameter): parameter.nbytes for parameter in trainable(self._model)}
         sizes = [
-            sum(learnt.get(id(parameter), 0) for parameter in part.parameters())
+            sum(trained.get(id(parameter), 0) for parameter in part.parameters())
             for part in self._model.modules()
             if isinstance(part, Block)
         ]
         self.largest_block, blocks = max(sizes, default=0), sum(sizes)
         self.blocks = sum(size > 0 for size in sizes)
-        rival = sum(
+        discriminator = sum(
             parameter.nbytes for name, part in modules.items() if name != "model" for parameter in trainable(part)
         )
-        everything = sum(value.nbytes for part in modules.values() for value in part.state_dict().values())
+        saved = sum(value.nbytes for part in modules.values() for value in part.state_dict().values())
         networks = sum(value.nbytes for value in self._networks.parameters())
-        resting = sum(parameter.nbytes for parameter in self._model.parameters()) - sum(learnt.values())
-        return Weights(blocks, sum(learnt.values()) - blocks, rival, resting + networks, everything)
+        frozen = sum(parameter.nbytes for parameter in self._model.parameters()) - sum(trained.values())
+        return Weights(blocks, sum(trained.values()) - blocks, discriminator, frozen + networks, saved)
 
     def step(
         self,
@@ -135,27 +131,27 @@ class Rehearsal:
         accumulating: bool = True,
         fused_attention: bool = True,
     ) -> StepTrace:
-        """One microbatch.
+        """Trace one microbatch.
 
         Args:
             images: in it.
-            phase: of the training, by its place.
+            phase: index of the training's phase.
             half: whether forward passes are in bf16.
-            activation_checkpointing: whether blocks keep no activations.
-            accumulating: whether gradients are there before it, as with microbatches and with several processes.
-            fused_attention: whether attention with dropout keeps no probabilities, as on a GPU but not on a CPU.
+            activation_checkpointing: of transformer blocks.
+            accumulating: whether gradients exist before it, as with microbatches or several processes.
+            fused_attention: whether attention with dropout saves no probabilities, as on a GPU but not on a CPU.
         """
-        players = [parameter for module in self._task.modules.values() for parameter in trainable(module)]
+        parameters = [parameter for module in self._task.modules.values() for parameter in trainable(module)]
         self._set(activation_checkpointing, fused_attention)
         with self._mode:
-            for parameter in players:
+            for parameter in parameters:
                 parameter.grad = torch.empty_like(parameter) if accumulating else None
             batch = self._batch(images)
             self._task.begin()
-            with _Watch() as seen:
+            with _Tracer() as seen:
                 for terms in _passes(self._task, batch, StepInfo(phase, 0, 0), half):
                     terms.backward()
-            gradients = 0 if accumulating else sum(p.grad.nbytes for p in players if p.grad is not None)
+            gradients = 0 if accumulating else sum(p.grad.nbytes for p in parameters if p.grad is not None)
             self._task.begin()
         return StepTrace(max(0, seen.most - gradients), seen.kernels, seen.flops)
 
@@ -170,12 +166,12 @@ class Rehearsal:
         labels = torch.zeros(images, dtype=torch.int64)
         if self.stage == "generator":
             return torch.zeros(images, self._codes, dtype=torch.int64), labels
-        return torch.zeros(images, 3, self._side, self._side, dtype=torch.uint8), labels
+        return torch.zeros(images, 3, self._image_size, self._image_size, dtype=torch.uint8), labels
 
 
-def _passes(task: Task, batch: Batch, moment: StepInfo, half: bool) -> Iterator[torch.Tensor]:
-    """What is sent back, one pass after the other, as the engine does it."""
-    passes = task.losses(task.modules, batch, moment)
+def _passes(task: Task, batch: Batch, step: StepInfo, half: bool) -> Iterator[torch.Tensor]:
+    """The losses to backpropagate, one pass after the other, as in the training loop."""
+    passes = task.losses(task.modules, batch, step)
     while True:
         with torch.autocast(_CPU.type, dtype=torch.bfloat16, enabled=half):
             terms = next(passes, None)
@@ -221,10 +217,10 @@ def _network(recipe: Recipe, name: NetworkName, classes: int) -> FeatureNetwork:
         ) from None
 
 
-class _Watch(TorchDispatchMode):
-    """Follows every storage that an operation makes until it is gone, and counts as PyTorch's counter of FLOPs does.
+class _Tracer(TorchDispatchMode):
+    """Tracks every storage from its allocation until it is freed, and counts FLOPs as PyTorch's `FlopCounterMode`.
 
-    That counter itself also follows modules, and what it remembers keeps recomputed activations alive.
+    That mode itself also tracks modules, and keeps recomputed activations alive.
     """
 
     def __init__(self) -> None:
@@ -238,8 +234,8 @@ class _Watch(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         given = {storage._cdata for storage in _storages((args, kwargs))}
         made = [storage for storage in _storages(result) if storage._cdata not in given]
-        for storage in made:  # views and what is changed in place were there before
-            self._follow(storage)
+        for storage in made:  # not views and in-place results
+            self._track(storage)
         schema = getattr(function, "_schema", None)
         self.kernels += bool(made) or bool(schema is not None and schema.is_mutable)
         counted = flop_registry.get(getattr(function, "overloadpacket", None))
@@ -247,15 +243,15 @@ class _Watch(TorchDispatchMode):
             self.flops += counted(*args, **(kwargs or {}), out_val=result)
         return result
 
-    def _follow(self, storage: torch.UntypedStorage) -> None:
+    def _track(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._alive:
             self._alive[key] = size
             self.now += size
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._gone, key)
+            weakref.finalize(storage, self._freed, key)
 
-    def _gone(self, key: int) -> None:
+    def _freed(self, key: int) -> None:
         self.now -= self._alive.pop(key, 0)
 
 

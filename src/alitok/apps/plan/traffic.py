@@ -1,8 +1,7 @@
-"""Seconds of a training step over many GPUs: arithmetic, launches, and what the processes send one another.
+"""Seconds of a training step over many GPUs: arithmetic, kernel launches, and communication.
 
-Enters: what one process computes and holds, and links from data sheets. Leaves: the time of a step by formula, and
-what bounds it. Nothing is measured: the formulas are those of rings (twice the message, over the slowest link on the
-way) and trees (a wait for each doubling of the processes), as NCCL's algorithms have them.
+Nothing is measured: the formulas are those of NCCL's rings (twice the message, over the slowest link on the way) and
+trees (a wait for each doubling of the processes), with the links of data sheets.
 """
 
 from __future__ import annotations
@@ -17,44 +16,44 @@ from alitok.core.errors import AlitokError
 from alitok.train.parallel import Parallel
 
 _BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
-_BACKWARD = 2 / 3  # of a step's arithmetic, behind which gradients are sent
+_BACKWARD = 2 / 3  # of a step's arithmetic, which hides the sending of gradients
 
 Bound = Literal["arithmetic", "kernel launches", "communication"]
 
 
 @config
 class Assumptions:
-    """What a plan takes for granted; all of it should be measured before money depends on it.
+    """What a plan assumes; measure it before money depends on it.
 
     Attributes:
-        mfu: share of the data sheet's rate that matrix products and convolutions reach.
-        launch_seconds: from one kernel to the next where kernels are small.
-        wait_seconds: for one message from one GPU to another.
-        link_share: share of the data sheet's links that large messages reach.
-        bandwidth_share: of memory's, that a step of the sampler reaches.
+        mfu: fraction of the data sheet's rate that matrix products and convolutions reach.
+        launch_seconds: from one small kernel to the next.
+        wait_seconds: latency of one message between GPUs.
+        link_fraction: of the data sheet's links, reached by large messages.
+        bandwidth_fraction: of the memory bandwidth, reached by a step of the sampler.
     """
 
     mfu: float = 0.4
     launch_seconds: float = 6e-6
     wait_seconds: float = 15e-6
-    link_share: float = 0.8
-    bandwidth_share: float = 0.6
+    link_fraction: float = 0.8
+    bandwidth_fraction: float = 0.6
 
     def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
+        """Reject values outside their ranges."""
         require_at_least(self, 0, "launch_seconds", "wait_seconds")
-        for name in ("mfu", "link_share", "bandwidth_share"):
+        for name in ("mfu", "link_fraction", "bandwidth_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise AlitokError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Links between so many processes.
+    """Links between processes.
 
     Attributes:
-        processes: on GPUs of this kind, machine by machine.
-        bytes_per_second: of the slowest link that a ring passes; rings use all network cards of a machine together.
+        processes: one per GPU, filling machine after machine.
+        bytes_per_second: of the slowest link on the ring, which uses all network cards of a machine.
         wait: for one message.
     """
 
@@ -64,35 +63,35 @@ class Ring:
 
     @classmethod
     def over(cls, gpu: Gpu, processes: int, assumed: Assumptions) -> Ring:
-        """The ring over so many GPUs."""
-        slowest = gpu.link if processes <= gpu.together else min(gpu.link, gpu.network)
-        return cls(processes, slowest * assumed.link_share, assumed.wait_seconds)
+        """The ring over a number of GPUs."""
+        slowest = gpu.link if processes <= gpu.per_machine else min(gpu.link, gpu.network)
+        return cls(processes, slowest * assumed.link_fraction, assumed.wait_seconds)
 
     @property
     def _waits(self) -> float:
         return math.ceil(math.log2(self.processes)) * self.wait if self.processes > 1 else 0.0
 
     def reduce(self, size: float, messages: int = 1) -> float:
-        """Add up over all processes, everywhere: seconds."""
-        share = (self.processes - 1) / self.processes
-        return 2 * share * size / self.bytes_per_second + 2 * messages * self._waits
+        """Seconds of an all-reduce."""
+        others = (self.processes - 1) / self.processes
+        return 2 * others * size / self.bytes_per_second + 2 * messages * self._waits
 
     def gather(self, size: float, messages: int = 1) -> float:
-        """Put spread weights together everywhere, or spread sums: seconds for `size` bytes when whole."""
-        share = (self.processes - 1) / self.processes
-        return share * size / self.bytes_per_second + messages * self._waits
+        """Seconds of an all-gather or reduce-scatter of `size` bytes in total."""
+        others = (self.processes - 1) / self.processes
+        return others * size / self.bytes_per_second + messages * self._waits
 
 
 @dataclass(frozen=True)
 class Messages:
-    """What one step of a training sends.
+    """What one step sends.
 
     Attributes:
         blocks: bytes of gradients of the transformer blocks.
         whole: bytes of all other gradients, the discriminator's among them.
         block: bytes of the largest block.
         count: of blocks.
-        small: messages that the step waits for: clustering candidates, means, whether all is finite.
+        small: number of messages that the step waits for: clustering candidates, means, finiteness.
         small_bytes: of these.
     """
 
@@ -104,14 +103,14 @@ class Messages:
     small_bytes: int
 
     def hideable(self, parallel: Parallel, ring: Ring) -> float:
-        """Seconds of what is sent while the arithmetic goes on."""
-        if parallel == "fsdp":  # gathered on the way there and back, gradients spread; all else in one message
+        """Seconds of communication that can overlap with arithmetic."""
+        if parallel == "fsdp":  # gathered in both passes, gradients reduce-scattered; all else in one message
             return 2 * ring.gather(self.blocks, self.count) + ring.gather(self.blocks, self.count)
         size = self.blocks + self.whole
         return ring.reduce(size, math.ceil(size / _BUCKET))
 
     def waited_for(self, parallel: Parallel, ring: Ring) -> float:
-        """Seconds of what nothing hides: the first gathering, the last gradients, small messages."""
+        """Seconds of communication that nothing hides: the first gather, the last gradients, small messages."""
         small = ring.reduce(self.small_bytes, self.small)
         if parallel == "fsdp":
             return small + 2 * ring.gather(self.block) + ring.reduce(self.whole)
@@ -123,10 +122,10 @@ class StepTime:
     """One optimizer step.
 
     Attributes:
-        arithmetic: seconds at the assumed share of the rate.
-        launches: seconds that the kernels take to start, one after the other.
-        sent: seconds of all messages.
-        exposed: of these, those that nothing hides.
+        arithmetic: seconds at the assumed fraction of the rate.
+        launches: seconds to launch all kernels.
+        sent: seconds of all communication.
+        exposed: of these, seconds that nothing hides.
     """
 
     arithmetic: float
@@ -141,7 +140,7 @@ class StepTime:
 
     @property
     def efficiency(self) -> float:
-        """Share of the step in which arithmetic at the assumed rate would be done."""
+        """Fraction of the step that is arithmetic at the assumed rate."""
         return self.arithmetic / self.seconds
 
     @property
@@ -171,8 +170,8 @@ def step_time(
         microbatches: in the step; gradients are sent with the last.
         rate: FLOP/s of the data sheet.
         messages: of the step.
-        parallel: what the processes share.
-        ring: that the messages go over.
+        parallel: how weights are distributed.
+        ring: of all processes.
         assumed: what is not known.
     """
     arithmetic = flops / (rate * assumed.mfu)
@@ -182,7 +181,7 @@ def step_time(
     hideable, waited = messages.hideable(parallel, ring), messages.waited_for(parallel, ring)
     busy = max(arithmetic, launches)
     if parallel == "ddp":
-        behind = _BACKWARD * busy / microbatches
+        hiding = _BACKWARD * busy / microbatches
     else:  # weights are gathered for every microbatch
-        behind, hideable = busy, hideable * microbatches
-    return StepTime(arithmetic, launches, hideable + waited, max(0.0, hideable - behind) + waited)
+        hiding, hideable = busy, hideable * microbatches
+    return StepTime(arithmetic, launches, hideable + waited, max(0.0, hideable - hiding) + waited)

@@ -1,7 +1,4 @@
-"""`alitok complete`: the first rows of an image are kept, and a saved pair draws the rest.
-
-Enters: an image file. Leaves: a sheet with the image, its reconstruction and the completions.
-"""
+"""`alitok complete`: a sheet with an image, its reconstruction, and completions of its first rows by a saved model."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from alitok.data.decode import decode, reason
 from alitok.sampling.pipeline import Pipeline
 
 _COLUMNS = 8
-_LEAST_SIDE = 96  # pixels: smaller images are enlarged, or their captions would not fit below them
+_MIN_SIZE = 96  # px: smaller images are enlarged, or their captions would not fit
 
 
 def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
@@ -36,11 +33,11 @@ def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
     if options.out.suffix.lower() != ".png":
         raise AlitokError(f"--out {options.out} must end in .png: the sheet is a PNG.")
     if options.out.resolve() == path.resolve():
-        raise AlitokError(f"--out {options.out} is the image itself, which the sheet would replace; name another file.")
+        raise AlitokError(f"--out {options.out} is the image itself, which the sheet would replace; give another file.")
     original = _read(path)
     pipeline = Pipeline.from_pretrained(model, device=options.device, precision=options.precision)
     number = _class(pipeline, path, options.class_name)
-    drawn = pipeline.complete(
+    completions = pipeline.complete(
         original,
         options.rows,
         [number] * options.count,
@@ -50,9 +47,9 @@ def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
     )
     name = (pipeline.generator.class_names or {number: str(number)})[number]
     crop = centre_crop(original, pipeline.tokenizer.config.image_size)
-    scale = max(1, -(-_LEAST_SIDE // crop.width))
-    shown = [_enlarged(image, scale) for image in (crop, _rebuilt(pipeline, crop), *drawn)]
-    captions = ["image", "all codes", *[name] * options.count]
+    scale = max(1, -(-_MIN_SIZE // crop.width))
+    shown = [_enlarged(image, scale) for image in (crop, _rebuilt(pipeline, crop), *completions)]
+    captions = ["image", "reconstruction", *[name] * options.count]
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
     shown_class = name if name == str(number) else f"{name} ({number})"
     reporter(Console())(
@@ -76,7 +73,7 @@ def _class(pipeline: Pipeline, path: Path, class_name: str | None) -> int:
     folder = path.resolve().parent.name
     if folder in pipeline.generator.class_names:
         return pipeline.generator.class_names.index(folder)
-    raise AlitokError(f"{path} lies in no folder that is named after a class of the model; give --class.")
+    raise AlitokError(f"{path} is not in a folder that is named after a class of the model; give --class.")
 
 
 def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:

@@ -1,18 +1,15 @@
-"""`alitok sample`: many images of a saved pair to files, by one process or by many, as far as they are not there.
-
-Enters: what the user asked for. Leaves: images in class folders or one npz file, see `alitok.apps.sample.files`.
-"""
+"""`alitok sample`: many images of a saved pipeline to files, on one process or many; a rerun adds what is missing."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from rich.console import Console
 
 from alitok import __version__
-from alitok.apps.sample.files import SampleHead, SamplePlace, class_folders, is_archive, open_files
+from alitok.apps.sample.files import SampleHead, SamplePlace, class_folders, open_files, to_head
 from alitok.apps.sample.options import SampleFormat, SampleOptions
+from alitok.core.config import to_dict
 from alitok.core.console import counted, progress_bar, reporter
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
@@ -32,13 +29,13 @@ _OTHER_FILES = (".zip", ".tar", ".gz", ".tgz", ".npy", ".png", ".webp", ".jpg", 
 
 
 def run_sample(model: str, options: SampleOptions) -> None:
-    """Draw the images, or those that are missing; every process of a run calls this.
+    """Generate the missing images; every process of a run calls this.
 
     Raises:
         AlitokError: the model cannot be used, the options do not fit it or one another, or another job's images or
             other files are in the way.
     """
-    file_format, place = _format(options), SamplePlace.of(options.out)
+    file_format, place = _format(options), SamplePlace(options.out)
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         pipeline = load_pipeline(model, world, options.device, options.precision)
@@ -52,29 +49,28 @@ def run_sample(model: str, options: SampleOptions) -> None:
         )
         batch_size = fitting_batch(pipeline, job, world, options.batch_size)
 
-        def begin() -> tuple[SampleHead, list[int]]:
-            found = place.find()
-            kept = None if options.fresh else found
-            asked = _head(pipeline, job, file_format, batch_size, kept)
-            if options.fresh:  # only now: nothing is deleted for a job that cannot be begun
-                place.discard()
-            head = place.begin(asked, kept)
-            with open_files(place, head) as files:
-                return head, files.missing()
-
-        head, missing = world.on_rank0(begin)
+        found = world.on_rank0(place.read)
+        # Decided before anything is deleted: --fresh keeps the files of a job that is followed by none.
+        head = world.on_rank0(lambda: _head(pipeline, job, file_format, batch_size, None if options.fresh else found))
+        files = place.job_dir(found)
+        head = to_head(files.begin(to_dict(head), world, fresh=options.fresh), files.path)
         began = time.monotonic()
-        _draw(pipeline, job, world, place, head, missing, min(batch_size, head.block), console)
-        drawn = sum(len(head.blocks[number]) for number in missing)
+        missing = _sample(pipeline, job, world, place, head, min(batch_size, head.block), console)
+        count = sum(len(head.blocks[number]) for number in missing)
+        seconds = time.monotonic() - began
         where = place.archive if file_format == "npz" else place.root
-        _tell(console, where, job.count, drawn, time.monotonic() - began)
+        message = f"All {job.count:,} images exist: {where}"
+        if count:
+            rest = "" if count == job.count else f" of {job.count:,} (the others existed)"
+            message = f"{counted(count, 'image')}{rest} in {seconds:.1f} s, {count / seconds:,.1f} images/s: {where}"
+        reporter(console)(message)
 
 
 def _format(options: SampleOptions) -> SampleFormat:
-    archive = is_archive(options.out)
+    archive = SamplePlace(options.out).archived
     if options.out.suffix.lower() in _OTHER_FILES and not options.out.is_dir():
         raise AlitokError(
-            f"--out {options.out} is no kind of file that is written; give a directory, or a file that ends in .npz."
+            f"--out {options.out} is not a supported kind of file; give a directory, or a file that ends in .npz."
         )
     if archive and options.format not in (None, "npz"):
         raise AlitokError(
@@ -86,7 +82,7 @@ def _format(options: SampleOptions) -> SampleFormat:
 def _head(
     pipeline: Pipeline, job: SamplingJob, file_format: SampleFormat, batch_size: int, found: SampleHead | None
 ) -> SampleHead:
-    """The job asked for; what the first start decides is taken from it where there was one."""
+    """The requested job; an earlier start has decided its blocks and the precision of pixels."""
     folders = class_folders(pipeline.generator.class_names, pipeline.generator.config.classes)
     return SampleHead(
         model=model_hash(pipeline),
@@ -104,47 +100,38 @@ def _head(
     )
 
 
-def _draw(
+def _sample(
     pipeline: Pipeline,
     job: SamplingJob,
     world: World,
     place: SamplePlace,
     head: SampleHead,
-    missing: list[int],
     batch_size: int,
     console: Console,
-) -> None:
-    """Draw and write this process' share of the missing blocks; the first process then finishes the files."""
-    share = sum(len(head.blocks[number]) for number in missing[world.rank :: world.size])
-    done = 0
-    with open_files(place, head) as files, progress_bar(console, "images", share) as bar:
-        drawn = sample_blocks(
-            pipeline, job, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
-        )
-        for block in drawn:
-            files.write(block)
-            done += len(block.indices)
-            bar.advance(done, {}, share)
-        files.wait()
+) -> list[int]:
+    """Generate and write this process's missing blocks; rank 0 then finishes the files. Returns all missing blocks."""
+    with open_files(place, head) as files:
+        missing = world.on_rank0(files.missing)
+        total = sum(len(head.blocks[number]) for number in missing[world.rank :: world.size])
+        done = 0
+        with progress_bar(console, "images", total) as bar:
+            for block in sample_blocks(
+                pipeline, job, world, batch_size=batch_size, pixels=head.pixels, blocks=head.blocks, wanted=missing
+            ):
+                files.write(block)
+                done += len(block.indices)
+                bar.advance(done, {}, total)
+            files.wait()
         world.barrier()
 
         def finish() -> None:
             gone = files.missing()
             if gone:
-                first = head.blocks[gone[0]].start
                 raise AlitokError(
-                    f"Image {first} is not in {place.out} after all processes have drawn theirs; they must share "
-                    "one disk, and nobody else may delete there. Run the same command again."
+                    f"Image {head.blocks[gone[0]].start} is not in {place.out} after all processes are done; they must "
+                    "share one disk, and nothing else may delete files there. Rerun the same command."
                 )
             files.finish()
 
         world.on_rank0(finish)
-
-
-def _tell(console: Console, where: Path, count: int, drawn: int, seconds: float) -> None:
-    if not drawn:
-        said = f"All {count:,} images were there before: {where}"
-    else:
-        there = "" if drawn == count else f" of {count:,}, the others were there before,"
-        said = f"{counted(drawn, 'image')}{there} in {seconds:.1f} s, {drawn / seconds:,.1f} images/s: {where}"
-    reporter(console)(said)
+    return missing
