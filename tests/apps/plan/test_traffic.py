@@ -75,10 +75,10 @@ def test_sharded_weights_are_gathered_twice_for_every_microbatch():
     assert two.sent == pytest.approx(6 * 0.05 + 2 * 0.005)
 
 
-def test_what_makes_no_sense_is_refused():
+def test_bad_values_are_rejected():
     with pytest.raises(AlitokError, match="mfu must be above 0"):
         Assumptions(mfu=0.0)
-    with pytest.raises(AlitokError, match=r"no GPU 'abacus'.*a800"):
+    with pytest.raises(AlitokError, match=r"Unknown GPU 'abacus'.*a800"):
         gpu_named("abacus")
     for name in ("4090", "RTX4090", "rtx 4090", " RTX 4090 "):
         assert gpu_named(name) is GPUS["4090"]
