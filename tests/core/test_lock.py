@@ -33,19 +33,19 @@ def holder(tmp_path):
 
 def test_another_process_is_kept_out_until_the_first_lets_go(tmp_path, holder):
     path = tmp_path / "a" / "x.lock"
-    with pytest.raises(TimeoutError, match=r"x\.lock"), locked(path, patience=0.3):
+    with pytest.raises(TimeoutError, match=r"x\.lock"), locked(path, timeout=0.3):
         pytest.fail("two are in")
     holder.stdin.close()
-    with locked(path, patience=60):
+    with locked(path, timeout=60):
         assert holder.wait(60) == 0
 
 
 def test_a_process_that_is_killed_lets_go(tmp_path, holder):
     path, inside = tmp_path / "a" / "x.lock", []
-    with pytest.raises(TimeoutError), locked(path, patience=0):
+    with pytest.raises(TimeoutError), locked(path, timeout=0):
         inside.append("while it lived")
     holder.kill()
-    with locked(path, patience=60):
+    with locked(path, timeout=60):
         inside.append("after it died")
     assert inside == ["after it died"]
 
@@ -58,7 +58,7 @@ def test_a_forked_child_does_not_hold_on(tmp_path):
             signal.pause()
             os._exit(0)
     try:
-        with locked(path, patience=1):
+        with locked(path, timeout=1):
             assert os.waitpid(child, os.WNOHANG) == (0, 0)  # the child lives, and has the file open
     finally:
         os.kill(child, signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_a_forked_child_does_not_hold_on(tmp_path):
 def test_an_error_inside_lets_go(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "x.lock"):
         raise ZeroDivisionError
-    with locked(tmp_path / "x.lock", patience=0):
+    with locked(tmp_path / "x.lock", timeout=0):
         pass
 
 
@@ -79,6 +79,6 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     inside = []
-    with locked(tmp_path / "x.lock", patience=0):
+    with locked(tmp_path / "x.lock", timeout=0):
         inside.append(True)
     assert inside == [True]

@@ -14,7 +14,7 @@ from PIL import Image
 from alitok.core.errors import AlitokError
 from alitok.data.sources.builtin import DigitSource
 from alitok.run.options import TrainOptions
-from alitok.run.preflight import _guessable
+from alitok.run.preflight import _predictable
 from alitok.run.tasks import Trainings
 from alitok.run.train import run_training
 from alitok.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def run(untouched, tmp_path):
 def test_a_good_stage_1_passes_and_trains_to_the_same_bits(untouched, tmp_path):
     preflight("stage1", tmp_path / "run")
     names = {path.name for path in (tmp_path / "run" / "preflight" / "stage1").iterdir()}
-    assert names == {"preflight.json", "classes.png", "batch.png", "learnt.png"}
+    assert names == {"preflight.json", "classes.png", "batch.png", "overfit.png"}
     assert not (tmp_path / "run" / "stage1").exists()
     assert report(tmp_path / "run", "stage1")["passed"]
     run_training("stage1", options(tmp_path / "run"))
@@ -281,7 +281,7 @@ def test_images_that_change_from_reading_to_reading_are_told(tmp_path, monkeypat
         preflight("stage1", tmp_path)
 
 
-def test_what_can_be_guessed_of_sequences():
-    # The first codes of class 0 are a guess between two; all that follows is decided, and so is class 1.
-    assert _guessable([[1, 2, 3], [4, 5, 6], [1, 2, 3]], [0, 0, 1]) == pytest.approx(8 / 9)
-    assert _guessable([[1, 2], [1, 3], [1, 3]], [0, 0, 0]) == pytest.approx(5 / 6)
+def test_what_can_be_predicted_of_sequences():
+    # The first codes of class 0 are a predict between two; all that follows is decided, and so is class 1.
+    assert _predictable([[1, 2, 3], [4, 5, 6], [1, 2, 3]], [0, 0, 1]) == pytest.approx(8 / 9)
+    assert _predictable([[1, 2], [1, 3], [1, 3]], [0, 0, 0]) == pytest.approx(5 / 6)

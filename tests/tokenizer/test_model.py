@@ -71,7 +71,7 @@ def test_it_saves_and_loads_with_its_decoders(tokenizer, tmp_path):
 
 
 def test_loading_reports_what_is_wrong(tokenizer, tmp_path):
-    with pytest.raises(AlitokError, match="no directory with a saved model"):
+    with pytest.raises(AlitokError, match="not a directory with a saved model"):
         Tokenizer.from_pretrained(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "t")
     (tmp_path / "t" / "stage2.safetensors").unlink()

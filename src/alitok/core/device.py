@@ -1,7 +1,4 @@
-"""Where a run computes, in which precision, and its randomness as a function of the step.
-
-Enters: the user's wish (`auto`, `cuda`, `mps`, `cpu`). Leaves: a `torch.device` that works.
-"""
+"""The device and precision of a run, and its randomness as a function of the step."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from alitok.core.errors import AlitokError
 
 
 def choose_device(name: DeviceName = "auto") -> torch.device:
-    """The device asked for; `auto` takes the first of cuda, mps and cpu that is there.
+    """The requested device; `auto` takes the first available of cuda, mps and cpu.
 
     Raises:
-        AlitokError: the device asked for is not available on this machine.
+        AlitokError: the requested device is not available on this machine.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -30,12 +27,12 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
     working = [candidate for candidate, works in available.items() if works]
     chosen = working[0] if name == "auto" else name
     if chosen not in working:
-        raise AlitokError(f"Device {name}: PyTorch finds none here; choose auto or one of: {', '.join(working)}.")
+        raise AlitokError(f"Device {name} is not available; choose auto or one of: {', '.join(working)}.")
     return torch.device(chosen)
 
 
 def computes_in_half(device: torch.device, precision: Precision = "auto") -> bool:
-    """Whether forward passes are in bf16: if asked for, or by `auto` on devices that compute in it."""
+    """Whether forward passes are in bf16: if requested, or with `auto` on devices that support it natively."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bf16" or (precision == "auto" and native)
 
@@ -51,7 +48,7 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU or, for the CPU, in the machine; None where nobody tells."""
+    """Bytes that are free on a GPU or, for the CPU, in the machine; None where unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -71,8 +68,8 @@ def free_memory(device: torch.device) -> int | None:
 def seed_step(seed: int, purpose: str, step: int) -> None:
     """Seed torch's global generators as a function of (seed, purpose, step).
 
-    Called before every step, it makes dropout and other draws independent of how the run got there, so a resumed
-    run needs no stored generator state to equal an uninterrupted one.
+    Called before every step, it makes dropout and other random numbers independent of how the run got there, so a
+    resumed run needs no stored generator state to equal an uninterrupted one.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))

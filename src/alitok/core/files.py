@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{_mine()}{_PART}")
-    remove(part)  # of a killed process that had the same number
+    remove(part)  # of a killed process with the same number
     try:
         yield part
         commit(part, path)
@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _mine() -> str:
-    """What tells this process from all others on a shared disk; in containers their numbers alone are often equal."""
+    """An identifier of this process on a shared disk; in containers process numbers alone are often equal."""
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', platform.node())}-{os.getpid()}"
 
 

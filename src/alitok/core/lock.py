@@ -1,4 +1,8 @@
-"""File locks between processes, released when the holder ends."""
+"""File locks between processes, released when the holder ends.
+
+The library filelock (3.16) is not used: it waits forever on file systems without locks, and a forked process releases
+the lock of its parent.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,14 @@ _POLL = 0.2  # seconds
 
 
 @contextmanager
-def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     """Hold the lock of `path`, a file that is created for it and stays; without effect on a disk without locks.
 
     The system releases it when the process and those that it forked have died.
 
     Args:
         path: the file.
-        patience: seconds to wait for another holder; None = forever.
+        timeout: seconds to wait for another holder; None = forever.
 
     Raises:
         TimeoutError: another process holds it for longer.
@@ -27,7 +31,7 @@ def locked(path: Path, patience: float | None = None) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # does not change its time
-        end = None if patience is None else time.monotonic() + patience
+        end = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if end is None else fcntl.LOCK_NB))

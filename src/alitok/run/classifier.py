@@ -119,7 +119,7 @@ class ClassifierFeatures(nn.Module):
             return Features(pool, None, self.network.head(pool).softmax(1))
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked of the module around it."""
+        """Stay in evaluation mode, whatever mode the module around it is in."""
         return super().train(False)
 
     def save(self, directory: Path) -> None:
@@ -177,7 +177,7 @@ def open_classifier(
 
     Raises:
         AlitokError: the images are all of one class, the cache cannot be written, or a cached classifier is damaged.
-        Interrupted: asked to stop; the same call resumes.
+        Interrupted: stopped by a signal; the same call resumes.
     """
     if len(np.unique(splits.train.labels)) < 2:
         raise AlitokError(

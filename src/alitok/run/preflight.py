@@ -8,7 +8,7 @@ and contact sheets for people:
     codes-train.png, codes-val.png
                          for the generator: images above what their stored codes decode to
     stage1.png           for stage 2: images above what the finished stage 1 makes of them
-    learnt.png           for a tokenizer's stage: images above what it made of them after the overfit
+    overfit.png          for a tokenizer's stage: images above their reconstructions after the overfit
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _learn(run: Run, stage: StageName, training: Training, batch: Batch, finding
     if stage != "generator" and world.main and whole:
         images = pixels.to_float(values.to(world.device))
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            findings.sheet("learnt", _compared(values.numpy(), model.eval()(images, stage).images))
+            findings.sheet("overfit", _compared(values.numpy(), model.eval()(images, stage).images))
 
 
 def _check_trainable(stage: StageName, model: nn.Module, findings: Findings) -> bool:
@@ -262,9 +262,9 @@ def _check_trainable(stage: StageName, model: nn.Module, findings: Findings) -> 
     moving: list[str] = []
     for name, parameter in model.named_parameters():
         second = name.startswith("stage2.")
-        wanted = {"stage1": not second, "stage2": second, "generator": True}[stage]
-        if wanted != parameter.requires_grad:
-            (still if wanted else moving).append(name)
+        expected = {"stage1": not second, "stage2": second, "generator": True}[stage]
+        if expected != parameter.requires_grad:
+            (still if expected else moving).append(name)
     fault = f"{_some(still)} should be trained and is frozen; {_REPORT}"
     right = findings.check("parameters that are frozen by mistake", still, "none", not still, fault)
     fault = f"{_some(moving)} should be frozen and is trained; {_REPORT}"

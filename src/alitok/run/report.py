@@ -26,7 +26,7 @@ _CLASSES_SHOWN = 24  # evenly spread; the file stays small with a thousand class
 
 
 class Metric(NamedTuple):
-    """How a key of `metrics.json` is shown; `guide` says what is good, for small images and short trainings."""
+    """How a key of `metrics.json` is shown; `guide` is a rule of thumb for small images and short trainings."""
 
     label: str
     format: str

@@ -140,7 +140,7 @@ def remains(name: str) -> tuple[str, ...]:
 
 
 def marker(name: str) -> str:
-    """The file that says a step is done."""
+    """The file that marks a step as done."""
     return f"done/{name}.json"
 
 

@@ -162,8 +162,8 @@ class Trainings:
         requests = (
             SampleRequest(label, self.seed, index, self.recipe.sampling) for index, label in enumerate(labels.tolist())
         )
-        drawn = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_SAMPLE_BATCH)
-        return np.concatenate(list(drawn))
+        samples = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_SAMPLE_BATCH)
+        return np.concatenate(list(samples))
 
     def _spread(self) -> range:
         return spread(len(self.splits.val), _VAL_IMAGES)

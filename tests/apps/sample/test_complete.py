@@ -121,7 +121,7 @@ def test_the_class_is_that_of_the_folder_or_of_the_option(ask, capsys, tmp_path)
         ({"image": "none.png"}, r"none\.png does not exist; give another image"),
         ({"image": "model/pipeline.json"}, "is not an image that Pillow can read; give another"),
         ({"sampling": SamplingOverrides(temperature=-1.0)}, "temperature must be at least 0"),
-        ({"model": "nowhere"}, "no directory with a saved model"),
+        ({"model": "nowhere"}, "not a directory with a saved model"),
     ],
 )
 def test_bad_completions_are_rejected_before_anything_is_written(ask, tmp_path, changes, said):

@@ -281,7 +281,7 @@ def test_foreign_files_are_never_touched(ask, tmp_path):
         ({"out": "x.PNG"}, r"x\.PNG is not a supported kind of file"),
         ({"out": "x.npz", "format": "png"}, "is an npz file, but --format is png"),
         ({"out": "x.NPZ", "format": "png"}, "is an npz file, but --format is png"),
-        ({"model": "nowhere"}, "no directory with a saved model"),
+        ({"model": "nowhere"}, "not a directory with a saved model"),
     ],
 )
 def test_bad_jobs_are_rejected_before_anything_is_written(ask, tmp_path, changes, said):
