@@ -1,4 +1,4 @@
-"""Maps of what depends on what, as files and as images."""
+"""Heat maps as files and as images."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alitok.metrics.dependency import Raster
-from alitok.report.heat import HeatMap, draw_maps, figure_sheet, image_of_code
+from alitok.report.heat import HeatMap, draw_maps, image_of_code, map_picture
 
 RASTER = Raster(3, 2)
 
@@ -23,10 +23,10 @@ def pixels(png):
 
 def test_a_map_is_a_png_whose_size_the_page_knows():
     one, two = (draw_maps([heat(np.eye(11, 9))] * count) for count in (1, 2))
-    sheet = figure_sheet(one, "alt")
+    picture = map_picture(heat(np.eye(11, 9)))
     height, width = pixels(one).shape[:2]
-    assert (sheet.width, sheet.height) == (round(width * 92 / 160), round(height * 92 / 160))
-    assert sheet.address.startswith("data:image/png;base64,")
+    assert (picture.width, picture.height) == (round(width * 92 / 160), round(height * 92 / 160))
+    assert picture.address.startswith("data:image/png;base64,")
     assert pixels(two).shape[1] == 2 * width
     assert draw_maps([heat(np.eye(11, 9))]) == one, "the same for the same map"
 

@@ -15,7 +15,6 @@ from alitok.metrics.dependency import Raster
 from alitok.report.html import needs_libraries
 from alitok.report.images import COLOUR_MAP, Picture, coloured, png_address
 from alitok.report.model import Axis, HeatMap
-from alitok.report.sheets import Sheet
 
 _OWN = "#35d0e8"  # unlike every colour of the map
 _OWN_RGB = (0x35, 0xD0, 0xE8)
@@ -121,9 +120,3 @@ def map_picture(shown: HeatMap) -> Picture:
     png = draw_maps([shown])
     width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
     return Picture(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI))
-
-
-def figure_sheet(png: bytes, alt: str) -> Sheet:
-    """A drawn figure as it stands in a page."""
-    width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
-    return Sheet(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI), alt)

@@ -25,9 +25,8 @@ from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.codes import CodeUsage
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor, full_precision
-from alitok.metrics.frechet import paired_bias, paired_interval
 from alitok.metrics.reconstruction import psnr, ssim
-from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, enough_for_interval, features_of
+from alitok.metrics.set_distance import features_of
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
@@ -161,26 +160,3 @@ def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
     for block in files.each("code_counts"):
         usage.counts += torch.from_numpy(block["code_counts"])
     return usage
-
-
-def compare_paired(
-    made: SetStatistics, originals: SetStatistics, target: Target, *, device: torch.device
-) -> Comparison:
-    """All metrics of reconstructions against a target of their originals.
-
-    The interval and the bias are those of paired sets; see `alitok.metrics.frechet`.
-
-    Args:
-        made: the reconstructions.
-        originals: the originals, numbered alike.
-        target: statistics of the originals.
-        device: where distances of many pairs are computed.
-
-    Raises:
-        AlitokError: there are fewer than two images.
-    """
-    found = compare(made, target, device=device, interval=False)
-    if not enough_for_interval(made):
-        return found
-    paired = paired_interval(made.pool, originals.pool)
-    return found._replace(frechet=paired, bias=paired_bias(made.pool, originals.pool))

@@ -20,7 +20,6 @@ from alitok.apps.evaluate.fidelity import (
     ORIGINAL,
     Instruments,
     code_usage,
-    compare_paired,
     fidelity_of,
     measure,
 )
@@ -47,8 +46,9 @@ from alitok.losses.perceptual import (
     vgg_available,
 )
 from alitok.metrics.feature_files import FeatureFiles
+from alitok.metrics.frechet import paired_bias, paired_interval
 from alitok.metrics.reconstruction import SSIM_WINDOW
-from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, gather
+from alitok.metrics.set_distance import Comparison, SetStatistics, Target, compare, enough_for_interval, gather
 from alitok.run.classifier import ClassifierFeatures
 from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
@@ -220,10 +220,17 @@ def _conclude(
 
 
 def _compare(made: SetStatistics, originals: SetStatistics, target: Target, device: torch.device) -> Comparison:
-    """Paired if the target is of the originals: without a reference, or with one computed from them."""
+    """Compare; interval and bias are those of paired sets if the target is of the originals.
+
+    That is so without a reference, or with one computed from the originals.
+    """
     place = in_double(device)
     own = originals.pool.total().gaussian()
     same = len(target.pool.mean) == len(own.mean) and bool(
         (own.mean - target.pool.mean).square().sum() <= _SAME_MEAN * own.covariance.trace()
     )
-    return compare_paired(made, originals, target, device=place) if same else compare(made, target, device=place)
+    found = compare(made, target, device=place, interval=not same)
+    if not same or not enough_for_interval(made):
+        return found
+    bias = paired_bias(made.pool, originals.pool)
+    return found._replace(frechet=paired_interval(made.pool, originals.pool), bias=bias)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -31,49 +31,8 @@ from alitok.sampling.pipeline import Pipeline
 _BLOCK = 256  # images of files in one block
 
 
-class ImageSet(Protocol):
-    """A fixed number of images of one size, numbered.
-
-    Attributes:
-        name: for people.
-        count: N.
-        size: image size in pixels.
-        classes: class names, by number; empty if unknown.
-        settings: all that decides the images, and nothing that does not.
-        notes: warnings for a reader of the metrics.
-    """
-
-    name: str
-    count: int
-    size: int
-    classes: tuple[str, ...]
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-
-    def decide(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Fix what the first start of a job decides: `block`, the size of blocks, and more.
-
-        Every process calls this before `blocks`.
-
-        Args:
-            before: settings stored by an earlier start; None decides now.
-
-        Returns:
-            What is decided, to be stored.
-        """
-        ...
-
-    def blocks(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
-        """This process's part of the blocks with these numbers.
-
-        Raises:
-            AlitokError: an image cannot be generated or read.
-        """
-        ...
-
-
 class ModelImages:
-    """Images that a model generates as they are needed.
+    """Images that a model generates as they are needed; attributes as in `StoredImages`.
 
     Args:
         pipeline: on the device of this process.
@@ -102,13 +61,13 @@ class ModelImages:
         }
 
     def decide(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The blocks and the decoder's precision."""
+        """The blocks and the decoder's precision, as stored by an earlier start, or decided now."""
         found = before or {"block": self._blocks.size, "pixels": pixel_precision(self.pipeline, self.job)}
         self._blocks, self._pixels = Blocks(self.count, found["block"]), found["pixels"]
         return {name: found[name] for name in ("block", "pixels")}
 
     def blocks(self, wanted: Sequence[int], world: World) -> Iterator[ImageBlock]:
-        """This process's part of the blocks with these numbers."""
+        """This process's part of the blocks with these numbers; call `decide` first."""
         return sample_blocks(
             self.pipeline,
             self.job,
@@ -122,11 +81,18 @@ class ModelImages:
 
 @dataclass
 class StoredImages:
-    """Images in files.
+    """Images in files, all of one size.
 
     Attributes:
+        name: for people.
+        count: N.
+        size: image size in pixels.
+        classes: class names, by number; empty if unknown.
+        settings: all that decides the images, and nothing that does not.
         read: a range of the images, (B, 3, size, size) uint8.
         labels: (N,) int64; None if classes are unknown.
+        notes: warnings for a reader of the metrics.
+        block: images in a block.
     """
 
     name: str
@@ -140,7 +106,7 @@ class StoredImages:
     block: int = _BLOCK
 
     def decide(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The size of blocks."""
+        """The size of blocks, as stored by an earlier start, or decided now."""
         self.block = (before or {"block": self.block})["block"]
         return {"block": self.block}
 
@@ -151,6 +117,9 @@ class StoredImages:
             rows = blocks[number]
             labels = np.full(len(rows), -1) if self.labels is None else self.labels[rows.start : rows.stop]
             yield ImageBlock(number, rows, labels.astype(np.int64), self.read(rows))
+
+
+ImageSet = ModelImages | StoredImages
 
 
 def npz_images(path: Path) -> StoredImages:
