@@ -1,10 +1,8 @@
 """FLOPs of one image by formula, in a forward pass, a training step and code-by-code sampling; bytes per sampling step.
 
-Operations are those of the forward pass, of a training step, and of sampling an image code by code; bytes are what a
-step of the sampler reads. A multiply-add counts as two operations. Norms, activations, softmax and additions are left
-out, as in the model FLOPs that utilisation (MFU) is stated in. The way back takes twice the forward pass, once for the
-gradients of the inputs and once for those of the weights. Attention counts all pairs of positions, masked or not, and
-where codes are drawn one by one those that are looked at.
+A multiply-add counts as two operations. Norms, activations, softmax and additions are left out, as in the model FLOPs
+of MFU. The backward pass takes twice the forward pass, for the gradients of inputs and of weights. Attention counts all
+pairs of positions, masked or not; in sampling those attended to.
 
 Shapes: L positions, D width, E inner width of the MLP, C channels.
 """

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -273,3 +275,19 @@ def test_the_command_prints_one_object_or_a_table(saved, small_machine, capsys):
     assert "12 px, 12 codes, no guidance, batch 2, fp32" in " ".join(table.split())
     for row in ("seconds per image", "step", "memory read", "largest batch that fits", "speedup over it"):
         assert any(line.startswith(row) for line in table.splitlines()), table
+
+
+def test_a_bench_loads_neither_scikit_learn_nor_data_sources(saved):
+    code = f"""
+import sys
+from alitok.cli import app
+words = ["bench", {str(saved)!r}, "--rounds", "1", "--device", "cpu"]
+app.parse_args(words)
+assert "torch" not in sys.modules
+from alitok.apps.bench import roofline
+roofline._BUFFER, roofline._CPU_SIDE = 1 << 22, 32
+app(words, result_action="return_value")
+print([name for name in sys.modules if name.startswith(("sklearn", "skimage", "alitok.data.sources", "alitok.run"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
