@@ -55,7 +55,7 @@ def test_the_papers_numbers():
     ],
 )
 def test_each_pair_of_arms_is_in_the_papers_order_reversed_or_undecided(values, row, order, texts):
-    assert list(texts(orders_table([order(**values)]))["Accuracy of the codes"].values()) == row
+    assert list(texts(orders_table([order(**values)]))["accuracy"].values()) == row
 
 
 @pytest.mark.parametrize(

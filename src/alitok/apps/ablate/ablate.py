@@ -80,6 +80,9 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
             f"{len(cells)} cells of {len(splits.train):,} training images at {image_size} px, "
             f"{parallel} at a time; to {out}/"
         )
+        found = job.read()
+        if found is not None and (changed := job.conflicts(found, settings)):
+            raise job.conflict(changed, found, settings, hint="choose another directory with --out")
         job.begin(settings, world)
         with job.lock(world):
             broken = verify_images(splits, "all", world, console)

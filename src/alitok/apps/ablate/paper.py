@@ -34,7 +34,7 @@ class Question(NamedTuple):
     """A number of ours and the paper's closest counterpart.
 
     Attributes:
-        name: of the comparison.
+        name, paper_name: for people.
         metric: of `CellNumbers`.
         paper: of `published.Ablated`.
         sign, paper_sign: 1 where larger is more, here and in the paper; else -1.
@@ -42,6 +42,7 @@ class Question(NamedTuple):
     """
 
     name: str
+    paper_name: str
     metric: str
     paper: str
     sign: int
@@ -51,10 +52,10 @@ class Question(NamedTuple):
 
 _OWN_CODES = ("A", "CE", "B", "C", "D", "E")
 QUESTIONS = (
-    Question("Accuracy of the codes", "accuracy", "accuracy", 1, 1, _OWN_CODES),
-    Question("Fidelity: PSNR, rFID", "psnr", "rfid", 1, -1, tuple(PAPER)),
-    Question("Fidelity: feature distance, rFID", "feature_distance", "rfid", -1, -1, tuple(PAPER)),
-    Question("Samples: sample distance, gFID", "sample_distance", "gfid", -1, -1, tuple(PAPER)),
+    Question("accuracy", "accuracy", "accuracy", "accuracy", 1, 1, _OWN_CODES),
+    Question("PSNR", "rFID", "psnr", "rfid", 1, -1, tuple(PAPER)),
+    Question("feature distance", "rFID", "feature_distance", "rfid", -1, -1, tuple(PAPER)),
+    Question("sample distance", "gFID", "sample_distance", "gfid", -1, -1, tuple(PAPER)),
 )
 _Pairs = tuple[tuple[str, str], ...]
 
@@ -153,6 +154,7 @@ def orders_table(orders: Sequence[Order]) -> Table:
                 " < ".join(order.here),
                 " < ".join(order.paper),
             ),
+            key=f"in the paper: {order.question.paper_name}",
         )
         for order in orders
     )
