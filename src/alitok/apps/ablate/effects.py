@@ -73,7 +73,7 @@ class Effect:
 
     @property
     def same_codes(self) -> bool:
-        """Whether both arms have the same codes and generator, judged by their numbers."""
+        """Whether both arms have the same codes and generator, by their numbers."""
         return bool(self.cells) and all(
             math.isclose(getattr(first, name), getattr(second, name), rel_tol=1e-6)
             for first, second in self.cells
