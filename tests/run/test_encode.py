@@ -72,22 +72,22 @@ def files(path):
 def test_a_folder_to_a_store_and_back_to_images(tmp_path, tokenizer, capsys):
     write_images(tmp_path / "images")
     run_encode(options(tmp_path, crops="ten"))
-    said = " ".join(capsys.readouterr().out.split())
-    assert "40 images x 10 crops = 400 sequences of 20 codes in 1 shard;" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "40 images x 10 crops = 400 sequences of 20 codes in 1 shard;" in printed
     store = CodeStore(tmp_path / "codes")
     size = sum(len(content) for content in files(tmp_path / "codes").values())
-    assert f"{size / 400:,.1f} bytes a sequence, {size / 400 / 40:.3f} x its codes" in said
+    assert f"{size / 400:,.1f} bytes a sequence, {size / 400 / 40:.3f} x its codes" in printed
     assert (store.head.split, store.head.image_size, store.head.batch_size) == ("all", 16, 256)
     assert store.head.tokenizer_path == str(tokenizer.resolve())
 
     run_show(tmp_path / "codes", count=30, seed=1, device="cpu")
-    said = capsys.readouterr().out
-    lines = [line.split() for line in said.splitlines()]
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
     shown = [int(words[0]) for words in lines if len(words) == 3 and words[0].isdecimal()]
     assert len(shown) == 3
     for words in lines[:3]:
         assert words[1:] == [store.classes[store.image_labels[int(words[0])]], store.key(int(words[0]))]
-    assert "top left; top right; bottom left; bottom right; centre; top left, mirrored" in said
+    assert "top left; top right; bottom left; bottom right; centre; top left, mirrored" in printed
     # On the sheet stand the decoded crops, enlarged, all of an image in a row.
     model = Tokenizer.from_pretrained(tokenizer)
     with Image.open(tmp_path / "codes.png") as image:
@@ -127,17 +127,17 @@ def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
     run_encode(options(tmp_path))
     images = np.random.default_rng(1).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
     other = save_tokenizer(tmp_path / "other", CONFIG, images, seed=1)
-    with pytest.raises(AlitokError, match="is not the one that made the codes"):
+    with pytest.raises(AlitokError, match="is not the one that encoded"):
         run_show(tmp_path / "codes", tokenizer=other, device="cpu")
     with pytest.raises(AlitokError, match="made with another tokenizer"):
         CodeStore(tmp_path / "codes", Tokenizer.from_pretrained(other).codes_fingerprint())
     with pytest.raises(AlitokError, match=r"conflicting settings \(tokenizer\)"):
         run_encode(options(tmp_path, tokenizer=other))
     tokenizer.rename(tmp_path / "moved")
-    with pytest.raises(AlitokError, match=r"is not where it was.*--tokenizer"):
+    with pytest.raises(AlitokError, match=r"is missing.*--tokenizer"):
         run_show(tmp_path / "codes", device="cpu")
     other.rename(tokenizer)
-    with pytest.raises(AlitokError, match="is not the one that made the codes"):
+    with pytest.raises(AlitokError, match="is not the one that encoded"):
         run_show(tmp_path / "codes", device="cpu")
     run_show(tmp_path / "codes", tokenizer=tmp_path / "moved", device="cpu")
 
@@ -145,14 +145,14 @@ def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
 def test_broken_images_are_left_out_and_remembered(tmp_path, tokenizer, capsys, monkeypatch):
     write_images(tmp_path / "images", 120, broken={57})
     run_encode(options(tmp_path, part="1/2"))
-    said = capsys.readouterr().out
-    assert "1 broken image is left out" in said
-    assert "a/057.png" in said
+    printed = capsys.readouterr().out
+    assert "1 broken image is left out" in printed
+    assert "a/057.png" in printed
 
     def never(*arguments):
         raise AssertionError("all images were read before")
 
-    monkeypatch.setattr("alitok.run.encode.verify", never)
+    monkeypatch.setattr("alitok.run.encode.verify_images", never)
     run_encode(options(tmp_path, part="2/2"))
     assert "a/057.png" in capsys.readouterr().out
     store = CodeStore(tmp_path / "codes")
@@ -176,7 +176,7 @@ def test_independent_parts_in_any_order(tmp_path, tokenizer, capsys):
     capsys.readouterr()
     for part in ("3/3", "1/3", "1/3"):
         run_encode(options(tmp_path, out=tmp_path / "parts", part=part))
-        assert "the store is whole when all parts are" in capsys.readouterr().out
+        assert "the store is complete when all parts are" in capsys.readouterr().out
         with pytest.raises(AlitokError, match="unfinished"):
             CodeStore(tmp_path / "parts")
     run_encode(options(tmp_path, out=tmp_path / "parts", part="2/3"))
@@ -189,24 +189,24 @@ def test_independent_parts_in_any_order(tmp_path, tokenizer, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "printed"),
     [
         ({"part": "0/2"}, "write it as i/n"),
         ({"part": "3/2"}, "write it as i/n"),
         ({"part": "one"}, "write it as i/n"),
-        ({"part": "1/2", "fresh": True}, "throw away what the other parts made"),
+        ({"part": "1/2", "fresh": True}, "delete what the other parts made"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"workers": -1}, "--workers at least 0"),
-        ({"tokenizer": "nothing"}, "no directory with a saved model"),
+        ({"tokenizer": "nothing"}, "not a directory with a saved model"),
         ({"out": "images"}, "is not empty and is not a code store"),
         ({"out": "images", "fresh": True}, "is not empty and is not a code store"),
     ],
 )
-def test_what_cannot_be_done_is_said(tmp_path, tokenizer, changes, said):
+def test_an_impossible_request_is_rejected(tmp_path, tokenizer, changes, printed):
     write_images(tmp_path / "images")
     before = len(list((tmp_path / "images").rglob("*")))
     changes = {key: tmp_path / value if key in ("tokenizer", "out") else value for key, value in changes.items()}
-    with pytest.raises(AlitokError, match=said):
+    with pytest.raises(AlitokError, match=printed):
         run_encode(options(tmp_path, **changes))
     assert len(list((tmp_path / "images").rglob("*"))) == before
 
@@ -259,10 +259,10 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, unbroken
             os.kill(member, number)
     else:
         process.send_signal(number)
-    said = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=120)[0]
     if number == signal.SIGTERM and processes == 1:
-        assert process.returncode == 0, said
-        assert "Traceback" not in said
+        assert process.returncode == 0, printed
+        assert "Traceback" not in printed
         assert not list(out.glob(".*.part"))
     finished = {path.name.removeprefix("shard-").removesuffix(".json") for path in out.glob("shard-*.json")}
     assert finished
