@@ -47,7 +47,7 @@ for number, image in enumerate(images * 8):
     place = Path("images", "ab"[number % 2], f"{number}.png")
     place.parent.mkdir(parents=True, exist_ok=True)
     image.save(place)
-data = ("py.typed", "imagenet_classes.txt", "apps/serve/page/index.html", "report/templates/report.html")
+data = ("py.typed", "imagenet_classes.txt", "apps/serve/page/index.html", "report/template.html")
 output = {
     "names": names,
     "from": alitok.__file__,
