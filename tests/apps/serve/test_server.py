@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_and_other_mistakes(model_directory, tmp_path):
     assert "A port must be 0 to 65535" in message(port=70_000)
     assert "Unknown address no.such.host.invalid" in message(host="no.such.host.invalid")
     assert "is not a run directory" in message(port=0, run=tmp_path / "none")
-    assert "batch size must be at least 1" in message(port=0, batch_size=0)
+    assert "batch_size must be at least 1" in message(port=0, batch_size=0)
     assert "no such file" in message(port=0, key_file=tmp_path / "none")
     (tmp_path / "short").write_text("short")
     assert "A key must be 8 to 256" in message(port=0, key_file=tmp_path / "short")

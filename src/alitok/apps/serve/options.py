@@ -106,6 +106,12 @@ class ServeOptions:
     alone. All machines must find the model under the same name."""
     limits: ServiceLimits = field(default_factory=ServiceLimits)
 
+    def __post_init__(self) -> None:
+        """Check counts before anything is loaded."""
+        for name in ("batch_size", "replicas"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise AlitokError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
     @property
     def is_local(self) -> bool:
         """Whether the address is reachable from this machine only."""

@@ -86,9 +86,7 @@ def serve_replicas(model: str, options: ServeOptions) -> int:
     Raises:
         AlitokError: also if there are too few processors or GPUs.
     """
-    key, replicas, signals = read_key(options), options.replicas or 0, _Signals()
-    if replicas < 1:
-        raise AlitokError(f"--replicas must be at least 1, not {replicas}.")
+    key, replicas, signals = read_key(options), options.replicas or 1, _Signals()
     directory = locate(model)  # before Ray starts
     if Path(model).is_dir():  # replicas run in other working directories
         model = str(directory.resolve())

@@ -18,7 +18,6 @@ from alitok.apps.serve.model import ServedModel
 from alitok.apps.serve.options import AccessKey, ServiceLimits
 from alitok.apps.serve.run_view import RunView
 from alitok.apps.serve.uploads import read_square
-from alitok.core.errors import AlitokError
 
 Result = TypeVar("Result")
 
@@ -35,7 +34,7 @@ class Service:
         key: that clients must send; None = anybody may use the service.
         hosts: names by which clients may address the service, in lower case and without a port; None = any.
         run: run directory to show.
-        batch_size: images per batch; None = as many as fit, up to a fixed number.
+        batch_size: images per batch, at least 1; None = as many as fit, up to a fixed number.
         page: directory of the page's files.
 
     Attributes:
@@ -43,7 +42,7 @@ class Service:
         gather_metrics: returns the metrics of all replicas, where there are several.
 
     Raises:
-        AlitokError: the batch size is below 1, or the run is not a directory.
+        AlitokError: the run is not a directory.
     """
 
     def __init__(
@@ -57,8 +56,6 @@ class Service:
         batch_size: int | None = None,
         page: Path = PAGE,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise AlitokError(f"The batch size must be at least 1, not {batch_size}.")
         self.model, self.limits, self.key, self.hosts, self.page = model, limits or ServiceLimits(), key, hosts, page
         self.metrics = ServiceMetrics()
         self.gather_metrics: Callable[[], Awaitable[bytes]] | None = None
