@@ -140,7 +140,7 @@ def test_a_processor_and_gpus_without_bf16_try_nothing(tokenizer, codes, trial, 
     assert may_be_faster(torch.device("cuda"))
 
 
-def test_what_cannot_be_decoded_is_refused(tokenizer, codes):
+def test_bad_codes_are_rejected(tokenizer, codes):
     with pytest.raises(AlitokError, match="precision must be one of auto, fp32, bf16, not 'half'"):
         PixelDecoder(tokenizer, "half")
     for precision in ("auto", "fp32"):

@@ -78,7 +78,7 @@ def test_every_layout_equals_the_oracle(name, how):
     ("preset", "drawn"),
     [("digits", 20), ("photos", 72), pytest.param("alitok-256", 3, marks=pytest.mark.slow)],
 )
-def test_named_sizes_draw_what_the_oracle_draws(preset, drawn):
+def test_named_sizes_equal_the_oracle(preset, drawn):
     """The full size with guidance as released, behind codes that are given, for the oracle is slow."""
     recipe = RECIPES[preset]
     torch.manual_seed(0)

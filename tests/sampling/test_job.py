@@ -74,7 +74,7 @@ def test_blocks_cover_every_image_once(count, batch_size, size):
         blocks[len(blocks)]
 
 
-def test_the_images_are_those_that_one_call_draws(pipeline):
+def test_the_images_equal_those_of_one_call(pipeline):
     blocks = drawn(pipeline)
     assert [(block.number, block.indices) for block in blocks] == [(0, range(64)), (1, range(64, 75))]
     labels = np.concatenate([block.labels for block in blocks])
@@ -115,7 +115,7 @@ def test_batches_of_a_block_have_one_size(pipeline, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_processes_share_the_blocks_and_change_nothing(pipeline, size):
+def test_sharding_across_processes_changes_no_image(pipeline, size):
     whole = drawn(pipeline, batch_size=16)
     shares = [drawn(pipeline, World(WORLD.device, rank, size), batch_size=16) for rank in range(size)]
     assert sorted(block.number for share in shares for block in share) == [0, 1, 2, 3, 4]
@@ -123,7 +123,7 @@ def test_processes_share_the_blocks_and_change_nothing(pipeline, size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_what_is_missing_is_drawn_as_it_was(pipeline):
+def test_missing_blocks_are_sampled_identically(pipeline):
     whole = {block.number: block.images for block in drawn(pipeline, batch_size=16)}
     some = drawn(pipeline, batch_size=16, wanted=[4, 1, 2])
     assert [block.number for block in some] == [1, 2, 4]

@@ -28,7 +28,7 @@ def pair():
     return Pipeline(Tokenizer(tokenizer).eval(), Generator(generator).eval(), SamplingConfig(guidance_scale=2.0))
 
 
-def test_a_call_draws_as_many_at_a_time_as_fit(pair, monkeypatch):
+def test_the_batch_of_a_call_fits_into_memory(pair, monkeypatch):
     sizes = []
 
     def watch(engine, decoder, requests, *, batch_size):

@@ -117,7 +117,7 @@ def asked(pipeline, image, rows):
     return [SampleRequest(label, 1, label, pipeline.sampling, given) for label in (0, 1)]
 
 
-def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
+def test_a_saved_and_loaded_pipeline_gives_the_same_images(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "m")
     loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
     assert loaded.sampling == pipeline.sampling
@@ -155,7 +155,7 @@ def test_the_card_tells_data_steps_numbers_configuration_and_licence(pipeline, t
         (None, "whole number"),
     ],
 )
-def test_an_unknown_class_is_refused_with_near_ones(pipeline, name, words):
+def test_an_unknown_class_is_rejected_with_near_ones(pipeline, name, words):
     with pytest.raises(AlitokError, match=words):
         pipeline([name])
 
@@ -173,7 +173,7 @@ def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
     assert pipeline.class_number("1") == 1
 
 
-def test_exact_names_come_before_folded_ones_and_doubtful_ones_are_refused(pipeline):
+def test_exact_names_come_before_folded_ones_and_ambiguous_ones_are_rejected(pipeline):
     generator = Generator(GENERATOR, ["Cardigan", "cardigan", "golden retriever"]).eval()
     pipeline = Pipeline(pipeline.tokenizer, generator)
     assert [pipeline.class_number(name) for name in ("Cardigan", "cardigan", "Golden_Retriever")] == [0, 1, 2]
@@ -197,7 +197,7 @@ def test_saving_takes_a_string_and_touches_nothing_that_is_not_a_models(pipeline
     assert Pipeline.from_pretrained(tmp_path / "m", device="cpu")
 
 
-def test_weights_that_are_not_finite_are_refused(pipeline, tmp_path):
+def test_weights_that_are_not_finite_are_rejected(pipeline, tmp_path):
     pipeline.generator.norm.weight.data[0] = float("nan")
     pipeline.save_pretrained(tmp_path / "m")
     with pytest.raises(AlitokError, match=r"generator\.safetensors.*norm\.weight holds values that are not finite"):
@@ -212,7 +212,7 @@ def test_a_pair_that_lacks_a_part_never_asks_the_hub(pipeline, tmp_path, monkeyp
         Pipeline.from_pretrained("m", device="cpu")
 
 
-def test_wrong_values_pairs_and_places_are_refused(pipeline, tmp_path):
+def test_bad_values_models_and_paths_are_rejected(pipeline, tmp_path):
     with pytest.raises(AlitokError, match="temperature"):
         pipeline([0], temperature=-1.0)
     with pytest.raises(AlitokError, match="finite"):

@@ -51,7 +51,7 @@ def test_cached_logits_equal_uncached(chunks):
 
 
 @torch.no_grad()
-def test_only_filled_positions_are_looked_at():
+def test_attention_sees_only_filled_positions():
     """What lies behind them, here not even numbers, reaches no logit."""
     model = small_generator()
     runner, cache = ready(model, 1), cache_for(model, 1)
