@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alitok.apps.data.options import ShowOptions
 from alitok.apps.data.show import decode_rows, run_show
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
@@ -80,7 +81,7 @@ def test_a_folder_to_a_store_and_back_to_images(tmp_path, tokenizer, capsys):
     assert (store.head.split, store.head.image_size, store.head.batch_size) == ("all", 16, 256)
     assert store.head.tokenizer_path == str(tokenizer.resolve())
 
-    run_show(tmp_path / "codes", count=30, seed=1, device="cpu")
+    run_show(tmp_path / "codes", ShowOptions(count=30, seed=1, device="cpu"))
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     shown = [int(words[0]) for words in lines if len(words) == 3 and words[0].isdecimal()]
@@ -110,16 +111,16 @@ def test_one_crop_of_each_is_shown_in_a_grid(tmp_path, tokenizer, capsys):
     run_encode(options(tmp_path, split="train"))
     store = CodeStore(tmp_path / "codes")
     assert store.images == len(open_splits(str(tmp_path / "images"), 16).train)
-    run_show(tmp_path / "codes", tokenizer=tokenizer, out=tmp_path / "sheet.png", count=12, device="cpu")
+    run_show(tmp_path / "codes", ShowOptions(tokenizer=tokenizer, out=tmp_path / "sheet.png", count=12, device="cpu"))
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (8 * 100 + 4, 2 * 114 + 4)
     capsys.readouterr()
-    run_show(tmp_path / "codes", count=1000, device="cpu")
+    run_show(tmp_path / "codes", ShowOptions(count=1000, device="cpu"))
     assert f"{store.images} decoded sequences of {store.images}" in capsys.readouterr().out
     rows = np.arange(len(store))
     assert decode_rows(store, rows, Tokenizer.from_pretrained(tokenizer)).shape == (len(rows), 3, 16, 16)
     with pytest.raises(AlitokError, match="--count must be at least 1"):
-        run_show(tmp_path / "codes", count=0)
+        run_show(tmp_path / "codes", ShowOptions(count=0))
 
 
 def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
@@ -128,18 +129,18 @@ def test_another_tokenizer_than_the_one_in_use_is_refused(tmp_path, tokenizer):
     images = np.random.default_rng(1).integers(0, 256, (20, 3, 16, 16), dtype=np.uint8)
     other = save_tokenizer(tmp_path / "other", CONFIG, images, seed=1)
     with pytest.raises(AlitokError, match="is not the one that encoded"):
-        run_show(tmp_path / "codes", tokenizer=other, device="cpu")
+        run_show(tmp_path / "codes", ShowOptions(tokenizer=other, device="cpu"))
     with pytest.raises(AlitokError, match="made with another tokenizer"):
         CodeStore(tmp_path / "codes", Tokenizer.from_pretrained(other).codes_fingerprint())
     with pytest.raises(AlitokError, match=r"conflicting settings \(tokenizer\)"):
         run_encode(options(tmp_path, tokenizer=other))
     tokenizer.rename(tmp_path / "moved")
     with pytest.raises(AlitokError, match=r"is missing.*--tokenizer"):
-        run_show(tmp_path / "codes", device="cpu")
+        run_show(tmp_path / "codes", ShowOptions(device="cpu"))
     other.rename(tokenizer)
     with pytest.raises(AlitokError, match="is not the one that encoded"):
-        run_show(tmp_path / "codes", device="cpu")
-    run_show(tmp_path / "codes", tokenizer=tmp_path / "moved", device="cpu")
+        run_show(tmp_path / "codes", ShowOptions(device="cpu"))
+    run_show(tmp_path / "codes", ShowOptions(tokenizer=tmp_path / "moved", device="cpu"))
 
 
 def test_broken_images_are_left_out_and_remembered(tmp_path, tokenizer, capsys, monkeypatch):

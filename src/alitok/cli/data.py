@@ -1,60 +1,38 @@
-"""`alitok data`: look at images before training on them, and at codes after they were made."""
+"""`alitok data`: inspects images before training, and stored codes after encoding."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-app = App(name="data", help="Look at images before training on them, and at stored codes.")
+from alitok.apps.data.options import InspectOptions, ShowOptions
+
+app = App(name="data", help="Inspect images before training on them, and stored codes.")
 
 
 @app.command
-def inspect(
-    source: str,
-    /,
-    *,
-    size: int | None = None,
-    sheet: Path | None = None,
-    json_: Annotated[Path | None, Parameter(name="--json")] = None,
-    seed: int = 0,
-) -> None:
-    """Read every image once and tell what is there: classes, sizes, kinds, broken files, duplicates.
+def inspect(source: str, /, *, options: Annotated[InspectOptions | None, Parameter(name="*")] = None) -> None:
+    """Read every image once and report classes, sizes, kinds, broken files and duplicates.
 
     Args:
         source: `digits`, `photos`, a folder, a labels file, tar shards, or a Hugging Face data set; see `docs/data.md`.
-        size: pixels a side that training would use; chosen from the images unless given.
-        sheet: where the contact sheet is written; inspect-NAME.png unless given.
-        json_: also write everything found to this JSON file.
-        seed: decides which images would be held out.
+        options: what to assume and write.
     """
     from alitok.apps.data.inspect import run_inspect
 
-    run_inspect(source, size=size, sheet=sheet, json_path=json_, seed=seed)
+    run_inspect(source, options or InspectOptions())
 
 
 @app.command
-def show(
-    store: Path,
-    /,
-    *,
-    tokenizer: Path | None = None,
-    out: Path | None = None,
-    count: int = 32,
-    seed: int = 0,
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
-) -> None:
-    """Decode a sample of stored codes back to images, so that a person sees that they are right.
+def show(store: Path, /, *, options: Annotated[ShowOptions | None, Parameter(name="*")] = None) -> None:
+    """Decode a sample of stored codes back to images, to check them by eye.
 
     Args:
-        store: a directory that `alitok encode` or a training wrote.
-        tokenizer: the one that made the codes; the one named in the store unless given.
-        out: the PNG to write; STORE.png unless given.
-        count: images on the sheet.
-        seed: decides which.
-        device: where to decode.
+        store: a directory that `alitok encode` or a training run wrote.
+        options: what to decode.
     """
     from alitok.apps.data.show import run_show
 
-    run_show(store, tokenizer=tokenizer, out=out, count=count, seed=seed, device=device)
+    run_show(store, options or ShowOptions())

@@ -1,7 +1,4 @@
-"""`alitok data inspect`: every image of a source read once, and what training would do with it.
-
-Enters: what the user wrote for the data. Leaves: tables on the terminal, a contact sheet, and everything found as JSON.
-"""
+"""`alitok data inspect`: reads every image of a source once and reports what training would do with it."""
 
 from __future__ import annotations
 
@@ -13,15 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from alitok.core.console import Reporter, counted, progress_bar, reporter
+from alitok.apps.data.options import InspectOptions
+from alitok.core.console import Reporter, counted, print_table, progress_bar, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import file_name, write_bytes, write_json
 from alitok.core.sheets import captioned_sheet
 from alitok.data.crops import VIEWS, centre_crop
-from alitok.data.decode import read_image, silence_pillow, too_small
+from alitok.data.decode import too_small
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.decoded import DecodedSource, crops_per_image
 from alitok.data.sources.images import Broken
@@ -32,45 +28,34 @@ from alitok.run.resolve import named_recipe
 
 _CLASSES_AT_AN_END = 20  # classes shown of the largest and of the smallest
 _NAMED = 10  # images that a list names
-_SHEET, _SHEET_COLUMNS, _CELL = 64, 8, 96  # images, images in a row, pixels
-_WHERE = {"across classes": "in different classes", "across train and held-out": "in training and held out"}
+_SHEET, _SHEET_COLUMNS, _CELL = 64, 8, 96  # images, images in a row, px
+_WHERE = {"across classes": "in different classes", "across train and val": "in both train and val"}
+_SIDES = ("width", "height", "short side")
 _EDGES = (16, 32, 64, 128, 256, 512, 1024)  # of the buckets of short sides
 
 
 def run_inspect(
-    source: str,
-    *,
-    size: int | None = None,
-    sheet: Path | None = None,
-    json_path: Path | None = None,
-    seed: int = 0,
-    console: Console | None = None,
+    source: str, options: InspectOptions | None = None, *, console: Console | None = None
 ) -> dict[str, Any]:
-    """Read every image of a source and tell what is there; returns what `json_path` would hold.
-
-    Args:
-        source: any form that `alitok.data.sources.decoded` lists.
-        size: pixels a side that training would use; chosen from the images unless given.
-        sheet: where the contact sheet is written; inspect-NAME.png unless given.
-        json_path: also write everything found there.
-        seed: decides which images would be held out.
-        console: where to print.
+    """Report on a source and write its contact sheet; returns the content of the JSON file.
 
     Raises:
-        AlitokError: there is no such source, or, once everything is told and written, a training would stop.
+        AlitokError: there is no such source, or, after the whole report, training would stop.
     """
-    if size is not None and size < 1:
-        raise AlitokError(f"--size must be at least 1, not {size}.")
+    options = options or InspectOptions()
+    if options.size is not None and options.size < 1:
+        raise AlitokError(f"--size must be at least 1, not {options.size}.")
     console = console or Console()
-    say = reporter(console)
-    splits = open_splits(source, size or (BUILTIN[source].size if source in BUILTIN else SIZES[0]), seed, say)
+    log = reporter(console)
+    size = options.size or (BUILTIN[source].size if source in BUILTIN else None)
+    splits = open_splits(source, size or SIZES[0], options.seed, log)
     with progress_bar(console, "Reading every image", len(splits)) as bar:
         found = survey(splits, bar.advance)
-    shorts = found.sizes[found.usable].min(axis=1)
-    look = Preview(suggest_size(shorts) if len(shorts) else SIZES[0], len(splits.train))
-    chosen = size or (BUILTIN[source].size if source in BUILTIN else _recipe_size(source, look))
-    broken = found.broken + _small(found, chosen)
-    same = duplicates(found)
+    if size is None:  # what `alitok fit` would choose on this machine
+        sides = found.sizes[found.usable].min(axis=1)
+        seen = Preview(suggest_size(sides) if len(sides) else SIZES[0], len(splits.train))
+        size = named_recipe("auto", source, known=seen).tokenizer.image_size
+    broken = found.broken + _small(found, size)
     stops = _stops(broken, splits)
     facts = {
         "source": splits.name,
@@ -80,32 +65,27 @@ def run_inspect(
         "sizes": _sizes(found),
         "kinds": {kind: {"images": count, "example": key} for kind, (count, key) in sorted(found.kinds.items())},
         "broken": [image._asdict() for image in broken],
-        "duplicates": _duplicates(found, same),
-        "training": _training(found, broken, chosen, size, stops),
+        "duplicates": _duplicates(found, duplicates(found)),
+        "training": _training(found, broken, size, options.size, stops),
         "notes": list(splits.notes),
     }
-    _show(facts, broken, json_path, say, console)
-    sheet = sheet or Path(f"inspect-{file_name(source)}.png")
+    _show(facts, broken, options.json, console)
+    sheet = options.sheet or Path(f"inspect-{file_name(source)}.png")
     if _write_sheet(found, {image.key for image in broken}, sheet):
-        say(f"Contact sheet: {sheet}")
-    if json_path is not None:
-        write_json(json_path, facts)
-        say(f"Everything found: {json_path}")
+        log(f"Contact sheet: {sheet}")
+    if options.json is not None:
+        write_json(options.json, facts)
+        log(f"Everything found: {options.json}")
     if stops is not None:
         raise AlitokError(stops)
     return facts
-
-
-def _recipe_size(source: str, look: Preview) -> int:
-    """What `alitok fit` would choose on this machine."""
-    return named_recipe("auto", source, known=look).tokenizer.image_size
 
 
 def _small(found: Survey, size: int) -> list[Broken]:
     """Images that are too small for training at `size`."""
     below = _below(found, size)
     problems = [too_small(width, height, size) for width, height in found.sizes[below].tolist()]
-    return [Broken(found.key(index), said) for index, said in zip(below, problems, strict=True) if said is not None]
+    return [Broken(found.key(index), problem) for index, problem in zip(below, problems, strict=True) if problem]
 
 
 def _below(found: Survey, size: int) -> list[int]:
@@ -114,7 +94,7 @@ def _below(found: Survey, size: int) -> list[int]:
 
 
 def _stops(broken: Sequence[Broken], splits: Splits) -> str | None:
-    """Why a training would stop."""
+    """Why training would stop, if it would."""
     try:
         check_broken(broken, splits)
     except AlitokError as error:
@@ -135,7 +115,7 @@ def _sizes(found: Survey) -> dict[str, Any]:
     sizes = found.sizes[found.usable]
     if not len(sizes):
         return {}
-    sides = {"width": sizes[:, 0], "height": sizes[:, 1], "short side": sizes.min(axis=1)}
+    sides = dict(zip(_SIDES, (sizes[:, 0], sizes[:, 1], sizes.min(axis=1)), strict=True))
     ends = {
         name: {"min": int(side.min()), "median": float(np.median(side)), "max": int(side.max())}
         for name, side in sides.items()
@@ -154,7 +134,7 @@ def _duplicates(found: Survey, same: Duplicates) -> dict[str, Any]:
         "surplus": same.surplus,
         "groups": keys(range(len(same.groups))),
         "across classes": keys(same.across_classes),
-        "across train and held-out": keys(same.across_splits),
+        "across train and val": keys(same.across_splits),
     }
 
 
@@ -177,91 +157,76 @@ def _training(
     }
 
 
-def _show(
-    facts: Mapping[str, Any], broken: Sequence[Broken], json_path: Path | None, say: Reporter, console: Console
-) -> None:
-    say(
-        f"{facts['source']}: {counted(facts['images'], 'image')} of "
-        f"{counted(len(facts['classes']), 'class', 'classes')}"
-    )
+def _show(facts: Mapping[str, Any], broken: Sequence[Broken], json: Path | None, console: Console) -> None:
+    log = reporter(console)
+    classes = counted(len(facts["classes"]), "class", "classes")
+    log(f"{facts['source']}: {counted(facts['images'], 'image')} of {classes}")
     for note in facts["notes"]:
-        say(note)
-    console.print(_class_table(facts["classes"]))
+        log(note)
+    log("\nClasses, the largest first")
+    print_table(console, ("class", "images", "train", "val"), _class_rows(facts["classes"]))
     if facts["sizes"]:
-        console.print(_size_table(facts["sizes"]))
+        log("\nSizes in px")
+        ends = ("min", "median", "max")
+        rows = [(side, *(f"{facts['sizes'][side][end]:,.0f}" for end in ends)) for side in _SIDES]
+        print_table(console, ("", *ends), rows)
         buckets = ", ".join(f"{name}: {count:,}" for name, count in facts["sizes"]["short sides"].items())
-        say(f"Images by short side: {buckets}")
+        log(f"Images by short side: {buckets}")
     if facts["kinds"]:
+        log("\nKinds")
         rows = [(kind, f"{entry['images']:,}", entry["example"]) for kind, entry in facts["kinds"].items()]
-        console.print(_table("Kinds", ("kind", "images", "such as"), rows))
+        print_table(console, ("kind", "images", "such as"), rows, left=("such as",))
     if broken:
-        say(f"{len(broken):,} cannot be used:\n{list_broken(broken, _NAMED)}{_whole_list(broken, json_path)}")
-    _show_duplicates(facts["duplicates"], json_path, say)
-    console.print(_table("What training would do", None, _plan(facts["training"], len(broken))))
+        log(f"{len(broken):,} cannot be used:\n{list_broken(broken, _NAMED)}{_whole_list(broken, json)}")
+    _show_duplicates(facts["duplicates"], json, log)
+    log("\nWhat training would do")
+    print_table(console, ("", ""), _training_rows(facts["training"], len(broken)), left=("",))
 
 
-def _whole_list(items: Sequence[Any], json_path: Path | None) -> str:
-    """Behind a list that was cut: where all of it is."""
-    if len(items) <= _NAMED:
-        return ""
-    return "; --json FILE writes them all" if json_path is None else f"; all are in {json_path}"
-
-
-def _plan(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
-    return [
-        ("image size", f"{training['image size']} pixels a side{'' if training['size given'] else ', chosen'}"),
-        ("images for training", f"{training['train']:,}"),
-        ("held out", f"{training['val']:,}"),
-        ("enlarged", f"{training['enlarged']:,}"),
-        ("left out as broken", f"{broken:,}; at most {MOST_BROKEN:.0%} may be"),
-        ("mirrored", "by chance" if training["mirrored"] else "never"),
-        ("stored sequences", f"{training['ten-crop sequences']:,}: {counted(training['crops'], 'crop')} of an image"),
-        ("would it start", "no" if training["stops"] else "yes"),
-    ]
-
-
-def _show_duplicates(same: Mapping[str, Any], json_path: Path | None, say: Reporter) -> None:
-    if not same["surplus"]:
-        say("No two images have the same pixels.")
-        return
-    example = " and ".join(same["groups"][0][:2])
-    say(f"Copies of another image, pixel for pixel: {same['surplus']:,}, such as {example}.")
-    for where, what in _WHERE.items():
-        if same[where]:
-            groups = "\n".join(" = ".join(group[:3]) for group in same[where][:_NAMED])
-            more = f"\n... and {len(same[where]) - _NAMED:,} more" if len(same[where]) > _NAMED else ""
-            say(f"Of these, {what}: {len(same[where]):,}\n{groups}{more}{_whole_list(same[where], json_path)}")
-
-
-def _class_table(classes: Mapping[str, Mapping[str, int]]) -> Table:
-    by_count = sorted(classes.items(), key=lambda pair: -pair[1]["images"])
+def _class_rows(classes: Mapping[str, Mapping[str, int]]) -> list[tuple[str, ...]]:
+    by_count = sorted(classes.items(), key=lambda item: -item[1]["images"])
     rows = [(name, *(f"{entry[key]:,}" for key in ("images", "train", "val"))) for name, entry in by_count]
     if len(rows) > 2 * _CLASSES_AT_AN_END:
         between = f"... {len(rows) - 2 * _CLASSES_AT_AN_END:,} more ..."
         rows = [*rows[:_CLASSES_AT_AN_END], (between, "", "", ""), *rows[-_CLASSES_AT_AN_END:]]
-    return _table("Classes, the largest first", ("class", "images", "train", "held out"), rows)
+    return rows
 
 
-def _size_table(sizes: Mapping[str, Any]) -> Table:
-    rows = [
-        (name, *(f"{sizes[name][end]:,.0f}" for end in ("min", "median", "max")))
-        for name in ("width", "height", "short side")
+def _training_rows(training: Mapping[str, Any], broken: int) -> list[tuple[str, str]]:
+    return [
+        ("image size", f"{training['image size']} px{'' if training['size given'] else ', chosen'}"),
+        ("train", f"{training['train']:,}"),
+        ("val", f"{training['val']:,}"),
+        ("enlarged", f"{training['enlarged']:,}"),
+        ("skipped as broken", f"{broken:,}; at most {MOST_BROKEN:.0%} may be"),
+        ("mirrored", "at random" if training["mirrored"] else "never"),
+        ("stored sequences", f"{training['ten-crop sequences']:,}: {counted(training['crops'], 'crop')} per image"),
+        ("would it start", "no" if training["stops"] else "yes"),
     ]
-    return _table("Sizes in pixels", ("", "min", "median", "max"), rows)
 
 
-def _table(title: str, header: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=header is not None)
-    for number, name in enumerate(header or ("", "")):
-        counts = header is not None and number and name != "such as"
-        table.add_column(name, justify="right" if counts else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+def _whole_list(items: Sequence[Any], json: Path | None) -> str:
+    """After a list that was cut: where all of it is."""
+    if len(items) <= _NAMED:
+        return ""
+    return "; --json FILE writes them all" if json is None else f"; all are in {json}"
+
+
+def _show_duplicates(same: Mapping[str, Any], json: Path | None, log: Reporter) -> None:
+    if not same["surplus"]:
+        log("No two images have the same pixels.")
+        return
+    example = " and ".join(same["groups"][0][:2])
+    log(f"Copies of another image, pixel for pixel: {same['surplus']:,}, such as {example}.")
+    for where, what in _WHERE.items():
+        if same[where]:
+            groups = "\n".join(" = ".join(group[:3]) for group in same[where][:_NAMED])
+            more = f"\n... and {len(same[where]) - _NAMED:,} more" if len(same[where]) > _NAMED else ""
+            log(f"Of these, {what}: {len(same[where]):,}\n{groups}{more}{_whole_list(same[where], json)}")
 
 
 def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
-    """Up to 64 images, in turns from all classes, each with its class below; False if there is none to show."""
+    """Up to 64 images, in turns from all classes, each with its class below; False without any to show."""
     cells = [(found.key(index), index) for index in _spread(found)]
     shown = [index for key, index in cells if key not in broken]
     if not shown:
@@ -276,26 +241,25 @@ def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
 
 
 def _spread(found: Survey) -> list[int]:
-    """Images that were decoded, as equally many of each class as there are, evenly spread in each."""
+    """Decoded images, as equal in number per class as possible, evenly spread in each class."""
     usable = found.usable
     by_class = [usable[found.labels[usable] == label] for label in np.unique(found.labels[usable])]
     if len(by_class) > _SHEET:
         by_class = [by_class[place] for place in np.linspace(0, len(by_class) - 1, _SHEET).round().astype(int)]
-    shares = [0] * len(by_class)
-    for _ in range(_SHEET):  # one more of each class, as long as there are images and room
+    counts = [0] * len(by_class)
+    for _ in range(_SHEET):  # one more per class, as long as there are images and room
         for number, rows in enumerate(by_class):
-            shares[number] += shares[number] < len(rows) and sum(shares) < _SHEET
-    chosen = [
-        rows[np.linspace(0, len(rows) - 1, share).round().astype(int)]
-        for rows, share in zip(by_class, shares, strict=True)
+            counts[number] += counts[number] < len(rows) and sum(counts) < _SHEET
+    return [
+        int(row)
+        for rows, count in zip(by_class, counts, strict=True)
+        for row in rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
     ]
-    return [int(index) for rows in chosen for index in rows]
 
 
 def _cell(found: Survey, index: int) -> Image.Image:
     source, row = found.place(index)
     if isinstance(source, DecodedSource):
-        with silence_pillow():
-            return centre_crop(read_image(source.images, int(source.rows[row])), _CELL)
+        return centre_crop(source.decode(row), _CELL)
     image = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))
     return image.resize((_CELL, _CELL), Image.Resampling.NEAREST)
