@@ -1,7 +1,4 @@
-"""From any Pillow image to RGB squares.
-
-Enters: an image of any size and mode. Leaves: RGB images of size x size pixels, cut in one or in five places.
-"""
+"""Any Pillow image to RGB squares of size x size px, cropped in one or in five places."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from PIL import Image
 
 from alitok.core.choices import CropRecipe
 
-VIEWS: dict[CropRecipe, int] = {"centre": 1, "flip": 2, "ten": 10}  # how many they are, of a photograph
+VIEWS: dict[CropRecipe, int] = {"centre": 1, "flip": 2, "ten": 10}  # views per photograph
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -27,13 +24,12 @@ _UPRIGHT = {
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image upright as its EXIF says and convert it to 8-bit RGB.
+    """Upright by its EXIF orientation, in 8-bit RGB.
 
-    Transparency is laid on white. 16-bit grey is scaled to 8 bits (32-bit integers are taken for 16-bit ones);
-    float grey is taken for [0, 1], or for [0, 255] when it holds values above 1. Of an animation, the current
-    frame is taken.
+    Transparency is composited on white. 16-bit grey is scaled to 8 bits (32-bit integers count as 16-bit); float grey
+    is in [0, 1], or in [0, 255] if it has values above 1. Of an animation, the current frame is used.
     """
-    image.load()  # before its EXIF, whose reading may load too and would hide that the file is cut short
+    image.load()  # before its EXIF, which may load too and would hide a truncated file
     turned = orientation(image)
     if turned != 1:
         image = image.transpose(_UPRIGHT[turned])
@@ -49,10 +45,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is missing, senseless, or the EXIF itself is damaged."""
+    """The EXIF orientation, 1 to 8; 1 where it is missing, invalid or damaged."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # what is said beside an image does not make the image unusable
+    except Exception:  # damaged metadata does not make the image unusable
         return 1
     return value if value in _UPRIGHT else 1
 
@@ -80,8 +76,8 @@ def five_crops(image: Image.Image, size: int, scale: float = 1.1) -> list[Image.
     """Resize the short side to round(scale * size) and cut size x size pixels out of the corners and the centre.
 
     Returns:
-        Top left, top right, bottom left, bottom right, centre. Half a pixel beside the centre is rounded to the even
-        one, as torchvision does.
+        Top left, top right, bottom left, bottom right, centre. A half pixel is rounded to
+        even, as in torchvision.
     """
     image = _resize_short_side(image, round(scale * size))
     right, bottom = image.width - size, image.height - size

@@ -1,11 +1,8 @@
-"""Batches as a pure function of (seed, step), so that a run continues where it stopped without stored state.
+"""Batches as a pure function of (seed, step), so that a run resumes where it stopped without stored state.
 
-Enters: a source of images or a store of codes. Leaves: endless batches of tensors, or one process's part of each.
-Shapes: B images of a batch over all W processes, N images of an epoch, T codes of a sequence.
-
-Position p = step * B + i of the endless stream is image order(N, seed, p // N, groups)[p % N]: a batch may reach over
-the end of an epoch, and no image is dropped there. Of W processes, process r takes i from r * B / W to
-(r + 1) * B / W.
+Position p = step * B + i of the endless stream is image order(N, seed, p // N, groups)[p % N]: a batch may span two
+epochs, and no image is dropped there. Of W ranks, rank r takes i from r * B / W to (r + 1) * B / W.
+B images of a batch over all W ranks, N images of an epoch, T codes of a sequence.
 """
 
 from __future__ import annotations
@@ -35,21 +32,21 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 Item = TypeVar("Item")
 Flag = ctypes.c_byte  # in memory that parent and workers share
 
-# The uses of randomness; each has streams of its own.
+# uses of randomness, each with its own streams
 _IMAGE, _ORDER, _CROP = 0, 1, 2
-_WINDOW = 16  # groups whose images are mixed: at a gigabyte a shard far less than the cache of fetched shards holds
+_WINDOW = 16  # groups whose images are mixed; shards of a gigabyte each fit the cache of fetched shards
 
 
 def image_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The randomness of one image in one epoch: independent of the batch, the step and the worker it is read in."""
+    """The randomness of one image in one epoch, independent of the batch, the step and the worker."""
     return _stream(seed, epoch, index, _IMAGE)
 
 
 def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The order (length,) int64 in which an epoch takes the images.
+    """The order (length,) int64 of the images of an epoch.
 
-    Where images lie in groups (length,), such as shards that are fetched whole, the groups are shuffled and then the
-    images of _WINDOW groups at a time, so that few groups are wanted at once and all images of these mix.
+    With `groups` (length,), such as shards that are fetched whole, the groups are shuffled and then the images of
+    _WINDOW groups at a time, so that few groups are needed at once.
     """
     draw = _stream(seed, epoch, 0, _ORDER)
     if groups is None:
@@ -60,19 +57,19 @@ def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) 
 
 
 def _crop_choice(length: int, crops: int, seed: int, epoch: int) -> np.ndarray:
-    """The crop of each image in an epoch, (length,) int64; drawn at once, as a stream per image costs too much."""
+    """The crop of each image in an epoch, (length,) int64; drawn at once, as a stream per image is too slow."""
     return _stream(seed, epoch, 0, _CROP).integers(crops, size=length)
 
 
 def _stream(seed: int, epoch: int, index: int, use: int) -> np.random.Generator:
-    """Philox is keyed, not seeded: no hashing, and a counter's high words part the streams for good."""
+    """Philox is keyed, not seeded: no hashing, and the high words of its counter keep the streams apart."""
     key = np.array([seed % 2**64, epoch], np.uint64)
     counter = np.array([0, 0, index, use], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 class _PerEpoch:
-    """A table of one number per image, made anew for each epoch; remembers the epoch it was last asked for."""
+    """A table of one number per image and epoch; caches the last epoch."""
 
     def __init__(self, make: Callable[[int], np.ndarray]) -> None:
         self._make = make
@@ -91,22 +88,22 @@ class _PerEpoch:
 
 
 class _Positions:
-    """Which image in which epoch stands at each place of one process's part of a step's batch."""
+    """The image and epoch at each position of one rank's part of a batch."""
 
     def __init__(
         self, length: int, batch_size: int, seed: int, part: tuple[int, int], groups: np.ndarray | None = None
     ) -> None:
-        rank, processes = part
+        rank, world_size = part
         assert min(length, batch_size) > 0
-        assert 0 <= rank < processes
-        if batch_size % processes:
+        assert 0 <= rank < world_size
+        if batch_size % world_size:
             raise AlitokError(
-                f"batch_size {batch_size} does not divide over {processes} processes; choose a multiple of {processes}."
+                f"batch_size {batch_size} is not divisible by {world_size} processes; choose a multiple of that."
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self._size = batch_size // processes
+        self._size = batch_size // world_size
         self._first = rank * self._size
-        # not a lambda: workers may be sent a pickle of it
+        # picklable, for spawned workers
         self._order = _PerEpoch(partial(order, length, seed, groups=groups))
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,14 +118,14 @@ class Batches:
 
     Args:
         source: the images.
-        batch_size: B, of all processes together; it may exceed the number of images.
+        batch_size: B over all ranks; it may exceed the number of images.
         seed: of the order and of the crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
-        workers: processes that read ahead; their number changes nothing about the batches.
-        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W images.
+        workers: processes that read ahead; the batches do not depend on their number.
+        part: rank and world size; each rank gets a contiguous part of B / W images.
 
     Raises:
-        AlitokError: the batch does not divide over the processes, or, while iterating, an image cannot be read.
+        AlitokError: the batch is not divisible by the world size, or, while iterating, an image cannot be read.
     """
 
     def __init__(
@@ -150,10 +147,7 @@ class Batches:
 
 @dataclass
 class _ImageSteps(Dataset[Batch | AlitokError]):
-    """Item k is the batch of step k, or the error that a worker hands to its parent instead of raising.
-
-    Raised in a worker, it would reach the user wrapped in the worker's traceback.
-    """
+    """Item k is the batch of step k, or the error that reading it raised; see `read_ahead`."""
 
     source: ImageSource
     positions: _Positions
@@ -178,13 +172,13 @@ class CodeBatches:
 
     Args:
         store: the codes.
-        batch_size: B, of all processes together; it may exceed the number of images.
+        batch_size: B over all ranks; it may exceed the number of images.
         seed: of the order and of the choice of crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
-        part: rank and number of the processes that share a batch; each gets its contiguous part, B / W rows.
+        part: rank and world size; each rank gets a contiguous part of B / W rows.
 
     Raises:
-        AlitokError: the batch does not divide over the processes.
+        AlitokError: the batch is not divisible by the world size.
     """
 
     def __init__(
@@ -204,16 +198,16 @@ class CodeBatches:
 
 
 def read_ahead(items: Dataset[Item | AlitokError], numbers: Iterable[int], workers: int) -> Generator[Item, None, None]:
-    """The items `numbers`, in that order.
+    """The items `numbers` in that order, read ahead by other processes.
 
     Args:
-        items: gives an item by its number. An error is given as an item: raised in a worker, it would reach the user
-            wrapped in the worker's traceback.
-        numbers: which; may be endless.
-        workers: processes; with none, an item is read when it is wanted.
+        items: items by number. Errors are returned as items: raised in a worker, one would reach the user wrapped in
+            the worker's traceback.
+        numbers: which items; may be endless.
+        workers: number of processes; with 0, an item is read when it is needed.
 
     Raises:
-        AlitokError: while iterating, the error that stands for an item.
+        AlitokError: while iterating, an item that is an error.
     """
     results = _from_workers(items, numbers, workers) if workers else map(items.__getitem__, numbers)
     try:
@@ -229,15 +223,15 @@ def _from_workers(
     items: Dataset[Item | AlitokError], numbers: Iterable[int], workers: int
 ) -> Iterator[Item | AlitokError]:
     ending: Flag = multiprocessing.RawValue(Flag, 0)
-    atexit.register(_raise_flag, ending)  # exit functions run last in first out: before the wait for workers
+    atexit.register(_raise_flag, ending)  # exit functions run in reverse order: before the wait for workers
     loader = DataLoader(
         items,
         batch_size=None,  # an item is a whole batch already
         sampler=numbers,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=partial(_serve_the_parent, ending),
-        generator=torch.Generator(),  # else making the iterator would draw from the global one
+        worker_init_fn=partial(_init_worker, ending),
+        generator=torch.Generator(),  # else the iterator would draw from the global one
     )
     return iter(loader)
 
@@ -246,22 +240,11 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _serve_the_parent(ending: Flag, worker: int) -> None:
-    _leave_signals_to_the_parent(ending)
-    sys.excepthook = _say_unless_the_parent_left
-
-
-def _say_unless_the_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A parent that ends while it fetches an item breaks the connection of the thread that hands it over."""
-    if not issubclass(kind, (EOFError, ConnectionError)):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _leave_signals_to_the_parent(ending: Flag) -> None:
+def _init_worker(ending: Flag, worker: int) -> None:
     """Ctrl-C and SIGTERM reach all processes of a run; the parent decides when its workers end.
 
-    A parent that exits without having closed its items sends SIGTERM and waits for the worker to be gone. Only this
-    one is obeyed, which is told by `ending`.
+    A parent that exits without having closed its items sends SIGTERM and waits for the worker to end. Only this signal
+    is obeyed, which `ending` marks.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -270,6 +253,13 @@ def _leave_signals_to_the_parent(ending: Flag) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
+    sys.excepthook = _excepthook
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that ends while it fetches an item breaks the connection of the thread that sends it: not an error."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _raise_flag(flag: Flag) -> None:

@@ -1,7 +1,7 @@
 """Real images that come with libraries, so that the whole system can be tried without a download.
 
-`digits`: scikit-learn's 1,797 scanned handwritten digits, 8 x 8 pixels, enlarged. `photos`: random crops of the
-photographs in scikit-image's wheel; the class is the photograph. Leaves: images (3, size, size) uint8.
+`digits`: scikit-learn's 1,797 scanned handwritten digits, 8 x 8 px, enlarged. `photos`: random crops of the photographs
+in scikit-image's wheel; the class is the photograph.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from alitok.data.crops import CropRecipe, stack_views, to_array, to_rgb
 from alitok.data.sources.images import Broken
 from alitok.data.split import val_mask
 
-# Every photograph of the wheel that is neither a drawing, nor text, nor a second view, and whose held-out quarter
-# holds a crop of 64 pixels.
+# every photograph of the wheel that is not a drawing, text or a second view, and whose validation quarter fits a crop
+# of 64 px
 PHOTOS = (
     "astronaut.png",
     "brick.png",
@@ -48,7 +48,7 @@ _INSTALL = "is not installed; run: pip install 'alitok[demo]'"
 
 
 class _InMemory(ABC):
-    """What all built-in sources share: none of their images can be broken, and any order is as good as any other."""
+    """Base of the built-in sources: no image can be broken, and any order is equally fast."""
 
     name: str
     classes: tuple[str, ...]
@@ -61,7 +61,7 @@ class _InMemory(ABC):
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """The name of the source and the number of the image in it."""
+        """The source and the number of the image in it."""
         return f"{self.name} {index}"
 
     @abstractmethod
@@ -73,17 +73,17 @@ class _InMemory(ABC):
         """(C, 3, size, size) uint8."""
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
-        """Nothing to read: the images are in memory already."""
+        """Nothing: the images are in memory."""
         return []
 
     def without(self, keys: Collection[str]) -> _InMemory:
-        """The same without the images named by `keys`."""
+        """See `ImageSource`."""
         rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
-        return self if len(rows) == len(self) else _Rest(self, rows)
+        return self if len(rows) == len(self) else _Subset(self, rows)
 
 
-class _Rest(_InMemory):
-    """Some images of another source, each as it is there."""
+class _Subset(_InMemory):
+    """Some images of another source."""
 
     def __init__(self, source: _InMemory, rows: np.ndarray) -> None:
         self.name, self.classes, self.size, self.flip = source.name, source.classes, source.size, source.flip
@@ -102,26 +102,26 @@ class _Rest(_InMemory):
 
 @dataclass(eq=False)
 class DigitSource(_InMemory):
-    """Grey images held in memory; there is one view of each, with or without `rng`."""
+    """Grey images in memory with one view each, with or without `rng`."""
 
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray  # (N,) int64
     size: int
     images: np.ndarray  # (N, size, size) uint8
-    flip: bool = False  # a mirrored 2 is no digit
+    flip: bool = False  # a mirrored 2 is not a digit
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         return np.repeat(self.images[index, None], 3, axis=0)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(1, 3, size, size) uint8, whatever the recipe."""
+        """(1, 3, size, size) uint8 for any recipe."""
         return self.read(index, None)[None]
 
 
 def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
-    """The digits for training and the held-out ones: a fifth of each class.
+    """The digits for training and validation; a fifth of each class is for validation.
 
     Raises:
         AlitokError: scikit-learn is missing, or `size` is below 8.
@@ -131,7 +131,7 @@ def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
     except ImportError:
         raise AlitokError(f"digits: scikit-learn {_INSTALL}") from None
     if size < _DIGIT_SIDE:
-        raise AlitokError(f"digits: an image size of {size} is too small; the scans have {_DIGIT_SIDE} pixels a side.")
+        raise AlitokError(f"digits: an image size of {size} is too small; the scans have {_DIGIT_SIDE} px.")
     scans = load_digits()
     images = np.stack([_enlarge(scan, size) for scan in scans.images])
     labels = scans.target.astype(np.int64)
@@ -151,7 +151,7 @@ def _enlarge(scan: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(eq=False)
 class _PhotoSource(_InMemory):
-    """What both kinds of crops share: a region of each photograph, in memory."""
+    """Base of both kinds of crops: a region of each photograph, in memory."""
 
     name: str
     classes: tuple[str, ...]
@@ -164,7 +164,7 @@ class _PhotoSource(_InMemory):
 class PhotoTrainSource(_PhotoSource):
     """Random crops of the training region of each photograph, TRAINING_CROPS of each in an epoch.
 
-    The fixed view of an index is one such crop, drawn once and for all and not flipped.
+    The fixed view of an index is one such crop, always the same and not flipped.
     """
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -174,9 +174,9 @@ class PhotoTrainSource(_PhotoSource):
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(C, 3, size, size) uint8: the fixed view; with `ten` four more crops that were drawn after it.
+        """(C, 3, size, size) uint8: the fixed view; with `ten` the next four random crops.
 
-        The corners of the region would be the same for all images of a photograph.
+        Not the corners of the region, which would be the same for all images of a photograph.
         """
         draw = np.random.default_rng(index)
         crops = [self._cut(index, draw) for _ in range(5 if recipe == "ten" else 1)]
@@ -190,7 +190,7 @@ class PhotoTrainSource(_PhotoSource):
 
 
 class PhotoValSource(_PhotoSource):
-    """Fixed crops spread over the held-out region of each photograph; `rng` changes nothing."""
+    """Fixed crops spread over the validation region of each photograph; `rng` is unused."""
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
@@ -199,7 +199,7 @@ class PhotoValSource(_PhotoSource):
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(1, 3, size, size) uint8, whatever the recipe."""
+        """(1, 3, size, size) uint8 for any recipe."""
         return self.read(index, None)[None]
 
 
@@ -214,7 +214,7 @@ def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int,
 
 
 def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoValSource]:
-    """Crops of the photographs; the split is one of place, so `seed` changes nothing.
+    """Crops of the photographs; they are split by region, so `seed` is unused.
 
     Raises:
         AlitokError: scikit-image or one of its photographs is missing, or `size` does not fit the photographs.
@@ -237,11 +237,11 @@ def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoValSource]
 
 
 def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTrainSource, PhotoValSource]:
-    """Cut each photograph in two regions, shrink both by the same factor, and make a source of each kind of region.
+    """Cut each photograph into a training and a validation region and shrink both by the same factor.
 
     Args:
         photos: RGB images by class name.
-        size: pixels a side of the crops.
+        size: px of the crops.
 
     Raises:
         AlitokError: `size` is below 8, or so large that a photograph would have to be enlarged.
@@ -263,7 +263,7 @@ def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTr
 def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The first three quarters of the longer side and the last quarter, each (3, h, w) uint8.
 
-    Cut before shrinking: resampling mixes neighbouring pixels, which would carry some over the border.
+    Cut before shrinking: resampling would mix pixels across the border.
     """
     width, height = photo.size
     scale = PHOTO_SCALE * size / min(width, height)
@@ -283,7 +283,7 @@ def _shrink(region: Image.Image, scale: float) -> np.ndarray:
 
 
 class Builtin(NamedTuple):
-    """A built-in set: how it is opened, and the image size of its recipe."""
+    """A built-in set: its opener, and the image size of its recipe."""
 
     open: Callable[[int, int], tuple[_InMemory, _InMemory]]
     size: int
