@@ -67,7 +67,7 @@ def allocated(work):
         if field.alloc_size > 0:
             taken[field.ptr] = len(changes), event.parent
         changes.append(field.alloc_size)
-    return max(itertools.grad_accum_steps(changes))
+    return max(itertools.accumulate(changes))
 
 
 def in_order(events):
