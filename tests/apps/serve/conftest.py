@@ -122,13 +122,13 @@ def block_engine(engine, gate):
 
     def slow(requests):
         for codes in stream(requests):
-            assert gate.wait(20)
+            assert gate.wait(60)
             yield codes
 
     engine.stream = slow
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=30.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "timed out"
