@@ -187,7 +187,7 @@ def change_tokenizer(run, part):
         (
             lambda run: change_tokenizer(run, "stage1"),
             "stage2",
-            "stage 1 not reconstruct from its own codes: its MSE",
+            "stage 1 does not reconstruct from its own codes",
         ),
     ],
 )
