@@ -52,7 +52,7 @@ def test_encode_and_show(place):
     refused = alitok(*words, at=place)
     assert refused.returncode == 2
     assert refused.stderr.startswith(
-        "alitok: error: codes holds codes made with other settings (batch size, crops); start over"
+        "alitok: error: codes holds codes of conflicting settings (batch size, crops); start over"
     )
     assert alitok(*words, "--fresh", at=place).returncode == 0
     assert CodeStore(place / "codes").crops == 1
@@ -61,4 +61,6 @@ def test_encode_and_show(place):
 def test_a_store_that_is_none_is_told_in_one_sentence(place):
     shown = alitok("data", "show", "images", at=place)
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr == "alitok: error: images is no code store: it has no manifest.json; encode the images again.\n"
+    assert (
+        shown.stderr == "alitok: error: images is not a code store: it has no manifest.json; encode the images again.\n"
+    )

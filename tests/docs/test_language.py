@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Rooms that are still being rewritten. Empty when the rebuild is done.
 NOT_YET = {
-    *(f"src/alitok/apps/{app}" for app in ("bench", "data", "evaluate", "plan", "sample")),
-    *(f"src/alitok/{room}" for room in ("cli", "core/device.py", "data", "report")),
+    *(f"src/alitok/apps/{app}" for app in ("bench", "evaluate", "plan", "sample")),
+    *(f"src/alitok/{room}" for room in ("cli", "core/device.py", "report")),
     *("tests", "docs/plan.md"),
 }
 
@@ -49,6 +49,7 @@ WORDS = {re.compile(rf"(?<!\w)(?:{word})(?!\w)"): better for word, better in INS
 # Lines in which such a word is right, each with its reason.
 ALLOWED = (
     (r"tests/docs/test_language\.py", r"."),  # the list itself
+    (r"src/alitok/data/codes/shards\.py", r"_FORMAT_2|\"heldout\""),  # keys of stores of format 2
     (r"src/alitok/data/sources/table\.py", r"_IMAGE_NAMES"),  # columns of data sets of others
     (r"CHANGELOG\.md", r"^\| "),  # old names, beside the new ones
 )

@@ -168,7 +168,7 @@ class _ImageSteps(Dataset[Batch | AlitokError]):
 class CodeBatches:
     """Endless batches of codes (B, T) int64 and labels (B,) int64, in the order of `Batches`.
 
-    Of a store with several crops per image, one crop of each image is drawn per epoch.
+    Of a store with several crops per image, each epoch draws one crop per image.
 
     Args:
         store: the codes.
