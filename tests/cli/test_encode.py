@@ -58,7 +58,7 @@ def test_encode_and_show(place):
     assert CodeStore(place / "codes").crops == 1
 
 
-def test_a_store_that_is_none_is_told_in_one_sentence(place):
+def test_a_directory_without_a_store_is_a_one_line_error(place):
     shown = alitok("data", "show", "images", at=place)
     assert (shown.returncode, shown.stdout) == (2, "")
     assert (

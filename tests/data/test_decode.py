@@ -168,7 +168,7 @@ def test_every_failure_in_words(error, said):
     assert reason(error) == said
 
 
-def test_what_is_no_fault_of_the_image_goes_on():
+def test_errors_that_are_not_the_images_propagate():
     with pytest.raises(AlitokError, match="the network is gone"):
         reason(AlitokError("the network is gone"))
 

@@ -188,7 +188,7 @@ def test_without_workers_global_randomness_is_untouched():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_told_in_one_line(workers):
+def test_a_broken_image_is_a_one_line_error(workers):
     iterator = iter(Batches(Source(11, broken=4), 4, 0, workers=workers))
     with pytest.raises(AlitokError, match=r"^image\.png is broken\.$"):
         list(islice(iterator, 3))
@@ -255,7 +255,7 @@ def test_codes_come_in_the_order_of_the_images(store_of, batch_size):
         assert torch.equal(label, expected)
 
 
-def test_one_crop_of_each_image_is_drawn_per_epoch(store_of):
+def test_one_random_crop_of_each_image_per_epoch(store_of):
     store = store_of(40, 5)
     epochs = [codes for codes, _ in first(CodeBatches(store, 40, 0), 60)]  # a batch is an epoch
     for codes in epochs:

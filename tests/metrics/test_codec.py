@@ -65,7 +65,7 @@ def fails(self, images):
         (changed(features=lambda self, x: torch.zeros(len(x), 9, 2)), r"features of Changed .* \(6, 16, D\), not"),
     ],
 )
-def test_each_fault_is_told(codec, said):
+def test_each_fault_is_reported(codec, said):
     with pytest.raises(AlitokError, match=said):
         check_codec(codec, IMAGES)
 

@@ -262,7 +262,7 @@ def test_features_of_another_tokenizer_are_used_and_a_position_that_never_moves_
     assert found.probabilities is None
 
 
-def test_patches_that_are_the_same_everywhere_move_nothing_and_are_told():
+def test_patches_that_are_the_same_everywhere_have_no_influence_and_are_reported():
     images = some_images()
     images[:, :, :2, :2] = 0
     found = ask(Masked(np.ones((PATCHES, PATCHES))), images)
@@ -292,7 +292,7 @@ def test_the_interval_is_that_of_a_ratio_over_images():
     assert fraction.high == pytest.approx(ratio + 1.96 * error, abs=0.25 * error)
 
 
-def test_progress_is_told_to_the_end():
+def test_progress_is_reported_to_the_end():
     told = []
     ask(Masked(np.eye(PATCHES)), batch_size=8, progress=lambda done, total: told.append((done, total)))
     assert told == sorted(told)

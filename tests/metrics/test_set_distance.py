@@ -144,7 +144,7 @@ def test_a_network_without_places_and_few_images(tmp_path):
     assert found.bias is found.manifold is None
 
 
-def test_features_that_are_no_numbers_are_told(tmp_path):
+def test_features_that_are_not_finite_are_reported(tmp_path):
     class Broken(Projections):
         def __call__(self, images):
             found = super().__call__(images)

@@ -198,7 +198,7 @@ def test_all_ranks_have_one_classifier(digits, together, cache):
     assert (alone.name, alone.val_accuracy) == first
 
 
-def test_a_batch_is_shared_out_over_any_number_of_processes(digits, together):
+def test_a_batch_is_sharded_across_any_number_of_processes(digits, together):
     training = dataclasses.replace(TRAINING, phases=(Phase(steps=2),), loop=LoopConfig(batch_size=4))
     names = together(lambda world: _open(digits, world=world, training=training).name, size=3)
     assert len(set(names)) == 1
@@ -212,7 +212,7 @@ def test_the_features_are_few_for_any_size(digits, size, wanted):
     assert network.width * 2 ** (network.stages - 1) == wanted
 
 
-def test_more_images_are_learnt_for_longer(digits):
+def test_more_images_train_longer(digits):
     steps = []
     for number in (10, 1000, 8000, 1_281_167, 10**9):
         source = _Spy(digits.train, None)

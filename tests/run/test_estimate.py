@@ -38,7 +38,7 @@ def seconds_of(tmp_path, grad_accum_steps=1):
     return step_seconds(trainings.stage("stage1", rehearsal=True), trainings)
 
 
-def test_long_steps_are_told_from_few_examples(steps, tmp_path):
+def test_long_steps_are_estimated_from_few_images(steps, tmp_path):
     taken, each = steps
     each[0] = 10.0
     assert seconds_of(tmp_path) == [pytest.approx(2 + 10 * 64)]

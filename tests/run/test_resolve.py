@@ -26,7 +26,7 @@ def far(tmp_path, monkeypatch):
     return "memory://looked-at/{0..1}.tar"
 
 
-def test_what_is_fetched_to_choose_the_sizes_is_told(far, tmp_path):
+def test_downloads_for_choosing_sizes_are_reported(far, tmp_path):
     said = []
     options = TrainOptions(out=tmp_path / "run", data=far, preset="small", device="cpu")
     assert resolve(options, said.append).recipe.tokenizer.image_size == 32

@@ -83,7 +83,7 @@ def _six_and_nine(start):
 
 
 @pytest.mark.parametrize(("turns", "reported"), [(1, True), (4, False)])
-def test_only_without_turns_a_six_is_no_nine(turns, reported, tmp_path):
+def test_only_without_turns_a_six_differs_from_a_nine(turns, reported, tmp_path):
     training = FeaturesTraining(
         network=SMALL,
         phases=(Phase(steps=60, learning_rate=1e-2),),

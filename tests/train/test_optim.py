@@ -87,7 +87,7 @@ def test_norm_and_clipping_are_those_of_torch():
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("sqrt", 0.25), ("linear", 0.0625)])
-def test_rates_follow_the_batch_by_the_rule_asked_for(rule, factor):
+def test_learning_rates_follow_the_batch_by_the_requested_rule(rule, factor):
     assert OptimizerConfig(rate_rule=rule).rate_factor(128) == pytest.approx(factor)
     assert OptimizerConfig().rate_factor(128) == 1.0
 

@@ -307,7 +307,7 @@ def test_fresh_keeps_what_is_not_the_stores(tmp_path):
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_directory_that_is_no_store_is_never_touched(tmp_path, fresh):
+def test_a_directory_that_is_not_a_store_is_never_touched(tmp_path, fresh):
     path = tmp_path / "images"
     path.mkdir()
     (path / "manifest.json").write_text('{"name": "a web page"}')

@@ -135,7 +135,7 @@ def test_missing_pieces_are_named(tmp_path, write):
         CodeStore(path)
 
 
-def test_missing_keys_are_told_when_they_are_wanted(tmp_path, write):
+def test_missing_keys_are_reported_when_needed(tmp_path, write):
     path = write(tmp_path / "codes", shard_rows=20)
     store = CodeStore(path)
     assert store.key(49) == "49"
@@ -160,7 +160,7 @@ def test_an_unfinished_store_is_not_read(tmp_path, write):
         CodeStore(path)
 
 
-def test_too_many_open_files_are_told(tmp_path, write):
+def test_too_many_open_files_are_reported(tmp_path, write):
     resource = pytest.importorskip("resource")
     path = write(tmp_path / "codes", shard_rows=1)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -181,7 +181,7 @@ def test_a_manifest_that_does_not_fit(tmp_path, write, change):
         CodeStore(path)
 
 
-def test_a_manifest_that_lacks_a_key_or_is_no_json(tmp_path, write):
+def test_a_manifest_that_lacks_a_key_or_is_invalid_json(tmp_path, write):
     path = write(tmp_path / "codes")
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["classes"]
@@ -231,7 +231,7 @@ def test_batches_agree_with_a_plain_reader(tmp_path, write, crops, shard_rows):
             assert classes[place] == labels[image]
 
 
-def test_over_many_epochs_all_crops_of_all_images_are_drawn_alike(tmp_path, stored):
+def test_over_many_epochs_all_crops_are_equally_frequent(tmp_path, stored):
     images, crops, epochs = 20, 10, 500
     codes = np.stack([np.repeat(np.arange(images), crops), np.tile(np.arange(crops), images)], axis=1)
     path = tmp_path / "codes"

@@ -121,7 +121,7 @@ def test_a_sample_is_what_comes_before_the_first_dot(tmp_path):
     assert "such as x.tar/d/a.mask.png" in images.notes[0]
 
 
-def test_two_images_of_one_name_are_one_sample_and_the_other_is_told(tmp_path):
+def test_two_images_of_one_name_are_one_sample_and_the_other_is_reported(tmp_path):
     names = ["cat/a.jpg", "cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png", "dog/b.small.png", "dog/b.tif"]
     for shard in range(2):
         write(tmp_path / f"{shard}.tar", [(name, png(n)) for n, name in enumerate(names)])
@@ -307,7 +307,7 @@ def test_the_hash_follows_the_members(tmp_path):
     assert open_images(str(moved)).contents in hashes
 
 
-def test_the_index_is_kept_and_made_anew_when_the_archive_changes_or_the_index_is_damaged(tmp_path, cache, monkeypatch):
+def test_the_index_is_cached_and_rebuilt_when_the_archive_changes_or_the_index_is_damaged(tmp_path, cache, monkeypatch):
     path = write(tmp_path / "x.tar", samples(range(4)))
     first = found(open_images(str(path)))
     (kept,) = cache.glob("indexes/*.npz")
@@ -426,7 +426,7 @@ def test_labels_that_cannot_be_read_and_samples_without_one_are_named(tmp_path):
         (bytes(10240), "x.tar has no images"),
     ],
 )
-def test_what_is_no_archive(tmp_path, content, message):
+def test_files_that_are_not_archives(tmp_path, content, message):
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(AlitokError, match=message):
         open_images(str(tmp_path / "x.tar"))
@@ -442,7 +442,7 @@ def test_a_broken_member_is_named_and_the_others_are_read(tmp_path):
     assert {key for key, _ in broken} == {"x.tar/bad.png", "x.tar/e.png"}
 
 
-def test_an_archive_that_shrinks_later_is_told_in_a_sentence(tmp_path):
+def test_an_archive_that_shrinks_later_is_a_one_line_error(tmp_path):
     path = write(tmp_path / "x.tar", big(5))
     splits = open_splits(str(path), 16)
     os.truncate(path, 600)

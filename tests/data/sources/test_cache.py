@@ -175,7 +175,7 @@ def test_a_server_that_does_not_say_that_it_has_no_ranges(server, cache, monkeyp
     assert content(cache, f"{server.url}/x.tar") == whole
 
 
-def test_a_file_that_has_changed_meanwhile_is_fetched_anew(server, cache, monkeypatch):
+def test_a_file_that_has_changed_is_downloaded_again(server, cache, monkeypatch):
     monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 100)
     server.files["/x.tar"], server.drops = b"a" * 1000, range(3, 1000)
     url = f"{server.url}/x.tar"
@@ -200,7 +200,7 @@ def test_what_came_of_an_archive_that_nobody_fetches_any_more_makes_room(server,
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_what_is_not_there_is_not_asked_for_again(server, cache, status):
+def test_a_missing_file_is_not_requested_again(server, cache, status):
     server.files["/x.tar"] = b"x"
     server.status["/x.tar"] = status
     with pytest.raises(AlitokError, match=rf"{server.url}/x\.tar cannot be fetched: .*{status}"):
@@ -376,7 +376,7 @@ def test_a_first_look_opens_few_archives(server, cache, tmp_path):
     assert said == [f"Previewing 16 images from 4 archives of {source}"]
 
 
-def test_many_archives_are_told_of_a_hundred_times_at_most(cache, tmp_path):
+def test_many_archives_are_reported_at_most_a_hundred_times(cache, tmp_path):
     for number in range(250):
         path = tmp_path / "tars" / f"{number:03d}.tar"
         path.parent.mkdir(exist_ok=True)
@@ -413,7 +413,7 @@ def test_batches_are_the_same_when_the_cache_holds_one_archive_only(server, cach
     assert left <= 2 * max(workers, 1) + 1  # a process holds the old one until it has the new one
 
 
-def test_a_network_that_is_gone_is_no_broken_image(server, cache, tmp_path):
+def test_a_lost_network_is_not_a_broken_image(server, cache, tmp_path):
     train = open_splits(shards(server, 3), 16).train
     for name in names(cache):
         (cache.root / "shards" / name).unlink()

@@ -139,7 +139,7 @@ def test_a_given_split_is_kept(tmp_path, part):
         assert val.verify() == []
 
 
-def test_of_several_val_folders_one_is_used_and_the_others_are_told(tmp_path):
+def test_of_several_val_folders_one_is_used_and_the_others_are_reported(tmp_path):
     for part in ("train", "test", "val", "extra"):
         two_classes(tmp_path / part, 2)
     images = open_folder(tmp_path)
@@ -149,7 +149,7 @@ def test_of_several_val_folders_one_is_used_and_the_others_are_told(tmp_path):
     assert "extra" in note
 
 
-def test_a_folder_of_unlabelled_test_images_is_no_val_part(tmp_path):
+def test_a_folder_of_unlabeled_test_images_is_not_a_val_split(tmp_path):
     two_classes(tmp_path / "train", 3)
     save_image(tmp_path / "test" / "1.png")
     images = open_folder(tmp_path)
@@ -361,7 +361,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
-def test_what_is_no_image(tmp_path, content):
+def test_files_that_are_not_images(tmp_path, content):
     two_classes(tmp_path)
     (tmp_path / "bees" / "bad.png").write_bytes(content)
     assert_broken(tmp_path, "bees/bad.png", "" if content else "empty")
@@ -383,7 +383,7 @@ def test_too_small_a_image(tmp_path, width, height, size, least):
     assert_broken(tmp_path, "bees/2.png", f"is {width} x {height} px", f"at least {least}", size=size)
 
 
-def test_a_image_that_is_turned_is_judged_upright_and_by_both_sides(tmp_path):
+def test_the_size_of_a_rotated_image_is_checked_upright(tmp_path):
     two_classes(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6

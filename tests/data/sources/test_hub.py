@@ -240,7 +240,7 @@ def test_class_folders_are_used_and_not_a_table_beside_them(tmp_path):
     assert "metadata.parquet" in images.notes[0]
 
 
-def test_a_image_in_a_repository_of_tables_is_no_class(tmp_path):
+def test_an_image_in_a_repository_of_tables_is_not_a_class(tmp_path):
     for folder in ("data", "assets"):
         (tmp_path / folder).mkdir()
     data(range(6)).to_parquet(tmp_path / "data" / "train-0.parquet")

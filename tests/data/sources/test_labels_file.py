@@ -97,7 +97,7 @@ def test_what_stands_for_a_class(label, name):
     assert label_name(label) == name
 
 
-def test_images_without_a_label_are_told_and_not_used(tmp_path):
+def test_images_without_a_label_are_reported_and_not_used(tmp_path):
     images(tmp_path, [*ROWS, "z.png", "y/x.png", ".hidden.png"])
     (tmp_path / "labels.json").write_text(FORMS["labels.json"])
     assert list(found(tmp_path)) == sorted(ROWS)
@@ -138,7 +138,7 @@ def test_parts_may_have_labels_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"), [("metadata.csv", "file_name,text\n1.png,a cat\n"), ("labels.json", '{"n01": "tench"}')]
 )
-def test_a_file_that_labels_nothing_beside_class_folders_is_told_and_not_used(tmp_path, name, text):
+def test_a_file_that_labels_nothing_beside_class_folders_is_reported_and_not_used(tmp_path, name, text):
     images(tmp_path, ["n01/1.png", "n02/2.png"])
     (tmp_path / name).write_text(text)
     assert found(tmp_path) == {"n01/1.png": "n01", "n02/2.png": "n02"}

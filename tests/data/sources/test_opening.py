@@ -71,7 +71,7 @@ def test_images_are_mirrored_unless_they_must_not_be(tmp_path, option):
         ("photos?miror=0", "photos takes no option miror; it takes none"),
     ],
 )
-def test_an_option_of_no_sense_is_told(tmp_path, data, said):
+def test_an_invalid_option_is_reported(tmp_path, data, said):
     folder_of(tmp_path, 10, 0)
     with pytest.raises(AlitokError, match=said):
         open_splits(data.format(tmp_path), 16)
@@ -106,7 +106,7 @@ def test_the_hash_of_a_folder_follows_its_files(tmp_path):
     assert open_splits(str(tmp_path), 16).name == str(tmp_path.resolve())
 
 
-def test_an_unknown_name_is_told_what_there_is():
+def test_an_unknown_name_is_an_error_that_lists_known_ones():
     with pytest.raises(AlitokError, match=r"'digit': the path does not exist.*digits and photos"):
         open_splits("digit", 16)
 

@@ -49,7 +49,7 @@ def test_braces_that_stand_for_too_much(pattern):
         ("a?label=x=y", "a", {"label": "x=y"}),
     ],
 )
-def test_options_are_told_from_the_name(data, name, options):
+def test_options_are_separated_from_the_name(data, name, options):
     assert with_options(data) == (name, options)
 
 
