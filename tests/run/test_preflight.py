@@ -198,14 +198,14 @@ def test_what_changed_on_disk_is_reported(run, damage, stage, sentence):
     assert not report(run, stage)["passed"]
 
 
-def test_other_crops_than_those_stored_are_told(run, monkeypatch):
+def test_other_crops_than_the_stored_ones_are_reported(run, monkeypatch):
     views = DigitSource.views
     monkeypatch.setattr(DigitSource, "views", lambda *place: np.roll(views(*place), 2, axis=-1))
     with pytest.raises(AlitokError, match="their crops or the tokenizer differ"):
         preflight("generator", run)
 
 
-def test_other_class_names_are_told(run, monkeypatch):
+def test_other_class_names_are_reported(run, monkeypatch):
     names = Trainings.new_generator
 
     def renamed(self):
@@ -258,7 +258,7 @@ def test_a_part_of_stage_2_that_should_be_frozen_is_reported(run, monkeypatch):
         preflight("stage2", run)
 
 
-def test_pixels_that_are_no_numbers_are_told(tmp_path, monkeypatch):
+def test_pixels_that_are_not_finite_are_reported(tmp_path, monkeypatch):
     read = DigitSource.read
 
     def broken(self, index, rng):
@@ -270,7 +270,7 @@ def test_pixels_that_are_no_numbers_are_told(tmp_path, monkeypatch):
         preflight("stage1", tmp_path)
 
 
-def test_images_that_change_from_reading_to_reading_are_told(tmp_path, monkeypatch):
+def test_images_that_change_between_reads_are_reported(tmp_path, monkeypatch):
     read, draw = DigitSource.read, np.random.default_rng(0)
 
     def changing(self, index, rng):

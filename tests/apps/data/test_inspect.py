@@ -155,7 +155,7 @@ def test_a_list_that_was_cut_says_where_the_whole_one_is(tmp_path, broken):
     assert (broken > 10) == ("more" in alone)
 
 
-def test_with_more_broken_everything_is_told_before_the_error(tmp_path):
+def test_with_more_broken_everything_is_reported_before_the_error(tmp_path):
     root = folder(tmp_path / "pets", each=30)
     whole = (root / "ant" / "001.png").read_bytes()
     (root / "ant" / "cut.png").write_bytes(whole[: len(whole) // 2])
