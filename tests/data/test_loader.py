@@ -321,7 +321,7 @@ class Squares:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_items_come_in_the_order_asked_for_until_one_is_an_error(workers):
+def test_items_come_in_the_requested_order_until_one_is_an_error(workers):
     items = read_ahead(Squares(), [5, 1, 3, 7, 2], workers)
     assert [int(next(items)) for _ in range(3)] == [25, 1, 9]
     with pytest.raises(AlitokError, match="item 7 is broken"):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alitok.metrics.dependency import Raster
-from alitok.report.heat import HeatMap, draw_maps, image_of_code, map_picture
+from alitok.report.heat import HeatMap, draw_maps, image_of_code, inline_map
 
 RASTER = Raster(3, 2)
 
@@ -23,10 +23,10 @@ def pixels(png):
 
 def test_a_map_is_a_png_whose_size_the_page_knows():
     one, two = (draw_maps([heat(np.eye(11, 9))] * count) for count in (1, 2))
-    picture = map_picture(heat(np.eye(11, 9)))
+    inline = inline_map(heat(np.eye(11, 9)))
     height, width = pixels(one).shape[:2]
-    assert (picture.width, picture.height) == (round(width * 92 / 160), round(height * 92 / 160))
-    assert picture.address.startswith("data:image/png;base64,")
+    assert (inline.width, inline.height) == (round(width * 92 / 160), round(height * 92 / 160))
+    assert inline.address.startswith("data:image/png;base64,")
     assert pixels(two).shape[1] == 2 * width
     assert draw_maps([heat(np.eye(11, 9))]) == one, "the same for the same map"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from alitok.metrics.dependency import Raster
 from alitok.report.html import needs_libraries
-from alitok.report.images import COLOUR_MAP, Picture, coloured, png_address
+from alitok.report.images import COLOUR_MAP, InlineImage, coloured, png_address
 from alitok.report.model import Axis, HeatMap
 
 _OWN = "#35d0e8"  # unlike every colour of the map
@@ -115,8 +115,8 @@ def image_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.nda
     return large
 
 
-def map_picture(shown: HeatMap) -> Picture:
+def inline_map(shown: HeatMap) -> InlineImage:
     """The map as it stands in a page."""
     png = draw_maps([shown])
     width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # of the PNG's header
-    return Picture(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI))
+    return InlineImage(png_address(png), round(width * _CSS_DPI / _DPI), round(height * _CSS_DPI / _DPI))

@@ -40,8 +40,8 @@ def write_html(path: Path, report: Report) -> None:
     """
     import jinja2
 
-    from alitok.report.heat import map_picture
-    from alitok.report.images import sheet_picture
+    from alitok.report.heat import inline_map
+    from alitok.report.images import inline_sheet
     from alitok.report.plots import curve_svg, inline_svg, points
 
     salts = iter(range(1_000_000))  # identifiers of the curves of one page differ
@@ -53,8 +53,8 @@ def write_html(path: Path, report: Report) -> None:
         kind=lambda block: type(block).__name__,
         nothing=NOTHING,
         fact_text=fact_text,
-        sheet_picture=sheet_picture,
-        map_picture=map_picture,
+        inline_sheet=inline_sheet,
+        inline_map=inline_map,
         curve_svg=lambda curve: inline_svg(curve_svg(curve, salt=f"panel {next(salts)}")),
         points=points,
     )

@@ -26,7 +26,7 @@ COLOUR_MAP = "magma"  # brightness grows evenly: readable for the colour-blind a
 
 
 @dataclass(frozen=True)
-class Picture:
+class InlineImage:
     """A PNG as it stands in a page: its data address, its size in CSS pixels, and whether its pixels are enlarged."""
 
     address: str
@@ -40,14 +40,14 @@ def png_address(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def sheet_picture(sheet: ImageSheet) -> Picture | None:
+def inline_sheet(sheet: ImageSheet) -> InlineImage | None:
     """The sheet as a PNG; None without images."""
     if len(sheet.images) == 0:
         return None
     pixels = grid(sheet.images, min(len(sheet.images), sheet.columns), sheet.pad)
     scale = math.ceil(sheet.min_width / sheet.images.shape[-1])
     address = png_address(png_bytes(pixels))
-    return Picture(address, pixels.shape[2] * scale, pixels.shape[1] * scale, enlarged=scale > 1)
+    return InlineImage(address, pixels.shape[2] * scale, pixels.shape[1] * scale, enlarged=scale > 1)
 
 
 @needs_libraries

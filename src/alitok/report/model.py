@@ -129,7 +129,7 @@ class ImageSheet:
     """A contact sheet: images in rows, in one PNG.
 
     Attributes:
-        images: (N, 3, h, w) uint8; where there are none the page prints that.
+        images: (N, 3, h, w) uint8; if empty, the page prints that.
         alt: what there is to see.
         columns: images in a row.
         caption: above it.
