@@ -1,1 +1,1 @@
-"""Building blocks of HTML reports: image sheets, curves, heat maps. Knows no application."""
+"""One report model for every application, and its writers: HTML, Markdown, and tables on the terminal."""
