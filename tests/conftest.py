@@ -18,6 +18,8 @@ from alitok.core.distributed import join
 from alitok.data.codes.shards import StoreHead, StoreWriter
 
 torch.set_num_threads(1)  # for fixtures of whole modules too, which are made before those of a test
+# Autograd chooses its threads at its first backward pass; after a fake tensor it would count a GPU, and break in forks.
+torch.ones((), requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +52,6 @@ def _stored(path, codes, labels, *, codebook_size, classes, tokenizer="t", crops
         writer.write(number, codes[rows], labels[rows][::crops], [str(image) for image in images])
     assert writer.finish()
     return path
-
-
-def pytest_collection_modifyitems(items):
-    """Tests that fork come first: autograd cannot be used in a fork of a process in which it has started threads."""
-    items.sort(key=lambda item: "together" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
