@@ -15,6 +15,7 @@ RENAMED: dict[str, str] = {
     "picture": "image",
     "heldout": "val",
     "recompute": "activation_checkpointing",
+    "limits.most_": "limits.max_",
 }
 
 RECIPE = (

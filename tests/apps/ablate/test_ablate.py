@@ -155,7 +155,7 @@ def test_cells_with_a_perceptual_term_compare_images_in_one_network(tmp_path, ca
     ]
     assert len(weights) == 3  # beside the cells, and in each
     assert len(set(weights)) == 1
-    assert capsys.readouterr().out.count("Features learnt from the images, 3 steps") == 1
+    assert capsys.readouterr().out.count("Feature network, 3 steps") == 1
     assert all("local" in (cells / f"{arm}-16-seed0" / "stage1" / "metrics.jsonl").read_text() for arm in "AB")
     without = run_ablation(
         replace(given, out=tmp_path / "without", overrides=FEW_STEPS), command="alitok ablate --data digits"
