@@ -14,9 +14,8 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from alitok.apps.serve import service  # noqa: E402
-from alitok.apps.serve.batcher import Batcher, gather_seconds  # noqa: E402
+from alitok.apps.serve.batcher import Batcher, FinishedImage, gather_seconds  # noqa: E402
 from alitok.apps.serve.errors import ServiceError  # noqa: E402
-from alitok.apps.serve.jobs import FinishedImage  # noqa: E402
 from alitok.apps.serve.model import FixedGroupDecoder, ServedModel  # noqa: E402
 from alitok.sampling import SampleRequest  # noqa: E402
 from alitok.sampling.engine import Engine  # noqa: E402

@@ -6,23 +6,28 @@ does not hold up one of few. Calls (encoding, decoding) run between batches and 
 An image's codes depend on its own request only, and pixels are decoded in groups of a fixed size, so neither depends
 on the rest of the batch. A request reserves its slots before any work is done for it; work that has begun is finished
 even if the queue fills up or the service shuts down meanwhile.
+
+Shapes: f patch size, h image size.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from alitok.apps.serve.errors import internal, queue_full, stopping
-from alitok.apps.serve.jobs import Call, FinishedImage, ImageJob, ImageRow, QueuedImage
+from alitok.apps.serve.errors import ServiceError, internal, queue_full, stopping
 from alitok.apps.serve.model import FixedGroupDecoder
 from alitok.core import images as pixels
 from alitok.sampling import SampleRequest
@@ -35,17 +40,86 @@ _log = logging.getLogger(__name__)
 _MAX_RETRY_SECONDS = 60
 
 
+@dataclass(frozen=True)
+class ImageRow:
+    """A strip (3, f, h) uint8 of an image; `index` counts within the request, `row` within the image."""
+
+    index: int
+    row: int
+    strip: np.ndarray
+
+
+@dataclass(frozen=True)
+class FinishedImage:
+    """An image (3, h, h) uint8; `index` counts within the request."""
+
+    index: int
+    image: np.ndarray
+
+
+class ImageJob:
+    """The images of one request; made by `Reservation.submit` in the event loop that awaits the events.
+
+    Attributes:
+        rows: whether to send rows while they are generated.
+        waiting: images that are not in a batch yet.
+        cancelled: nobody wants the images any more.
+    """
+
+    def __init__(self, requests: Sequence[SampleRequest], rows: bool) -> None:
+        self.rows, self.cancelled = rows, False
+        self.waiting = deque(QueuedImage(self, index, request) for index, request in enumerate(requests))
+        self._left, self._loop = len(requests), asyncio.get_running_loop()
+        self._events: asyncio.Queue[ImageRow | FinishedImage | ServiceError] = asyncio.Queue()
+
+    def publish(self, event: ImageRow | FinishedImage | ServiceError) -> None:
+        """Send an event to the job's loop, from any thread."""
+        if not self.cancelled:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
+                self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    @property
+    def finished(self) -> bool:
+        """Whether `next` has returned all images."""
+        return not self._left
+
+    async def next(self, timeout: float | None = None) -> ImageRow | FinishedImage | None:
+        """The next event; None after `timeout` seconds without one.
+
+        Raises:
+            ServiceError: the images cannot be generated.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                event = await self._events.get()
+        except TimeoutError:
+            return None
+        if isinstance(event, ServiceError):
+            raise event
+        self._left -= isinstance(event, FinishedImage)
+        return event
+
+
+@dataclass(frozen=True)
+class QueuedImage:
+    """One image of a job; `index` counts within the job."""
+
+    job: ImageJob
+    index: int
+    request: SampleRequest
+
+
 class Reservation:
     """Slots in the queue for the work of one request; unused ones are released when its context ends."""
 
     def __init__(self, batcher: Batcher, count: int) -> None:
-        self._batcher, self.left = batcher, count
+        self._batcher, self._left = batcher, count
 
     def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._batcher._release(self, self.left)
+        self._release(self._left)
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Run a short function in the models' thread, without using up a slot.
@@ -53,41 +127,55 @@ class Reservation:
         Raises:
             ServiceError: it failed, or the thread has ended.
         """
-        return await self._batcher._call(function)
+        future: Future[Result] = Future()
+        with self._batcher._changed:
+            self._batcher._require_thread()
+            self._batcher._calls.append((future, function))
+            self._batcher._changed.notify_all()
+        return await asyncio.wrap_future(future)
 
     async def call_each(self, functions: Iterable[Callable[[], Result]]) -> list[Result]:
-        """Run functions in turn in the models' thread, each of which uses up a slot; other work may run in between.
-
-        Raises:
-            ServiceError: one of them failed, or the thread has ended.
-        """
+        """Run functions in turn like `call`, each of which uses up a slot; other work may run in between."""
         results = []
         for function in functions:
-            results.append(await self._batcher._call(function))
-            self._batcher._release(self, 1)
+            results.append(await self.call(function))
+            self._release(1)
         return results
 
     def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> ImageJob:
-        """Queue one image per slot; must be called in the event loop that awaits the events.
+        """Queue one image per slot; `requests` must be valid for the generator.
 
-        Args:
-            requests: valid for the generator, one per image.
-            rows: whether to send rows while they are generated.
+        Raises:
+            ServiceError: the thread has ended.
         """
-        assert len(requests) == self.left
-        return self._batcher._submit(self, ImageJob(requests, rows, asyncio.get_running_loop()))
+        assert len(requests) == self._left
+        job = ImageJob(requests, rows)
+        with self._batcher._changed:
+            self._batcher._require_thread()
+            self._batcher._jobs.append(job)
+            self._release(self._left)
+        return job
+
+    def _release(self, count: int) -> None:
+        with self._batcher._changed:
+            self._left -= count
+            self._batcher._reserved -= count
+            self._batcher._changed.notify_all()
 
 
 class Batcher:
     """The queue in front of the engine, and the thread behind it.
 
     Args:
-        engine: of the generator.
         tokenizer: its causal stage-1 decoder makes the rows.
         decoder: makes the finished images.
         batch_size: images per batch.
         max_waiting: images and calls in the queue.
         on_batch: receives the images and seconds of each finished batch, in the models' thread.
+
+    Attributes:
+        accepting: whether new work is accepted.
+        running: images in the running batch.
     """
 
     def __init__(
@@ -101,13 +189,13 @@ class Batcher:
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
         self._engine, self._tokenizer, self._decoder = engine, tokenizer, decoder
-        self.batch_size, self.max_waiting, self._on_batch = batch_size, max_waiting, on_batch
-        self._changed = threading.Condition()
+        self.batch_size, self._max_waiting, self._on_batch = batch_size, max_waiting, on_batch
+        self._changed = threading.Condition()  # of a lock that its thread may take again
         self._jobs: deque[ImageJob] = deque()  # with waiting images
-        self._calls: deque[Call] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._reserved = 0  # slots not used yet, those of running calls included
-        self._open, self._abandoned, self._ended = True, False, False
-        self._running = 0
+        self.accepting, self._abandoned, self._ended = True, False, False
+        self.running = 0
         self._expected, self._gather_until, self._seconds_per_image = 0, 0.0, 0.0
         self._threads = torch.get_num_threads()
         # A daemon, so that a second Ctrl-C ends the process at once.
@@ -123,24 +211,14 @@ class Batcher:
         return self._thread.is_alive()
 
     @property
-    def accepting(self) -> bool:
-        """Whether new work is accepted."""
-        return self._open
-
-    @property
     def waiting(self) -> int:
         """Images and calls in the queue, including reserved slots."""
         with self._changed:
-            return self._waiting()
-
-    @property
-    def running(self) -> int:
-        """Images in the running batch."""
-        return self._running
+            return self._reserved + self._images()
 
     def stop_accepting(self) -> None:
         """Reject new work; accepted work is finished. Takes no lock, so a signal handler may call it."""
-        self._open = False
+        self.accepting = False
 
     def close(self, timeout: float | None = None) -> None:
         """Finish accepted work and end the thread.
@@ -149,15 +227,12 @@ class Batcher:
             timeout: seconds after which the running batch is abandoned between two rows; None = never.
         """
         self.stop_accepting()
-        with self._changed:
-            self._changed.notify_all()
-        if self._thread.ident is None:
-            return
-        self._thread.join(timeout)
-        self._abandoned = True
-        with self._changed:
-            self._changed.notify_all()
-        self._thread.join(timeout)
+        for abandoned in (False, True):
+            self._abandoned = abandoned
+            with self._changed:
+                self._changed.notify_all()
+            if self._thread.ident is not None:
+                self._thread.join(timeout)
 
     def reserve(self, count: int) -> Reservation:
         """Reserve `count` slots for the images and calls of one request.
@@ -166,9 +241,9 @@ class Batcher:
             ServiceError: the queue has not enough room, or the service is shutting down.
         """
         with self._changed:
-            if not self._open:
+            if not self.accepting:
                 raise stopping()
-            excess = self._waiting() + count - self.max_waiting
+            excess = self.waiting + count - self._max_waiting
             if excess > 0:
                 raise queue_full(min(max(1, math.ceil(excess * self._seconds_per_image)), _MAX_RETRY_SECONDS))
             self._reserved += count
@@ -182,31 +257,9 @@ class Batcher:
             if job in self._jobs:
                 self._jobs.remove(job)
 
-    def _release(self, reservation: Reservation, count: int) -> None:
-        with self._changed:
-            reservation.left -= count
-            self._reserved -= count
-            self._changed.notify_all()
-
-    def _submit(self, reservation: Reservation, job: ImageJob) -> ImageJob:
-        with self._changed:
-            if self._ended:
-                raise stopping()
-            self._jobs.append(job)
-            self._release(reservation, reservation.left)
-        return job
-
-    async def _call(self, function: Callable[[], Result]) -> Result:
-        call = Call(function)
-        with self._changed:
-            if self._ended:
-                raise stopping()
-            self._calls.append(call)
-            self._changed.notify_all()
-        return await asyncio.wrap_future(call.future)
-
-    def _waiting(self) -> int:
-        return self._reserved + self._images()
+    def _require_thread(self) -> None:
+        if self._ended:
+            raise stopping()
 
     def _images(self) -> int:
         return sum(len(job.waiting) for job in self._jobs)
@@ -216,7 +269,7 @@ class Batcher:
         while True:
             with self._changed:
                 while not (self._calls or self._jobs):
-                    if not self._open and (self._abandoned or not self._reserved):
+                    if not self.accepting and (self._abandoned or not self._reserved):
                         self._ended = True
                         return
                     self._changed.wait(1.0)  # `stop_accepting` notifies nobody
@@ -229,16 +282,25 @@ class Batcher:
 
     def _run_call(self) -> None:
         with self._changed:
-            call = self._calls.popleft() if self._calls else None
-        if call is not None:
-            call.run()
+            if not self._calls:
+                return
+            future, function = self._calls.popleft()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function())
+        except ServiceError as error:
+            future.set_exception(error)
+        except Exception:  # the thread must survive whatever it was
+            _log.exception("A request failed")
+            future.set_exception(internal())
 
     def _gather(self) -> None:
         """After a batch, wait briefly for its clients to send their next requests.
 
         Otherwise clients that were once split over two batches would alternate forever, each batch half empty.
         """
-        while self._jobs and self._images() < min(self._expected, self.batch_size) and self._open:
+        while self._jobs and self._images() < min(self._expected, self.batch_size) and self.accepting:
             left = self._gather_until - time.monotonic()
             if left <= 0:
                 return
@@ -254,7 +316,7 @@ class Batcher:
         return batch
 
     def _run_batch(self, batch: list[QueuedImage]) -> None:
-        began, self._running = time.monotonic(), len(batch)
+        began, self.running = time.monotonic(), len(batch)
         try:
             finished = self._generate(batch)
         except Exception:  # the thread must survive whatever it was
@@ -264,7 +326,7 @@ class Batcher:
                 job.publish(internal())
                 self.cancel(job)
         finally:
-            self._running = 0
+            self.running = 0
         if finished:
             ended = time.monotonic()
             seconds = ended - began

@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from alitok.apps.serve import schemas
-from alitok.apps.serve.batcher import Reservation
+from alitok.apps.serve.batcher import FinishedImage, ImageJob, ImageRow, Reservation
 from alitok.apps.serve.errors import (
     ClientGoneError,
     ServiceError,
@@ -27,7 +27,6 @@ from alitok.apps.serve.errors import (
     internal,
     invalid,
 )
-from alitok.apps.serve.jobs import FinishedImage, ImageJob, ImageRow
 from alitok.apps.serve.model import DIFFERENCE_SCALE
 from alitok.apps.serve.service import Service, service_of
 from alitok.apps.serve.uploads import ImageFormat, from_base64, to_base64
