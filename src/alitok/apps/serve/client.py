@@ -35,8 +35,7 @@ class ResponseError(AlitokError):
     """The service rejected the request, failed, or did not respond.
 
     Attributes:
-        status: of HTTP; 0 if there was no response, or a stream broke off.
-        code: the service's short word.
+        status: HTTP status; 0 if there was no response, or a stream broke off.
         retry_after: seconds after which to try again, or None.
     """
 
@@ -83,7 +82,6 @@ class Client:
 
     Args:
         url: such as `http://127.0.0.1:8000`.
-        key: the service's key, if it requires one.
         timeout: seconds of silence after which a call fails.
 
     Raises:
@@ -122,7 +120,6 @@ class Client:
 
         Args:
             classes: names or numbers.
-            count: images per class.
             seed: None = chosen by the service.
             settings: such as `{"guidance_scale": 3.0}`; omitted ones are the model's own.
             completion: an image file and how many of its rows of patches to keep.

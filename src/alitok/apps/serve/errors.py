@@ -9,10 +9,8 @@ class ServiceError(Exception):
     """A request that failed.
 
     Attributes:
-        status: of HTTP.
         code: a short word for programs.
         message: one sentence for people, without paths or messages of other libraries.
-        headers: of the response.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

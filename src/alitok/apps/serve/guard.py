@@ -100,23 +100,15 @@ class Guard:
 
 
 class _Body:
-    """Receives a body within its limits of size and time, then waits for the client to disconnect.
-
-    Attributes:
-        error: what was wrong with the body; a parser that met it may have reported something else.
-    """
+    """Receives a body within its limits of size and time, then waits for the client to disconnect."""
 
     def __init__(self, receive: Receive, limits: ServiceLimits, scope: Scope) -> None:
         self._receive, self._max_bytes, self._received = receive, limits.body_bytes(scope["path"]), 0
         self._deadline: float | None = time.monotonic() + limits.upload_seconds
-        self.error: ServiceError | ClientGoneError | None = None
+        self.error: ServiceError | ClientGoneError | None = None  # a parser that met it may have reported another
 
     def check_declared(self, scope: Scope) -> None:
-        """Reject a body by its Content-Length.
-
-        Raises:
-            ServiceError: it is too large.
-        """
+        """Reject a body by its Content-Length."""
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:18]) > self._max_bytes:
             self._fail_size()
@@ -126,12 +118,6 @@ class _Body:
         raise self.error
 
     async def receive(self) -> Message:
-        """The next message.
-
-        Raises:
-            ServiceError: the body is too large or too slow.
-            ClientGoneError: the client disconnected before it was complete.
-        """
         if self._deadline is None:
             return await self._receive()
         try:
@@ -169,12 +155,7 @@ class _Response:
         self.status = 0
 
     async def send(self, message: Message) -> None:
-        """Send the next message.
-
-        Raises:
-            ServiceError: the error of the request's body, which takes precedence over this response.
-            ClientGoneError: likewise.
-        """
+        """Send the next message; an error of the request's body takes precedence over this response."""
         if message["type"] == "http.response.start":
             if self._body.error is not None:
                 raise self._body.error

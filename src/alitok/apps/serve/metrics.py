@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -58,26 +58,17 @@ class ServiceMetrics:
         return generate_latest(self.registry)
 
 
-class _Snapshot(Collector):
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = list(metrics)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
+class _Merged(dict[str, Metric], Collector):
+    def collect(self) -> Iterable[Metric]:
+        return self.values()
 
 
 def merge_metrics(replicas: Mapping[str, Iterable[Metric]]) -> bytes:
-    """Metrics of several services in Prometheus's text format, each sample labelled `replica`.
-
-    Args:
-        replicas: `ServiceMetrics.collect()` by the name of the replica.
-    """
-    merged: dict[str, Metric] = {}
+    """`ServiceMetrics.collect()` of several replicas in Prometheus's text format, each sample labelled `replica`."""
+    merged = _Merged()
     for replica, metrics in replicas.items():
         for metric in metrics:
             into = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit))
             for sample in metric.samples:
                 into.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(merged.values()))
-    return generate_latest(registry)
+    return generate_latest(merged)

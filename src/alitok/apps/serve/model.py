@@ -62,23 +62,6 @@ def group_size(tokenizer: Tokenizer) -> int:
 
 
 @dataclass(frozen=True)
-class ReconstructedImage:
-    """An image after encoding and decoding.
-
-    Attributes:
-        codes: T numbers.
-        images: (3, h, h) uint8 by stage.
-        psnr: by stage, in dB; None where the reconstruction is exact.
-        difference: (3, h, h) uint8, the absolute error of the last stage times `DIFFERENCE_SCALE`, clipped.
-    """
-
-    codes: list[int]
-    images: dict[str, np.ndarray]
-    psnr: dict[str, float | None]
-    difference: np.ndarray
-
-
-@dataclass(frozen=True)
 class ServedModel:
     """A pipeline under the name that clients see."""
 
@@ -156,19 +139,20 @@ class ServedModel:
         return pixels.to_uint8(self.pipeline.tokenizer.decode(sequence, stage))[0].cpu().numpy()
 
     @torch.inference_mode()
-    def reconstruct(self, image: np.ndarray) -> ReconstructedImage:
-        """Encode (3, h, h) uint8 and decode it again with each decoder."""
+    def reconstruct(self, image: np.ndarray) -> tuple[list[int], dict[str, np.ndarray], dict[str, float | None]]:
+        """Encode (3, h, h) uint8 and decode it again with each decoder.
+
+        Returns:
+            T codes; images (3, h, h) uint8, the `original`, one by stage, and the `difference` of the last stage, its
+            absolute error times `DIFFERENCE_SCALE`, clipped; PSNR in dB by stage, None where it is infinite.
+        """
         codes = self.encode(image)
         images: dict[str, np.ndarray] = {stage: self.decode(codes, stage) for stage in self.stages}
         original = pixels.to_float(torch.from_numpy(image))[None]
-        values = {
-            stage: psnr(original, pixels.to_float(torch.from_numpy(decoded))[None]).item()
-            for stage, decoded in images.items()
-        }
+        values: dict[str, float | None] = {}
+        for stage, decoded in images.items():
+            value = psnr(original, pixels.to_float(torch.from_numpy(decoded))[None]).item()
+            values[stage] = value if math.isfinite(value) else None
         error = np.abs(image.astype(np.int16) - images[self.stages[-1]])
-        return ReconstructedImage(
-            codes,
-            images,
-            {stage: value if math.isfinite(value) else None for stage, value in values.items()},
-            (DIFFERENCE_SCALE * error).clip(0, 255).astype(np.uint8),
-        )
+        difference = (DIFFERENCE_SCALE * error).clip(0, 255).astype(np.uint8)
+        return codes, {"original": image, **images, "difference": difference}, values

@@ -54,12 +54,8 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        counts = ("max_images", "max_waiting", "max_uploads", "max_upload_pixels", "max_connections")
-        try:
-            require_at_least(self, 1, *counts)
-            require_at_least(self, 1024, "max_upload_bytes", "max_body_bytes")
-        except AlitokError as error:
-            raise AlitokError(f"{error}.") from None
+        require_at_least(self, 1, "max_images", "max_waiting", "max_uploads", "max_upload_pixels", "max_connections")
+        require_at_least(self, 1024, "max_upload_bytes", "max_body_bytes")
         for name in ("upload_seconds", "deadline_seconds", "unread_seconds", "stop_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise AlitokError(f"{name} must be positive and finite, not {getattr(self, name)}.")
@@ -111,6 +107,10 @@ class ServeOptions:
         for name in ("batch_size", "replicas"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AlitokError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+    def read_key(self) -> AccessKey | None:
+        """The key that clients must send, if any; errors are those of `AccessKey.from_file`."""
+        return None if self.key_file is None else AccessKey.from_file(self.key_file)
 
     @property
     def is_local(self) -> bool:

@@ -30,7 +30,7 @@ from ray.serve.exceptions import RayServeException
 
 from alitok.apps.serve.metrics import merge_metrics
 from alitok.apps.serve.options import AccessKey, ServeOptions
-from alitok.apps.serve.server import Signals, bind_socket, load_app, print_line, read_key, report_ready, url_of
+from alitok.apps.serve.server import Signals, bind_socket, load_app, print_line, report_ready, url_of
 from alitok.core.console import counted
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
@@ -81,12 +81,8 @@ class Replica:
 
 
 def serve_replicas(model: str, options: ServeOptions) -> int:
-    """Serve with `options.replicas` replicas; arguments, result and errors are those of `run_serve`.
-
-    Raises:
-        AlitokError: also if there are too few processors or GPUs.
-    """
-    key, replicas, signals = read_key(options), options.replicas or 1, _Signals()
+    """Serve with `options.replicas` replicas, like `run_serve`; also an error if there are too few CPUs or GPUs."""
+    key, replicas, signals = options.read_key(), options.replicas or 1, _Signals()
     directory = locate(model)  # before Ray starts
     if Path(model).is_dir():  # replicas run in other working directories
         model = str(directory.resolve())
@@ -107,7 +103,9 @@ def serve_replicas(model: str, options: ServeOptions) -> int:
                 signals.wait()
                 _drain(options.limits.stop_seconds)
         finally:
-            _leave_ray(options.cluster)
+            if options.cluster is not None and not serve.status().applications:  # others may use Serve on a cluster
+                serve.shutdown()
+            ray.shutdown()
     print_line("Stopped.")
     return signals.status
 
@@ -133,15 +131,7 @@ class _Signals(Signals):
 def _application(
     model: str, options: ServeOptions, key: AccessKey | None, *, cpus: float, gpus: float
 ) -> serve.Application:
-    """The deployment; every machine must find the model under the same name.
-
-    Args:
-        model: as in `run_serve`.
-        options: likewise.
-        key: that clients must send.
-        cpus: per replica, also its number of threads, at least 1.
-        gpus: per replica; a fraction if several share one.
-    """
+    """The deployment; `cpus` and `gpus` are per replica."""
 
     def build() -> FastAPI:  # in the replica's own process
         torch.set_num_threads(max(1, int(cpus)))
@@ -179,16 +169,10 @@ def _start_ray(cluster: str | None) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    settings: dict[str, Any] = local if cluster is None else {"address": cluster}
     try:
-        if cluster is not None:
-            ray.init(address=cluster, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-            )
+        ray.init(**settings, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise AlitokError(f"Cannot use Ray: {_last_line(error)}.") from None
 
@@ -199,13 +183,6 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip().rstrip(".") if lines else type(error).__name__
 
 
-def _leave_ray(cluster: str | None) -> None:
-    """Disconnect from Ray, which on this machine ends; on a cluster Serve stays if others use it."""
-    if cluster is not None and not serve.status().applications:
-        serve.shutdown()
-    ray.shutdown()
-
-
 def resources_per_replica(
     nodes: Sequence[Mapping[str, float]], replicas: int, gpus: float | None
 ) -> tuple[float, float]:
@@ -213,7 +190,6 @@ def resources_per_replica(
 
     Args:
         nodes: the resources `CPU` and `GPU` of each machine.
-        replicas: at least 1.
         gpus: per replica; None = one if there are any.
 
     Raises:

@@ -7,10 +7,10 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields, replace
-from functools import partial
-from typing import Annotated, Any
+from functools import partial, wraps
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Request, UploadFile
@@ -35,6 +35,9 @@ from alitok.data.crops import to_array
 from alitok.sampling import SampleRequest, SamplingOverrides
 from alitok.sampling.synthesize import first_rows
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
 router = APIRouter(dependencies=schemas.REQUIRES_KEY)
 _log = logging.getLogger(__name__)
 _SEEDS = 2**32  # that the service chooses from
@@ -55,7 +58,20 @@ data: {}
 """
 
 
+def _in_time(route: Callable[P, Awaitable[Result]]) -> Callable[P, Awaitable[Result]]:
+    """Cancel a route's work when its client disconnects or the deadline passes."""
+
+    @wraps(route)
+    async def limited(*arguments: P.args, **named: P.kwargs) -> Result:
+        request = named["request"]
+        assert isinstance(request, Request)
+        return await service_of(request).in_time(request, route(*arguments, **named))
+
+    return limited
+
+
 @router.post("/v1/images", tags=["images"], summary="Generate images", responses=_ERRORS)
+@_in_time
 async def generate(body: schemas.ImagesRequest, request: Request) -> schemas.ImagesResponse:
     """Generate images of the given classes.
 
@@ -63,10 +79,6 @@ async def generate(body: schemas.ImagesRequest, request: Request) -> schemas.Ima
     requests are served.
     """
     service = service_of(request)
-    return await service.in_time(request, _generate(service, body))
-
-
-async def _generate(service: Service, body: schemas.ImagesRequest) -> schemas.ImagesResponse:
     requests = _sample_requests(service, body)
     with service.batcher.reserve(len(requests)) as reservation:
         job = reservation.submit(await _with_given_rows(service, body, requests, reservation))
@@ -160,11 +172,7 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
 
 
 def _sample_requests(service: Service, body: schemas.ImagesRequest) -> list[SampleRequest]:
-    """One request per image, without the rows of a completion.
-
-    Raises:
-        ServiceError: something does not fit the model or the service's limits.
-    """
+    """One request per image, without the rows of a completion."""
     count, max_images = len(body.classes) * body.count, service.limits.max_images
     if count > max_images:
         raise invalid(f"At most {max_images} images are allowed per request, not {count}.")
@@ -183,7 +191,7 @@ def _sample_requests(service: Service, body: schemas.ImagesRequest) -> list[Samp
 
 
 def _label(service: Service, request: SampleRequest) -> dict[str, Any]:
-    """What determines an image, as in `schemas.ImageLabel`."""
+    """What determines an image, as in `schemas.GeneratedImage`."""
     name = service.model.classes[request.label]
     return {"class": name, "label": request.label, "seed": request.seed, "index": request.index}
 
@@ -201,6 +209,7 @@ async def _with_given_rows(
 
 
 @router.post("/v1/reconstruct", tags=["codes"], summary="Reconstruct an image", responses=_ERRORS)
+@_in_time
 async def reconstruct(
     image: Annotated[UploadFile, File(description="An image file.")], request: Request
 ) -> schemas.ReconstructResponse:
@@ -209,21 +218,16 @@ async def reconstruct(
     The image is resized and center-cropped; PSNR is measured against that crop, in dB.
     """
     service = service_of(request)
-    return await service.in_time(request, _reconstruct(service, image))
-
-
-async def _reconstruct(service: Service, upload: UploadFile) -> schemas.ReconstructResponse:
     config = service.model.pipeline.tokenizer.config
     with service.batcher.reserve(1) as reservation:
-        original = await _read_upload(service, upload)
-        result = await reservation.call(partial(service.model.reconstruct, original))
-    images: dict[str, np.ndarray] = {"original": original, "difference": result.difference, **result.images}
-    files = {name: await asyncio.to_thread(to_base64, image) for name, image in images.items()}
+        original = await _read_upload(service, image)
+        codes, images, psnr = await reservation.call(partial(service.model.reconstruct, original))
+    files = {name: await asyncio.to_thread(to_base64, pixels) for name, pixels in images.items()}
     return schemas.ReconstructResponse(
         **files,
         difference_scale=DIFFERENCE_SCALE,
-        psnr=schemas.Psnr(**result.psnr),
-        codes=result.codes,
+        psnr=schemas.Psnr(**psnr),
+        codes=codes,
         grid=config.grid,
         prefix=config.prefix_length,
         codebook_size=config.codebook_size,
@@ -231,6 +235,7 @@ async def _reconstruct(service: Service, upload: UploadFile) -> schemas.Reconstr
 
 
 @router.post("/v1/encode", tags=["codes"], summary="Encode images", responses=_ERRORS)
+@_in_time
 async def encode(
     image: Annotated[list[UploadFile], File(description="Image files.")], request: Request
 ) -> schemas.EncodeResponse:
@@ -238,14 +243,10 @@ async def encode(
     service = service_of(request)
     if len(image) > service.limits.max_uploads:
         raise invalid(f"At most {service.limits.max_uploads} uploads are allowed per request, not {len(image)}.")
-    return await service.in_time(request, _encode(service, image))
-
-
-async def _encode(service: Service, uploads: list[UploadFile]) -> schemas.EncodeResponse:
-    model, config = service.model, service.model.pipeline.tokenizer.config
-    with service.batcher.reserve(len(uploads)) as reservation:
-        images = [await _read_upload(service, upload) for upload in uploads]
-        codes = await reservation.call_each(partial(model.encode, image) for image in images)
+    with service.batcher.reserve(len(image)) as reservation:
+        images = [await _read_upload(service, upload) for upload in image]
+        codes = await reservation.call_each(partial(service.model.encode, each) for each in images)
+    config = service.model.pipeline.tokenizer.config
     return schemas.EncodeResponse(
         codes=codes, image_size=config.image_size, grid=config.grid, prefix=config.prefix_length
     )
@@ -259,6 +260,7 @@ async def _read_upload(service: Service, upload: UploadFile) -> np.ndarray:
 
 
 @router.post("/v1/decode", tags=["codes"], summary="Decode codes", responses=_ERRORS)
+@_in_time
 async def decode(body: schemas.DecodeRequest, request: Request) -> schemas.DecodeResponse:
     """Decode sequences of codes by one of the model's decoders."""
     service = service_of(request)
@@ -271,10 +273,6 @@ async def decode(body: schemas.DecodeRequest, request: Request) -> schemas.Decod
         raise invalid(f"Codes must be 0 to {config.codebook_size - 1}.")
     if body.stage is not None and body.stage not in service.model.stages:
         raise invalid(f"This model has no {body.stage} decoder.")
-    return await service.in_time(request, _decode(service, body))
-
-
-async def _decode(service: Service, body: schemas.DecodeRequest) -> schemas.DecodeResponse:
     with service.batcher.reserve(len(body.codes)) as reservation:
         images = await reservation.call_each(partial(service.model.decode, codes, body.stage) for codes in body.codes)
     files = [await asyncio.to_thread(to_base64, image, body.format) for image in images]

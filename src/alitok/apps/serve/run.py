@@ -14,7 +14,6 @@ def run_serve(model: str, options: ServeOptions) -> int:
 
     Args:
         model: a directory with a saved model, or `owner/name` on the hub.
-        options: how to serve it.
 
     Returns:
         The exit status: 0 after SIGTERM, 130 after Ctrl-C.

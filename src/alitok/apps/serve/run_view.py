@@ -20,10 +20,7 @@ Curves = dict[str, list[tuple[float, float]]]
 
 
 class RunView:
-    """Reads the current state of a run directory.
-
-    Args:
-        directory: with `stage1/`, `stage2/`, `generator/`, or some of them.
+    """Reads the current state of a run directory, which holds some of `stage1/`, `stage2/` and `generator/`.
 
     Raises:
         AlitokError: it is not a directory.

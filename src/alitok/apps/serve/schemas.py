@@ -15,7 +15,6 @@ from alitok.sampling.settings import GuidanceSchedule
 
 _MAX_SEED = 2**53 - 1  # larger integers are not exact in JavaScript
 _MAX_FIELDS = 50
-_MAX_CODES = 65_536  # per image, of any model
 _MAX_NAME_SHOWN = 50  # characters of an unknown field
 _PNG = "iVBORw0KGgo..."
 _CODES = [3, 1, 4, 1, 5, 9]
@@ -23,7 +22,7 @@ _IMAGE = {"class": "0", "label": 0, "seed": 7, "index": 0, "format": "png", "dat
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
-Codes = Annotated[list[StrictInt], FailFast(), Field(min_length=1, max_length=_MAX_CODES)]
+Codes = Annotated[list[StrictInt], FailFast(), Field(min_length=1, max_length=65_536)]
 Real = Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
@@ -90,18 +89,13 @@ class ImagesRequest(_Request):
     completion: Completion | None = None
 
 
-class ImageLabel(BaseModel):
-    """What determines an image, together with the settings."""
+class GeneratedImage(BaseModel):
+    """A finished image, and what determines it together with the settings."""
 
     label: int = Field(description="Class number.")
     class_name: str = Field(alias="class", description="Class name.")
     seed: int
     index: int = Field(description="Number of the image among those of its seed.")
-
-
-class GeneratedImage(ImageLabel):
-    """A finished image."""
-
     format: ImageFormat
     data: str = Field(description="The image file in base64.")
 
@@ -284,12 +278,11 @@ _ERRORS = {
     503: "The service is shutting down, or its worker has died.",
     504: "The response was not ready in time.",
 }
-_OF_ALL_ROUTES = (403, 421, 500)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for these statuses and those of all routes."""
     return {
         status: {"model": ErrorResponse, "description": _ERRORS[status]}
-        for status in sorted({*statuses, *_OF_ALL_ROUTES})
+        for status in sorted({*statuses, 403, 421, 500})
     }

@@ -11,11 +11,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,15 +29,13 @@ from alitok.core.hub import locate
 from alitok.data.decode import silence_pillow
 from alitok.sampling.pipeline import Pipeline
 
-Result = TypeVar("Result")
-
 _BACKLOG = 512
 _SWITCH_SECONDS = 5e-4
 
 
 def serve_here(model: str, options: ServeOptions) -> int:
-    """Serve in this process; arguments, result and errors are those of `run_serve`."""
-    key, signals = read_key(options), Signals()
+    """Serve in this process, like `run_serve`."""
+    key, signals = options.read_key(), Signals()
     with bind_socket(options.host, options.port) as bound, silence_pillow(), signals.installed():
         app = load_app(model, options, key)
         service: Service = app.state.service
@@ -49,62 +46,41 @@ def serve_here(model: str, options: ServeOptions) -> int:
     return signals.status
 
 
-def read_key(options: ServeOptions) -> AccessKey | None:
-    """The key that clients must send, if any.
-
-    Raises:
-        AlitokError: the file cannot be read, or holds no usable key.
-    """
-    return None if options.key_file is None else AccessKey.from_file(options.key_file)
-
-
 def load_app(model: str, options: ServeOptions, key: AccessKey | None) -> FastAPI:
     """The application of a model, warmed up.
 
     Raises:
         AlitokError: the model or the run cannot be used.
     """
+    loaded: Future[FastAPI] = Future()
 
-    def load() -> FastAPI:
-        directory = locate(model)
-        pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
-        service = Service(
-            ServedModel(directory.resolve().name, pipeline),
-            limits=options.limits,
-            key=key,
-            hosts=options.accepted_hosts,
-            run=options.run,
-            batch_size=options.batch_size,
-        )
-        service.model.warm_up(service.batcher.batch_size)
-        return create_app(service)
+    def load() -> None:
+        try:
+            directory = locate(model)
+            pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
+            service = Service(
+                ServedModel(directory.resolve().name, pipeline),
+                limits=options.limits,
+                key=key,
+                hosts=options.accepted_hosts,
+                run=options.run,
+                batch_size=options.batch_size,
+            )
+            service.model.warm_up(service.batcher.batch_size)
+            loaded.set_result(create_app(service))
+        except BaseException as error:
+            loaded.set_exception(error)
 
-    app = _run_in_thread(load)
+    # OpenMP keeps a team of threads for every thread that has computed. A second team beside the batcher's makes more
+    # threads than cores; libgomp then puts threads to sleep after each operation instead of letting them spin, and one
+    # image takes three times as long. A team ends with its thread.
+    thread = threading.Thread(target=load, name="alitok-loading", daemon=True)  # a signal does not wait for it
+    thread.start()
+    app = loaded.result()
+    thread.join()
     # The engine releases the interpreter lock at every operation, and would wait 5 ms each time to get it back.
     sys.setswitchinterval(_SWITCH_SECONDS)
     return app
-
-
-def _run_in_thread(function: Callable[[], Result]) -> Result:
-    """Call `function` in a thread that ends with it.
-
-    OpenMP keeps a team of threads for every thread that has computed. A second team beside the batcher's makes more
-    threads than cores; libgomp then puts threads to sleep after each operation instead of letting them spin, and one
-    image takes three times as long. A team ends with its thread.
-    """
-    future: Future[Result] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=work, name="alitok-loading", daemon=True)  # a signal does not wait for it
-    thread.start()
-    result = future.result()
-    thread.join()
-    return result
 
 
 def _server(app: FastAPI, service: Service) -> uvicorn.Server:

@@ -29,13 +29,9 @@ class Service:
     """One service.
 
     Args:
-        model: the model.
-        limits: of requests.
         key: that clients must send; None = anybody may use the service.
         hosts: names by which clients may address the service, in lower case and without a port; None = any.
-        run: run directory to show.
         batch_size: images per batch, at least 1; None = as many as fit, up to a fixed number.
-        page: directory of the page's files.
 
     Attributes:
         batcher: not started.
@@ -87,7 +83,7 @@ class Service:
         self._uploads.shutdown(wait=False, cancel_futures=True)
 
     async def metrics_text(self) -> bytes:
-        """The metrics of the service, or of all its replicas, in Prometheus's text format."""
+        """The metrics of the service, or of all its replicas."""
         return self.metrics.text() if self.gather_metrics is None else await self.gather_metrics()
 
     async def in_time(self, request: Request, work: Awaitable[Result]) -> Result:

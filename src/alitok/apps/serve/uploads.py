@@ -1,7 +1,6 @@
 """Uploaded image files to square images of the tokenizer's size, and images to base64.
 
 Nothing is written to disk, and no file is decoded before its format and its header's size have been checked.
-Shapes: h image size.
 """
 
 from __future__ import annotations
@@ -33,15 +32,9 @@ _OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"qual
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
-    """The center crop of an image file, as in training; of an animation, of its first frame.
+    """The center crop of a PNG, JPEG, WebP, GIF or BMP file as in training, RGB, `size` x `size` px.
 
-    Args:
-        data: a whole PNG, JPEG, WebP, GIF or BMP file.
-        size: h.
-        limits: of bytes and pixels.
-
-    Returns:
-        RGB, h x h.
+    Of an animation the first frame is used.
 
     Raises:
         ServiceError: it is too large (413), of another format (415), or corrupt (422).
