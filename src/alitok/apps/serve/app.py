@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from alitok import __version__
 from alitok.apps.serve import routes, schemas
-from alitok.apps.serve.errors import ServiceError, not_found, stopping
+from alitok.apps.serve.errors import ServiceError, invalid, not_found, stopping
 from alitok.apps.serve.guard import Guard
 from alitok.apps.serve.schemas import error_responses
 from alitok.apps.serve.service import Service, service_of
@@ -33,10 +33,7 @@ _MEDIA_TYPES = {  # the system's own table may differ, and browsers run no scrip
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
-    "png": "image/png",
     "svg": "image/svg+xml",
-    "webp": "image/webp",
-    "woff2": "font/woff2",
 }
 _MAX_PATH = 4  # parts of a field's path that an error shows
 
@@ -146,24 +143,20 @@ async def page_file(name: str, request: Request) -> Response:
     return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> NoReturn:
     """Pydantic's first error in one sentence, without the value, which may be long or not JSON."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _to_response(ServiceError(422, "invalid", "The body is not valid JSON."))
+        raise invalid("The body is not valid JSON.")
     field = ".".join(str(part)[:50] for part in first["loc"][1 : 1 + _MAX_PATH])
     message = str(first["msg"]).rstrip(".")
     message += "" if message.endswith("?") else "."
-    return _to_response(ServiceError(422, "invalid", f"{field}: {message}" if field else message))
+    raise invalid(f"{field}: {message}" if field else message)
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> NoReturn:
     assert isinstance(error, HTTPException)
     status = 422 if error.status_code == 400 else error.status_code
     code, message = _HTTP_ERRORS.get(error.status_code, ("invalid", "The request was rejected."))
-    return _to_response(ServiceError(status, code, message, error.headers))
-
-
-def _to_response(error: ServiceError) -> Response:
-    return JSONResponse(error.body(), error.status, error.headers)
+    raise ServiceError(status, code, message, error.headers)

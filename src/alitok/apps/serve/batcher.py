@@ -27,12 +27,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from alitok.apps.serve.errors import ServiceError, internal, queue_full, stopping
-from alitok.apps.serve.model import FixedGroupDecoder
+from alitok.apps.serve.errors import ServiceError, internal, stopping
+from alitok.apps.serve.model import ServedModel
 from alitok.core import images as pixels
 from alitok.sampling import SampleRequest
-from alitok.sampling.engine import Engine
-from alitok.tokenizer import RowDecoder, Tokenizer
+from alitok.tokenizer import RowDecoder
 
 Result = TypeVar("Result")
 
@@ -167,8 +166,6 @@ class Batcher:
     """The queue in front of the engine, and the thread behind it.
 
     Args:
-        tokenizer: its causal stage-1 decoder makes the rows.
-        decoder: makes the finished images.
         batch_size: images per batch.
         max_waiting: images and calls in the queue.
         on_batch: receives the images and seconds of each finished batch, in the models' thread.
@@ -180,15 +177,13 @@ class Batcher:
 
     def __init__(
         self,
-        engine: Engine,
-        tokenizer: Tokenizer,
-        decoder: FixedGroupDecoder,
+        model: ServedModel,
         *,
         batch_size: int,
         max_waiting: int,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        self._engine, self._tokenizer, self._decoder = engine, tokenizer, decoder
+        self._engine, self._tokenizer, self._decoder = model.pipeline.engine, model.pipeline.tokenizer, model.decoder
         self.batch_size, self._max_waiting, self._on_batch = batch_size, max_waiting, on_batch
         self._changed = threading.Condition()  # of a lock that its thread may take again
         self._jobs: deque[ImageJob] = deque()  # with waiting images
@@ -245,7 +240,8 @@ class Batcher:
                 raise stopping()
             excess = self.waiting + count - self._max_waiting
             if excess > 0:
-                raise queue_full(min(max(1, math.ceil(excess * self._seconds_per_image)), _MAX_RETRY_SECONDS))
+                retry_after = min(max(1, math.ceil(excess * self._seconds_per_image)), _MAX_RETRY_SECONDS)
+                raise ServiceError(429, "busy", "Too many images are waiting.", {"Retry-After": str(retry_after)})
             self._reserved += count
         return Reservation(self, count)
 

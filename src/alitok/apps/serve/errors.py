@@ -26,11 +26,6 @@ class ClientGoneError(Exception):
     """The client closed its connection before the response was complete, or does not read it."""
 
 
-def queue_full(retry_after: int) -> ServiceError:
-    """429, with the seconds after which the queue may have room."""
-    return ServiceError(429, "busy", "Too many images are waiting.", {"Retry-After": str(retry_after)})
-
-
 def stopping() -> ServiceError:
     """503: no new work is accepted."""
     return ServiceError(503, "stopping", "The service is shutting down.", {"Retry-After": "5"})

@@ -49,14 +49,6 @@ class ServiceMetrics:
         self._batch_size.observe(images)
         self._batch_seconds.observe(seconds)
 
-    def collect(self) -> list[Metric]:
-        """Current values; they can be pickled."""
-        return list(self.registry.collect())
-
-    def text(self) -> bytes:
-        """Current values in Prometheus's text format."""
-        return generate_latest(self.registry)
-
 
 class _Merged(dict[str, Metric], Collector):
     def collect(self) -> Iterable[Metric]:
@@ -64,7 +56,7 @@ class _Merged(dict[str, Metric], Collector):
 
 
 def merge_metrics(replicas: Mapping[str, Iterable[Metric]]) -> bytes:
-    """`ServiceMetrics.collect()` of several replicas in Prometheus's text format, each sample labelled `replica`."""
+    """Metrics by replica in Prometheus's text format, each sample labelled `replica`."""
     merged = _Merged()
     for replica, metrics in replicas.items():
         for metric in metrics:

@@ -77,7 +77,7 @@ class Replica:
 
     def metrics(self) -> tuple[str, list[Metric]]:
         """The replica's name and metrics."""
-        return serve.get_replica_context().replica_id.unique_id, self._service.metrics.collect()
+        return serve.get_replica_context().replica_id.unique_id, list(self._service.metrics.registry.collect())
 
 
 def serve_replicas(model: str, options: ServeOptions) -> int:

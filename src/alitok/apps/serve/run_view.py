@@ -86,14 +86,9 @@ def _curves(records: list[dict[str, Any]]) -> Curves:
         for name, value in record.items():
             if name != "step" and _is_number(value) and _is_number(record["step"]):
                 curves.setdefault(name, []).append((record["step"], value))
-    return {name: _thin_out(points) for name, points in curves.items()}
+    strides = {name: -(-len(points) // _MAX_POINTS) for name, points in curves.items()}
+    return {name: points[::-1][:: strides[name]][::-1] for name, points in curves.items()}  # includes the last point
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _thin_out(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `_MAX_POINTS` points at even distances, including the last."""
-    stride = -(-len(points) // _MAX_POINTS)
-    return points[::-1][::stride][::-1]

@@ -7,6 +7,7 @@ finish; a second Ctrl-C ends the process at once.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
 import sys
@@ -58,14 +59,7 @@ def load_app(model: str, options: ServeOptions, key: AccessKey | None) -> FastAP
         try:
             directory = locate(model)
             pipeline = Pipeline.from_pretrained(directory, device=options.device, precision=options.precision)
-            service = Service(
-                ServedModel(directory.resolve().name, pipeline),
-                limits=options.limits,
-                key=key,
-                hosts=options.accepted_hosts,
-                run=options.run,
-                batch_size=options.batch_size,
-            )
+            service = Service(ServedModel(directory.resolve().name, pipeline), options, key=key)
             service.model.warm_up(service.batcher.batch_size)
             loaded.set_result(create_app(service))
         except BaseException as error:
@@ -145,21 +139,16 @@ def bind_socket(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise AlitokError(f"A port must be 0 to 65535, not {port}.")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
         raise AlitokError(f"Unknown address {host}; give a name or address of this machine as --host.") from None
-    bound = socket.socket(family, kind, protocol)
+    family, *_, address = found[0]
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(_BACKLOG)
+        return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        bound.close()
-        reason = (error.strerror or str(error)).lower()
+        reason = os.strerror(error.errno or 0).lower()
         raise AlitokError(f"Cannot listen on port {port} of {host}: {reason}. Choose another with --port.") from None
-    return bound
 
 
 def url_of(bound: socket.socket) -> str:

@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from fastapi import Request
 from PIL import Image
+from prometheus_client import generate_latest
 
 from alitok.apps.serve.batcher import Batcher
 from alitok.apps.serve.errors import ClientGoneError, deadline_exceeded
 from alitok.apps.serve.metrics import ServiceMetrics
 from alitok.apps.serve.model import ServedModel
-from alitok.apps.serve.options import AccessKey, ServiceLimits
+from alitok.apps.serve.options import AccessKey, ServeOptions
 from alitok.apps.serve.run_view import RunView
 from alitok.apps.serve.uploads import read_square
 
@@ -30,8 +31,6 @@ class Service:
 
     Args:
         key: that clients must send; None = anybody may use the service.
-        hosts: names by which clients may address the service, in lower case and without a port; None = any.
-        batch_size: images per batch, at least 1; None = as many as fit, up to a fixed number.
 
     Attributes:
         batcher: not started.
@@ -44,23 +43,19 @@ class Service:
     def __init__(
         self,
         model: ServedModel,
+        options: ServeOptions,
         *,
-        limits: ServiceLimits | None = None,
         key: AccessKey | None = None,
-        hosts: frozenset[str] | None = None,
-        run: Path | None = None,
-        batch_size: int | None = None,
         page: Path = PAGE,
     ) -> None:
-        self.model, self.limits, self.key, self.hosts, self.page = model, limits or ServiceLimits(), key, hosts, page
+        self.model, self.limits, self.hosts = model, options.limits, options.accepted_hosts
+        self.key, self.page = key, page
         self.metrics = ServiceMetrics()
         self.gather_metrics: Callable[[], Awaitable[bytes]] | None = None
-        self.run = None if run is None else RunView(run)
+        self.run = None if options.run is None else RunView(options.run)
         self.batcher = Batcher(
-            model.pipeline.engine,
-            model.pipeline.tokenizer,
-            model.decoder,
-            batch_size=model.max_batch_size(batch_size),
+            model,
+            batch_size=model.max_batch_size(options.batch_size),
             max_waiting=self.limits.max_waiting,
             on_batch=self.metrics.record_batch,
         )
@@ -84,7 +79,9 @@ class Service:
 
     async def metrics_text(self) -> bytes:
         """The metrics of the service, or of all its replicas."""
-        return self.metrics.text() if self.gather_metrics is None else await self.gather_metrics()
+        if self.gather_metrics is not None:
+            return await self.gather_metrics()
+        return generate_latest(self.metrics.registry)
 
     async def in_time(self, request: Request, work: Awaitable[Result]) -> Result:
         """Await `work`, and cancel it when the client disconnects or the deadline passes.
