@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -143,20 +143,24 @@ async def page_file(name: str, request: Request) -> Response:
     return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
-async def _on_validation_error(request: Request, error: Exception) -> NoReturn:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     """Pydantic's first error in one sentence, without the value, which may be long or not JSON."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        raise invalid("The body is not valid JSON.")
+        return _to_response(invalid("The body is not valid JSON."))
     field = ".".join(str(part)[:50] for part in first["loc"][1 : 1 + _MAX_PATH])
     message = str(first["msg"]).rstrip(".")
     message += "" if message.endswith("?") else "."
-    raise invalid(f"{field}: {message}" if field else message)
+    return _to_response(invalid(f"{field}: {message}" if field else message))
 
 
-async def _on_http_error(request: Request, error: Exception) -> NoReturn:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = 422 if error.status_code == 400 else error.status_code
     code, message = _HTTP_ERRORS.get(error.status_code, ("invalid", "The request was rejected."))
-    raise ServiceError(status, code, message, error.headers)
+    return _to_response(ServiceError(status, code, message, error.headers))
+
+
+def _to_response(error: ServiceError) -> Response:
+    return JSONResponse(error.body(), error.status, error.headers)

@@ -58,24 +58,23 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, body = time.monotonic(), _Body(receive, self._service.limits, scope)
-        response = _Response(send, body)
+        began, exchange = time.monotonic(), _Exchange(receive, send, self._service.limits, scope)
         try:
             self._check(scope)
-            body.check_declared(scope)
-            await self._app(scope, body.receive, response.send)
+            exchange.check_declared(scope)
+            await self._app(scope, exchange.receive, exchange.send)
         except ClientGoneError:
-            response.status = 499
+            exchange.status = 499
         except ServiceError as error:
-            await body.drain()
-            await response.fail(error)
+            await exchange.drain()
+            await exchange.fail(error)
         except Exception:  # the outermost place: the log has the reason, the client only learns that it failed
             _log.exception("A request failed")
-            await response.fail(internal())
+            await exchange.fail(internal())
         finally:
             route, metrics = _route(scope["path"]), self._service.metrics
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            metrics.requests.labels(route, method, str(response.status or 499)).inc()
+            metrics.requests.labels(route, method, str(exchange.status or 499)).inc()
             metrics.seconds.labels(route).observe(time.monotonic() - began)
 
     def _check(self, scope: Scope) -> None:
@@ -99,13 +98,14 @@ class Guard:
             raise ServiceError(415, "content_type", f"The body must be {expected.decode()}.")
 
 
-class _Body:
-    """Receives a body within its limits of size and time, then waits for the client to disconnect."""
+class _Exchange:
+    """Receives a body within its limits of size and time, and sends a response with the common headers."""
 
-    def __init__(self, receive: Receive, limits: ServiceLimits, scope: Scope) -> None:
-        self._receive, self._max_bytes, self._received = receive, limits.body_bytes(scope["path"]), 0
-        self._deadline: float | None = time.monotonic() + limits.upload_seconds
-        self.error: ServiceError | ClientGoneError | None = None  # a parser that met it may have reported another
+    def __init__(self, receive: Receive, send: Send, limits: ServiceLimits, scope: Scope) -> None:
+        self._receive, self._send, self._max_bytes = receive, send, limits.body_bytes(scope["path"])
+        self._deadline: float | None = time.monotonic() + limits.upload_seconds  # None once the body is complete
+        self._error: ServiceError | ClientGoneError | None = None  # of the body, whatever its parser reported
+        self._received, self.status = 0, 0
 
     def check_declared(self, scope: Scope) -> None:
         """Reject a body by its Content-Length."""
@@ -114,8 +114,8 @@ class _Body:
             self._fail_size()
 
     def _fail_size(self) -> NoReturn:
-        self.error = ServiceError(413, "too_large", f"The request exceeds {self._max_bytes:,} bytes.")
-        raise self.error
+        self._error = ServiceError(413, "too_large", f"The request exceeds {self._max_bytes:,} bytes.")
+        raise self._error
 
     async def receive(self) -> Message:
         if self._deadline is None:
@@ -123,11 +123,11 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except TimeoutError:
-            self.error = ServiceError(408, "slow", "The request did not arrive in time.")
-            raise self.error from None
+            self._error = ServiceError(408, "slow", "The request did not arrive in time.")
+            raise self._error from None
         if message["type"] == "http.disconnect":
-            self.error = ClientGoneError()
-            raise self.error
+            self._error = ClientGoneError()
+            raise self._error
         self._received += len(message.get("body", b""))
         if self._received > self._max_bytes:
             self._fail_size()
@@ -146,19 +146,11 @@ class _Body:
                     if not message.get("more_body", False):
                         self._deadline = None
 
-
-class _Response:
-    """Sends a response with the common headers and remembers its status."""
-
-    def __init__(self, send: Send, body: _Body) -> None:
-        self._send, self._body = send, body
-        self.status = 0
-
     async def send(self, message: Message) -> None:
         """Send the next message; an error of the request's body takes precedence over this response."""
         if message["type"] == "http.response.start":
-            if self._body.error is not None:
-                raise self._body.error
+            if self._error is not None:
+                raise self._error
             await self._start(message["status"], message.get("headers", []))
             return
         await self._send(message)

@@ -74,13 +74,6 @@ class ServedModel:
         return FixedGroupDecoder(self.pipeline.tokenizer, "fp32" if self.pipeline.precision == "fp32" else "auto")
 
     @property
-    def stages(self) -> list[Stage]:
-        """The tokenizer's decoders."""
-        tokenizer = self.pipeline.tokenizer
-        decoders: dict[Stage, Any] = {"stage1": tokenizer.stage1, "stage2": tokenizer.stage2}
-        return [stage for stage, decoder in decoders.items() if decoder is not None]
-
-    @property
     def streams_rows(self) -> bool:
         """Whether rows can be decoded before the image is complete."""
         stage1 = self.pipeline.tokenizer.stage1
@@ -103,7 +96,7 @@ class ServedModel:
             "prefix": config.prefix_length,
             "grid": config.grid,
             "codebook_size": config.codebook_size,
-            "stages": self.stages,
+            "stages": self.pipeline.tokenizer.stages,
             "sampling": asdict(self.pipeline.sampling),
         }
 
@@ -134,7 +127,7 @@ class ServedModel:
     def decode(self, codes: Sequence[int], stage: Stage | None) -> np.ndarray:
         """T codes -> (3, h, h) uint8, by an existing decoder; None = the last one, as for generated images."""
         sequence = torch.tensor([codes], dtype=torch.int64, device=self.pipeline.engine.device)
-        if stage is None or stage == self.stages[-1]:
+        if stage is None or stage == self.pipeline.tokenizer.stages[-1]:
             return self.decoder(sequence)[0].cpu().numpy()
         return pixels.to_uint8(self.pipeline.tokenizer.decode(sequence, stage))[0].cpu().numpy()
 
@@ -147,12 +140,12 @@ class ServedModel:
             absolute error times `DIFFERENCE_SCALE`, clipped; PSNR in dB by stage, None where it is infinite.
         """
         codes = self.encode(image)
-        images: dict[str, np.ndarray] = {stage: self.decode(codes, stage) for stage in self.stages}
+        images: dict[str, np.ndarray] = {stage: self.decode(codes, stage) for stage in self.pipeline.tokenizer.stages}
         original = pixels.to_float(torch.from_numpy(image))[None]
         values: dict[str, float | None] = {}
         for stage, decoded in images.items():
             value = psnr(original, pixels.to_float(torch.from_numpy(decoded))[None]).item()
             values[stage] = value if math.isfinite(value) else None
-        error = np.abs(image.astype(np.int16) - images[self.stages[-1]])
+        error = np.abs(image.astype(np.int16) - images[self.pipeline.tokenizer.stages[-1]])
         difference = (DIFFERENCE_SCALE * error).clip(0, 255).astype(np.uint8)
         return codes, {"original": image, **images, "difference": difference}, values

@@ -271,7 +271,7 @@ async def decode(body: schemas.DecodeRequest, request: Request) -> schemas.Decod
         raise invalid(f"An image of this model has {config.sequence_length} codes.")
     if any(not 0 <= code < config.codebook_size for codes in body.codes for code in codes):
         raise invalid(f"Codes must be 0 to {config.codebook_size - 1}.")
-    if body.stage is not None and body.stage not in service.model.stages:
+    if body.stage is not None and body.stage not in service.model.pipeline.tokenizer.stages:
         raise invalid(f"This model has no {body.stage} decoder.")
     with service.batcher.reserve(len(body.codes)) as reservation:
         images = await reservation.call_each(partial(service.model.decode, codes, body.stage) for codes in body.codes)
