@@ -19,8 +19,8 @@ uvicorn = pytest.importorskip("uvicorn")
 from alitok.apps.serve.app import create_app  # noqa: E402
 from alitok.apps.serve.guard import bounded_connection  # noqa: E402
 from alitok.apps.serve.model import ServedModel  # noqa: E402
-from alitok.apps.serve.options import AccessKey, ServiceLimits  # noqa: E402
-from alitok.apps.serve.service import Service  # noqa: E402
+from alitok.apps.serve.options import AccessKey, ServeOptions, ServiceLimits  # noqa: E402
+from alitok.apps.serve.service import PAGE, Service  # noqa: E402
 from alitok.generator import Generator, GeneratorConfig  # noqa: E402
 from alitok.sampling import SamplingConfig  # noqa: E402
 from alitok.sampling.engine import Engine  # noqa: E402
@@ -86,18 +86,21 @@ class Running:
         return httpx.Client(base_url=self.address, timeout=30, **options)
 
 
+def served(pipeline):
+    """A model whose engine is its own."""
+    fresh = Pipeline(pipeline.tokenizer, pipeline.generator, pipeline.sampling)
+    return ServedModel("tiny", with_plain_engine(fresh))
+
+
 @contextlib.contextmanager
-def serving(pipeline, **settings):
+def serving(pipeline, *, gate=None, key=None, page=PAGE, limits=None, host="0.0.0.0", **options):
     """A service in a thread; the event `gate` blocks each step of its engine until it is set."""
-    gate = settings.pop("gate", None)
-    limits = ServiceLimits(**settings.pop("limits", {}))
-    served = with_plain_engine(Pipeline(pipeline.tokenizer, pipeline.generator, pipeline.sampling))
+    options = ServeOptions(limits=ServiceLimits(**limits or {}), host=host, **options)
+    model = served(pipeline)
     if gate is not None:
-        block_engine(served.engine, gate)
-    if "key" in settings:
-        settings["key"] = AccessKey(settings["key"])
-    app = create_app(Service(ServedModel("tiny", served), limits=limits, **settings))
-    http = bounded_connection(limits.unread_seconds)
+        block_engine(model.pipeline.engine, gate)
+    app = create_app(Service(model, options, key=None if key is None else AccessKey(key), page=page))
+    http = bounded_connection(options.limits.unread_seconds)
     config = uvicorn.Config(app, http=http, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as taken:

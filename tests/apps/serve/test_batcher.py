@@ -16,9 +16,10 @@ pytest.importorskip("fastapi")
 from alitok.apps.serve import service  # noqa: E402
 from alitok.apps.serve.batcher import Batcher, FinishedImage, gather_seconds  # noqa: E402
 from alitok.apps.serve.errors import ServiceError  # noqa: E402
-from alitok.apps.serve.model import FixedGroupDecoder, ServedModel  # noqa: E402
+from alitok.apps.serve.model import ServedModel  # noqa: E402
 from alitok.sampling import SampleRequest  # noqa: E402
-from alitok.sampling.engine import Engine  # noqa: E402
+
+from .conftest import served  # noqa: E402
 
 ONE = {"classes": [0], "seed": 1}
 FOUR = {"max_waiting": 4, "max_images": 4, "max_uploads": 4}
@@ -279,13 +280,7 @@ def test_a_failed_batch_is_reported_and_the_next_one_runs(pipeline, make_service
 
 @pytest.fixture
 def batcher(pipeline):
-    made = Batcher(
-        Engine(pipeline.generator, kernel="plain"),
-        pipeline.tokenizer,
-        FixedGroupDecoder(pipeline.tokenizer),
-        batch_size=3,
-        max_waiting=20,
-    )
+    made = Batcher(served(pipeline), batch_size=3, max_waiting=20)
     yield made
     made.close(10)
 

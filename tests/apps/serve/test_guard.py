@@ -27,9 +27,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(pipeline, make_service, page):
-    with make_service(
-        pipeline, key=KEY, hosts=frozenset({"127.0.0.1", "localhost"}), page=page, limits={"upload_seconds": 1.0}
-    ) as running:
+    with make_service(pipeline, key=KEY, host="127.0.0.1", page=page, limits={"upload_seconds": 1.0}) as running:
         yield running
 
 

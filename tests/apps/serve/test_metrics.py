@@ -13,7 +13,7 @@ def test_metrics_of_replicas_are_labelled():
     one.record_batch(3, 0.2)
     other.record_batch(5, 20.0)
     other.requests.labels("/v1/images", "POST", "200").inc()
-    text = merge_metrics({"a": one.collect(), "b": other.collect()}).decode()
+    text = merge_metrics({"a": one.registry.collect(), "b": other.registry.collect()}).decode()
     assert text.count("# TYPE alitok_images_total counter") == 1
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -99,9 +100,13 @@ class Client:
         netloc = parts.netloc.rpartition("@")[2].rstrip(":")
         self._address = netloc if port is not None else f"{netloc}:{443 if parts.scheme == 'https' else 80}"
         self._base = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._timeout = timeout
-        self._verify = ssl.create_default_context() if parts.scheme == "https" else False  # the system's certificates
+        self._stream = partial(
+            httpx.stream,
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+            timeout=timeout,
+            verify=ssl.create_default_context() if parts.scheme == "https" else False,  # the system's certificates
+            trust_env=False,  # the key goes to the service only, not to a proxy or by .netrc
+        )
 
     def models(self) -> list[dict[str, Any]]:
         """Metadata of the served models, as in `GET /v1/models`."""
@@ -177,16 +182,7 @@ class Client:
     def _response(self, method: str, path: str, *, json: Any = None, files: Any = None) -> Iterator[httpx.Response]:
         """A successful response, whose connection is closed at the end of the context."""
         try:
-            with httpx.stream(
-                method,
-                self._base + path,
-                json=json,
-                files=files,
-                headers=self._headers,
-                timeout=self._timeout,
-                verify=self._verify,
-                trust_env=False,  # the key goes to the service only, not to a proxy or by .netrc
-            ) as response:
+            with self._stream(method, self._base + path, json=json, files=files) as response:
                 if response.status_code != 200:
                     response.read()
                     raise _to_error(response)

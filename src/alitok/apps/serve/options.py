@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -104,9 +105,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         """Check counts before anything is loaded."""
-        for name in ("batch_size", "replicas"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise AlitokError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        require_at_least(self, 1, *(name for name in ("batch_size", "replicas") if getattr(self, name) is not None))
 
     def read_key(self) -> AccessKey | None:
         """The key that clients must send, if any; errors are those of `AccessKey.from_file`."""
@@ -140,9 +139,7 @@ class AccessKey:
 
     def __post_init__(self) -> None:
         """Check length and characters."""
-        if not (
-            8 <= len(self.text) <= 256 and self.text.isascii() and self.text.isprintable() and " " not in self.text
-        ):
+        if not re.fullmatch("[!-~]{8,256}", self.text):
             raise AlitokError("A key must be 8 to 256 printable ASCII characters without spaces.")
 
     @classmethod

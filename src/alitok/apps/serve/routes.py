@@ -65,9 +65,25 @@ def _in_time(route: Callable[P, Awaitable[Result]]) -> Callable[P, Awaitable[Res
     async def limited(*arguments: P.args, **named: P.kwargs) -> Result:
         request = named["request"]
         assert isinstance(request, Request)
-        return await service_of(request).in_time(request, route(*arguments, **named))
+        seconds = service_of(request).limits.deadline_seconds
+        task, gone = asyncio.ensure_future(route(*arguments, **named)), asyncio.ensure_future(_disconnected(request))
+        try:
+            done, _ = await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if task in done:
+                return task.result()
+            raise ClientGoneError if gone in done else deadline_exceeded(seconds)
+        finally:
+            for each in (task, gone):
+                each.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
 
     return limited
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client disconnects; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @router.post("/v1/images", tags=["images"], summary="Generate images", responses=_ERRORS)
@@ -105,6 +121,7 @@ async def generate(body: schemas.ImagesRequest, request: Request) -> schemas.Ima
         **_ERRORS,
     },
 )
+@_in_time
 async def stream(body: schemas.ImagesRequest, request: Request) -> StreamingResponse:
     """Generate the same images as `/v1/images`, and send each row of patches as soon as it is decoded.
 
@@ -114,7 +131,7 @@ async def stream(body: schemas.ImagesRequest, request: Request) -> StreamingResp
     service, began = service_of(request), time.monotonic()
     requests = _sample_requests(service, body)
     with service.batcher.reserve(len(requests)) as reservation:
-        requests = await service.in_time(request, _with_given_rows(service, body, requests, reservation))
+        requests = await _with_given_rows(service, body, requests, reservation)
         job = reservation.submit(requests, rows=service.model.streams_rows)
     deadline = began + service.limits.deadline_seconds
     labels = [_label(service, each) for each in requests]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from alitok.apps.serve.options import ServeOptions
 from alitok.core.errors import AlitokError
 
@@ -21,16 +18,14 @@ def run_serve(model: str, options: ServeOptions) -> int:
     Raises:
         AlitokError: a library is missing, the port is taken, or the model, the key file or the run cannot be used.
     """
-    serve_here = _import("alitok.apps.serve.server", "The service", "serve").serve_here
-    if options.replicas is None:
-        if options.gpus_per_replica is not None or options.cluster is not None:
-            raise AlitokError("--gpus-per-replica and --cluster require --replicas.")
-        return serve_here(model, options)
-    return _import("alitok.apps.serve.replicas", "Replicas", "serve,ray").serve_replicas(model, options)
-
-
-def _import(module: str, what: str, extras: str) -> Any:
+    if options.replicas is None and (options.gpus_per_replica is not None or options.cluster is not None):
+        raise AlitokError("--gpus-per-replica and --cluster require --replicas.")
     try:
-        return importlib.import_module(module)
+        if options.replicas is None:
+            from alitok.apps.serve.server import serve_here as serve
+        else:
+            from alitok.apps.serve.replicas import serve_replicas as serve
     except ImportError as error:
-        raise AlitokError(f"{what} requires {error.name}: pip install 'alitok[{extras}]'.") from None
+        extras = "serve" if options.replicas is None else "serve,ray"
+        raise AlitokError(f"The service requires {error.name}: pip install 'alitok[{extras}]'.") from None
+    return serve(model, options)

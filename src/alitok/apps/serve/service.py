@@ -6,21 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from fastapi import Request
 from PIL import Image
 from prometheus_client import generate_latest
 
 from alitok.apps.serve.batcher import Batcher
-from alitok.apps.serve.errors import ClientGoneError, deadline_exceeded
 from alitok.apps.serve.metrics import ServiceMetrics
 from alitok.apps.serve.model import ServedModel
 from alitok.apps.serve.options import AccessKey, ServeOptions
 from alitok.apps.serve.run_view import RunView
 from alitok.apps.serve.uploads import read_square
-
-Result = TypeVar("Result")
 
 PAGE = Path(__file__).parent / "page"
 _UPLOAD_THREADS = 2  # decoding one image may take some hundred megabytes
@@ -41,12 +37,7 @@ class Service:
     """
 
     def __init__(
-        self,
-        model: ServedModel,
-        options: ServeOptions,
-        *,
-        key: AccessKey | None = None,
-        page: Path = PAGE,
+        self, model: ServedModel, options: ServeOptions, *, key: AccessKey | None = None, page: Path = PAGE
     ) -> None:
         self.model, self.limits, self.hosts = model, options.limits, options.accepted_hosts
         self.key, self.page = key, page
@@ -83,35 +74,7 @@ class Service:
             return await self.gather_metrics()
         return generate_latest(self.metrics.registry)
 
-    async def in_time(self, request: Request, work: Awaitable[Result]) -> Result:
-        """Await `work`, and cancel it when the client disconnects or the deadline passes.
-
-        Raises:
-            ClientGoneError: the client disconnected.
-            ServiceError: the deadline passed.
-        """
-        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-        try:
-            done, _ = await asyncio.wait(
-                {task, gone}, timeout=self.limits.deadline_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if task in done:
-                return task.result()
-            if gone in done:
-                raise ClientGoneError
-            raise deadline_exceeded(self.limits.deadline_seconds)
-        finally:
-            for each in (task, gone):
-                each.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
-
 
 def service_of(request: Request) -> Service:
     """The service that received a request."""
     return request.app.state.service
-
-
-async def _disconnected(request: Request) -> None:
-    """Wait until the client disconnects; its body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
