@@ -13,12 +13,10 @@ import logging
 import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -82,7 +80,7 @@ class Replica:
 
 def serve_replicas(model: str, options: ServeOptions) -> int:
     """Serve with `options.replicas` replicas, like `run_serve`; also an error if there are too few CPUs or GPUs."""
-    key, replicas, signals = options.read_key(), options.replicas or 1, _Signals()
+    key, replicas, signals = options.read_key(), options.replicas or 1, Signals()
     directory = locate(model)  # before Ray starts
     if Path(model).is_dir():  # replicas run in other working directories
         model = str(directory.resolve())
@@ -100,7 +98,10 @@ def serve_replicas(model: str, options: ServeOptions) -> int:
                 _deploy(_application(model, options, key, cpus=cpus, gpus=gpus), host, port)
                 serving = f"{directory.resolve().name} at {url} with {counted(replicas, 'replica')}"
                 report_ready(serving, options, key)
-                signals.wait()
+                signals.serving = True
+                signals.received.wait()
+                for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends the process at once
+                    signal.signal(number, lambda number, frame: os._exit(128 + number))
                 _drain(options.limits.stop_seconds)
         finally:
             if options.cluster is not None and not serve.status().applications:  # others may use Serve on a cluster
@@ -108,24 +109,6 @@ def serve_replicas(model: str, options: ServeOptions) -> int:
             ray.shutdown()
     print_line("Stopped.")
     return signals.status
-
-
-class _Signals(Signals):
-    """Lets the process wait for a signal; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._received = threading.Event()
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received.is_set():
-            os._exit(128 + number if number != signal.SIGINT else 130)
-        super().receive(number, frame)
-        self._received.set()
-
-    def wait(self) -> None:
-        self.serving = True
-        self._received.wait()
 
 
 def _application(
@@ -178,7 +161,7 @@ def _start_ray(cluster: str | None) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """The reason in an error of Ray, which often holds a whole traceback."""
+    """The reason in an error of Ray, which often holds a traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip().rstrip(".") if lines else type(error).__name__
 

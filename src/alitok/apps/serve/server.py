@@ -108,16 +108,18 @@ class Signals:
     Attributes:
         serving: whether the server handles signals by now; before, one ends the process.
         status: exit status by the last signal.
+        received: set by a signal while serving.
     """
 
     def __init__(self) -> None:
-        self.serving, self.status = False, 0
+        self.serving, self.status, self.received = False, 0, threading.Event()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         self.status = 130 if number == signal.SIGINT else 0
         if not self.serving:
             raise SystemExit(self.status)
+        self.received.set()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
