@@ -27,6 +27,8 @@ from alitok.sampling.engine import Engine  # noqa: E402
 from alitok.sampling.pipeline import Pipeline  # noqa: E402
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig  # noqa: E402
 
+from .page_browser import open_browser  # noqa: E402
+
 NAMES = ["tench", "golden retriever", "7", "cup"]
 PAGE_NAMES = ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead", "cock", "hen", "ostrich"]
 
@@ -156,6 +158,12 @@ def image_bytes(width=20, height=16, kind="PNG", mode="RGB", seed=0, **options):
     buffer = io.BytesIO()
     Image.fromarray(values).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -169,6 +169,23 @@ def choose(page: Page, *names: str, form: str = "generate") -> None:
     search.press("Escape")
 
 
+def chosen(page: Page) -> list[str]:
+    """Names of the chosen classes."""
+    return page.locator("#generate-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
+
+
+def record_progress(page: Page) -> None:
+    """Let the page's `log` collect what is reported while images are generated, and the number of finished ones."""
+    page.evaluate(
+        """() => {
+          window.log = [];
+          const record = () => log.push([document.querySelector("#generate-progress .status p").textContent,
+                                        document.querySelectorAll("#generate-gallery .result img").length]);
+          new MutationObserver(record).observe(document.body, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+
+
 def generate(page: Page, form: str = "generate") -> None:
     """The form's main button."""
     page.locator(f"#{form}-form button.main").click()

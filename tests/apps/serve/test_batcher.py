@@ -8,18 +8,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
+from alitok.apps.serve import service
+from alitok.apps.serve.batcher import Batcher, FinishedImage, gather_seconds
+from alitok.apps.serve.errors import ServiceError
+from alitok.apps.serve.model import ServedModel
+from alitok.sampling import SampleRequest
 
-from alitok.apps.serve import service  # noqa: E402
-from alitok.apps.serve.batcher import Batcher, FinishedImage, gather_seconds  # noqa: E402
-from alitok.apps.serve.errors import ServiceError  # noqa: E402
-from alitok.apps.serve.model import ServedModel  # noqa: E402
-from alitok.sampling import SampleRequest  # noqa: E402
-
-from .conftest import served  # noqa: E402
+from .conftest import served
 
 ONE = {"classes": [0], "seed": 1}
 FOUR = {"max_waiting": 4, "max_images": 4, "max_uploads": 4}
@@ -78,17 +76,6 @@ def test_a_client_that_disconnects_frees_its_slots(held, until):
     after = held.pool.submit(post, held, {**ONE, "count": 4})
     held.gate.set()
     assert after.result().status_code == 200
-
-
-def test_an_abandoned_stream_frees_its_slots(held, until):
-    with held.client() as http, http.stream("POST", "/v1/images/stream", json={**ONE, "count": 4}) as answer:
-        lines = answer.iter_lines()  # kept: the connection closes with it
-        assert next(lines) == "event: start"
-        assert held.service.batcher.waiting == 4
-    until(lambda: held.service.batcher.waiting == 0)
-    held.gate.set()
-    assert held.first.result().status_code == 200
-    assert post(held, ONE).status_code == 200
 
 
 def test_a_batch_that_nobody_waits_for_is_abandoned(pipeline, make_service, until):

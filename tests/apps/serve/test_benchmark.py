@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi")
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "serve.py"
 
 

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi")
-
 from alitok.apps.serve.client import Client, GeneratedImage, GeneratedRow, ResponseError
 from alitok.core.errors import AlitokError
 

@@ -5,10 +5,6 @@ import time
 
 import pytest
 
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
-
-
 KEY = "correct-horse-battery"
 OPEN = ["/", "/healthz", "/metrics", "/openapi.json"]
 KEYED = ["/v1/models", "/v1/run", "/v1/run/images/stage1/x-000001.png", "/v1/nothing"]

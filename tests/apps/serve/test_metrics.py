@@ -1,8 +1,5 @@
 """Metrics of several services in one text."""
 
-import pytest
-
-pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from alitok.apps.serve.metrics import ServiceMetrics, merge_metrics

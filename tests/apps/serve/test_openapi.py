@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 
-pytest.importorskip("fastapi")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     schemathesis = pytest.importorskip("schemathesis")

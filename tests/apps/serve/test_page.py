@@ -10,13 +10,14 @@ from PIL import Image
 
 from .page_browser import (
     choose,
+    chosen,
     generate,
     generated,
     image_file,
     low_contrast,
-    open_browser,
     open_page,
     overflows,
+    record_progress,
     write_run,
 )
 from .page_stub import PAGE
@@ -24,12 +25,6 @@ from .page_stub import PAGE
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("playwright"):
     from playwright.sync_api import expect
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +46,7 @@ def page(browser, address):
 
 
 def test_generates_rows_and_then_the_images(page):
-    page.evaluate(
-        """() => {
-          window.log = [];
-          const record = () => log.push([document.querySelector("#generate-progress .status p").textContent,
-                                        document.querySelectorAll("#generate-gallery .result img").length]);
-          new MutationObserver(record).observe(document.body, { subtree: true, childList: true, characterData: true });
-        }"""
-    )
+    record_progress(page)
     choose(page, "hammerhead", "great white")
     page.locator("#generate-count").fill("2")
     page.locator("#generate-seed").fill("11")
@@ -116,10 +104,6 @@ def test_same_again_and_vary(page):
     page.get_by_role("button", name="Vary hen").first.click()
     expect(generated(page)).to_have_count(7)
     assert page.locator("#generate-gallery figcaption").first.text_content() == "hen"
-
-
-def chosen(page):
-    return page.locator("#generate-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
 
 
 def pixels_of(page):
@@ -349,7 +333,8 @@ def test_the_service_requires_a_key(browser, make_service, page_pipeline, tmp_pa
         page.reload()
         expect(page.locator("#model-facts")).to_contain_text("tiny")
         expect(dialog).to_be_hidden()
-        assert "horse" not in page.evaluate("JSON.stringify(localStorage)")  # it is kept for the visit alone
+        stored = page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]")
+        assert stored == [["correct-horse"], [], ""]  # for this tab only
 
 
 def test_tabs_by_keyboard_and_by_address(page, address):

@@ -8,18 +8,12 @@ import threading
 import pytest
 from PIL import Image
 
-from .page_browser import choose, generate, generated, image_file, open_browser, open_page
+from .page_browser import choose, chosen, generate, generated, image_file, open_page
 from .page_stub import Stub, colour, serving
 
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("playwright"):
     from playwright.sync_api import expect
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -83,10 +77,6 @@ def test_stop_ends_a_request(stub, stubbed):
     stub.gate = None
     generate(page)
     expect(generated(page)).to_have_count(1)
-
-
-def chosen(page):
-    return page.locator("#generate-form .chips li").evaluate_all("all => all.map((chip) => chip.firstChild.data)")
 
 
 def test_classes_are_found_by_keyboard(stub, stubbed):
@@ -155,27 +145,6 @@ def test_the_models_own_settings_are_sent_as_they_are(stub, stubbed):
     generate(page)
     expect(generated(page)).to_have_count(3)
     assert {name: stub.asked[-1][name] for name in own} == own
-
-
-def test_a_key_is_required_and_stored_for_this_tab_only(stub, stubbed):
-    stub.key = "right-key"
-    page = stubbed("401")
-    dialog = page.locator("#key-dialog")
-    expect(dialog).to_contain_text("This service needs a key.")
-    page.locator("#key-field").fill("wrong-key")
-    page.keyboard.press("Enter")
-    expect(dialog).to_contain_text("This key is not known here.")
-    page.locator("#key-field").fill("right-key")
-    page.keyboard.press("Enter")
-    expect(page.locator("#model-facts")).to_contain_text("stub · 16")
-    choose(page, "class 1")
-    generate(page)
-    expect(generated(page)).to_have_count(1)
-    assert page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
-        ["right-key"],
-        [],
-        "",
-    ]
 
 
 NO_STORAGE = """for (const name of ["sessionStorage", "localStorage"]) {

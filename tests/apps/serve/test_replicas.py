@@ -13,7 +13,6 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'alitok[serve,ray]'")

@@ -10,10 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-pytest.importorskip("fastapi")
 from fastapi.exceptions import RequestValidationError
+from PIL import Image
 
 from alitok.core.images import to_float, to_uint8
 from alitok.data.crops import centre_crop, to_array, to_rgb

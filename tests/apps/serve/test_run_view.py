@@ -5,11 +5,8 @@ import os
 
 import pytest
 
-from alitok.core.errors import AlitokError
-
-pytest.importorskip("fastapi")
-
 from alitok.apps.serve.run_view import RunView
+from alitok.core.errors import AlitokError
 
 
 @pytest.fixture

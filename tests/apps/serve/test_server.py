@@ -11,8 +11,6 @@ from urllib.request import urlopen
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from alitok.apps.serve.client import Client
 from alitok.apps.serve.options import ServeOptions
 from alitok.apps.serve.run import run_serve

@@ -12,18 +12,15 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from alitok.apps.serve.errors import ServiceError
+from alitok.apps.serve.options import ServiceLimits
+from alitok.apps.serve.uploads import read_square
 from alitok.data.crops import centre_crop, to_rgb
-
-pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
-
-from alitok.apps.serve.errors import ServiceError  # noqa: E402
-from alitok.apps.serve.options import ServiceLimits  # noqa: E402
-from alitok.apps.serve.uploads import read_square  # noqa: E402
 
 
 def png(width, height, body=b""):
