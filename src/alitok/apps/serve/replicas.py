@@ -26,9 +26,9 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from alitok.apps.serve.metrics import merge_metrics
 from alitok.apps.serve.options import AccessKey, ServeOptions
 from alitok.apps.serve.server import Signals, bind_socket, load_app, print_line, report_ready, url_of
+from alitok.apps.serve.service import Service, merge_metrics
 from alitok.core.console import counted
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
@@ -36,8 +36,6 @@ from alitok.data.decode import silence_pillow
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-    from alitok.apps.serve.service import Service
 
 _NAME = "alitok"  # of the application and of its deployment
 _BROADCAST_SECONDS = 5.0

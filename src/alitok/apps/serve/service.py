@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastapi import Request
 from PIL import Image
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from alitok.apps.serve.batcher import Batcher
-from alitok.apps.serve.metrics import ServiceMetrics
 from alitok.apps.serve.model import ServedModel
 from alitok.apps.serve.options import AccessKey, ServeOptions
 from alitok.apps.serve.run_view import RunView
 from alitok.apps.serve.uploads import read_square
 
 PAGE = Path(__file__).parent / "page"
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _UPLOAD_THREADS = 2  # decoding one image may take some hundred megabytes
+
+
+class ServiceMetrics:
+    """Metrics of one service.
+
+    Attributes:
+        requests: by route, method and status; 499 is a client that disconnected.
+        seconds: until the whole response was sent, by route.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        labels = ["route", "method", "status"]
+        self.requests = Counter("alitok_requests", "Requests.", labels, registry=registry)
+        self.seconds = Histogram(
+            "alitok_request_seconds", "Duration of a request.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._images = Counter("alitok_images", "Images generated.", registry=registry)
+        self._batch_size = Histogram("alitok_batch_images", "Images per batch.", buckets=_SIZES, registry=registry)
+        self._batch_seconds = Histogram(
+            "alitok_batch_seconds", "Duration of a batch.", buckets=_SECONDS, registry=registry
+        )
+        ProcessCollector(registry=registry)
+
+    def record_batch(self, images: int, seconds: float) -> None:
+        """Count a finished batch."""
+        self._images.inc(images)
+        self._batch_size.observe(images)
+        self._batch_seconds.observe(seconds)
 
 
 class Service:
@@ -50,7 +82,11 @@ class Service:
             max_waiting=self.limits.max_waiting,
             on_batch=self.metrics.record_batch,
         )
-        self.metrics.watch(self.batcher)
+        registry = self.metrics.registry
+        waiting = Gauge("alitok_waiting", "Images and other jobs in the queue.", registry=registry)
+        waiting.set_function(lambda: self.batcher.waiting)
+        running = Gauge("alitok_running_images", "Images in the running batch.", registry=registry)
+        running.set_function(lambda: self.batcher.running)
         # A pool of its own: a decode goes on after its client has left, and must still count.
         self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, "alitok-upload")
 
@@ -73,6 +109,22 @@ class Service:
         if self.gather_metrics is not None:
             return await self.gather_metrics()
         return generate_latest(self.metrics.registry)
+
+
+class _Merged(dict[str, Metric], Collector):
+    def collect(self) -> Iterable[Metric]:
+        return self.values()
+
+
+def merge_metrics(replicas: Mapping[str, Iterable[Metric]]) -> bytes:
+    """Metrics by replica in Prometheus's text format, each sample labelled `replica`."""
+    merged = _Merged()
+    for replica, metrics in replicas.items():
+        for metric in metrics:
+            into = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit))
+            for sample in metric.samples:
+                into.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    return generate_latest(merged)
 
 
 def service_of(request: Request) -> Service:

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from alitok.apps.serve.metrics import ServiceMetrics, merge_metrics
+from alitok.apps.serve.service import ServiceMetrics, merge_metrics
 
 
 def test_metrics_of_replicas_are_labelled():
