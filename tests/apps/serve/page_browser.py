@@ -107,20 +107,14 @@ class Watch:
         assert not unexpected, unexpected
 
 
-def find_browser() -> str:
-    """Chromium's path; skips where there is none, or no Playwright to drive it."""
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("Playwright is not installed: pip install playwright")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    return found
-
-
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Chromium without a window."""
-    path = find_browser()
+    """Chromium without a window; skips where there is none, or no Playwright to drive it."""
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("Playwright is not installed: pip install playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=_PATIENCE)  # for machines that are busy; nothing waits longer than it must

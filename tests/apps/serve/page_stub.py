@@ -13,15 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-import alitok
 from alitok.apps.serve.guard import CONTENT_SECURITY_POLICY
+from alitok.apps.serve.service import PAGE
 
-PAGE = Path(alitok.__file__).parent / "apps" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SIZE, GRID, PREFIX, CODEBOOK = 16, 4, 4, 128
 

@@ -173,11 +173,6 @@ def submit(batcher, *requests):
         return reservation.submit(requests)
 
 
-async def call(batcher, function):
-    with batcher.reserve(1) as reservation:
-        return await reservation.call(function)
-
-
 def hold_up(monkeypatch, place, name):
     """Let a function wait for the gate that is given, which also knows whether it has begun."""
     works, gate = getattr(place, name), threading.Event()
@@ -338,37 +333,6 @@ def test_the_wait_for_the_previous_batchs_clients_is_short():
     assert gather_seconds(0.02) == pytest.approx(0.002)
     assert gather_seconds(2.0) == pytest.approx(0.1)
     assert gather_seconds(10.0) == pytest.approx(0.2)
-
-
-def test_a_closed_batcher_finishes_its_work_and_accepts_no_more(batcher):
-    async def run():
-        job = submit(batcher, SampleRequest(0))
-        batcher.stop_accepting()
-        with pytest.raises(ServiceError, match="shutting down"):
-            submit(batcher, SampleRequest(0))
-        with pytest.raises(ServiceError, match="shutting down"):
-            await call(batcher, lambda: None)
-        batcher.start()
-        assert isinstance(await job.next(10), FinishedImage)
-
-    asyncio.run(run())
-    batcher.close(10)
-    assert not batcher.alive
-
-
-def test_a_failed_call_reveals_no_reason(batcher, caplog):
-    def fails():
-        raise RuntimeError("/secret")
-
-    async def run():
-        batcher.start()
-        assert await call(batcher, lambda: 5) == 5
-        with pytest.raises(ServiceError) as error:
-            await call(batcher, fails)
-        assert (error.value.status, "secret" in error.value.message) == (500, False)
-
-    asyncio.run(run())
-    assert "/secret" in caplog.text
 
 
 def test_a_result_for_a_closed_loop_does_no_harm(batcher):

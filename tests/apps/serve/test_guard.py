@@ -154,23 +154,20 @@ def test_a_client_that_disconnects_during_its_upload_is_counted_once(pipeline, m
             assert counted.get_sample_value("alitok_requests_total", {**labels, "status": "422"}) is None
 
 
-def test_an_internal_error_reveals_nothing(pipeline, make_service, caplog, monkeypatch):
+def test_an_internal_error_reveals_nothing(pipeline, make_service, make_image, caplog, monkeypatch):
     with make_service(pipeline) as running, running.client() as http:
 
-        def fails(self):
+        def fails(*_):
             raise RuntimeError("/secret/place")
 
         monkeypatch.setattr("alitok.apps.serve.model.ServedModel.describe", fails)
         monkeypatch.setattr("alitok.apps.serve.model.ServedModel.encode", fails)
-        for answer in (http.get("/v1/models"), http.post("/v1/encode", files={"image": b""})):
-            assert "secret" not in answer.text
-        answer = http.get("/v1/models")
-        assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
-        assert answer.json() == {
-            "error": {"message": "The service failed on this request; see its log.", "code": "internal"}
-        }
-        assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "/secret/place" in caplog.text
+        for answer in (http.get("/v1/models"), http.post("/v1/encode", files={"image": make_image()})):
+            assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
+            message = "The service failed on this request; see its log."
+            assert answer.json() == {"error": {"message": message, "code": "internal"}}
+            assert answer.headers["x-content-type-options"] == "nosniff"
+    assert caplog.text.count("RuntimeError: /secret/place") == 2
 
 
 def test_unknown_routes_and_methods(http):
@@ -182,15 +179,10 @@ def test_unknown_routes_and_methods(http):
 
 def test_models_health_and_metrics(http, running, until):
     (model,) = http.get("/v1/models").json()["models"]
-    assert (model["name"], model["image_size"], model["codes"], model["prefix"], model["grid"]) == (
-        "tiny",
-        12,
-        12,
-        3,
-        3,
-    )
+    shape = {"image_size": 12, "codes": 12, "prefix": 3, "grid": 3, "codebook_size": 32}
+    assert model.items() >= {"name": "tiny", "run": False, **shape}.items()
     assert model["classes"] == ["tench", "golden retriever", "7", "cup"]
-    assert (model["codebook_size"], model["stages"], model["run"]) == (32, ["stage1", "stage2"], False)
+    assert model["stages"] == ["stage1", "stage2"]
     assert model["sampling"]["guidance_scale"] == 2.0
     assert {"guidance_power", "guidance_schedule", "temperature", "top_k", "top_p"} <= set(model["sampling"])
     assert (model["limits"]["max_images"], model["limits"]["max_upload_bytes"]) == (64, 16 << 20)

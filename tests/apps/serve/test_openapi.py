@@ -53,15 +53,12 @@ def test_every_route_is_documented_with_its_errors(document):
                 assert {"401", "413", "415", "422", "429", "503", "504"} <= set(route["responses"])
 
 
-def test_the_key_is_documented_where_it_is_required(document, pipeline, make_service):
+def test_the_key_is_documented_where_it_is_required(document):
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, methods in document["paths"].items():
         for route in methods.values():
             assert route.get("security", []) == ([{"key": []}] if path.startswith("/v1/") else [])
             assert ("401" in route["responses"]) == path.startswith("/v1/")
-    with make_service(pipeline, key="correct-horse") as running, running.client() as http:
-        assert http.get("/v1/models", headers={"Authorization": "Bearer wrong-horse"}).status_code == 401
-        assert http.get("/v1/models", headers={"Authorization": "Bearer correct-horse"}).status_code == 200
 
 
 def test_any_authorization_header_is_accepted_without_a_key(http):

@@ -8,6 +8,8 @@ from math import cos, pi
 import pytest
 from PIL import Image
 
+from alitok.apps.serve.service import PAGE
+
 from .page_browser import (
     choose,
     chosen,
@@ -20,7 +22,6 @@ from .page_browser import (
     record_progress,
     write_run,
 )
-from .page_stub import PAGE
 
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("playwright"):
