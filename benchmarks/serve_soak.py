@@ -32,12 +32,7 @@ def in_threads(work: Callable[[], None], count: int) -> None:
 
 
 class Soak:
-    """A mixture of requests, each with its expected statuses.
-
-    Args:
-        address: URL of the service.
-        info: its model, from /v1/models.
-    """
+    """A mixture of requests, each with its expected statuses; `info` is the model's, from /v1/models."""
 
     def __init__(self, address: str, info: dict[str, Any]) -> None:
         self.address, self.info = address, info
@@ -81,7 +76,7 @@ class Soak:
         asking = threading.Thread(target=in_threads, args=(ask, clients))
         asking.start()
         while asking.is_alive():
-            memory.append(resident(self.address) / 1e6)
+            memory.append(metrics(self.address, "process_resident_memory_bytes")[0] / 1e6)
             asking.join(_SAMPLE_SECONDS)
         quarter = max(1, len(memory) // 4)
         settled, last = max(memory[quarter : 2 * quarter] or memory), max(memory[-quarter:])
@@ -158,11 +153,6 @@ class Soak:
             raise ResponseError(str(error)) from None
         finally:
             connection.close()
-
-
-def resident(address: str) -> float:
-    """Resident memory of the service in bytes."""
-    return metrics(address, "process_resident_memory_bytes")[0]
 
 
 def metrics(address: str, *names: str) -> tuple[float, ...]:

@@ -15,7 +15,6 @@ def serve(model: str, /, options: ServeOptions = _DEFAULTS) -> None:
 
     Args:
         model: a directory with a saved model, or `owner/name` on the hub.
-        options: see below.
     """
     from alitok.apps.serve.run import run_serve
 

@@ -18,6 +18,12 @@ _MAX_FIELDS = 50
 _MAX_NAME_SHOWN = 50  # characters of an unknown field
 _PNG = "iVBORw0KGgo..."
 _CODES = [3, 1, 4, 1, 5, 9]
+_MODEL = (
+    {"name": "model", "image_size": 32, "classes": ["0", "1"], "codes": 6, "prefix": 2, "grid": 2}
+    | {"codebook_size": 4096, "stages": ["stage1", "stage2"], "run": True}
+    | {"sampling": {"guidance_scale": 3.0}, "limits": {"max_images": 64, "max_upload_bytes": 16777216}}
+)
+_RUN_IMAGE = {"step": 20, "name": "reconstructions", "url": "/v1/run/images/stage1/name-000020.png"}
 _IMAGE = {"class": "0", "label": 0, "seed": 7, "index": 0, "format": "png", "data": _PNG}
 
 ClassName = Annotated[StrictStr, Field(min_length=1, max_length=200)]
@@ -194,15 +200,7 @@ class ModelInfo(BaseModel):
 class ModelsResponse(BaseModel):
     """All served models."""
 
-    model_config = _examples(
-        {
-            "models": [
-                {"name": "model", "image_size": 32, "classes": ["0", "1"], "codes": 6, "prefix": 2, "grid": 2}
-                | {"codebook_size": 4096, "stages": ["stage1", "stage2"], "run": True}
-                | {"sampling": {"guidance_scale": 3.0}, "limits": {"max_images": 64, "max_upload_bytes": 16777216}}
-            ]
-        }
-    )
+    model_config = _examples({"models": [_MODEL]})
 
     models: list[ModelInfo]
 
@@ -226,14 +224,7 @@ class RunResponse(BaseModel):
     """The stages of a training run."""
 
     model_config = _examples(
-        {
-            "stages": {
-                "stage1": {
-                    "curves": {"loss": [[10, 0.61], [20, 0.48]]},
-                    "images": [{"step": 20, "name": "reconstructions", "url": "/v1/run/images/stage1/name-000020.png"}],
-                }
-            }
-        }
+        {"stages": {"stage1": {"curves": {"loss": [[10, 0.61], [20, 0.48]]}, "images": [_RUN_IMAGE]}}}
     )
 
     stages: dict[str, RunStage]
