@@ -12,14 +12,12 @@ N images, B of a block, T codes of each, V codebook size, h image size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from alitok.core import images as pixels
-from alitok.core.blocks import ImageBlock
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.codes import CodeUsage
@@ -31,7 +29,6 @@ from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.model import Stage
 
 ORIGINAL = "original/"  # prefix of the arrays of the originals
-_METRICS = ("psnr", "ssim", "lpips")
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,10 @@ class Instruments:
     """The networks of an evaluation, all on `device` and in evaluation mode.
 
     Attributes:
-        tokenizer: to evaluate.
-        extractor: the feature network.
         lpips: None skips LPIPS.
         ssim: whether to compute it; images must be large enough.
         batch_size: images at a time within a block; another value changes float32 rounding, and with it a few pixels
             by 1/255.
-        device: of all of these.
     """
 
     tokenizer: Tokenizer
@@ -83,32 +77,12 @@ def rebuild(tools: Instruments, images: np.ndarray) -> tuple[np.ndarray, dict[St
     return torch.cat(codes).numpy(), {stage: torch.cat(parts).numpy() for stage, parts in made.items()}
 
 
-def measure(
-    tools: Instruments,
-    blocks: Iterable[ImageBlock],
-    files: FeatureFiles,
-    progress: Callable[[int], None] | None = None,
-) -> None:
-    """Reconstruct and measure blocks as they come, and write each when it is done.
-
-    Args:
-        tools: on the device of this process.
-        blocks: those that `files` misses, or this process's part of them.
-        files: where to save the results.
-        progress: called with the number of images done so far.
+def measure(tools: Instruments, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a block, without its labels, from its images (B, 3, h, h) uint8.
 
     Raises:
-        AlitokError: what the blocks raise, or the tokenizer is broken.
+        AlitokError: the tokenizer is broken.
     """
-    done = 0
-    for block in blocks:
-        files.write(block.number, {"labels": block.labels, **_measured(tools, block.images)})
-        done += len(block.images)
-        if progress is not None:
-            progress(done)
-
-
-def _measured(tools: Instruments, images: np.ndarray) -> dict[str, np.ndarray]:
     codes, rebuilt = rebuild(tools, images)
     usage = CodeUsage(tools.tokenizer.config.codebook_size)
     usage.update(torch.from_numpy(codes))
@@ -146,16 +120,12 @@ def fidelity_of(files: FeatureFiles, stage: Stage) -> dict[str, np.ndarray]:
     Raises:
         AlitokError: a block is missing or damaged.
     """
-    names = [name for name in _METRICS if files.read(0, f"{stage}/{name}")]
+    names = [name for name in ("psnr", "ssim", "lpips") if files.read(0, f"{stage}/{name}")]
     return {name: files.column(f"{stage}/{name}") for name in names}
 
 
 def code_usage(files: FeatureFiles, codebook_size: int) -> CodeUsage:
-    """How often each code occurs in all images of a job.
-
-    Raises:
-        AlitokError: a block is missing or damaged.
-    """
+    """How often each code occurs in all images of a job."""
     usage = CodeUsage(codebook_size)
     for block in files.each("code_counts"):
         usage.counts += torch.from_numpy(block["code_counts"])

@@ -18,21 +18,20 @@ from alitok.apps.evaluate.job import (
     Work,
     begin_images,
     discard_tree,
-    features_of_images,
     job_dir,
     open_extractor,
-    require_evaluation,
     write_features,
 )
-from alitok.apps.evaluate.options import GenerationOptions, SplitName
+from alitok.apps.evaluate.options import GenerationOptions
 from alitok.apps.evaluate.originals import usable_images
 from alitok.apps.evaluate.references import Reference, of_splits, open_reference, require_large
 from alitok.apps.evaluate.report import metrics_of
 from alitok.apps.evaluate.samples import ImageSet, ModelImages, StoredImages, folder_images, npz_images
+from alitok.core.choices import SplitName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import is_hub_name
-from alitok.core.system import stoppable
+from alitok.core.system import require_libraries, stoppable
 from alitok.data.split import Splits
 from alitok.metrics.set_distance import compare, gather
 from alitok.run.classifier import ClassifierFeatures
@@ -53,7 +52,6 @@ def run_eval_generation(samples: str, options: GenerationOptions, command: str =
 
     Args:
         samples: a saved model, a source of images, or an npz file.
-        options: what to compare, and how to sample.
         command: for the report.
 
     Returns:
@@ -65,7 +63,7 @@ def run_eval_generation(samples: str, options: GenerationOptions, command: str =
     if options.reference is None and options.data is None:
         raise AlitokError("There is nothing to compare with; give --reference, or --data for its training images.")
     sweep = options.swept()
-    require_evaluation()
+    require_libraries("An evaluation", "eval", "scipy", "jinja2", "matplotlib")  # before hours of work
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         world.on_rank0(job_dir(options.out).read)
@@ -86,8 +84,7 @@ def run_eval_generation(samples: str, options: GenerationOptions, command: str =
         else:
             files = begin_images(work, images, work.root)  # first: the directory may hold another job
             reference = _reference(options, work, images, splits)
-        missing = world.on_rank0(files.missing)
-        write_features(work, files, missing, images.blocks(missing, world), "features of the samples", SHOWN)
+        write_features(work, files, images, "features of the samples", SHOWN)
         found = gather(files, world, network_classes=_network_classes(work, images))
 
         def conclude() -> dict[str, float]:
@@ -208,7 +205,8 @@ def _sweep(
         some = _with_sampling(images, settings, count)
         named = ", ".join(f"{name} {value:g}" for name, value in settings.items())
         root = work.root / "sweep" / "_".join(f"{name}-{value!r}" for name, value in settings.items())
-        files = features_of_images(work, some, root, f"combination {number} of {len(combinations)}: {named}")
+        title = f"combination {number} of {len(combinations)}: {named}"
+        files = write_features(work, begin_images(work, some, root), some, title)
         found = gather(files, work.world, max_features=0, network_classes=_network_classes(work, some))
 
         def point() -> SweepPoint:

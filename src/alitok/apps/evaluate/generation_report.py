@@ -18,7 +18,7 @@ from alitok.apps.evaluate.report import (
     metrics_of,
     metrics_table,
     not_fid,
-    protocol_section,
+    protocol_of,
     published_section,
     write_evaluation,
 )
@@ -35,7 +35,6 @@ from alitok.recipes.published import Generated, Published, applies, generation_t
 from alitok.report.images import nearest_neighbours, samples_by_class
 from alitok.report.model import Curve, Curves, Report, Section
 from alitok.run.classifier import ClassifierFeatures
-from alitok.run.report import environment
 
 SHOWN = 48  # the first images of a job, saved for the report
 _NEIGHBOURS = 10
@@ -65,11 +64,7 @@ class GenerationResult:
     """What an evaluation of samples found.
 
     Attributes:
-        command: as it was typed.
-        evaluated: the images.
-        reference: of the comparison.
         files: the features, and the first images.
-        compared: images and reference.
         sweep: the combinations tried before.
         splits: the data among whose training images neighbours are searched; None if unknown.
         data: as the user named it.
@@ -86,15 +81,10 @@ class GenerationResult:
 
 
 def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
-    """Write the report; on rank 0 only.
-
-    Returns:
-        The metrics by name.
-    """
+    """Write the report, on rank 0 only, and return the metrics by name."""
     metrics = metrics_of(result.compared, work.extractor, "generation")
     ends = interval(result.compared)
     table = metrics_table({"value": metrics}, {"value": ends}, work.extractor.distance)
-    protocol = _protocol(result, work)
     images, labels = saved_images(result.files)
     about = result.reference.about
     where = about.get("path", about.get("data"))
@@ -107,12 +97,10 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
         command=result.command,
         warnings=tuple(_warnings(result, work)),
         sections=(
-            Section("Metrics", (table,)),
             published_section(_published(metrics, result, work)),
             Section("Sweep", _curves(result.sweep, work)),
             samples_by_class(by_class or {"all": images}, f"The first {len(images)} of the job, not selected."),
             *([] if result.splits is None else [_neighbours(images, labels, result)]),
-            protocol_section(protocol, about),
         ),
     )
     results = {
@@ -120,7 +108,7 @@ def write_generation(result: GenerationResult, work: Work) -> dict[str, float]:
         "metrics": metrics,
         "interval": ends,
         "bias": result.compared.bias,
-        "protocol": protocol,
+        "protocol": _protocol(result, work),
         "reference": about,
         "sweep": [vars(point) for point in result.sweep],
     }
@@ -166,10 +154,7 @@ def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
         facts["per class"] = result.evaluated.count / len(result.evaluated.job.classes)
     if result.splits is not None:
         facts |= {"data": result.data, "data contents": result.splits.contents}
-    facts |= {"features": work.extractor.name, "feature weights": work.extractor.weights}
-    if isinstance(work.extractor, ClassifierFeatures):
-        facts["classifier val accuracy"] = work.extractor.val_accuracy
-    return {**facts, "processes": work.world.size, "command": result.command, **environment(work.world.device)}
+    return protocol_of(facts, work, result.command)
 
 
 def _published(metrics: dict[str, float], result: GenerationResult, work: Work) -> Published | None:

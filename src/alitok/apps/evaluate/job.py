@@ -9,7 +9,6 @@ OUT/sweep/                the same of each combination of a sweep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from rich.console import Console
 from alitok import __version__
 from alitok.apps.evaluate.options import FeaturesName
 from alitok.apps.evaluate.samples import ImageSet
-from alitok.core.blocks import Blocks, ImageBlock
+from alitok.core.blocks import Blocks
 from alitok.core.console import progress_bar
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.jobdir import JobDir
-from alitok.core.system import require_libraries
 from alitok.data.split import Splits
 from alitok.metrics.feature_files import FeatureFiles
 from alitok.metrics.features import FeatureExtractor
@@ -36,15 +34,7 @@ _BESIDE = ("reference", "sweep")  # directories that may exist before the job it
 
 @dataclass(frozen=True)
 class Work:
-    """What all parts of one evaluation share.
-
-    Attributes:
-        extractor: the feature network, on the device of this process.
-        world: the processes.
-        console: for progress and messages.
-        root: the directory of the evaluation.
-        fresh: whether to delete what an earlier evaluation left there.
-    """
+    """What all parts of one evaluation share; `root` is its directory."""
 
     extractor: FeatureExtractor
     world: World
@@ -85,11 +75,8 @@ def open_extractor(
     """The feature network, on the device of this process; rank 0 downloads or trains it.
 
     Args:
-        name: which.
         weights: Inception's file; None = the cache, or a download.
         splits: the data that a classifier is trained on, and saved for.
-        world: the processes.
-        console: for the progress of its training.
 
     Raises:
         AlitokError: it is not available.
@@ -100,22 +87,9 @@ def open_extractor(
         if weights is not None:
             raise AlitokError("--inception-weights goes with --features inception; leave one of them out.")
         return open_classifier(splits, world, console).to(world.device)
-
-    def fetch() -> None:
-        InceptionFeatures.load(weights)
-
     if world.size > 1:
-        world.on_rank0(fetch)
+        world.on_rank0(lambda: InceptionFeatures.load(weights).name)
     return InceptionFeatures.load(weights).to(world.device)
-
-
-def require_evaluation() -> None:
-    """Check before hours of work that the results can be computed and reported.
-
-    Raises:
-        AlitokError: a library is missing.
-    """
-    require_libraries("An evaluation", "eval", "scipy", "jinja2", "matplotlib")
 
 
 def begin_images(work: Work, images: ImageSet, root: Path) -> FeatureFiles:
@@ -132,36 +106,26 @@ def begin_images(work: Work, images: ImageSet, root: Path) -> FeatureFiles:
     return FeatureFiles(root / "features", Blocks(images.count, stored["block"]))
 
 
-def features_of_images(work: Work, images: ImageSet, root: Path, title: str) -> FeatureFiles:
-    """The features of all images; those on disk are not computed again. All processes call this.
+def write_features(work: Work, files: FeatureFiles, images: ImageSet, title: str, shown: int = 0) -> FeatureFiles:
+    """Compute the features that `files` misses, and return `files`; all processes call this after `begin_images`.
 
     Args:
-        work: of the evaluation.
-        images: to compute features of.
-        root: the directory of their job.
-        title: of the progress bar.
+        shown: images to save for the report; see `extract`.
 
     Raises:
-        AlitokError: the directory holds another job, or an image cannot be made or read.
+        AlitokError: an image cannot be made or read.
     """
-    files = begin_images(work, images, root)
-    missing = work.world.on_rank0(files.missing)
-    write_features(work, files, missing, images.blocks(missing, work.world), title)
-    return files
-
-
-def write_features(
-    work: Work, files: FeatureFiles, missing: list[int], blocks: Iterable[ImageBlock], title: str, shown: int = 0
-) -> None:
-    """Compute this process's part of the missing features, and wait for the others; see `extract`."""
-    total = sum(len(files.blocks[number]) for number in missing[work.world.rank :: work.world.size])
+    world = work.world
+    missing = world.on_rank0(files.missing)
+    total = sum(len(files.blocks[number]) for number in missing[world.rank :: world.size])
     with progress_bar(work.console, title, total) as bar:
         extract(
             work.extractor,
-            blocks,
+            images.blocks(missing, world),
             files,
-            work.world.device,
+            world.device,
             shown=shown,
             progress=lambda done: bar.advance(done, {}, total),
         )
-    work.world.barrier()
+    world.barrier()
+    return files

@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alitok.core.choices import DeviceName
+from alitok.core.choices import DeviceName, SplitName
 from alitok.core.errors import AlitokError
 from alitok.sampling.settings import EnginePrecision, SamplingOverrides
 
 FeaturesName = Literal["inception", "classifier"]
 EvaluationKind = Literal["generation", "reconstruction"]
-SplitName = Literal["val", "train", "all"]
 _Several = Parameter(negative="", consume_multiple=True, show_default=False)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from alitok.apps.evaluate.options import SplitName
 from alitok.core.blocks import Blocks, ImageBlock
+from alitok.core.choices import SplitName
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads, silence_pillow
@@ -41,7 +41,7 @@ class Originals:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Names of the sources."""
         return " and ".join(source.name for source in self.sources)
 
     @property
@@ -73,15 +73,16 @@ class Originals:
         Raises:
             AlitokError: one cannot be read.
         """
+
+        def read(number: int) -> np.ndarray:
+            source, row = self._place(number)
+            return source.read(row, None)
+
         with silence_pillow():
-            return np.stack(list(in_threads(self._read, numbers)))
+            return np.stack(list(in_threads(read, numbers)))
 
     def blocks(self, blocks: Blocks, wanted: Sequence[int], world: World) -> Generator[ImageBlock, None, None]:
-        """This process's part of the blocks with these numbers, a few of them read ahead.
-
-        Raises:
-            AlitokError: an image cannot be read.
-        """
+        """This process's part of the blocks with these numbers, a few of them read ahead."""
         labels = self.labels
 
         def block(number: int) -> ImageBlock:
@@ -90,10 +91,6 @@ class Originals:
 
         with silence_pillow():
             yield from in_threads(block, sorted(wanted)[world.rank :: world.size], threads=1)
-
-    def _read(self, number: int) -> np.ndarray:
-        source, row = self._place(number)
-        return source.read(row, None)
 
     def _place(self, number: int) -> tuple[ImageSource, int]:
         row = int(self.rows[number])
@@ -110,23 +107,19 @@ def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Orig
     Raises:
         AlitokError: there are fewer, or fewer than two.
     """
-    named: dict[SplitName, tuple[ImageSource, ...]] = {
-        "all": (splits.train, splits.val),
-        "train": (splits.train,),
-        "val": (splits.val,),
-    }
-    sources = named[split]
+    sources = {"all": (splits.train, splits.val), "train": (splits.train,), "val": (splits.val,)}[split]
     count = sum(map(len, sources))
-    if num is not None and num > count:
-        raise AlitokError(f"--num {num:,} is more than the {count:,} images ({split}) of {splits.name}; leave it out.")
-    if (count if num is None else num) < 2:
-        raise AlitokError(
-            f"An evaluation needs at least two images, not {count if num is None else num} ({split}, {splits.name}); "
-            "give more, or another --split."
-        )
-    rows = np.arange(count)
-    if num is not None:
+    if num is None:
+        num, rows = count, np.arange(count)
+    elif num <= count:
         rows = np.sort(np.random.default_rng(seed % 2**64).permutation(count)[:num])
+    else:
+        raise AlitokError(f"--num {num:,} is more than the {count:,} images ({split}) of {splits.name}; leave it out.")
+    if num < 2:
+        raise AlitokError(
+            f"An evaluation needs at least two images, not {num} ({split}, {splits.name}); give more, or another "
+            "--split."
+        )
     return Originals(sources, rows)
 
 

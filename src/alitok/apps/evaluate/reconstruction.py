@@ -16,27 +16,22 @@ import torch
 from rich.console import Console
 
 from alitok import __version__
-from alitok.apps.evaluate.fidelity import (
-    ORIGINAL,
-    Instruments,
-    code_usage,
-    fidelity_of,
-    measure,
-)
-from alitok.apps.evaluate.job import Work, job_dir, open_extractor, require_evaluation
-from alitok.apps.evaluate.options import ReconstructionOptions, SplitName
+from alitok.apps.evaluate.fidelity import ORIGINAL, Instruments, code_usage, fidelity_of, measure
+from alitok.apps.evaluate.job import Work, job_dir, open_extractor
+from alitok.apps.evaluate.options import ReconstructionOptions
 from alitok.apps.evaluate.originals import choose, usable_images
 from alitok.apps.evaluate.reconstruction_report import ReconstructionJob, notes_of, write_reconstruction
 from alitok.apps.evaluate.references import Reference, open_reference, target_of
 from alitok.core.blocks import Blocks
 from alitok.core.checkpoint import fingerprint
+from alitok.core.choices import SplitName
 from alitok.core.config import to_dict
 from alitok.core.console import progress_bar
 from alitok.core.device import in_double
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
-from alitok.core.system import stoppable
+from alitok.core.system import require_libraries, stoppable
 from alitok.losses.perceptual import (
     VGG_MIN_SIZE,
     LpipsVgg,
@@ -64,7 +59,6 @@ def run_eval_reconstruction(
 
     Args:
         tokenizer: directory of a saved tokenizer or model.
-        options: what to measure it on.
         command: for the report.
 
     Returns:
@@ -75,7 +69,7 @@ def run_eval_reconstruction(
     """
     if options.batch_size < 1:
         raise AlitokError(f"--batch-size must be at least 1, not {options.batch_size}.")
-    require_evaluation()
+    require_libraries("An evaluation", "eval", "scipy", "jinja2", "matplotlib")  # before hours of work
     with join(options.device) as world, stoppable():
         console = Console(quiet=not world.main)
         world.on_rank0(lambda: locate(tokenizer, part="tokenizer"))
@@ -107,7 +101,6 @@ def open_lpips(
     Args:
         weights: files given by the user.
         size: image size in pixels.
-        world: the processes.
         download: whether to download weights that are neither given nor cached.
 
     Raises:
@@ -180,7 +173,11 @@ def _measured(job: ReconstructionJob, settings: dict[str, Any]) -> FeatureFiles:
         progress_bar(work.console, f"{count:,} images through the tokenizer", total) as bar,
         closing(job.originals.blocks(files.blocks, missing, world)) as blocks,
     ):
-        measure(job.tools, blocks, files, lambda done: bar.advance(done, {}, total))
+        done = 0
+        for block in blocks:
+            files.write(block.number, {"labels": block.labels, **measure(job.tools, block.images)})
+            done += len(block.images)
+            bar.advance(done, {}, total)
     world.barrier()
     return files
 

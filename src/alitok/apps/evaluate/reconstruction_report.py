@@ -20,7 +20,7 @@ from alitok.apps.evaluate.report import (
     metrics_of,
     metrics_table,
     not_fid,
-    protocol_section,
+    protocol_of,
     published_section,
     write_evaluation,
 )
@@ -33,8 +33,6 @@ from alitok.metrics.set_distance import Comparison
 from alitok.recipes.published import Published, applies, reconstruction_table
 from alitok.report.images import error_map, error_scale
 from alitok.report.model import Images, ImageSheet, Report, Section
-from alitok.run.classifier import ClassifierFeatures
-from alitok.run.report import environment
 from alitok.tokenizer.model import Stage
 
 _CHOSEN, _RANKED = 12, 8  # images shown: chosen by the seed; the worst, and as many of the best
@@ -63,19 +61,14 @@ def write_reconstruction(
     settings: Mapping[str, Any],
     notes: tuple[str, ...],
 ) -> dict[Stage, dict[str, float]]:
-    """Write the report; on rank 0 only.
+    """Write the report, on rank 0 only, and return the metrics by name, by stage.
 
     Args:
-        job: what was evaluated.
-        compared: originals and reconstructions, by the decoder's stage.
-        fidelity: metrics of each reconstruction, by stage and name.
+        fidelity: metrics of each reconstruction, (N,), by stage and name.
         shared: metrics that do not depend on the decoder.
         reference: None = the originals themselves.
         settings: all that decides the metrics of each image.
         notes: warnings that do not depend on the metrics.
-
-    Returns:
-        The metrics by name, by stage.
     """
     work, originals = job.work, job.originals
     metrics = {
@@ -93,27 +86,21 @@ def write_reconstruction(
         work.extractor.distance,
     )
     own = {"data": originals.name, "contents": job.splits.contents, "images": len(originals)}
-    about, protocol = own if reference is None else reference.about, _protocol(job, settings)
     psnr = {stage: found["psnr"] for stage, found in fidelity.items()}
     report = Report(
         title=f"alitok: {job.name}",
         summary=f"{len(originals):,} images of {originals.name} and their reconstructions.",
         command=job.command,
         warnings=(*notes, *_warnings(work, len(originals), compared, psnr)),
-        sections=(
-            Section("Metrics", (table,)),
-            published_section(_published(job, metrics, own=reference is None)),
-            *_shown(job, psnr),
-            protocol_section(protocol, about),
-        ),
+        sections=(published_section(_published(job, metrics, own=reference is None)), *_shown(job, psnr)),
     )
     results = {
         "kind": "reconstruction",
         "metrics": metrics,
         "interval": ends,
         "bias": {stage: found.bias for stage, found in compared.items()},
-        "protocol": protocol,
-        "reference": about,
+        "protocol": _protocol(job, settings),
+        "reference": own if reference is None else reference.about,
     }
     write_evaluation(work, report, table, results)
     return metrics
@@ -132,18 +119,16 @@ def notes_of(job: ReconstructionJob, reference: Reference | None, without_lpips:
         )
     if job.options.split != "val":
         notes.append("Some of these images are training images, on which metrics are better.")
-    if reference is not None and not _same_images(reference, job.originals):
+    same = reference is None or (
+        reference.about["images"] == count and reference.about["keys"] in ("", job.originals.keys)
+    )
+    if reference is not None and not same:
         notes.append(
             f"The reference is of {reference.about['images']:,} other images than the {count:,} that were "
             "reconstructed (another --seed, --split or --num, or other broken images); rFID compares with the "
             "originals."
         )
     return tuple(notes)
-
-
-def _same_images(reference: Reference, originals: Originals) -> bool:
-    """Whether the reference may be of the originals."""
-    return reference.about["images"] == len(originals) and reference.about["keys"] in ("", originals.keys)
 
 
 def _warnings(
@@ -223,9 +208,8 @@ def _sheets(job: ReconstructionJob, psnr: Mapping[Stage, np.ndarray], rows: np.n
 
 
 def _protocol(job: ReconstructionJob, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the metrics depend on."""
-    options, extractor, config = job.options, job.work.extractor, job.tools.tokenizer.config
-    facts: dict[str, Any] = {
+    options, size = job.options, job.tools.tokenizer.config.image_size
+    facts = {
         "tokenizer": str(job.name),
         "tokenizer weights": settings["tokenizer"],
         "codes": job.tools.tokenizer.codes_fingerprint(),
@@ -235,12 +219,8 @@ def _protocol(job: ReconstructionJob, settings: Mapping[str, Any]) -> dict[str, 
         "seed": options.seed,
         "count": len(job.originals),
         "left out": settings["left out"],
-        "crop": f"center, {config.image_size} x {config.image_size}",
-        "features": extractor.name,
-        "feature weights": extractor.weights,
+        "crop": f"center, {size} x {size}",
+        "batch size": options.batch_size,
         "LPIPS weights": settings["LPIPS"],
     }
-    if isinstance(extractor, ClassifierFeatures):
-        facts["classifier val accuracy"] = extractor.val_accuracy
-    facts |= {"batch size": options.batch_size, "processes": job.work.world.size, "command": job.command}
-    return {**facts, **environment(job.work.world.device)}
+    return protocol_of(facts, job.work, job.command)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from alitok.apps.evaluate.job import Work, discard_tree, open_extractor
-from alitok.apps.evaluate.options import EvaluationKind, ReferenceOptions, SplitName
+from alitok.apps.evaluate.options import EvaluationKind, ReferenceOptions
 from alitok.apps.evaluate.originals import usable_images
 from alitok.apps.evaluate.references import require_large, source_images, statistics_of
+from alitok.core.choices import SplitName
 from alitok.core.console import reporter
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alitok.apps.evaluate.job import Work, features_of_images
-from alitok.apps.evaluate.options import EvaluationKind, SplitName
+from alitok.apps.evaluate.job import Work, begin_images, write_features
+from alitok.apps.evaluate.options import EvaluationKind
 from alitok.apps.evaluate.originals import choose
 from alitok.apps.evaluate.samples import StoredImages
+from alitok.core.choices import SplitName
 from alitok.core.console import Reporter, reporter
 from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
@@ -24,20 +25,10 @@ from alitok.metrics.inception import OFFICIAL
 from alitok.metrics.reference import MAX_FEATURES, load_statistics
 from alitok.metrics.set_distance import SetStatistics, Target, gather
 
-_FOR_GENERATION = (
-    "is a reference for generation (gFID), but this is about reconstruction (rFID). Leave --reference out: the "
-    "validation images of --data are the reference."
-)
-
 
 @dataclass(frozen=True)
 class Reference:
-    """What images are compared with, and where that comes from.
-
-    Attributes:
-        target: its statistics.
-        about: facts for `evaluation.json`.
-    """
+    """What images are compared with, and facts about it for `evaluation.json`."""
 
     target: Target
     about: dict[str, Any]
@@ -49,7 +40,6 @@ def open_reference(name: str, kind: EvaluationKind, work: Work, size: int, datas
     Args:
         name: ADM's npz, an npz of saved statistics, or any source of images.
         kind: which question it must be for.
-        work: of the evaluation.
         size: of the evaluated images, in pixels.
         dataset: hash of the data that it must be of; None accepts any.
 
@@ -66,23 +56,20 @@ def open_reference(name: str, kind: EvaluationKind, work: Work, size: int, datas
     if is_statistics(path):
         return _of_statistics(path, kind, work, size, dataset)
     if kind == "reconstruction":
-        raise AlitokError(f"{name} {_FOR_GENERATION}")
+        raise AlitokError(
+            f"{name} is a reference for generation (gFID), but this is about reconstruction (rFID). Leave --reference "
+            "out: the validation images of --data are the reference."
+        )
     return _of_adm(path, work, size)
 
 
 def _of_statistics(path: Path, kind: EvaluationKind, work: Work, size: int, dataset: str | None) -> Reference:
     found = load_statistics(path)
     found.provenance.require(path, kind=kind, network=work.extractor.name, resolution=size, dataset=dataset)
-    spatial = found.moments.get("spatial")
-    target = Target(found.moments["pool"].gaussian(), None if spatial is None else spatial.gaussian(), found.features)
-    about = {
-        "path": str(path),
-        "sha256": sha256(path),
-        "images": found.moments["pool"].count,
-        "data": found.provenance.dataset,
-        "keys": found.provenance.images,
-    }
-    return Reference(target, about)
+    pool, spatial = found.moments["pool"], found.moments.get("spatial")
+    target = Target(pool.gaussian(), None if spatial is None else spatial.gaussian(), found.features)
+    facts = {"images": pool.count, "data": found.provenance.dataset, "keys": found.provenance.images}
+    return Reference(target, {"path": str(path), "sha256": sha256(path), **facts})
 
 
 def _of_adm(path: Path, work: Work, size: int) -> Reference:
@@ -104,9 +91,8 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
             "size."
         )
     settings = {"images": images.fingerprint(), "count": images.count}
-    target = target_of(
-        statistics_of(work, StoredImages(str(path), images.count, size, (), settings, images.read, None))
-    )
+    stored = StoredImages(str(path), images.count, size, (), settings, images.read, None)
+    target = target_of(statistics_of(work, stored))
     if found.pool is not None:
         target = Target(found.pool, found.spatial, target.features)
     about = {"path": str(path), "sha256": sha256(path), "images": images.count, "adm": found.pool is not None}
@@ -143,23 +129,17 @@ def require_large(data: str, size: int, say: Reporter | None = None) -> None:
 
 def source_images(name: str, splits: Splits, split: SplitName) -> StoredImages:
     """A split, center-cropped, as images to compute features of."""
-    chosen = choose(splits, split, None, 0)
-    return StoredImages(
-        f"{name}, {split}",
-        len(chosen),
-        splits.train.size,
-        chosen.classes,
-        {"images": splits.contents, "keys": chosen.keys, "count": len(chosen), "size": splits.train.size},
-        chosen.read,
-        chosen.labels,
-    )
+    chosen, size = choose(splits, split, None, 0), splits.train.size
+    settings = {"images": splits.contents, "keys": chosen.keys, "count": len(chosen), "size": size}
+    name = f"{name}, {split}"
+    return StoredImages(name, len(chosen), size, chosen.classes, settings, chosen.read, chosen.labels)
 
 
 def statistics_of(work: Work, images: StoredImages) -> SetStatistics:
     """Statistics of a reference's images; each reference has a directory of its own, so that several can be tried."""
     about = json.dumps([images.settings, work.extractor.name], sort_keys=True)
     place = work.root / "reference" / hashlib.sha256(about.encode()).hexdigest()[:12]
-    files = features_of_images(work, images, place, "features of the reference")
+    files = write_features(work, begin_images(work, images, place), images, "features of the reference")
     return gather(files, work.world, max_features=MAX_FEATURES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from alitok.apps.evaluate.job import Work
@@ -16,6 +17,8 @@ from alitok.recipes.published import Published
 from alitok.report.html import write_html
 from alitok.report.model import Cell, Facts, Report, Row, Section, Table
 from alitok.report.terminal import print_table
+from alitok.run.classifier import ClassifierFeatures
+from alitok.run.report import environment
 
 PUBLISHED_COUNT = 50_000  # images of published metrics
 NOTABLE_BIAS = 0.05  # fraction of the distance from which on a reader is warned
@@ -87,8 +90,8 @@ def metrics_table(
 
     Args:
         columns: metrics by name, by the column's name.
-        intervals: of each column's Frechet distance.
-        distance: the extractor's name of it.
+        intervals: of the Frechet distance, by the column's name.
+        distance: the extractor's name of the Frechet distance.
     """
     names = {name for metrics in columns.values() for name in metrics}
     rows = []
@@ -112,23 +115,27 @@ def published_section(published: Published | None) -> Section:
     return Section(published.heading, (Table(published.columns, rows, "model"),), published.comparability)
 
 
-def protocol_section(protocol: Mapping[str, Any], reference: Mapping[str, Any]) -> Section:
-    """All that the metrics depend on."""
-    facts = {**protocol, **{f"reference: {name}": value for name, value in reference.items()}}
-    return Section("Protocol", (Facts(facts),))
+def protocol_of(facts: Mapping[str, Any], work: Work, command: str) -> dict[str, Any]:
+    """`facts`, the feature network and the environment: all that the metrics depend on."""
+    extractor = work.extractor
+    found = {**facts, "features": extractor.name, "feature weights": extractor.weights}
+    if isinstance(extractor, ClassifierFeatures):
+        found["classifier val accuracy"] = extractor.val_accuracy
+    return {**found, "processes": work.world.size, "command": command, **environment(work.world.device)}
 
 
 def write_evaluation(work: Work, report: Report, table: Table, results: Mapping[str, Any]) -> None:
     """Write both files and print the metrics and warnings; on rank 0 only.
 
     Args:
-        work: of the evaluation.
-        report: for people.
-        table: its metrics.
-        results: for programs.
+        report: for people, without its first and last sections: the metrics and the protocol.
+        table: the metrics.
+        results: for programs, with `protocol` and `reference`.
     """
     page, results_file = work.root / "report.html", work.root / "evaluation.json"
-    write_html(page, report)
+    facts = results["protocol"] | {f"reference: {name}": value for name, value in results["reference"].items()}
+    metrics, protocol = Section("Metrics", (table,)), Section("Protocol", (Facts(facts),))
+    write_html(page, replace(report, sections=(metrics, *report.sections, protocol)))
     features = {"features": work.extractor.name, "distance": work.extractor.distance}
     write_json(results_file, finite({**features, **results, "warnings": list(report.warnings)}))
     print_table(work.console, table)

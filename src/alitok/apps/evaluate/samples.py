@@ -28,24 +28,14 @@ from alitok.metrics.adm import NpzImages
 from alitok.sampling.job import SamplingJob, blocks_of, model_hash, pixel_precision, sample_blocks
 from alitok.sampling.pipeline import Pipeline
 
-_BLOCK = 256  # images of files in one block
-
 
 class ModelImages:
-    """Images that a model generates as they are needed; attributes as in `StoredImages`.
-
-    Args:
-        pipeline: on the device of this process.
-        job: which images.
-        batch_size: images at a time.
-        name: of the model.
-    """
+    """Images that a model generates as they are needed; attributes as in `StoredImages`."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(self, pipeline: Pipeline, job: SamplingJob, batch_size: int, name: str) -> None:
-        self.pipeline, self.job, self.name = pipeline, job, name
-        self.batch_size = batch_size
+        self.pipeline, self.job, self.batch_size, self.name = pipeline, job, batch_size, name
         self._pixels: Precision = "fp32"
         self._blocks = blocks_of(job.count, batch_size)
         self.count, self.size = job.count, pipeline.tokenizer.config.image_size
@@ -84,7 +74,6 @@ class StoredImages:
     """Images in files, all of one size.
 
     Attributes:
-        name: for people.
         count: N.
         size: image size in pixels.
         classes: class names, by number; empty if unknown.
@@ -103,7 +92,7 @@ class StoredImages:
     read: Callable[[range], np.ndarray]
     labels: np.ndarray | None
     notes: tuple[str, ...] = ()
-    block: int = _BLOCK
+    block: int = 256
 
     def decide(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
         """The size of blocks, as stored by an earlier start, or decided now."""
@@ -129,8 +118,7 @@ def npz_images(path: Path) -> StoredImages:
         AlitokError: the file is missing, damaged, or holds something else.
     """
     images = NpzImages(path)
-    settings = {"images": images.fingerprint(), "count": images.count}
-    labels = images.labels
+    settings, labels = {"images": images.fingerprint(), "count": images.count}, images.labels
     notes: tuple[str, ...] = ()
     if labels is not None and labels[0] != labels[-1] and (np.diff(labels) >= 0).all():
         notes = (
@@ -166,23 +154,12 @@ def folder_images(data: str, console: Console) -> StoredImages:
             wanted = order[rows.start : rows.stop].tolist()
             return np.stack(list(in_threads(lambda row: to_array(read_image(images, row)), wanted)))
 
-    return StoredImages(
-        data,
-        len(images),
-        size,
-        images.classes if several else (),
-        settings,
-        read,
-        images.labels[order] if several else None,
-    )
+    classes, labels = (images.classes, images.labels[order]) if several else ((), None)
+    return StoredImages(data, len(images), size, classes, settings, read, labels)
 
 
 def _common_size(images: EncodedImages) -> int:
-    """Image size of all images in pixels, read from their headers.
-
-    Raises:
-        AlitokError: one is not a square, differs in size from the first, or cannot be read.
-    """
+    """Image size of all images in pixels, read from their headers."""
     side = 0
     with silence_pillow():
         sizes = in_threads(lambda row: header_size(images, row), range(len(images)))
