@@ -14,12 +14,7 @@ from alitok.core.files import atomic_path
 
 
 class FeatureFiles:
-    """The files of one job.
-
-    Args:
-        root: their directory; created with the first block.
-        blocks: of the job.
-    """
+    """The files of one job in `root`, which the first block creates."""
 
     def __init__(self, root: Path, blocks: Blocks) -> None:
         self.root, self.blocks = root, blocks

@@ -6,6 +6,7 @@ N images, B of a block, D features, h image size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,15 +46,10 @@ def extract(
     """Write the features of blocks as they come.
 
     Args:
-        extractor: on `device`.
         blocks: those that `files` misses, or this process's part of them.
-        files: where to save them.
         device: of the extractor.
         shown: how many of the job's first images are saved beside their features, for a report.
         progress: called with the number of images done so far.
-
-    Raises:
-        AlitokError: what the blocks raise.
     """
     done = 0
     for block in blocks:
@@ -89,13 +85,11 @@ def saved_images(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class SetStatistics:
-    """Statistics of a set of images.
+    """Statistics of a set of N images.
 
     Attributes:
-        count: N.
         pool: moments of the features, in random blocks.
         spatial: moments of the spatial features; None if the network has none.
-        score: accumulates the Inception Score.
         features: (M, D) float32 of all or some images in order, on rank 0; None elsewhere, and if not requested.
         correct: images that the classifier assigns to their class; None if classes are unknown.
     """
@@ -126,8 +120,6 @@ def gather(
     Blocks are sharded across processes and the parts merged; any number of processes agrees to about 1e-12.
 
     Args:
-        files: of the job.
-        world: the processes.
         prefix: of the arrays' names, if a block holds several sets of images.
         max_features: of how many random images to hold the features themselves, 4 D bytes each, which precision,
             recall and the kernel distance need; None = all.
@@ -200,8 +192,6 @@ class Comparison(NamedTuple):
         bias: expected excess of the distance over that of infinitely many images.
         spatial: squared Frechet distance of the spatial features.
         score: Inception Score of the set alone.
-        manifold: precision, recall, density, coverage.
-        kernel: kernel distance.
         accuracy: fraction of images that the classifier assigns to their class.
     """
 
@@ -223,8 +213,6 @@ def compare(found: SetStatistics, target: Target, *, device: torch.device, inter
     """All metrics that the two sets allow; call it on rank 0 only.
 
     Args:
-        found: of the images.
-        target: of the comparison.
         device: where distances of many pairs are computed.
         interval: whether to resample, which takes a minute with 2048 features.
 
@@ -238,14 +226,12 @@ def compare(found: SetStatistics, target: Target, *, device: torch.device, inter
             manifold = manifold_scores(target.features, found.features, device=device)
         if fewest > 1:
             kernel = kernel_distance(found.features, target.features, size=min(_SUBSET, fewest), device=device)
-    resampled = interval and enough_for_interval(found)
-    if resampled:
-        frechet = frechet_interval(found.pool, target.pool)
+    if interval and enough_for_interval(found):
+        frechet, bias = frechet_interval(found.pool, target.pool), frechet_bias(found.pool, target.pool)
     else:
         value = frechet_distance(target.pool, found.pool.total().gaussian())
-        frechet = Interval(value, float("nan"), float("nan"), float("nan"))
+        frechet, bias = Interval(value, math.nan, math.nan, math.nan), None
     spatial = None
     if found.spatial is not None and target.spatial is not None:
         spatial = frechet_distance(target.spatial, found.spatial.gaussian())
-    bias = frechet_bias(found.pool, target.pool) if resampled else None
     return Comparison(frechet, bias, spatial, found.score.score(), manifold, kernel, found.accuracy)

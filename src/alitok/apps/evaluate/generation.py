@@ -37,14 +37,12 @@ from alitok.metrics.set_distance import compare, gather
 from alitok.run.classifier import ClassifierFeatures
 from alitok.run.images import open_images
 from alitok.sampling.job import SamplingJob, fitting_batch, load_pipeline
-from alitok.sampling.pipeline import Pipeline
 
 _PER_CLASS = 50
 _SWEEP_COUNT = 5000  # samples of each combination
 _AROUND = (0.5, 0.75, 1.0, 1.25, 1.5)  # times the model's own value
 _SCALE = 2.0  # around which a model without guidance is swept
 _RESERVE = 3 << 30  # bytes for the feature network and the statistics
-_SETTINGS = {"scale": "guidance_scale", "power": "guidance_power"}
 
 
 def run_eval_generation(samples: str, options: GenerationOptions, command: str = "") -> dict[str, float]:
@@ -96,16 +94,20 @@ def run_eval_generation(samples: str, options: GenerationOptions, command: str =
 
 
 def _open(samples: str, options: GenerationOptions, world: World, console: Console) -> ImageSet:
-    """A saved model, recognized by its `pipeline.json`, else images.
-
-    Raises:
-        AlitokError: it cannot be used, or is not a model and options of sampling are given.
-    """
+    """A saved model, recognized by its `pipeline.json`, else images."""
     path = Path(samples).expanduser()
     archive = path.suffix.lower() == ".npz"
     if (path / "pipeline.json").is_file() or (not archive and not path.exists() and is_hub_name(samples)):
         pipeline = load_pipeline(samples, world, options.device, options.precision)
-        job = widest = _sampling_job(pipeline, options)
+        per_class = _PER_CLASS if options.num is None and options.per_class is None else options.per_class
+        job = widest = SamplingJob.of(
+            pipeline,
+            classes=options.classes,
+            num=options.num,
+            per_class=per_class,
+            seed=options.seed,
+            sampling=options.sampling,
+        )
         if "scale" in options.swept():  # some combinations are guided, which takes two rows per image
             widest = replace(job, sampling=replace(job.sampling, guidance_scale=2.0))
         batch_size = fitting_batch(pipeline, widest, world, options.batch_size, reserve=_RESERVE)
@@ -127,19 +129,6 @@ def _splits(options: GenerationOptions, size: int, world: World, console: Consol
         return open_images(options.data, size, options.data_seed, console)
     split: SplitName = "all" if options.features == "classifier" else "train"
     return usable_images(options.data, size, options.data_seed, split, world, console)[0]
-
-
-def _sampling_job(pipeline: Pipeline, options: GenerationOptions) -> SamplingJob:
-    """Fifty images of each class by default."""
-    per_class = _PER_CLASS if options.num is None and options.per_class is None else options.per_class
-    return SamplingJob.of(
-        pipeline,
-        classes=options.classes,
-        num=options.num,
-        per_class=per_class,
-        seed=options.seed,
-        sampling=options.sampling,
-    )
 
 
 def _reference(options: GenerationOptions, work: Work, images: ImageSet, splits: Splits | None) -> Reference:
@@ -183,7 +172,7 @@ def _combinations(sweep: Mapping[str, tuple[float, ...]], images: ModelImages) -
         raise AlitokError("Without guidance its power has no effect; sweep the scale too, or give --guidance-scale.")
     found: list[dict[str, float]] = [{}]
     for name, values in sweep.items():
-        setting = _SETTINGS[name]
+        setting = f"guidance_{name}"
         center = _SCALE if setting == "guidance_scale" and not own.guided else getattr(own, setting)
         tried = values or tuple(round(center * times, 4) for times in _AROUND)
         found = [{**chosen, setting: value} for chosen in found for value in tried]
