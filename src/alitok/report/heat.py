@@ -17,7 +17,6 @@ from alitok.report.images import COLOUR_MAP, InlineImage, coloured, png_address
 from alitok.report.model import Axis, HeatMap
 
 _OWN = "#35d0e8"  # unlike every colour of the map
-_OWN_RGB = (0x35, 0xD0, 0xE8)
 _ROOT = 0.5  # colours follow this power of a value, so that weak influence is visible beside strong
 _INCHES, _DPI = 5.6, 160  # of a panel, and of the file
 _CSS_DPI = 92  # in a page
@@ -27,7 +26,7 @@ _LINE = 0.2  # of a cell that the line through it covers
 _CELL = 12  # pixels of one patch in the image of a single code
 
 
-@needs_libraries
+@needs_libraries()
 def draw_maps(maps: Sequence[HeatMap]) -> bytes:
     """Panels side by side as a PNG file; a dashed line marks each code's own patch.
 
@@ -99,18 +98,14 @@ def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
 def image_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
     """How much each patch (P,) changes one code, laid out as the image is; a frame marks the code's own patch.
 
-    Returns:
-        (3, h, h) uint8, in the colours of a map whose brightest is `top`.
-
-    Raises:
-        AlitokError: matplotlib is missing.
+    The image is (3, h, h) uint8, in the colours of a map whose brightest is `top`.
     """
     brightness = (np.nan_to_num(values) / top).clip(0, 1) ** _ROOT
     large = coloured(brightness.reshape(grid, grid)).repeat(_CELL, 1).repeat(_CELL, 2)
     row, column = np.divmod(own, grid) * np.array(_CELL)
     frame = large[:, row : row + _CELL, column : column + _CELL]
     inside = frame[:, 2:-2, 2:-2].copy()
-    frame[:] = np.array(_OWN_RGB)[:, None, None]
+    frame[:] = np.frombuffer(bytes.fromhex(_OWN[1:]), np.uint8)[:, None, None]
     frame[:, 2:-2, 2:-2] = inside
     return large
 

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_bytes
 from alitok.report.model import NOTHING, Report, fact_text
 
 _TEMPLATE = Path(__file__).with_name("template.html")
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
-def needs_libraries(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Report a missing optional library as an error for users."""
-
-    @functools.wraps(function)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except ImportError as error:
-            raise AlitokError(
-                f"Writing a report needs {error.name}; install it with pip install 'alitok[demo]'."
-            ) from None
-
-    return wrapped
+@contextmanager
+def needs_libraries() -> Iterator[None]:
+    """Report a missing optional library as an error for users; a decorator too."""
+    try:
+        yield
+    except ImportError as error:
+        raise AlitokError(f"Writing a report needs {error.name}; install it with pip install 'alitok[demo]'.") from None
 
 
-@needs_libraries
+@needs_libraries()
 def write_html(path: Path, report: Report) -> None:
     """Write `report`, whole or not at all; the same report gives the same file.
 
@@ -44,7 +36,7 @@ def write_html(path: Path, report: Report) -> None:
     from alitok.report.images import inline_sheet
     from alitok.report.plots import curve_svg, inline_svg, points
 
-    salts = iter(range(1_000_000))  # identifiers of the curves of one page differ
+    salts = count()  # identifiers of the curves of one page differ
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,13 +50,9 @@ def inline_sheet(sheet: ImageSheet) -> InlineImage | None:
     return InlineImage(address, pixels.shape[2] * scale, pixels.shape[1] * scale, enlarged=scale > 1)
 
 
-@needs_libraries
+@needs_libraries()
 def coloured(values: np.ndarray) -> np.ndarray:
-    """Numbers (h, w), clipped to 0 to 1 -> colours (3, h, w) uint8.
-
-    Raises:
-        AlitokError: matplotlib is missing.
-    """
+    """Numbers (h, w), clipped to 0 to 1 -> colours (3, h, w) uint8."""
     import matplotlib as mpl
 
     table = np.round(mpl.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -67,15 +63,7 @@ def coloured(values: np.ndarray) -> np.ndarray:
 def error_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     """Each pixel's absolute error, averaged over the channels, as a colour: black is 0, the brightest `ERROR_LIMIT`.
 
-    Args:
-        original: (3, h, w) uint8.
-        reconstruction: the same.
-
-    Returns:
-        (3, h, w) uint8.
-
-    Raises:
-        AlitokError: matplotlib is missing.
+    Both images and the map are (3, h, w) uint8.
     """
     assert original.shape == reconstruction.shape, (original.shape, reconstruction.shape)
     errors = np.abs(original.astype(np.int16) - reconstruction).mean(0) / 255
@@ -90,18 +78,12 @@ def error_scale() -> ImageSheet:
     return ImageSheet(strip[None], alt, caption=caption, min_width=256, pad=0)
 
 
-def reconstructions(originals: np.ndarray, rebuilt: Mapping[str, np.ndarray], rows: int = _ROWS) -> Images:
-    """A row for each image: the original, then its reconstruction by each decoder.
-
-    Args:
-        originals: (N, 3, h, w).
-        rebuilt: the same by the decoder's name.
-        rows: of each sheet.
-    """
+def reconstructions(originals: np.ndarray, rebuilt: Mapping[str, np.ndarray]) -> Images:
+    """A row for each image: the original, then its reconstruction by each decoder, by its name."""
     together = np.stack([originals, *rebuilt.values()], axis=1)
     sheets = []
-    for start in range(0, len(together), rows):
-        some = together[start : start + rows]
+    for start in range(0, len(together), _ROWS):
+        some = together[start : start + _ROWS]
         alt = f"{len(some)} images, each with its reconstructions by {' and '.join(rebuilt)}"
         images = some.reshape(-1, *some.shape[2:])
         sheets.append(ImageSheet(images, alt, some.shape[1], labels=("original", *rebuilt)))
@@ -110,42 +92,27 @@ def reconstructions(originals: np.ndarray, rebuilt: Mapping[str, np.ndarray], ro
 
 def samples_by_class(samples: Mapping[str, np.ndarray], note: str = "") -> Section:
     """A sheet for each class."""
-    sheets = tuple(
-        ImageSheet(
-            images,
-            f"{len(images)} samples of class {name}",
-            _SAMPLE_COLUMNS,
-            caption=name,
-            min_width=_SAMPLE_WIDTH,
-        )
-        for name, images in samples.items()
-    )
-    return Section("Samples by class", (Images(sheets),), note)
+    sheets = []
+    for name, images in samples.items():
+        alt = f"{len(images)} samples of class {name}"
+        sheets.append(ImageSheet(images, alt, _SAMPLE_COLUMNS, caption=name, min_width=_SAMPLE_WIDTH))
+    return Section("Samples by class", (Images(tuple(sheets)),), note)
 
 
 def nearest_neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray, note: str = "") -> Section:
     """Samples above the training image nearest to each, to see whether they are copies.
 
     Args:
-        samples: (N, 3, h, w).
-        nearest: the same.
         distances: (N,) root-mean-square difference of the pixels, where black to white is 1.
         note: what to compare the distances with.
     """
-    whole = ImageSheet(samples, "", min_width=_NEIGHBOUR_WIDTH, labels_below=True)
     sheets = []
     for start in range(0, len(samples), _NEIGHBOURS):
         some = slice(start, start + _NEIGHBOURS)
-        count = len(samples[some])
-        sheets.append(
-            replace(
-                whole,
-                images=np.concatenate([samples[some], nearest[some]]),
-                alt=f"{count} samples above their nearest training images",
-                columns=count,
-                labels=tuple(f"{distance:.3f}" for distance in distances[some]),
-            )
-        )
+        images, count = np.concatenate([samples[some], nearest[some]]), len(samples[some])
+        labels = tuple(f"{distance:.3f}" for distance in distances[some])
+        alt = f"{count} samples above their nearest training images"
+        sheets.append(ImageSheet(images, alt, count, "", labels, labels_below=True, min_width=_NEIGHBOUR_WIDTH))
     text = (
         "Top: samples. Bottom: the nearest training image of each, and the root-mean-square difference of their "
         f"pixels, where black to white is 1. {note}"

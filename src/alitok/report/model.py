@@ -75,9 +75,7 @@ class Table:
     """Numbers in rows and columns.
 
     Attributes:
-        columns: heads of all columns but that of the rows' names.
-        rows: of as many cells each.
-        row_head: head of the rows' names.
+        columns: heads of all columns but that of the rows' names, which is `row_head`.
         caption: above the table, where a section has several.
         footnote: below it: what an interval is, over how many seeds.
         folded: the HTML page shows the table only on demand, under this text.
@@ -130,9 +128,7 @@ class ImageSheet:
 
     Attributes:
         images: (N, 3, h, w) uint8; if empty, the page prints that.
-        alt: what there is to see.
         columns: images in a row.
-        caption: above it.
         labels: one for each column.
         labels_below: below the sheet and not above it.
         min_width: CSS pixels of each image; smaller ones are enlarged by the smallest whole factor that reaches it.
@@ -161,8 +157,6 @@ class Curve:
     """One panel of lines.
 
     Attributes:
-        title: of the panel.
-        x_label, y_label: of the axes.
         lines: (x values, y values) by name.
         log_y: a logarithmic y axis.
         markers: every point is marked, and its numbers stand in a table below the panel.
@@ -198,10 +192,8 @@ class HeatMap:
     """A matrix over codes and patches.
 
     Attributes:
-        title: above it.
         values: (rows, columns), at least 0; NaN is shown grey.
         rows, columns: what they index.
-        row_label, column_label: of the axes.
         meaning: of a colour.
         raster: where codes and patches stand.
         limit: value of the brightest colour; None = the largest value.
@@ -234,6 +226,15 @@ class HeatMaps:
 
 
 Block = Table | Facts | Bullets | Code | Images | Curves | HeatMaps
+_CONTENT = {  # the field without which a block is empty
+    Table: "rows",
+    Facts: "entries",
+    Bullets: "items",
+    Code: "text",
+    Images: "sheets",
+    Curves: "curves",
+    HeatMaps: "maps",
+}
 
 
 @dataclass(frozen=True)
@@ -247,15 +248,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report.
-
-    Attributes:
-        title: of the page.
-        summary: one or two sentences.
-        command: as it was typed.
-        sections: in their order.
-        warnings: what a reader must know before the numbers.
-    """
+    """A whole report; `warnings` are what a reader must know before the numbers."""
 
     title: str
     summary: str
@@ -266,27 +259,11 @@ class Report:
     @property
     def shown(self) -> list[tuple[Section, list[Block]]]:
         """Sections that have something to show, with those blocks."""
-        found = [(section, [block for block in section.blocks if _content(block)]) for section in self.sections]
+        found = [
+            (section, [block for block in section.blocks if getattr(block, _CONTENT[type(block)])])
+            for section in self.sections
+        ]
         return [(section, blocks) for section, blocks in found if blocks]
-
-
-def _content(block: Block) -> Any:
-    """What a block shows; nothing where it is empty."""
-    match block:
-        case Table():
-            return block.rows
-        case Facts():
-            return block.entries
-        case Bullets():
-            return block.items
-        case Code():
-            return block.text
-        case Images():
-            return block.sheets
-        case Curves():
-            return block.curves
-        case HeatMaps():
-            return block.maps
 
 
 def fact_text(value: Any) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from alitok.report.html import needs_libraries
 from alitok.report.model import Curve, Row, Table
@@ -22,12 +22,11 @@ _PLACES = [(dx * reach, dy * reach) for reach in (0.9, 1.7, 2.5) for dx, dy in (
 _PLACES[4:4] = [(0, 8), (0, -8), (9, 0), (-9, 0)]
 
 
-@needs_libraries
+@needs_libraries()
 def curve_svg(curve: Curve, salt: str = "curve") -> str:
     """The panel as the text of an SVG file with a white ground; points that are not finite are left out.
 
     Args:
-        curve: to plot.
         salt: of the identifiers inside, to differ between the curves of one page.
 
     Raises:
@@ -89,27 +88,17 @@ def _labels(curve: Curve, name: str) -> list[str]:
 
 
 def _lines(axes: Any, curve: Curve) -> None:
-    drawn = {name: line for name, line in curve.lines.items() if len(line[0])}
-    for number, name in enumerate(curve.lines):
+    for number, (name, (x, y)) in enumerate(curve.lines.items()):
         colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
         if name in curve.scatter:
             axes.scatter(*curve.scatter[name], s=14, c=colour, marker=marker, alpha=0.3, lw=0)
-        if name not in drawn:
-            continue
-        x, y = drawn[name]
         style: dict[str, Any] = {"marker": marker if curve.markers or len(x) == 1 else None, "lw": 1.3}
         if curve.markers:
             style |= {"ms": 7, "mec": "white", "mew": 0.5}
-        axes.plot(x, y, label=name, color=colour, **style)
-    if curve.log_y and any(value > 0 for _, y in drawn.values() for value in y):
+        if len(x):
+            axes.plot(x, y, label=name, color=colour, **style)
+    if curve.log_y and any(value > 0 for _, y in curve.lines.values() for value in y):
         _log_axis(axes)
-
-
-class _Mark(NamedTuple):
-    x: float
-    y: float
-    text: str
-    colour: str
 
 
 def _label(axes: Any, curve: Curve) -> None:
@@ -122,32 +111,32 @@ def _label(axes: Any, curve: Curve) -> None:
         return [axes.transData.transform(point) * scale for point in some if all(map(math.isfinite, point))]
 
     marks = [
-        _Mark(x, y, text, COLOURS[number % len(COLOURS)])
+        ((x, y), text, COLOURS[number % len(COLOURS)])
         for number, (name, line) in enumerate(curve.lines.items())
         for x, y, text in zip(*line, _labels(curve, name), strict=True)
         if math.isfinite(x) and math.isfinite(y)
     ]
-    centres = places((mark.x, mark.y) for mark in marks)
+    centres = places(point for point, _, _ in marks)
     taken = [_around(x, y, 4.0) for x, y in centres]
     faint = chain.from_iterable(zip(*line, strict=True) for line in curve.scatter.values())
     taken += [_around(x, y, 2.0) for x, y in places(faint)]
-    for mark, (x, y) in zip(marks, centres, strict=True):
-        width = 0.6 * _LETTERS * len(mark.text)
+    for (point, text, colour), (x, y) in zip(marks, centres, strict=True):
+        width = 0.6 * _LETTERS * len(text)
         boxes = [_box(x + dx, y + dy, width, dx) for dx, dy in _PLACES]
         hidden = [sum(_overlap(box, other) for other in taken) for box in boxes]
         best = min(range(len(boxes)), key=lambda place: (round(hidden[place], 6), place))
         taken.append(boxes[best])
         dx, dy = _PLACES[best]
         axes.annotate(
-            mark.text,
-            (mark.x, mark.y),
+            text,
+            point,
             (dx, dy),
             textcoords="offset points",
             ha="left" if dx > 0 else "right" if dx < 0 else "center",
             va="center",
             fontsize=_LETTERS,
             fontweight="bold",
-            color=[0.75 * part for part in to_rgb(mark.colour)],
+            color=[0.75 * part for part in to_rgb(colour)],
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
         )
 
