@@ -24,7 +24,6 @@ def generation(samples: str, /, *, options: Annotated[GenerationOptions, Paramet
     Args:
         samples: a saved model, by its directory or its name on the hub; or finished samples: an npz file with arr_0, or
             a folder (or any other source) of square images of one size.
-        options: what to compare, and how to sample.
     """
     from alitok.apps.evaluate.generation import run_eval_generation
 
@@ -40,7 +39,6 @@ def reconstruction(tokenizer: Path, /, *, options: Annotated[ReconstructionOptio
 
     Args:
         tokenizer: a saved tokenizer, or a saved model with one.
-        options: what to measure it on.
     """
     from alitok.apps.evaluate.reconstruction import run_eval_reconstruction
 
@@ -56,7 +54,6 @@ def reference(data: str, /, *, options: Annotated[ReferenceOptions, Parameter(na
 
     Args:
         data: the real images.
-        options: which of them, and where to save the file.
     """
     from alitok.apps.evaluate.reference import run_eval_reference
 

@@ -14,7 +14,7 @@ import alitok.apps.evaluate.generation as workflow
 from alitok.apps.evaluate.generation import run_eval_generation
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.options import GenerationOptions
-from alitok.apps.evaluate.references import open_reference
+from alitok.apps.evaluate.reference import open_reference
 from alitok.apps.sample.job import run_sample
 from alitok.apps.sample.options import SampleOptions
 from alitok.core.distributed import World

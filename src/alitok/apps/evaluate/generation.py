@@ -24,7 +24,7 @@ from alitok.apps.evaluate.job import (
 )
 from alitok.apps.evaluate.options import GenerationOptions
 from alitok.apps.evaluate.originals import usable_images
-from alitok.apps.evaluate.references import Reference, of_splits, open_reference, require_large
+from alitok.apps.evaluate.reference import Reference, of_splits, open_reference, require_large
 from alitok.apps.evaluate.report import metrics_of
 from alitok.apps.evaluate.samples import ImageSet, ModelImages, StoredImages, folder_images, npz_images
 from alitok.core.choices import SplitName

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from alitok.apps.evaluate.job import Work
-from alitok.apps.evaluate.references import Reference
+from alitok.apps.evaluate.reference import Reference
 from alitok.apps.evaluate.report import (
     NOTABLE_BIAS,
     PUBLISHED_COUNT,
@@ -185,22 +184,21 @@ def _neighbours(images: np.ndarray, labels: np.ndarray, result: GenerationResult
     source, samples = result.splits.train, images[:_NEIGHBOURS]
     rows = _searched(source, labels[:_NEIGHBOURS], result.evaluated.classes)
     best, nearest = np.full(len(samples), math.inf), np.zeros_like(samples)
+
+    def read(row: int) -> np.ndarray | None:
+        try:
+            return source.read(row, None)
+        except BrokenImageError:
+            return None
+
     for start in range(0, len(rows), _BLOCK):
         with silence_pillow():
-            found = list(in_threads(partial(_readable, source), rows[start : start + _BLOCK].tolist()))
+            found = list(in_threads(read, rows[start : start + _BLOCK].tolist()))
         candidates = np.stack([candidate for candidate in found if candidate is not None] or [nearest[0]])
         distances, places = nearest_distance(samples, candidates)
         better = distances < best
         best[better], nearest[better] = distances[better], candidates[places[better]]
     return nearest_neighbours(samples, nearest, best)
-
-
-def _readable(source: ImageSource, row: int) -> np.ndarray | None:
-    """A training image; None for a broken one."""
-    try:
-        return source.read(row, None)
-    except BrokenImageError:
-        return None
 
 
 def _searched(source: ImageSource, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

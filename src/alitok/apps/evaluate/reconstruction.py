@@ -21,7 +21,7 @@ from alitok.apps.evaluate.job import Work, job_dir, open_extractor
 from alitok.apps.evaluate.options import ReconstructionOptions
 from alitok.apps.evaluate.originals import choose, usable_images
 from alitok.apps.evaluate.reconstruction_report import ReconstructionJob, notes_of, write_reconstruction
-from alitok.apps.evaluate.references import Reference, open_reference, target_of
+from alitok.apps.evaluate.reference import Reference, open_reference, target_of
 from alitok.core.blocks import Blocks
 from alitok.core.checkpoint import fingerprint
 from alitok.core.choices import SplitName

@@ -12,7 +12,7 @@ from alitok.apps.evaluate.fidelity import Instruments, rebuild
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.options import ReconstructionOptions
 from alitok.apps.evaluate.originals import Originals
-from alitok.apps.evaluate.references import Reference
+from alitok.apps.evaluate.reference import Reference
 from alitok.apps.evaluate.report import (
     NOTABLE_BIAS,
     PUBLISHED_COUNT,
