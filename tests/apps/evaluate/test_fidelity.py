@@ -5,53 +5,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from alitok.apps.evaluate.fidelity import Instruments, code_usage, fidelity_of, measure, rebuild
-from alitok.core.blocks import Blocks, ImageBlock
+from alitok.core.blocks import Blocks
 from alitok.core.errors import AlitokError
 from alitok.losses.perceptual import LpipsVgg
 from alitok.metrics.feature_files import FeatureFiles
-from alitok.metrics.features import Features
 from alitok.metrics.reconstruction import ssim
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
-CPU = torch.device("cpu")
-SMALL = {"width": 16, "layers": 1, "heads": 2}
 COUNT = 21
 
 
-class Means:
-    """The mean of every colour, in place of Inception."""
+@pytest.fixture
+def tools(tokenizer, projections):
+    """Makes the networks of an evaluation, by default of the small tokenizer."""
 
-    name, weights, distance = "means", "0", "distance of means"
+    def make(model=None, **changes):
+        words = {"tokenizer": model or tokenizer(), "extractor": projections(), "lpips": None, "ssim": True}
+        return Instruments(**{**words, "batch_size": 3, **changes}, device=torch.device("cpu"))
 
-    def __call__(self, images):
-        pool = F.adaptive_avg_pool2d(images.float() / 255, 1).flatten(1)
-        return Features(pool, None, pool.softmax(1))
-
-
-def tokenizer(stage2=True, size=16):
-    torch.manual_seed(0)
-    found = Tokenizer(
-        TokenizerConfig(
-            image_size=size,
-            patch_size=size // 4,
-            codebook_size=40,
-            code_width=4,
-            encoder=EncoderConfig(**SMALL),
-            stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-            stage2=DecoderConfig(**SMALL, extra_tokens=3) if stage2 else None,
-        )
-    ).eval()
-    for parameter in found.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return found
-
-
-def tools(model=None, **changes):
-    words = {"tokenizer": model or tokenizer(), "extractor": Means(), "lpips": None, "ssim": True, "batch_size": 3}
-    return Instruments(**{**words, **changes}, device=CPU)
+    return make
 
 
 def some_images(count=COUNT, size=16):
@@ -60,12 +33,9 @@ def some_images(count=COUNT, size=16):
 
 def written(root, found, images, size=8, wanted=None):
     files = FeatureFiles(root, Blocks(len(images), size))
-    blocks = (
-        ImageBlock(number, files.blocks[number], np.zeros(len(files.blocks[number]), np.int64), images[rows])
-        for number in (range(len(files.blocks)) if wanted is None else wanted)
-        for rows in [slice(files.blocks[number].start, files.blocks[number].stop)]
-    )
-    measure(found, blocks, files)
+    for number in wanted or range(len(files.blocks)):
+        rows = files.blocks[number]
+        files.write(number, measure(found, images[rows.start : rows.stop]))
     return files
 
 
@@ -75,7 +45,7 @@ def directly(model, images, stage):
     return np.rint(rebuilt.numpy() * 255).astype(np.uint8)
 
 
-def test_reconstructions_are_those_of_both_decoders_rounded():
+def test_reconstructions_are_those_of_both_decoders_rounded(tokenizer, tools):
     model, images = tokenizer(), some_images()
     codes, rebuilt = rebuild(tools(model), images)
     with torch.no_grad():
@@ -89,7 +59,7 @@ def test_reconstructions_are_those_of_both_decoders_rounded():
     assert (rebuilt["stage1"] != rebuilt["stage2"]).mean() > 0.5
 
 
-def test_the_numbers_are_those_of_the_rounded_images(tmp_path):
+def test_the_numbers_are_those_of_the_rounded_images(tmp_path, tokenizer, tools, features):
     model, images = tokenizer(), some_images()
     files = written(tmp_path, tools(model), images)
     codes, made = rebuild(tools(model), images)
@@ -101,8 +71,8 @@ def test_the_numbers_are_those_of_the_rounded_images(tmp_path):
         assert list(found) == ["psnr", "ssim"]
         both = (torch.from_numpy(each).float() / 255 for each in (images, rebuilt))
         assert found["ssim"] == pytest.approx(ssim(*both).numpy(), rel=1e-5)
-        assert files.column(f"{stage}/pool") == pytest.approx(rebuilt.mean((2, 3)) / 255, rel=1e-5)
-    assert files.column("original/pool") == pytest.approx(images.mean((2, 3)) / 255, rel=1e-5)
+        np.testing.assert_allclose(files.column(f"{stage}/pool"), features(rebuilt), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(files.column("original/pool"), features(images), rtol=1e-5, atol=1e-6)
     usage = code_usage(files, 40)
     counts = np.bincount(codes.ravel(), minlength=40)
     assert np.array_equal(usage.counts, counts)
@@ -111,7 +81,7 @@ def test_the_numbers_are_those_of_the_rounded_images(tmp_path):
     assert 0 < usage.use <= 1
 
 
-def test_lpips_is_taken_of_each_image(tmp_path):
+def test_lpips_is_taken_of_each_image(tmp_path, tokenizer, tools):
     pytest.importorskip("torchvision")
     lpips, model, images = LpipsVgg(), tokenizer(), some_images(5)
     files = written(tmp_path, tools(model, lpips=lpips, ssim=False), images, size=4)
@@ -125,7 +95,7 @@ def test_lpips_is_taken_of_each_image(tmp_path):
     assert len(set(alone)) == 5
 
 
-def test_a_block_does_not_depend_on_the_process(tmp_path):
+def test_a_block_does_not_depend_on_the_process(tmp_path, tools):
     images = some_images()
     one = written(tmp_path / "one", tools(), images)
     two = written(tmp_path / "two", tools(), images, wanted=[2])
@@ -137,7 +107,7 @@ def test_a_block_does_not_depend_on_the_process(tmp_path):
         assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
+def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path, tokenizer, tools):
     model = tokenizer(stage2=False)
     assert model.stages == ("stage1",)
     files = written(tmp_path, tools(model), some_images())
@@ -147,7 +117,7 @@ def test_a_tokenizer_of_one_decoder_has_one_column(tmp_path):
         _ = model.stages
 
 
-def test_an_error_of_nothing_is_infinite_and_pixels_that_are_not_finite_are_reported(tmp_path):
+def test_an_error_of_nothing_is_infinite_and_pixels_that_are_not_finite_are_reported(tmp_path, tokenizer, tools):
     class Copies(torch.nn.Module):
         """Returns its last images."""
 

@@ -20,85 +20,33 @@ from alitok.apps.sample.options import SampleOptions
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.metrics.features import Features
-from alitok.metrics.frechet import frechet_distance
 from alitok.metrics.inception import OFFICIAL
-from alitok.metrics.moments import Moments
-from alitok.metrics.reference import Provenance, save_statistics
 from alitok.sampling import SamplingConfig, SamplingOverrides
 from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=40,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=None,
-)
 GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
 COUNT = 60
-
-
-class Projections:
-    """Some sums of pixels, in place of Inception; counts the images it was shown."""
-
-    name, weights, distance = "projections", "abc", "distance of sums"
-
-    def __init__(self):
-        random = torch.Generator().manual_seed(0)
-        self.pool = torch.randn(3 * 16 * 16, 6, generator=random)
-        self.shown = 0
-
-    def to(self, device):
-        return self
-
-    def __call__(self, images):
-        self.shown += len(images)
-        pool = (images.flatten(1).float() / 255 @ self.pool).square() / 100
-        return Features(pool, pool[:, :2] ** 0.5, pool[:, :3].softmax(1))
+RANDOM = np.random.default_rng(1).standard_normal((50, 6))  # features
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    generator, tokenizer = Generator(GENERATOR, ("ant", "bee", "cow")).eval(), Tokenizer(TOKENIZER).eval()
-    for part in (generator, tokenizer):
-        for parameter in part.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+def model(tmp_path_factory, tokenizer):
+    small = tokenizer(stage2=False)
+    generator = Generator(GENERATOR, ("ant", "bee", "cow")).eval()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     path = tmp_path_factory.mktemp("pair") / "model"
-    Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0)).save_pretrained(path)
+    Pipeline(small, generator, SamplingConfig(guidance_scale=2.0)).save_pretrained(path)
     return path
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A folder of 60 real images in two of the three classes, and one that the model does not know."""
-    root, random = tmp_path_factory.mktemp("real") / "images", np.random.default_rng(0)
-    for number in range(60):
-        folder = root / ("ant", "cow", "dog")[number % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (20, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return root
-
-
 @pytest.fixture
-def extractor(monkeypatch):
-    found = Projections()
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
-    return found
-
-
-@pytest.fixture
-def ask(tmp_path, model, real, extractor):
+def ask(tmp_path, model, folder, extractor):
     """Runs an evaluation with these options; returns the numbers and what stands in the file."""
 
     def run(evaluated=str(model), **changes):
         options = GenerationOptions(
-            out=tmp_path / "out", reference=str(real), num=COUNT, seed=5, batch_size=16, device="cpu"
+            out=tmp_path / "out", reference=str(folder), num=COUNT, seed=5, batch_size=16, device="cpu"
         )
         options = replace(options, **changes)
         found = run_eval_generation(evaluated, options)
@@ -107,31 +55,28 @@ def ask(tmp_path, model, real, extractor):
     return run
 
 
-def samples(model, count=COUNT, **settings):
-    pipeline = Pipeline.from_pretrained(model, device="cpu")
-    labels = [number % 3 for number in range(count)]
-    drawn = pipeline(labels, seed=5, sampling=SamplingOverrides(**settings).apply_to(pipeline.sampling))
-    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in drawn])
+@pytest.fixture
+def samples():
+    """The model's samples, (N, 3, 16, 16) uint8, straight from the pipeline."""
+
+    def generate(count=COUNT, **settings):
+        pipeline = Pipeline.from_pretrained(model, device="cpu")
+        labels = [number % 3 for number in range(count)]
+        images = pipeline(labels, seed=5, sampling=SamplingOverrides(**settings).apply_to(pipeline.sampling))
+        return np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
+
+    return generate
 
 
-def gaussian(images, layer="pool"):
-    features = getattr(Projections()(torch.from_numpy(images)), layer)
-    moments = Moments(features.shape[1])
-    moments.update(features)
-    return moments.gaussian()
-
-
-def real_images(root):
-    found = [np.asarray(Image.open(path))[2:18].transpose(2, 0, 1) for path in sorted(root.rglob("*.png"))]
-    return np.stack(found)
-
-
-def test_metrics_of_a_models_samples_are_those_of_all_images_at_once(ask, model, real, tmp_path, extractor, capsys):
+def test_metrics_of_a_models_samples_are_those_of_all_images_at_once(
+    ask, folder, cropped, samples, features, frechet, tmp_path, extractor, capsys
+):
     found, written = ask()
-    wanted = frechet_distance(gaussian(real_images(real)), gaussian(samples(model)))
+    real, made = cropped(folder), samples()
+    wanted = frechet(features(real), features(made))
     assert found["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
     assert written["metrics"] == found
-    spatial = frechet_distance(gaussian(real_images(real), "spatial"), gaussian(samples(model), "spatial"))
+    spatial = frechet(features(real, "spatial"), features(made, "spatial"))
     assert found["spatial_frechet_distance"] == pytest.approx(spatial, rel=1e-6)
     assert {"precision", "recall", "density", "coverage", "kernel_distance"} < set(found)
     assert not {"gfid", "sfid", "kid", "inception_score", "accuracy"} & set(found)
@@ -169,7 +114,7 @@ def test_two_processes_find_what_one_finds(ask, tmp_path, together):
     assert written["protocol"]["processes"] == 2
 
 
-def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path, real):
+def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path, folder, cropped):
     found, _ = ask()
     nothing = {"num": None, "batch_size": None}
     for name in ("folder", "samples.npz"):
@@ -182,17 +127,19 @@ def test_the_same_samples_from_files_give_the_same_numbers(ask, model, tmp_path,
     assert len(np.unique(labels[:16])) == 3
     # ... and the reference may be an npz file of images as well.
     archive = tmp_path / "real.npz"
-    np.savez(archive, arr_0=real_images(real).transpose(0, 2, 3, 1))
+    np.savez(archive, arr_0=cropped(folder).transpose(0, 2, 3, 1))
     same, _ = ask(reference=str(archive), out=tmp_path / "of archive")
     del same["kernel_distance"], found["kernel_distance"]  # of random subsets, and the order is another
     assert same == pytest.approx(found, rel=1e-5)
 
 
-def test_an_interrupted_evaluation_resumes_without_sampling_again(ask, extractor, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_resumes_without_sampling_again(
+    ask, use, extractor, projections, statistics, tmp_path
+):
     whole, _ = ask(out=tmp_path / "whole")
     drawn = []
 
-    class Stops(Projections):
+    class Stops(projections):
         def __call__(self, images):
             if drawn:
                 raise KeyboardInterrupt
@@ -201,44 +148,33 @@ def test_an_interrupted_evaluation_resumes_without_sampling_again(ask, extractor
 
     ask(out=tmp_path / "out", num=3)  # the reference is there
     (tmp_path / "out" / "evaluation.json").unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(workflow, "open_extractor", lambda *words: Stops())
-        with pytest.raises(KeyboardInterrupt):
-            ask(fresh=False, out=tmp_path / "broken", reference=str(_statistics(tmp_path)))
+    use(Stops())
+    with pytest.raises(KeyboardInterrupt):
+        ask(fresh=False, out=tmp_path / "broken", reference=statistics(RANDOM))
+    use(extractor)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "broken" / "features").iterdir()}
     assert sorted(before) == ["block-00000.npz"]
-    found, _ = ask(out=tmp_path / "broken", reference=str(_statistics(tmp_path)))
+    found, _ = ask(out=tmp_path / "broken", reference=statistics(RANDOM))
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "broken" / "features").iterdir()}
     assert len(after) == 4
     assert after["block-00000.npz"] == before["block-00000.npz"]
-    other, _ = ask(out=tmp_path / "other", reference=str(_statistics(tmp_path)))
+    other, _ = ask(out=tmp_path / "other", reference=statistics(RANDOM))
     assert found == other
     assert found["frechet_distance"] != whole["frechet_distance"]
 
 
-def _statistics(root, kind="generation", network="projections", resolution=16):
-    path = root / f"{kind}-{network}-{resolution}.npz"
-    moments = Moments(6)
-    moments.update(torch.randn(50, 6, generator=torch.Generator().manual_seed(1)))
-    save_statistics(path, {"pool": moments}, Provenance(kind=kind, network=network, resolution=resolution))
-    return path
-
-
-def test_statistics_in_a_file_are_used_as_they_are(ask, model, tmp_path):
-    path = _statistics(tmp_path)
-    moments = Moments(6)
-    moments.update(torch.randn(50, 6, generator=torch.Generator().manual_seed(1)))
-    found, written = ask(reference=str(path))
-    assert found["frechet_distance"] == pytest.approx(frechet_distance(moments.gaussian(), gaussian(samples(model))))
+def test_statistics_in_a_file_are_used_as_they_are(ask, samples, statistics, features, frechet):
+    found, written = ask(reference=statistics(RANDOM))
+    assert found["frechet_distance"] == pytest.approx(frechet(RANDOM, features(samples())), rel=1e-5)
     assert "precision" not in found, "there are no features to compare with"
     assert len(written["reference"]["sha256"]) == 64
 
 
-def test_another_reference_needs_no_new_samples(ask, extractor, real, tmp_path):
+def test_another_reference_needs_no_new_samples(ask, extractor, folder, cropped, tmp_path):
     first, _ = ask()
     shown = extractor.shown
     archive = tmp_path / "some.npz"
-    np.savez(archive, arr_0=real_images(real)[:30].transpose(0, 2, 3, 1))
+    np.savez(archive, arr_0=cropped(folder)[:30].transpose(0, 2, 3, 1))
     second, written = ask(reference=str(archive))
     assert extractor.shown == shown + 30
     assert second["frechet_distance"] != first["frechet_distance"]
@@ -247,55 +183,50 @@ def test_another_reference_needs_no_new_samples(ask, extractor, real, tmp_path):
     assert extractor.shown == shown + 30
 
 
-def test_adms_statistics_are_used_as_they_are(tmp_path, real):
-    class Official(Projections):
+def test_adms_statistics_are_used_as_they_are(tmp_path, folder, cropped, features, projections):
+    class Official(projections):
         name, distance = OFFICIAL, "FID"
 
     random = np.random.default_rng(0)
     mu, sigma = random.random(2048), np.diag(random.random(2048))
     mu_s, sigma_s = random.random(2023), np.diag(random.random(2023))
-    images = real_images(real).transpose(0, 2, 3, 1)
+    images = cropped(folder).transpose(0, 2, 3, 1)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     work = Work(Official(), World(torch.device("cpu")), Console(quiet=True), tmp_path / "out", False)
     found = open_reference(str(tmp_path / "adm.npz"), "generation", work, 16)
     assert np.array_equal(found.target.pool.mean.numpy(), mu)
     assert np.array_equal(found.target.pool.covariance.numpy(), sigma)
     assert np.array_equal(found.target.spatial.mean.numpy(), mu_s)
-    wanted = Projections()(torch.from_numpy(real_images(real))).pool
-    torch.testing.assert_close(found.target.features, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.target.features, features(cropped(folder)), rtol=1e-5, atol=1e-6)
     assert found.about["adm"] is True
 
 
-def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(ask, model, tmp_path, real):
+def test_a_sweep_tries_all_combinations_and_the_best_is_confirmed(
+    ask, samples, folder, cropped, features, frechet, tmp_path
+):
     found, written = ask(sweep="scale,power", scales=(1.0, 3.0), powers=(0.5, 2.0), sweep_num=12)
     tried = {(p["settings"]["guidance_scale"], p["settings"]["guidance_power"]): p for p in written["sweep"]}
     assert set(tried) == {(1.0, 0.5), (1.0, 2.0), (3.0, 0.5), (3.0, 2.0)}
-    target = gaussian(real_images(real))
+    target = features(cropped(folder))
     for (scale, power), point in tried.items():
-        drawn = samples(model, 12, guidance_scale=scale, guidance_power=power)
-        assert point["distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
+        drawn = samples(12, guidance_scale=scale, guidance_power=power)
+        assert point["distance"] == pytest.approx(frechet(target, features(drawn)), rel=1e-6)
         assert point["count"] == 12
     best = min(tried, key=lambda key: tried[key]["distance"])
     assert (written["protocol"]["guidance_scale"], written["protocol"]["guidance_power"]) == best
-    drawn = samples(model, guidance_scale=best[0], guidance_power=best[1])
-    assert found["frechet_distance"] == pytest.approx(frechet_distance(target, gaussian(drawn)), rel=1e-6)
+    drawn = samples(guidance_scale=best[0], guidance_power=best[1])
+    assert found["frechet_distance"] == pytest.approx(frechet(target, features(drawn)), rel=1e-6)
     # Without values, five around the model's own.
     _, written = ask(sweep="scale", sweep_num=6, out=tmp_path / "five")
     assert [point["settings"]["guidance_scale"] for point in written["sweep"]] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
 def test_accuracy_is_the_fraction_of_samples_that_the_classifier_assigns_to_their_class(
-    ask, tmp_path, monkeypatch, model, real
+    ask, use_classifier, samples, features, folder, tmp_path
 ):
-    class Judge(Projections):
-        classes, val_accuracy = ("cow", "dog", "ant"), 0.75
-
-    monkeypatch.setattr(workflow, "Judge", Judge)
-    monkeypatch.setattr("alitok.apps.evaluate.generation_report.Judge", Judge)
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
-    found, written = ask(reference=None, data=str(real), features="classifier")
-    read = Projections()(torch.from_numpy(samples(model))).probabilities.argmax(1).numpy()
-    names = np.array(Judge.classes)[read]
+    use_classifier("cow", "dog", "ant")
+    found, written = ask(reference=None, data=str(folder), features="classifier")
+    names = np.array(["cow", "dog", "ant"])[features(samples(), "probabilities").argmax(1)]
     asked = np.array(["ant", "bee", "cow"])[np.arange(COUNT) % 3]
     assert found["accuracy"] == pytest.approx((names == asked).mean())
     assert written["protocol"]["classifier val accuracy"] == 0.75
@@ -328,7 +259,7 @@ def test_accuracy_is_the_fraction_of_samples_that_the_classifier_assigns_to_thei
         ({"num": 0}, "--num must be at least 1"),
     ],
 )
-def test_what_cannot_be_evaluated_is_rejected_before_sampling(ask, tmp_path, extractor, changes, message):
+def test_what_cannot_be_evaluated_is_rejected_before_sampling(ask, tmp_path, extractor, statistics, changes, message):
     np.savez(tmp_path / "large.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
     np.savez(tmp_path / "grey.npz", arr_0=np.zeros((9, 16, 16), np.uint8))
     np.savez(
@@ -343,9 +274,9 @@ def test_what_cannot_be_evaluated_is_rejected_before_sampling(ask, tmp_path, ext
     for number, side in enumerate((20, 16)):
         Image.new("RGB", (side, side)).save(tmp_path / "sizes" / f"{number}.png")
     made = {
-        "reconstruction": str(_statistics(tmp_path, kind="reconstruction")),
-        "network": str(_statistics(tmp_path, network="other")),
-        "resolution": str(_statistics(tmp_path, resolution=32)),
+        "reconstruction": statistics(RANDOM, kind="reconstruction"),
+        "network": statistics(RANDOM, network="other"),
+        "resolution": statistics(RANDOM, resolution=32),
         "large": str(tmp_path / "large.npz"),
         "adm": str(tmp_path / "adm.npz"),
     }
@@ -360,14 +291,14 @@ def test_what_cannot_be_evaluated_is_rejected_before_sampling(ask, tmp_path, ext
     assert extractor.shown == 0
 
 
-def test_another_job_or_foreign_files_are_rejected(ask, tmp_path):
-    ask(reference=str(_statistics(tmp_path)))
+def test_another_job_or_foreign_files_are_rejected(ask, statistics, tmp_path):
+    ask(reference=statistics(RANDOM))
     with pytest.raises(AlitokError, match=r"seed \(5, now 6\); .* start over with --fresh"):
-        ask(reference=str(_statistics(tmp_path)), seed=6)
-    _, written = ask(reference=str(_statistics(tmp_path)), seed=6, fresh=True)
+        ask(reference=statistics(RANDOM), seed=6)
+    _, written = ask(reference=statistics(RANDOM), seed=6, fresh=True)
     assert written["protocol"]["seed"] == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(AlitokError, match="is not empty and is not an alitok evaluation directory"):
-        ask(reference=str(_statistics(tmp_path)), out=tmp_path / "mine")
+        ask(reference=statistics(RANDOM), out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

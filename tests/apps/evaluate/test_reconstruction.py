@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 import alitok.apps.evaluate.reconstruction as workflow
 from alitok.apps.evaluate.options import ReconstructionOptions
@@ -19,56 +18,14 @@ from alitok.core.checkpoint import save_tensors
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
 from alitok.losses.perceptual import LpipsVgg, NetworkMissingError
-from alitok.metrics.features import Features
-from alitok.metrics.moments import Moments
 from alitok.metrics.reconstruction import ssim
-from alitok.metrics.reference import Provenance, save_statistics
 from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
 COUNT, BLOCK, CLASSES = 60, 16, ("ant", "bee", "cow")
 
 
-class Projections:
-    """Some sums of pixels, in place of Inception; counts the images it was shown."""
-
-    name, weights, distance = "projections", "abc", "distance of sums"
-
-    def __init__(self):
-        random = torch.Generator().manual_seed(0)
-        self.pool = torch.randn(3 * 8 * 8, 6, generator=random)
-        self.shown = 0
-
-    def to(self, device):
-        return self
-
-    def __call__(self, images):
-        self.shown += len(images)
-        pool = (F.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1) @ self.pool).square() / 10
-        return Features(pool, pool[:, :2] ** 0.5, pool[:, :3].softmax(1))
-
-
-def tokenizer(stage2=True, size=16):
-    torch.manual_seed(0)
-    found = Tokenizer(
-        TokenizerConfig(
-            image_size=size,
-            patch_size=size // 4,
-            codebook_size=40,
-            code_width=4,
-            encoder=EncoderConfig(**SMALL),
-            stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-            stage2=DecoderConfig(**SMALL, extra_tokens=3) if stage2 else None,
-        )
-    ).eval()
-    for parameter in found.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return found
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, tokenizer):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     tokenizer().save_pretrained(path)
     return path
@@ -87,22 +44,15 @@ def real(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def extractor(monkeypatch):
-    found = Projections()
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
-    monkeypatch.setattr(workflow, "load_network", _no_network)
-    monkeypatch.setattr(workflow, "_BLOCK", BLOCK)
-    return found
-
-
 def _no_network(name, weights):
     raise NetworkMissingError("a text for trainings", "no network here")
 
 
 @pytest.fixture
-def ask(tmp_path, model, real, extractor):
+def ask(tmp_path, model, real, extractor, monkeypatch):
     """Runs an evaluation with these options; returns the numbers and what stands in the file."""
+    monkeypatch.setattr(workflow, "load_network", _no_network)
+    monkeypatch.setattr(workflow, "_BLOCK", BLOCK)
 
     def run(tokenizer=model, **changes):
         options = ReconstructionOptions(data=str(real), out=tmp_path / "out", seed=5, batch_size=8, device="cpu")
@@ -131,29 +81,19 @@ def rebuilt(model, images, stage):
     return np.rint(torch.cat(parts).numpy() * 255).astype(np.uint8)
 
 
-def features(images, layer="pool"):
-    return getattr(Projections()(torch.from_numpy(images)), layer).double().numpy()
-
-
-def whole_frechet(a, b):
-    mean = a.mean(0) - b.mean(0)
-    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return mean @ mean + np.trace(one + two) - 2 * np.sqrt(np.linalg.eigvals(one @ two).real.clip(0)).sum()
-
-
 def decibels(images, made):
     error = ((images.astype(np.float64) - made) / 255) ** 2
     return -10 * np.log10(error.reshape(len(images), -1).mean(1))
 
 
-def test_the_numbers_are_those_of_all_images_at_once(ask, real, extractor, capsys, tmp_path):
+def test_the_numbers_are_those_of_all_images_at_once(ask, real, extractor, capsys, tokenizer, features, frechet):
     found, written = ask()
     images, saved = originals(real)[2], tokenizer()
     assert list(found) == ["stage1", "stage2"]
     for stage, numbers in found.items():
         made = rebuilt(saved, images, stage)
-        assert numbers["frechet_distance"] == pytest.approx(whole_frechet(features(images), features(made)), rel=1e-6)
-        spatial = whole_frechet(features(images, "spatial"), features(made, "spatial"))
+        assert numbers["frechet_distance"] == pytest.approx(frechet(features(images), features(made)), rel=1e-6)
+        spatial = frechet(features(images, "spatial"), features(made, "spatial"))
         assert numbers["spatial_frechet_distance"] == pytest.approx(spatial, rel=1e-6)
         assert numbers["psnr"] == pytest.approx(decibels(images, made).mean(), rel=1e-5)
         pair = (torch.from_numpy(each).float() / 255 for each in (images, made))
@@ -191,7 +131,7 @@ def test_the_numbers_are_those_of_all_images_at_once(ask, real, extractor, capsy
     assert extractor.shown == shown, "nothing is computed twice"
 
 
-def test_the_report_shows_the_worst_and_the_best_with_their_errors(ask, real, read, tmp_path):
+def test_the_report_shows_the_worst_and_the_best_with_their_errors(ask, real, read, tmp_path, tokenizer):
     ask()
     page = read((tmp_path / "out" / "report.html").read_text())
     page.check_alone()
@@ -215,22 +155,20 @@ def test_the_report_shows_the_worst_and_the_best_with_their_errors(ask, real, re
     assert "Published" not in page.text
 
 
-def test_what_was_interrupted_is_continued(ask, monkeypatch, tmp_path):
-    class Stops(Projections):
+def test_what_was_interrupted_is_continued(ask, tmp_path, use, projections):
+    class Stops(projections):
         def __call__(self, images):
             if self.shown >= 4 * BLOCK:  # in the second block: three calls for each
                 raise KeyboardInterrupt
             return super().__call__(images)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(workflow, "open_extractor", lambda *words: Stops())
-        with pytest.raises(KeyboardInterrupt):
-            ask()
+    use(Stops())
+    with pytest.raises(KeyboardInterrupt):
+        ask()
     folder = tmp_path / "out" / "features"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert list(before) == ["block-00000.npz"]
-    rest = Projections()
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: rest)
+    rest = use(projections())
     found, _ = ask()
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(after) == 4
@@ -256,7 +194,7 @@ def test_two_processes_find_what_one_finds(ask, tmp_path, together):
     assert len(list((tmp_path / "two" / "features").iterdir())) == 4
 
 
-def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, model):
+def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, tokenizer):
     tokenizer(stage2=False).save_pretrained(tmp_path / "first")
     found, written = ask(tokenizer=tmp_path / "first", out=tmp_path / "of first")
     assert list(found) == list(written["metrics"]) == ["stage1"]
@@ -268,13 +206,8 @@ def test_a_tokenizer_without_stage_2_and_a_saved_pair(ask, tmp_path, model):
         ask(tokenizer=tmp_path / "pair" / "generator")
 
 
-def test_a_classifier_reads_images_and_reconstructions(ask, monkeypatch, real, tmp_path):
-    class Judge(Projections):
-        classes, val_accuracy = CLASSES, 0.75
-
-    monkeypatch.setattr(workflow, "Judge", Judge)
-    monkeypatch.setattr("alitok.apps.evaluate.reconstruction_report.Judge", Judge)
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Judge())
+def test_a_classifier_reads_images_and_reconstructions(ask, real, tmp_path, tokenizer, features, use_classifier):
+    use_classifier(*CLASSES)
     found, written = ask(features="classifier")
     _, labels, images = originals(real)
 
@@ -302,7 +235,7 @@ def test_for_a_classifier_nothing_is_downloaded(ask, monkeypatch, tmp_path, wher
     assert (skipped in " ".join(written["warnings"])) == (where == "nowhere") == (not asked)
 
 
-def test_lpips_stands_beside_the_others(ask, monkeypatch, real, tmp_path):
+def test_lpips_stands_beside_the_others(ask, monkeypatch, tmp_path):
     pytest.importorskip("torchvision")
     network = LpipsVgg()
     monkeypatch.setattr(workflow, "load_network", lambda name, weights: network)
@@ -319,7 +252,7 @@ def test_lpips_stands_beside_the_others(ask, monkeypatch, real, tmp_path):
         ask(num=10)
 
 
-def test_some_of_a_split_and_other_splits(ask, real, tmp_path):
+def test_some_of_a_split_and_other_splits(ask, real, tmp_path, tokenizer):
     images = originals(real, "train")[2]
     found, _ = ask(split="train")
     assert found["stage1"]["count"] == 60
@@ -334,7 +267,7 @@ def test_some_of_a_split_and_other_splits(ask, real, tmp_path):
     assert any("Too few images (2) to estimate the bias" in warning for warning in written["warnings"])
 
 
-def test_images_too_small_for_a_measure_go_without_it(ask, tmp_path):
+def test_images_too_small_for_a_measure_go_without_it(ask, tmp_path, tokenizer):
     tokenizer(size=8).save_pretrained(tmp_path / "small")
     found, written = ask(tokenizer=tmp_path / "small")
     assert "psnr" in found["stage1"]
@@ -345,7 +278,7 @@ def test_images_too_small_for_a_measure_go_without_it(ask, tmp_path):
         ask(tokenizer=tmp_path / "small", lpips_vgg="vgg.pth")
 
 
-def test_images_smaller_than_the_tokenizers_are_reported_or_rejected(ask, tmp_path, real):
+def test_images_smaller_than_the_tokenizers_are_reported_or_rejected(ask, tmp_path, tokenizer):
     tokenizer(size=32).save_pretrained(tmp_path / "large")
     _, written = ask(tokenizer=tmp_path / "large")
     assert any("smaller than 32 px and were enlarged" in warning for warning in written["warnings"])
@@ -368,19 +301,10 @@ def test_a_broken_image_is_left_out_and_many_are_rejected(ask, tmp_path, real, c
         ask(data=str(copy), fresh=True)
 
 
-def _statistics(root, batch, kind="reconstruction", network="projections", resolution=16, images=""):
-    path = root / f"{kind}-{network}-{resolution}-{len(batch)}.npz"
-    moments = Moments(6)
-    moments.update(torch.from_numpy(features(batch)).float())
-    about = Provenance(kind=kind, network=network, resolution=resolution, images=images)
-    save_statistics(path, {"pool": moments}, about, torch.from_numpy(features(batch)))
-    return str(path)
-
-
-def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
+def test_saved_statistics_replace_those_of_the_images(ask, real, tokenizer, features, frechet, statistics):
     images = originals(real)[2]
     found, written = ask()
-    same, of_file = ask(reference=_statistics(tmp_path, images))
+    same, of_file = ask(reference=statistics(features(images), True, kind="reconstruction"))
     for stage in found:
         assert same[stage]["frechet_distance"] == pytest.approx(found[stage]["frechet_distance"], rel=1e-6)
         assert of_file["bias"][stage] == pytest.approx(written["bias"][stage], rel=1e-6)
@@ -388,8 +312,8 @@ def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
     assert not any("other images" in warning for warning in of_file["warnings"])
     # Of other images they are another target, which is told.
     others = originals(real, "train")[2]
-    found, written = ask(reference=_statistics(tmp_path, others, images="others"))
-    wanted = whole_frechet(features(others), features(rebuilt(tokenizer(), images, "stage1")))
+    found, written = ask(reference=statistics(features(others), True, kind="reconstruction", images="others"))
+    wanted = frechet(features(others), features(rebuilt(tokenizer(), images, "stage1")))
     assert found["stage1"]["frechet_distance"] == pytest.approx(wanted, rel=1e-6)
     assert any("is of 60 other images than the 60 that were" in warning for warning in written["warnings"])
 
@@ -414,7 +338,7 @@ def test_saved_statistics_replace_those_of_the_images(ask, real, tmp_path):
     ],
 )
 def test_what_cannot_be_evaluated_is_rejected_before_anything_is_measured(
-    ask, tmp_path, real, extractor, changes, message
+    ask, tmp_path, real, extractor, changes, message, tokenizer, features, statistics
 ):
     images = originals(real)[2]
     (tmp_path / "texts").mkdir()
@@ -425,10 +349,11 @@ def test_what_cannot_be_evaluated_is_rejected_before_anything_is_measured(
     tensors = {name: tensor.clone() for name, tensor in broken.stage2.state_dict().items()}
     tensors["norm_out.bias"][3] = torch.nan
     save_tensors(tmp_path / "nan" / "stage2.safetensors", tensors)
+    pool = features(images)
     made = {
-        "generation": _statistics(tmp_path, images, kind="generation"),
-        "network": _statistics(tmp_path, images, network="other"),
-        "resolution": _statistics(tmp_path, images, resolution=32),
+        "generation": statistics(pool),
+        "network": statistics(pool, kind="reconstruction", network="other"),
+        "resolution": statistics(pool, kind="reconstruction", resolution=32),
     }
     for name, value in changes.items():
         if name == "reference":
@@ -450,18 +375,18 @@ def test_what_could_not_be_reported_is_not_begun(ask, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_features_that_are_no_numbers_are_reported(ask, monkeypatch):
-    class Broken(Projections):
+def test_features_that_are_no_numbers_are_reported(ask, use, projections):
+    class Broken(projections):
         def __call__(self, images):
             found = super().__call__(images)
             return found._replace(pool=found.pool * torch.nan)
 
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: Broken())
+    use(Broken())
     with pytest.raises(AlitokError, match="features of 16 of 16 images are not finite"):
         ask()
 
 
-def test_another_evaluation_or_foreign_files_are_rejected(ask, tmp_path):
+def test_another_evaluation_or_foreign_files_are_rejected(ask, tmp_path, tokenizer):
     ask()
     with pytest.raises(AlitokError, match=r"split \(val, now train\).* start over with --fresh"):
         ask(split="train")

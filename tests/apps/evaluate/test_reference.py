@@ -2,73 +2,37 @@
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 import alitok.apps.evaluate.reference as workflow
 from alitok.apps.evaluate.options import ReferenceOptions
 from alitok.apps.evaluate.reference import run_eval_reference
 from alitok.core.errors import AlitokError
-from alitok.metrics.features import Features
 from alitok.metrics.reference import load_statistics
 
 
-class Sums:
-    """Sums of the channels, in place of Inception."""
-
-    name, weights, distance = "sums", "abc", "distance of sums"
-
-    def __init__(self):
-        self.shown = 0
-
-    def __call__(self, images):
-        self.shown += len(images)
-        sums = images.float().mean((2, 3))
-        return Features(sums, sums[:, :2], sums.softmax(1))
-
-
 @pytest.fixture
-def extractor(monkeypatch):
-    found = Sums()
-    monkeypatch.setattr(workflow, "open_extractor", lambda *words: found)
-    return found
-
-
-@pytest.fixture
-def real(tmp_path):
-    """40 images of 16 pixels in two classes."""
-    random = np.random.default_rng(0)
-    for number in range(40):
-        folder = tmp_path / "real" / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return tmp_path / "real"
-
-
-@pytest.fixture
-def run(real, tmp_path, extractor):
+def run(folder, tmp_path, extractor):
     """Saves statistics with these options."""
 
-    def call(data=str(real), **changes):
+    def call(data=str(folder), **changes):
         options = {"out": tmp_path / "r.npz", "size": 16, "device": "cpu", **changes}
         run_eval_reference(data, ReferenceOptions(**options))
 
     return call
 
 
-def test_the_file_holds_statistics_of_the_split_and_what_they_are_for(real, run, tmp_path):
+def test_the_file_holds_statistics_of_the_split_and_what_they_are_for(folder, cropped, features, run, tmp_path):
     run(split="all", kind="generation")
     found = load_statistics(tmp_path / "r.npz")
-    pixels = np.stack([np.asarray(Image.open(path)) for path in real.rglob("*.png")])
-    sums = torch.from_numpy(pixels).double().mean((1, 2))
-    assert found.moments["pool"].count == len(found.features) == 40
-    torch.testing.assert_close(found.moments["pool"].mean, sums.mean(0), rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.moments["pool"].covariance(), sums.T.cov(), rtol=1e-5, atol=1e-9)
+    pool = features(cropped(folder))
+    assert found.moments["pool"].count == len(found.features) == 60
+    np.testing.assert_allclose(found.moments["pool"].mean, pool.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.moments["pool"].covariance(), np.cov(pool.T), rtol=1e-4, atol=1e-9)
     assert set(found.moments) == {"pool", "spatial"}
     about = found.provenance
-    assert (about.kind, about.network, about.resolution) == ("generation", "sums", 16)
+    assert (about.kind, about.network, about.resolution) == ("generation", "projections", 16)
     assert len(about.dataset) == len(about.images) == 16
-    assert {path.name for path in tmp_path.iterdir()} == {"real", "r.npz"}
+    assert [path.name for path in tmp_path.iterdir()] == ["r.npz"]
 
     kinds = {"train": "generation", "val": "reconstruction"}
     counts, keys = [], set()
@@ -79,7 +43,7 @@ def test_the_file_holds_statistics_of_the_split_and_what_they_are_for(real, run,
             assert found.provenance.kind == kind
             counts.append(found.moments["pool"].count)
             keys.add(found.provenance.images)
-    assert counts == [36, 36, 4, 4]
+    assert counts == [54, 54, 6, 6]
     assert len(keys) == 4, "another seed holds out other images"
 
 
@@ -91,7 +55,7 @@ def test_a_start_that_was_stopped_is_continued_and_of_another_split_is_not(run, 
     assert (tmp_path / "r.parts").is_dir()
     shown = extractor.shown
     run()
-    assert extractor.shown == shown == 36
+    assert extractor.shown == shown == 54
     assert not (tmp_path / "r.parts").exists()
 
 
@@ -111,4 +75,4 @@ def test_what_cannot_be_a_reference_is_rejected(run, tmp_path, changes, message)
         changes = {"out": tmp_path / changes["out"]}
     with pytest.raises(AlitokError, match=message):
         run(**changes)
-    assert {path.name for path in tmp_path.iterdir()} == {"real"}
+    assert list(tmp_path.iterdir()) == []
