@@ -17,6 +17,7 @@ from alitok.report.model import Curve, Row, Table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07800", "#3a9bd1", "#555555", "#000000", "#882255")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h")
 _LETTERS = 8.0  # points, of the labels
+_Box = tuple[float, float, float, float]  # left, bottom, right, top
 # Where a label may stand from its point, in points: nearest first.
 _PLACES = [(dx * reach, dy * reach) for reach in (0.9, 1.7, 2.5) for dx, dy in ((7, 5), (-7, 5), (7, -5), (-7, -5))]
 _PLACES[4:4] = [(0, 8), (0, -8), (9, 0), (-9, 0)]
@@ -88,6 +89,8 @@ def _labels(curve: Curve, name: str) -> list[str]:
 
 
 def _lines(axes: Any, curve: Curve) -> None:
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
     for number, (name, (x, y)) in enumerate(curve.lines.items()):
         colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
         if name in curve.scatter:
@@ -98,7 +101,10 @@ def _lines(axes: Any, curve: Curve) -> None:
         if len(x):
             axes.plot(x, y, label=name, color=colour, **style)
     if curve.log_y and any(value > 0 for _, y in curve.lines.values() for value in y):
-        _log_axis(axes)
+        axes.set_yscale("log")  # with plain numbers at 1, 2 and 5 of each decade
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def _label(axes: Any, curve: Curve) -> None:
@@ -117,9 +123,9 @@ def _label(axes: Any, curve: Curve) -> None:
         if math.isfinite(x) and math.isfinite(y)
     ]
     centres = places(point for point, _, _ in marks)
-    taken = [_around(x, y, 4.0) for x, y in centres]
+    taken = [(x - 4.0, y - 4.0, x + 4.0, y + 4.0) for x, y in centres]
     faint = chain.from_iterable(zip(*line, strict=True) for line in curve.scatter.values())
-    taken += [_around(x, y, 2.0) for x, y in places(faint)]
+    taken += [(x - 2.0, y - 2.0, x + 2.0, y + 2.0) for x, y in places(faint)]
     for (point, text, colour), (x, y) in zip(marks, centres, strict=True):
         width = 0.6 * _LETTERS * len(text)
         boxes = [_box(x + dx, y + dy, width, dx) for dx, dy in _PLACES]
@@ -141,13 +147,6 @@ def _label(axes: Any, curve: Curve) -> None:
         )
 
 
-_Box = tuple[float, float, float, float]  # left, bottom, right, top
-
-
-def _around(x: float, y: float, reach: float) -> _Box:
-    return x - reach, y - reach, x + reach, y + reach
-
-
 def _box(x: float, y: float, width: float, side: float) -> _Box:
     """Of a label to the right, to the left or in the middle of x."""
     left = x if side > 0 else x - width if side < 0 else x - width / 2
@@ -158,13 +157,3 @@ def _overlap(one: _Box, other: _Box) -> float:
     """Area in common."""
     width, height = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, height)
-
-
-def _log_axis(axes: Any) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

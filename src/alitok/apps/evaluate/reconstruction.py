@@ -88,8 +88,7 @@ def run_eval_reconstruction(
         lpips, without_lpips = open_lpips(weights, size, world, download=options.features == "inception")
         tools = Instruments(model, extractor, lpips, size >= SSIM_WINDOW, options.batch_size, world.device)
         job = ReconstructionJob(tokenizer, options, command, work, tools, splits, left_out, originals)
-        notes = world.on_rank0(lambda: notes_of(job, reference, without_lpips))
-        settings = world.on_rank0(lambda: _settings(job))
+        notes, settings = world.on_rank0(lambda: (notes_of(job, reference, without_lpips), _settings(job)))
         return _conclude(job, _measured(job, settings), reference, settings, notes)
 
 
@@ -133,8 +132,7 @@ def open_lpips(
             )
         return None
 
-    skipped = world.on_rank0(fetch)
-    if skipped is not None:
+    if (skipped := world.on_rank0(fetch)) is not None:
         return None, skipped
     network = load_network("lpips", weights)
     assert isinstance(network, LpipsVgg)
@@ -159,11 +157,7 @@ def _settings(job: ReconstructionJob) -> dict[str, Any]:
 
 
 def _measured(job: ReconstructionJob, settings: dict[str, Any]) -> FeatureFiles:
-    """Metrics and features of all images; those on disk are not computed again. All processes call this.
-
-    Raises:
-        AlitokError: the directory holds another job, an image cannot be read, or the tokenizer is broken.
-    """
+    """Metrics and features of all images; those on disk are not computed again. All processes call this."""
     work, world, count = job.work, job.work.world, len(job.originals)
     stored = job_dir(work.root).begin({**settings, "block": _BLOCK}, world, fresh=work.fresh)
     files = FeatureFiles(work.root / "features", Blocks(count, stored["block"]))
@@ -221,12 +215,11 @@ def _compare(made: SetStatistics, originals: SetStatistics, target: Target, devi
 
     That is so without a reference, or with one computed from the originals.
     """
-    place = in_double(device)
     own = originals.pool.total().gaussian()
     same = len(target.pool.mean) == len(own.mean) and bool(
         (own.mean - target.pool.mean).square().sum() <= _SAME_MEAN * own.covariance.trace()
     )
-    found = compare(made, target, device=place, interval=not same)
+    found = compare(made, target, device=in_double(device), interval=not same)
     if not same or not enough_for_interval(made):
         return found
     bias = paired_bias(made.pool, originals.pool)
