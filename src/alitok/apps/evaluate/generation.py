@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from alitok.apps.evaluate.generation_report import SHOWN, GenerationResult, SweepPoint, write_generation
+from alitok.apps.evaluate.images import ImageSet, ModelImages, StoredImages, folder_images, npz_images, usable_images
 from alitok.apps.evaluate.job import (
     Work,
     begin_images,
@@ -23,10 +24,8 @@ from alitok.apps.evaluate.job import (
     write_features,
 )
 from alitok.apps.evaluate.options import GenerationOptions
-from alitok.apps.evaluate.originals import usable_images
 from alitok.apps.evaluate.reference import Reference, of_splits, open_reference, require_large
 from alitok.apps.evaluate.report import metrics_of
-from alitok.apps.evaluate.samples import ImageSet, ModelImages, StoredImages, folder_images, npz_images
 from alitok.core.choices import SplitName
 from alitok.core.distributed import World, join
 from alitok.core.errors import AlitokError

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alitok.apps.evaluate.images import ImageSet, ModelImages
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.reference import Reference
 from alitok.apps.evaluate.report import (
@@ -21,7 +22,6 @@ from alitok.apps.evaluate.report import (
     published_section,
     write_evaluation,
 )
-from alitok.apps.evaluate.samples import ImageSet, ModelImages
 from alitok.core.console import counted
 from alitok.data.decode import BrokenImageError, in_threads, silence_pillow
 from alitok.data.sources.decoded import ImageSource

@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from alitok import __version__
+from alitok.apps.evaluate.images import ImageSet
 from alitok.apps.evaluate.options import FeaturesName
-from alitok.apps.evaluate.samples import ImageSet
 from alitok.core.blocks import Blocks
 from alitok.core.console import progress_bar
 from alitok.core.distributed import World

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from alitok import __version__
 from alitok.apps.evaluate.fidelity import ORIGINAL, Instruments, code_usage, fidelity_of, measure
+from alitok.apps.evaluate.images import choose, usable_images
 from alitok.apps.evaluate.job import Work, job_dir, open_extractor
 from alitok.apps.evaluate.options import ReconstructionOptions
-from alitok.apps.evaluate.originals import choose, usable_images
 from alitok.apps.evaluate.reconstruction_report import ReconstructionJob, notes_of, write_reconstruction
 from alitok.apps.evaluate.reference import Reference, open_reference, target_of
 from alitok.core.blocks import Blocks

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alitok.apps.evaluate.fidelity import Instruments, rebuild
+from alitok.apps.evaluate.images import Originals
 from alitok.apps.evaluate.job import Work
 from alitok.apps.evaluate.options import ReconstructionOptions
-from alitok.apps.evaluate.originals import Originals
 from alitok.apps.evaluate.reference import Reference
 from alitok.apps.evaluate.report import (
     NOTABLE_BIAS,

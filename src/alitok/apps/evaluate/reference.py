@@ -13,10 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
+from alitok.apps.evaluate.images import StoredImages, choose, usable_images
 from alitok.apps.evaluate.job import Work, begin_images, discard_tree, open_extractor, write_features
 from alitok.apps.evaluate.options import EvaluationKind, ReferenceOptions
-from alitok.apps.evaluate.originals import choose, usable_images
-from alitok.apps.evaluate.samples import StoredImages
 from alitok.core.choices import SplitName
 from alitok.core.console import Reporter, reporter
 from alitok.core.distributed import join

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alitok.apps.evaluate.originals import choose
+from alitok.apps.evaluate.images import choose
 from alitok.core.blocks import Blocks
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
