@@ -56,7 +56,7 @@ def ask(tmp_path, model, folder, extractor):
 
 
 @pytest.fixture
-def samples():
+def samples(model):
     """The model's samples, (N, 3, 16, 16) uint8, straight from the pipeline."""
 
     def generate(count=COUNT, **settings):
