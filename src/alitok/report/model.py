@@ -1,17 +1,9 @@
 """One report for every command: sections of tables, images, curves and heat maps. It knows no application.
 
-    report = Report(
-        title="alitok: digits",
-        summary="2,000 samples against the statistics of the validation set.",
-        command="alitok eval generation ...",
-        sections=(
-            Section("Metrics", (Table(("value",), (Row("gFID", (Cell("4.57", "4.31 to 4.83"),), key="gfid"),)),)),
-            Section("Samples", (Images((ImageSheet(images, alt="samples", columns=5),)),), note="The first 10."),
-            Section("Training", (Curves((Curve("Loss", "step", "nats", {"train": (steps, losses)}),)),)),
-            Section("Protocol", (Facts({"seed": 0, "device": "cpu"}),)),
-        ),
-        warnings=("Only 2,000 samples.",),
-    )
+    metrics = Table(("value",), (Row("gFID", (Cell("4.57", "4.31 to 4.83"),), key="gfid"),))
+    sheet = ImageSheet(images, alt="samples", columns=5)
+    sections = (Section("Metrics", (metrics,)), Section("Samples", (Images((sheet,)),), note="The first 10."))
+    report = Report("alitok: digits", "2,000 samples.", "alitok eval ...", sections, warnings=("Only 2,000 samples.",))
     write_html(root / "report.html", report)       # alitok.report.html: one file that opens without a network
     write_bytes(root / "report.md", markdown(report).encode())  # alitok.report.markdown: the same without images
     print_table(console, table)                    # alitok.report.terminal
