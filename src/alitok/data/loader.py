@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import FrameType, TracebackType
@@ -56,11 +55,6 @@ def order(length: int, seed: int, epoch: int, groups: np.ndarray | None = None) 
     return np.lexsort((draw.permutation(length), window))
 
 
-def _crop_choice(length: int, crops: int, seed: int, epoch: int) -> np.ndarray:
-    """The crop of each image in an epoch, (length,) int64; drawn at once, as a stream per image is too slow."""
-    return _stream(seed, epoch, 0, _CROP).integers(crops, size=length)
-
-
 def _stream(seed: int, epoch: int, index: int, use: int) -> np.random.Generator:
     """Philox is keyed, not seeded: no hashing, and the high words of its counter keep the streams apart."""
     key = np.array([seed % 2**64, epoch], np.uint64)
@@ -72,8 +66,7 @@ class _PerEpoch:
     """A table of one number per image and epoch; caches the last epoch."""
 
     def __init__(self, make: Callable[[int], np.ndarray]) -> None:
-        self._make = make
-        self._epoch = -1
+        self._make, self._epoch = make, -1
         self._table = np.empty(0, np.int64)
 
     def at(self, epochs: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -113,11 +106,10 @@ class _Positions:
         return epochs, self._order.at(epochs, offsets)
 
 
-class Batches:
+class Batches(Dataset[Batch | AlitokError]):
     """Endless batches of randomly cropped images (B, 3, size, size) uint8 and labels (B,) int64.
 
     Args:
-        source: the images.
         batch_size: B over all ranks; it may exceed the number of images.
         seed: of the order and of the crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
@@ -138,31 +130,24 @@ class Batches:
         *,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self._steps = _ImageSteps(source, _Positions(len(source), batch_size, seed, part, source.groups))
-        self._start_step, self._workers = start_step, workers
+        self._source, self._start_step, self._workers = source, start_step, workers
+        self._positions = _Positions(len(source), batch_size, seed, part, source.groups)
 
     def __iter__(self) -> Iterator[Batch]:
-        return read_ahead(self._steps, count(self._start_step), self._workers)
-
-
-@dataclass
-class _ImageSteps(Dataset[Batch | AlitokError]):
-    """Item k is the batch of step k, or the error that reading it raised; see `read_ahead`."""
-
-    source: ImageSource
-    positions: _Positions
+        return read_ahead(self, count(self._start_step), self._workers)
 
     def __getitem__(self, step: int) -> Batch | AlitokError:
-        epochs, indices = self.positions.at(step)
-        seed = self.positions.seed
+        """The batch of a step, or the error that reading it raised; see `read_ahead`."""
+        epochs, indices = self._positions.at(step)
+        seed = self._positions.seed
         try:
             images = [
-                self.source.read(index, image_rng(seed, epoch, index))
+                self._source.read(index, image_rng(seed, epoch, index))
                 for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
             ]
         except AlitokError as error:
             return error
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(self.source.labels[indices])
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(self._source.labels[indices])
 
 
 class CodeBatches:
@@ -171,7 +156,6 @@ class CodeBatches:
     Of a store with several crops per image, each epoch draws one crop per image.
 
     Args:
-        store: the codes.
         batch_size: B over all ranks; it may exceed the number of images.
         seed: of the order and of the choice of crops.
         start_step: the step of the first batch; starting at k equals skipping k batches.
@@ -186,7 +170,8 @@ class CodeBatches:
     ) -> None:
         self._store, self._start_step = store, start_step
         self._positions = _Positions(store.images, batch_size, seed, part)
-        self._crop = _PerEpoch(partial(_crop_choice, store.images, store.crops, seed))
+        # the crops of an epoch are drawn at once, as a stream per image is too slow
+        self._crop = _PerEpoch(lambda epoch: _stream(seed, epoch, 0, _CROP).integers(store.crops, size=store.images))
 
     def __iter__(self) -> Iterator[Batch]:
         store = self._store
@@ -223,7 +208,7 @@ def _from_workers(
     items: Dataset[Item | AlitokError], numbers: Iterable[int], workers: int
 ) -> Iterator[Item | AlitokError]:
     ending: Flag = multiprocessing.RawValue(Flag, 0)
-    atexit.register(_raise_flag, ending)  # exit functions run in reverse order: before the wait for workers
+    atexit.register(setattr, ending, "value", 1)  # exit functions run in reverse order: before the wait for workers
     loader = DataLoader(
         items,
         batch_size=None,  # an item is a whole batch already
@@ -260,7 +245,3 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     """A parent that ends while it fetches an item breaks the connection of the thread that sends it: not an error."""
     if not issubclass(kind, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)
-
-
-def _raise_flag(flag: Flag) -> None:
-    flag.value = 1

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -49,12 +49,9 @@ class StoreHead:
     """The settings of a whole store.
 
     Attributes:
-        images: number of images.
         length: T, codes per sequence.
-        codebook_size: number of codes of the tokenizer.
         recipe: which views of an image were encoded.
         crops: the name of each view, in the order of the rows.
-        classes: class names.
         tokenizer: fingerprint of the tokenizer.
         tokenizer_path: where it was; it may have moved since.
         source: the data.
@@ -96,12 +93,8 @@ class StoreHead:
 
     def differences(self, other: StoreHead) -> list[str]:
         """Names of the settings that decide the codes and differ."""
-        found = {
-            words
-            for name, words in _DECIDES.items()
-            if getattr(self, name) != getattr(other, name) and not (name == "listing" and self.source != other.source)
-        }
-        return sorted(found)
+        names = [name for name in _DECIDES if getattr(self, name) != getattr(other, name)]
+        return sorted({_DECIDES[name] for name in names if name != "listing" or self.source == other.source})
 
 
 _DECIDES = {
@@ -132,7 +125,6 @@ def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ..
     """The names of the views of an image, in order.
 
     Args:
-        recipe: `centre`, `flip` or `ten`.
         count: views per image; the source may have no mirror images, or only the fixed view.
         drawn: whether positions are random, as from a source that has no whole images.
     """
@@ -151,21 +143,13 @@ def as_stored(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 class StoreWriter:
-    """Writes a store; any number of processes may write shards of their own at the same time.
-
-    Args:
-        path: the directory of the store.
-        head: its settings, the same in all processes.
-    """
+    """Writes a store; any number of processes may write shards of their own at the same time."""
 
     def __init__(self, path: Path, head: StoreHead) -> None:
         self.path, self.head = path, head
 
     def prepare(self, fresh: bool = False) -> list[int]:
-        """Create the directory, or resume an unfinished store.
-
-        Args:
-            fresh: delete an existing store first.
+        """Create the directory, or resume an unfinished store; `fresh` deletes an existing one first.
 
         Returns:
             The numbers of the unfinished shards.
@@ -199,10 +183,8 @@ class StoreWriter:
         """Write one shard: its files, then the sidecar that marks it as finished.
 
         Args:
-            number: of the shard.
             codes: (rows, T) of 0 <= code < codebook_size.
             labels: (images,) indices into the classes.
-            keys: one per image.
         """
         head, images = self.head, self.head.shard(number)
         assert codes.shape == (len(images) * len(head.crops), head.length), codes.shape
@@ -212,20 +194,22 @@ class StoreWriter:
         if self._whole() or self._entry(number) is not None:
             return  # written by another job; finished shards are never rewritten
         entry: dict[str, Any] = {"first": images.start, "images": len(images)}
-        for kind, values in (("codes", as_stored(codes, head.codebook_size)), ("labels", labels), ("keys", keys)):
+        listing = json.dumps(list(keys), separators=(",\n", ":"))  # a name may hold anything
+        contents = {
+            "codes": as_stored(codes, head.codebook_size),
+            "labels": labels.astype(label_type(len(head.classes))),
+            "keys": gzip.compress(listing.encode(), mtime=0),
+        }
+        for kind, content in contents.items():
             name = f"{kind}-{number:05d}{KINDS[kind]}"
             with atomic_path(self.path / name) as part:
                 with part.open("wb") as file:
-                    _write_kind(file, kind, values, len(head.classes))
+                    file.write(content) if isinstance(content, bytes) else np.save(file, content)
                 entry[kind] = {"file": name, "bytes": part.stat().st_size, "sha256": sha256(part)}
-        write_json(self.path / _sidecar(number), entry)
+        write_json(self._sidecar(number), entry)
 
     def finish(self) -> bool:
-        """Write the manifest if all shards are finished, whichever process wrote them.
-
-        Returns:
-            Whether the store is whole; if not, other processes have shards to write.
-        """
+        """Write the manifest if all shards are finished; if not, other processes have shards to write: False."""
         entries = [self._entry(number) for number in range(self.head.shards)]
         if not self._whole():
             begun = find_head(self.path)  # of the first job: others may have the tokenizer under another path
@@ -237,27 +221,22 @@ class StoreWriter:
                 remove(path)
         return True
 
+    def _sidecar(self, number: int) -> Path:
+        return self.path / f"shard-{number:05d}.json"
+
     def _whole(self) -> bool:
         return (self.path / MANIFEST).exists()
 
     def _entry(self, number: int) -> dict[str, Any] | None:
         """The sidecar of a finished shard; None when it is not finished or a file is missing."""
         try:
-            entry = _renamed(read_json(self.path / _sidecar(number)))
+            entry = _renamed(read_json(self._sidecar(number)))
             images = self.head.shard(number)
             whole = (entry["first"], entry["images"]) == (images.start, len(images))
             sizes = [(self.path / entry[kind]["file"]).stat().st_size == entry[kind]["bytes"] for kind in KINDS]
         except (AlitokError, OSError, KeyError, TypeError):
             return None
         return entry if whole and all(sizes) else None
-
-
-def _write_kind(file: BinaryIO, kind: str, values: Any, classes: int) -> None:
-    if kind == "keys":  # as JSON, in which a name may hold anything
-        listing = json.dumps(list(values), separators=(",\n", ":"))
-        file.write(gzip.compress(listing.encode(), mtime=0))
-    else:
-        np.save(file, values if kind == "codes" else values.astype(label_type(classes)))
 
 
 def label_type(classes: int) -> np.dtype[Any]:
@@ -275,10 +254,6 @@ def read_keys(path: Path) -> list[str]:
         return json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError) as error:
         raise AlitokError(f"{path} is missing or damaged ({error}); {ENCODE_AGAIN}.") from None
-
-
-def _sidecar(number: int) -> str:
-    return f"shard-{number:05d}.json"
 
 
 def _to_json(head: StoreHead) -> dict[str, Any]:
@@ -343,10 +318,9 @@ def require_store(path: Path) -> None:
     Raises:
         AlitokError: it is something else.
     """
-    heads = [path / name for name in (MANIFEST, JOB)] if path.is_dir() else []
-    for place in heads:
+    for name in (MANIFEST, JOB):
         with suppress(AlitokError):
-            found = read_json(place)
+            found = read_json(path / name)
             if isinstance(found, dict) and {"format", "codebook_size"} <= found.keys():
                 return
     find_head(path)  # raises the error that describes it

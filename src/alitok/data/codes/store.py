@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,7 @@ class CodeStore:
     """A finished store opened for reading.
 
     Attributes:
-        path: its directory.
-        head: its settings.
         image_labels: (N,) uint16 or int32.
-        classes: class names.
-        codebook_size: number of codes of the tokenizer.
         length: T.
         crops: C, rows per image.
         images: N.
@@ -37,7 +34,6 @@ class CodeStore:
         """Open a store; sizes are checked, checksums only by `verify`.
 
         Args:
-            path: its directory.
             tokenizer: fingerprint of the tokenizer in use; None accepts codes of any.
 
         Raises:
@@ -53,8 +49,12 @@ class CodeStore:
         if not self._consistent():
             raise AlitokError(f"{path / MANIFEST} disagrees with its own list of shards; {ENCODE_AGAIN}.")
         self._shard_rows = head.shard_images * self.crops
-        self._shards = [self._open(number) for number in range(head.shards)]
-        self.image_labels = np.concatenate([self._read_labels(number) for number in range(head.shards)])
+        labels, self._shards = [], []
+        for entry in self._entries:
+            codes = path / entry["codes"]["file"], np.dtype("<u2"), (entry["images"] * self.crops, self.length)
+            self._shards.append(_load(*codes, mapped=True))
+            labels.append(_load(path / entry["labels"]["file"], label_type(len(self.classes)), (entry["images"],)))
+        self.image_labels = np.concatenate(labels)
         self._keys: tuple[int, list[str]] = (-1, [])  # of the shard that was read last
 
     def _consistent(self) -> bool:
@@ -65,15 +65,6 @@ class CodeStore:
             return False
         wanted = [self.head.shard(number) for number in range(self.head.shards)]
         return files and bool(self.crops) and ranges == [(part.start, len(part)) for part in wanted]
-
-    def _open(self, number: int) -> np.ndarray:
-        entry = self._entries[number]
-        shape = entry["images"] * self.crops, self.length
-        return _load(self.path / entry["codes"]["file"], np.dtype("<u2"), shape, mapped=True)
-
-    def _read_labels(self, number: int) -> np.ndarray:
-        entry = self._entries[number]
-        return _load(self.path / entry["labels"]["file"], label_type(len(self.classes)), (entry["images"],))
 
     def __len__(self) -> int:
         """Number of rows: images times crops."""
@@ -133,10 +124,8 @@ class CodeStore:
 def _read_manifest(path: Path) -> tuple[StoreHead, list[dict[str, Any]]]:
     if not path.is_dir():
         raise AlitokError(f"There are no codes at {path}; check the path, or encode the images first.")
-    try:
+    with suppress(FileNotFoundError):
         return read_head(path, MANIFEST)
-    except FileNotFoundError:
-        pass
     if (path / JOB).exists():
         raise AlitokError(f"The codes in {path} are unfinished; run the same alitok encode again to resume.")
     raise AlitokError(f"{path} is not a code store: it has no {MANIFEST}; {ENCODE_AGAIN}.")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,20 +23,26 @@ from alitok.core.errors import AlitokError
 from alitok.data.decode import in_threads
 from alitok.data.sources.archive_index import ArchiveFile, ArchiveIndex, index_archive
 from alitok.data.sources.cache import Cache, write_if_possible
-from alitok.data.sources.images import TRAIN, Broken, Contents, Labels, Strings, printable, val_name
+from alitok.data.sources.images import TRAIN, Broken, Contents, EncodedImages, Labels, Strings, printable, val_name
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
 _MOST_LOGGED = 100  # lines of progress while listing
 
 
-class Shard(Protocol):
-    """One archive, wherever it is; its name is unique among the archives of a source."""
+@dataclass(frozen=True)
+class Shard:
+    """One archive.
 
-    @property
-    def name(self) -> str:
-        """For keys."""
-        ...
+    Attributes:
+        name: unique among the archives of a source.
+        place: a path, or the URL of an archive that never changes.
+        cache: where it is fetched to.
+    """
+
+    name: str
+    place: Path | str
+    cache: Cache
 
     def open(self) -> ArchiveFile:
         """Open it, fetching it first if necessary.
@@ -45,45 +51,16 @@ class Shard(Protocol):
             OSError: it cannot be read.
             AlitokError: it cannot be fetched.
         """
-        ...
+        if isinstance(self.place, str):
+            return self.cache.open(self.place)
+        return ArchiveFile(os.open(self.place, os.O_RDONLY))
 
-    def identity(self) -> tuple[object, ...]:
-        """What changes with its content."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalShard:
-    """An archive on this machine."""
-
-    name: str
-    path: Path
-
-    def open(self) -> ArchiveFile:
-        """See `Shard`."""
-        return ArchiveFile(os.open(self.path, os.O_RDONLY))
-
-    def identity(self) -> tuple[object, ...]:
-        """See `Shard`."""
-        found = self.path.stat()
-        return str(self.path), found.st_size, found.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class FetchedShard:
-    """A remote archive, which is assumed never to change."""
-
-    name: str
-    url: str
-    cache: Cache
-
-    def open(self) -> ArchiveFile:
-        """See `Shard`."""
-        return self.cache.open(self.url)
-
-    def identity(self) -> tuple[object, ...]:
-        """See `Shard`."""
-        return (self.url,)
+    def index(self) -> Path:
+        """Where its index is saved: another file when its content changes; raises OSError where it cannot be read."""
+        if isinstance(self.place, str):
+            return self.cache.index(self.place)
+        found = self.place.stat()
+        return self.cache.index(self.place, found.st_size, found.st_mtime_ns)
 
 
 class OpenShards:
@@ -91,16 +68,13 @@ class OpenShards:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._clear()
-
-    def _clear(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._files: dict[int, ArchiveFile] = {}
 
     def get(self, number: int, shard: Shard) -> ArchiveFile:
         """The file of a shard, opened if it is not open yet."""
         if os.getpid() != self._process:
-            self._clear()
+            OpenShards.__init__(self, self._most)
         with self._lock:
             file = self._files.pop(number, None)
             if file is not None:
@@ -113,42 +87,27 @@ class OpenShards:
                 del self._files[next(iter(self._files))]
         return file
 
-    def __getstate__(self) -> int:
-        return self._most
-
-    def __setstate__(self, most: int) -> None:
-        self.__init__(most)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenShards, (self._most,)
 
 
-@dataclass(eq=False)
-class ArchiveImages:
-    """Images in archives; see `EncodedImages` for the rest.
+@dataclass(eq=False, kw_only=True)
+class ArchiveImages(EncodedImages):
+    """Images in archives.
 
     Attributes:
-        shards: the archives.
         members: (N,) names of members.
         shard_of: (N,) int32 numbers of archives.
         offsets: (N,) int64.
         sizes: (N,) int64.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    contents: str
     shards: tuple[Shard, ...]
     members: Strings
     shard_of: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    val: np.ndarray | None
-    groups: np.ndarray | None
-    left_out: tuple[Broken, ...]
-    notes: tuple[str, ...]
     files: OpenShards
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def key(self, index: int) -> str:
         """The archive and the member in it."""
@@ -169,7 +128,6 @@ def open_archives(
     train: Sequence[Shard],
     val: Sequence[Shard] | None = None,
     *,
-    cache: Cache,
     notes: tuple[str, ...] = (),
     only_class: str | None = None,
     classes: Sequence[str] | None = None,
@@ -178,21 +136,17 @@ def open_archives(
     """List the images of archives.
 
     Args:
-        name: for messages.
-        train: the archives, in order.
         val: archives of validation images, where the split is given.
-        cache: where indexes are saved.
         notes: on what finding the archives met.
         only_class: the class of images without labels and folders; `name` unless given.
         classes: the order of the classes, where it is given.
-        log: prints progress.
 
     Raises:
         AlitokError: an archive cannot be read, or there are no images.
     """
     shards = (*train, *(val or ()))
-    fetched = any(isinstance(shard, FetchedShard) for shard in shards)
-    indexes = list(_indexes(shards, cache, _FETCHED_AT_ONCE if fetched else None, log))
+    fetched = any(isinstance(shard.place, str) for shard in shards)
+    indexes = list(_indexes(shards, _FETCHED_AT_ONCE if fetched else None, log))
     shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
     held = None if val is None else shard_of >= len(train)
     if any(index.has_labels() for index in indexes):
@@ -256,12 +210,10 @@ def _surplus(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex]) -> Iterat
         )
 
 
-def _indexes(
-    shards: Sequence[Shard], cache: Cache, threads: int | None, log: Reporter | None
-) -> Iterator[ArchiveIndex]:
+def _indexes(shards: Sequence[Shard], threads: int | None, log: Reporter | None) -> Iterator[ArchiveIndex]:
     """The indexes of archives, in order; logs progress where they were not in the cache."""
     count, last = len(shards), 0
-    found = in_threads(lambda shard: _index(shard, cache, log), shards, threads)
+    found = in_threads(lambda shard: _index(shard, log), shards, threads)
     for done, (index, is_new) in enumerate(found, start=1):
         if log is not None and is_new and count > 1 and (done == count or (done - last) * _MOST_LOGGED >= count):
             log(f"{done:,} of {count:,} archives listed")
@@ -269,15 +221,15 @@ def _indexes(
         yield index
 
 
-def _index(shard: Shard, cache: Cache, log: Reporter | None) -> tuple[ArchiveIndex, bool]:
+def _index(shard: Shard, log: Reporter | None) -> tuple[ArchiveIndex, bool]:
     """The index of an archive, from the cache if it is there, and whether it had to be made."""
     try:
-        path = cache.index(*shard.identity())
+        path = shard.index()
         try:
             return ArchiveIndex.from_bytes(path.read_bytes()), False
         except Exception:  # none yet, or a damaged one, on which numpy and zipfile raise nearly anything
-            if log is not None and isinstance(shard, FetchedShard) and not cache.has(shard.url):
-                log(f"Fetching {shard.url}")
+            if log is not None and isinstance(shard.place, str) and not shard.cache.has(shard.place):
+                log(f"Fetching {shard.place}")
             archive = shard.open()
             with os.fdopen(archive.descriptor, "rb", closefd=False) as file:
                 index = index_archive(file, shard.name)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,7 @@ _DIGITS_VAL = 0.2
 _INSTALL = "is not installed; run: pip install 'alitok[demo]'"
 
 
+@dataclass(eq=False)
 class _InMemory(ABC):
     """Base of the built-in sources: no image can be broken, and any order is equally fast."""
 
@@ -54,15 +56,18 @@ class _InMemory(ABC):
     classes: tuple[str, ...]
     labels: np.ndarray  # (N,) int64
     size: int
-    flip: bool
-    groups: np.ndarray | None = None
+    flip: bool = field(default=True, kw_only=True)
+    groups: np.ndarray | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.numbers = np.arange(len(self.labels))  # of the images in the whole source
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def key(self, index: int) -> str:
         """The source and the number of the image in it."""
-        return f"{self.name} {index}"
+        return f"{self.name} {self.numbers[index]}"
 
     @abstractmethod
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -76,44 +81,24 @@ class _InMemory(ABC):
         """Nothing: the images are in memory."""
         return []
 
-    def without(self, keys: Collection[str]) -> _InMemory:
+    def without(self, keys: Collection[str]) -> Self:
         """See `ImageSource`."""
         rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
-        return self if len(rows) == len(self) else _Subset(self, rows)
-
-
-class _Subset(_InMemory):
-    """Some images of another source."""
-
-    def __init__(self, source: _InMemory, rows: np.ndarray) -> None:
-        self.name, self.classes, self.size, self.flip = source.name, source.classes, source.size, source.flip
-        self.labels = source.labels[rows]
-        self._source, self._rows = source, rows
-
-    def key(self, index: int) -> str:
-        return self._source.key(int(self._rows[index]))
-
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        return self._source.read(int(self._rows[index]), rng)
-
-    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        return self._source.views(int(self._rows[index]), recipe)
+        rest = copy(self)
+        rest.labels, rest.numbers = self.labels[rows], self.numbers[rows]
+        return rest
 
 
 @dataclass(eq=False)
 class DigitSource(_InMemory):
     """Grey images in memory with one view each, with or without `rng`."""
 
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # (N,) int64
-    size: int
     images: np.ndarray  # (N, size, size) uint8
-    flip: bool = False  # a mirrored 2 is not a digit
+    flip: bool = field(default=False, kw_only=True)  # a mirrored 2 is not a digit
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
-        return np.repeat(self.images[index, None], 3, axis=0)
+        return np.repeat(self.images[self.numbers[index], None], 3, axis=0)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """(1, 3, size, size) uint8 for any recipe."""
@@ -153,12 +138,7 @@ def _enlarge(scan: np.ndarray, size: int) -> np.ndarray:
 class _PhotoSource(_InMemory):
     """Base of both kinds of crops: a region of each photograph, in memory."""
 
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # (N,) int64
-    size: int
     regions: list[np.ndarray]  # one (3, h, w) uint8 of each photograph
-    flip: bool = True
 
 
 class PhotoTrainSource(_PhotoSource):
@@ -169,7 +149,7 @@ class PhotoTrainSource(_PhotoSource):
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
-        crop = self._cut(index, np.random.default_rng(index) if rng is None else rng)
+        crop = self._cut(index, np.random.default_rng(self.numbers[index]) if rng is None else rng)
         mirrored = rng is not None and self.flip and rng.random() < 0.5
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
 
@@ -178,7 +158,7 @@ class PhotoTrainSource(_PhotoSource):
 
         Not the corners of the region, which would be the same for all images of a photograph.
         """
-        draw = np.random.default_rng(index)
+        draw = np.random.default_rng(self.numbers[index])
         crops = [self._cut(index, draw) for _ in range(5 if recipe == "ten" else 1)]
         return stack_views(crops, self.flip and recipe != "centre")
 
@@ -195,7 +175,7 @@ class PhotoValSource(_PhotoSource):
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         region = self.regions[self.labels[index]]
-        top, left = _spread_corner(region.shape[1:], self.size, index % VAL_CROPS)
+        top, left = _spread_corner(region.shape[1:], self.size, int(self.numbers[index]) % VAL_CROPS)
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
@@ -252,11 +232,10 @@ def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTr
     regions = [_cut_and_shrink(photo, size) for photo in photos.values()]
     classes = tuple(photos)
     rows = np.arange(len(classes), dtype=np.int64)
+    train, val = (list(parts) for parts in zip(*regions, strict=True))
     return (
-        PhotoTrainSource(
-            "photos train", classes, rows.repeat(TRAINING_CROPS), size, [training for training, _ in regions]
-        ),
-        PhotoValSource("photos held-out", classes, rows.repeat(VAL_CROPS), size, [val for _, val in regions]),
+        PhotoTrainSource("photos train", classes, rows.repeat(TRAINING_CROPS), size, train),
+        PhotoValSource("photos held-out", classes, rows.repeat(VAL_CROPS), size, val),
     )
 
 
@@ -267,19 +246,13 @@ def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarr
     """
     width, height = photo.size
     scale = PHOTO_SCALE * size / min(width, height)
-    if width >= height:
-        border = width * 3 // 4
-        boxes = (0, 0, border, height), (border, 0, width, height)
-    else:
-        border = height * 3 // 4
-        boxes = (0, 0, width, border), (0, border, width, height)
-    training, val = (_shrink(photo.crop(box), scale) for box in boxes)
+    right, bottom = (width * 3 // 4, height) if width >= height else (width, height * 3 // 4)
+    regions = photo.crop((0, 0, right, bottom)), photo.crop((right % width, bottom % height, width, height))
+    training, val = (
+        to_array(region.resize((round(region.width * scale), round(region.height * scale)), Image.Resampling.BICUBIC))
+        for region in regions
+    )
     return training, val
-
-
-def _shrink(region: Image.Image, scale: float) -> np.ndarray:
-    target = round(region.width * scale), round(region.height * scale)
-    return to_array(region.resize(target, Image.Resampling.BICUBIC))
 
 
 class Builtin(NamedTuple):

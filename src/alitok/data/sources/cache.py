@@ -30,6 +30,7 @@ _DEFAULT_GB = 200.0
 _TRIES = 5  # in a row without progress
 _CHUNK = 1 << 23  # bytes read at a time
 _FINAL = (401, 403, 404, 410)  # HTTP statuses that a retry does not change
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # our own disk failed, not the network
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Cache:
                 cause = error.__cause__ or error
                 size = sum(found.st_size for found, part in _files(path.parent) if part.stem.startswith(path.stem))
                 failures, received = (1, size) if size > received else (failures + 1, received)
-                if failures == _TRIES or _is_final(cause) or _is_local(error):
+                final = isinstance(cause, FileNotFoundError | PermissionError)
+                final |= getattr(cause, "status", None) in _FINAL or getattr(error, "errno", None) in _DISK
+                if failures == _TRIES or final:
                     why = error_text(cause, whole=True).rstrip(".")
                     raise AlitokError(f"{url} cannot be fetched: {why}. Run it again to resume the download.") from None
             time.sleep(self.pause * 2 ** (failures - 1))
@@ -222,18 +225,19 @@ def _evict(path: Path) -> bool:
 def _file_system(url: str) -> tuple[Any, str]:
     """An fsspec file system, and the name of the file in it."""
     scheme = url.partition("://")[0]
+    web = scheme in ("http", "https")
     options: dict[str, Any] = {}
     try:
         import fsspec
 
-        if scheme in ("http", "https"):
+        if web:
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # no limit on the whole archive
         return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        if scheme in ("http", "https"):
+        if web:
             raise AlitokError(f"To read {scheme}:// URLs, run: pip install 'alitok[stream]'.") from None
         raise AlitokError(f"{url} cannot be opened: {str(error).rstrip('.')}.") from None  # it names what to install
     except ValueError:
@@ -256,12 +260,3 @@ def _chunks(system: Any, name: str, info: Mapping[str, Any], out: IO[bytes]) -> 
     with system.open(name, "rb", block_size=0) as remote:
         while chunk := remote.read(_CHUNK):
             yield chunk
-
-
-def _is_final(cause: BaseException) -> bool:
-    return isinstance(cause, FileNotFoundError | PermissionError) or getattr(cause, "status", None) in _FINAL
-
-
-def _is_local(error: Exception) -> bool:
-    """Whether our own disk failed, not the network."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

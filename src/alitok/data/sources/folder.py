@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from alitok.core.console import are, counted
 from alitok.core.errors import AlitokError
 from alitok.data.sources.images import (
     TRAIN,
-    Broken,
     Contents,
+    EncodedImages,
     Labels,
     Strings,
     is_image,
@@ -38,23 +39,12 @@ class _File(NamedTuple):
     size: int  # bytes, -1 where the file is missing
 
 
-@dataclass(eq=False)
-class FileImages:
-    """Images in files of their own below one root; see `EncodedImages` for the rest."""
+@dataclass(eq=False, kw_only=True)
+class FileImages(EncodedImages):
+    """Images in files of their own below one root."""
 
     root: str
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
     keys: Strings
-    contents: str
-    notes: tuple[str, ...]
-    val: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    left_out: tuple[Broken, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def key(self, index: int) -> str:
         """The path below the root, with `/`."""
@@ -106,20 +96,28 @@ def images_below(root: Path) -> list[str]:
 
 def _collect(root: Path, name: str, listed: list[Iterable[_File]], notes: Iterable[str]) -> FileImages:
     """Listed files as images; those of a second listing are for validation."""
-    labels, contents, counts = Labels(), Contents(), [0 for _ in listed]
+    labels, contents, val = Labels(), Contents(), array("b")
 
     def keys() -> Iterator[str]:
         for part, files in enumerate(listed):
             for file in files:
                 labels.append(file.label)
                 contents.append(file.key, file.label, file.size)
-                counts[part] += 1
+                val.append(part)
                 yield file.key
 
     strings = Strings(keys())
     classes, rows = labels.finish()
-    val = np.arange(len(rows)) >= counts[0] if len(listed) > 1 else None
-    return FileImages(str(root), name, classes, rows, strings, contents.finish(), tuple(notes), val)
+    return FileImages(
+        name=name,
+        classes=classes,
+        labels=rows,
+        contents=contents.finish(),
+        val=np.array(val, bool) if len(listed) > 1 else None,
+        notes=tuple(notes),
+        root=str(root),
+        keys=strings,
+    )
 
 
 def _parts(root: Path) -> tuple[list[str] | None, list[str]]:

@@ -11,14 +11,14 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from alitok.core.console import Reporter
 from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import atomic_path, read_json, write_json
-from alitok.data.sources.archive import ArchiveImages, LocalShard, open_archives
+from alitok.data.sources.archive import Shard, open_archives
 from alitok.data.sources.cache import Cache
 from alitok.data.sources.images import TRAIN, EncodedImages, val_name
 from alitok.data.sources.patterns import is_on, require_options
@@ -133,27 +133,15 @@ def _open(
     cache: Cache,
     log: Reporter | None,
 ) -> EncodedImages:
+    """Images of splits, training first; `identity` distinguishes a streamed data set from others in the cache."""
     streaming = is_on("streaming", options.get("streaming", "0"))
 
     def loaded(split: str) -> Any:
         with _readable_errors(name):
             return load(split, streaming)
 
-    if streaming:
-        return _open_stream(name, identity, splits, loaded, options, cache, log)
-    return from_tables(name, {split: loaded(split) for split in splits}, options)
-
-
-def _open_stream(
-    name: str,
-    identity: object,
-    splits: Sequence[str],
-    load: Callable[[str], Any],
-    options: Mapping[str, str],
-    cache: Cache,
-    log: Reporter | None,
-) -> ArchiveImages:
-    """Images of streamed splits, training first; `identity` distinguishes the data set from others in the cache."""
+    if not streaming:
+        return from_tables(name, {split: loaded(split) for split in splits}, options)
     columns = None
     shards = []
     for split in splits:
@@ -162,18 +150,16 @@ def _open_stream(
         with cache.lock(folder):
             written = _Written.load(folder)
             if written is None or not written.done:
-                stream = load(split)
+                stream = loaded(split)
                 if stream.features is None:
                     stream = stream._resolve_features()  # of the first rows
                 found = find_columns(stream.features, options, name)
                 written = written or _Written(folder, found)
                 _write(stream, written, f"Split {split} of {name}", cache.limit, log)
         columns = columns or written.columns
-        shards.append([LocalShard(f"{split}-{path.name}", path) for path in written.shards])
+        shards.append([Shard(f"{split}-{path.name}", path, cache) for path in written.shards])
     assert columns is not None
-    images = open_archives(
-        name, shards[0], shards[1] if len(shards) > 1 else None, cache=cache, classes=columns.names, log=log
-    )
+    images = open_archives(name, shards[0], shards[1] if len(shards) > 1 else None, classes=columns.names, log=log)
     images.notes = columns.notes(name, images.classes)
     return images
 
@@ -206,8 +192,8 @@ class _Written:
         return written if all(path.is_file() for path in written.shards) else None
 
     def save(self) -> None:
-        columns = (self.columns.image, self.columns.label, self.columns.names)
-        state = {"columns": columns, "count": self.count, "rows": self.rows, "done": self.done, "stream": self.stream}
+        state = vars(self) | {"columns": astuple(self.columns)}
+        del state["folder"]
         write_json(self.folder / _STATE, state)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +26,8 @@ class Broken(NamedTuple):
     reason: str
 
 
-class EncodedImages(Protocol):
+@dataclass(eq=False, kw_only=True)
+class EncodedImages(ABC):
     """A fixed number of labelled, encoded images in a fixed order. Picklable, because loader workers may be spawned.
 
     Attributes:
@@ -42,19 +45,19 @@ class EncodedImages(Protocol):
     classes: tuple[str, ...]
     labels: np.ndarray
     contents: str
-    val: np.ndarray | None
-    groups: np.ndarray | None
-    left_out: tuple[Broken, ...]
-    notes: tuple[str, ...]
+    val: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    left_out: tuple[Broken, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """N."""
-        ...
+        return len(self.labels)
 
+    @abstractmethod
     def key(self, index: int) -> str:
         """The stable, unique name of an image: its path below the root, shard and member, or split and row."""
-        ...
 
+    @abstractmethod
     def encoded(self, index: int) -> bytes:
         """The image file.
 
@@ -62,7 +65,6 @@ class EncodedImages(Protocol):
             OSError: this image cannot be read.
             AlitokError: no image can be read, as without a network.
         """
-        ...
 
 
 class Strings:

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from alitok.core.console import Reporter
 from alitok.core.errors import AlitokError
-from alitok.data.sources.archive import FetchedShard, LocalShard, open_archives
+from alitok.data.sources.archive import Shard, open_archives
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.cache import open_cache
 from alitok.data.sources.folder import images_below, open_folder, open_labels
@@ -42,7 +42,6 @@ from alitok.data.sources.images import EncodedImages
 from alitok.data.sources.labels_file import LABEL_SUFFIXES
 from alitok.data.sources.patterns import (
     OPTIONS,
-    any_options,
     divide,
     expand_braces,
     expand_paths,
@@ -63,7 +62,6 @@ def open_splits(data: str, size: int, seed: int = 0, log: Reporter | None = None
         data: what the user wrote; the forms are listed above.
         size: px of the square training images.
         seed: draws the validation images, unless the data brings a split.
-        log: prints progress of what takes long, such as fetching archives.
 
     Raises:
         AlitokError: there is no such data set, or its images cannot be used.
@@ -90,7 +88,7 @@ def open_images(data: str, log: Reporter | None = None) -> EncodedImages:
         return open_hub(name, options, open_cache(), log)
     if is_url(name):
         return _open_archives(name, options, log)
-    path = Path(name).expanduser().resolve()
+    path = _absolute(name)
     if path.is_dir():
         return _open_directory(path, options, log)
     suffix = path.suffix.lower()
@@ -140,7 +138,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _unknown(data: str, name: str, path: Path) -> AlitokError:
-    bare, misspelt = any_options(data)
+    bare, misspelt = with_options(data, "[a-z_]+")
     if misspelt and (bare in BUILTIN or Path(bare).expanduser().exists()):
         require_options(bare, misspelt, *(() if bare in BUILTIN else OPTIONS))
     if path.exists() or is_pattern(name):
@@ -212,17 +210,13 @@ def _open_archives(
         train, val, notes = _files(pattern, options, (".tar",))
     places = [*train, *(val or ())]
     names = _distinct(places)
-    shards = [
-        FetchedShard(each, place, cache) if isinstance(place, str) else LocalShard(each, place)
-        for each, place in zip(names, places, strict=True)
-    ]
+    shards = [Shard(each, place, cache) for each, place in zip(names, places, strict=True)]
     name = name or (names[0] if len(names) == 1 else f"{len(names):,} archives from {names[0]}")
     first = Path(places[0].partition("?")[0]) if isinstance(places[0], str) else places[0]
     return open_archives(
         name,
         shards[: len(train)],
         None if val is None else shards[len(train) :],
-        cache=cache,
         notes=notes,
         only_class=first.stem if len(places) == 1 else first.parent.name or name,
         log=log,

@@ -20,23 +20,14 @@ _PART = re.compile(r"(train|validation|valid|val|test)(?![a-z])", re.IGNORECASE)
 _MOST = 100_000  # names that braces may stand for
 
 
-def with_options(data: str) -> tuple[str, dict[str, str]]:
+def with_options(data: str, keys: str = "|".join(OPTIONS)) -> tuple[str, dict[str, str]]:
     """Separate a name from its options, as in `NAME?key=value&key=value`.
 
-    A `?` before anything but a known option is part of the name, as in a glob or a URL.
+    A `?` before anything but a known option, matched by the pattern `keys`, is part of the name, as in a glob or a URL.
 
     Raises:
         AlitokError: an option is given twice.
     """
-    return _split_options(data, "|".join(OPTIONS))
-
-
-def any_options(data: str) -> tuple[str, dict[str, str]]:
-    """As `with_options`, for options that may be misspelled."""
-    return _split_options(data, "[a-z_]+")
-
-
-def _split_options(data: str, keys: str) -> tuple[str, dict[str, str]]:
     option = f"(?:{keys})=[^&]*"
     match = re.fullmatch(rf"(.*?)\?({option}(?:&{option})*)", data)
     return (data, {}) if match is None else (match[1], read_options(data, match[2]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.data.sources.images import Broken, Contents, Labels
+from alitok.data.sources.images import Broken, Contents, EncodedImages, Labels
 from alitok.data.sources.labels_file import label_name
 
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -52,8 +52,6 @@ def find_columns(features: Mapping[str, Any], options: Mapping[str, str], name: 
 
     Args:
         features: feature by column, as in `datasets`.
-        options: of the source.
-        name: of the data set, for messages.
 
     Raises:
         AlitokError: the choice is ambiguous.
@@ -90,9 +88,9 @@ def find_columns(features: Mapping[str, Any], options: Mapping[str, str], name: 
 def _kind(feature: Any) -> str:
     """What a column may be: image, bytes, class, number or text; empty for anything else."""
     kind = type(feature).__name__  # by name, as importing `datasets` takes seconds
-    if kind in ("Image", "ClassLabel"):
-        return {"Image": "image", "ClassLabel": "class"}[kind]
-    if isinstance(feature, dict) and {"bytes", "path"} >= set(feature) >= {"bytes"}:
+    if kind == "ClassLabel":
+        return "class"
+    if kind == "Image" or (isinstance(feature, dict) and {"bytes", "path"} >= set(feature) >= {"bytes"}):
         return "image"
     dtype = str(getattr(feature, "dtype", ""))
     if dtype in ("binary", "large_binary"):
@@ -127,9 +125,9 @@ def encoded_image(value: Any) -> bytes:
         return file.read()
 
 
-@dataclass(eq=False)
-class TableImages:
-    """Images in tables; see `EncodedImages` for the rest.
+@dataclass(eq=False, kw_only=True)
+class TableImages(EncodedImages):
+    """Images in tables.
 
     Attributes:
         column: of the images.
@@ -139,22 +137,11 @@ class TableImages:
         row_of: (N,) int64, which row of it.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    contents: str
     column: str
     splits: tuple[str, ...]
     tables: tuple[Any, ...]
     part_of: np.ndarray
     row_of: np.ndarray
-    val: np.ndarray | None
-    left_out: tuple[Broken, ...]
-    notes: tuple[str, ...]
-    groups: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def key(self, index: int) -> str:
         """The split and the row."""
@@ -169,9 +156,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
     """Map-style data sets as `EncodedImages`.
 
     Args:
-        name: for messages.
         parts: data sets by split, training first and then, where there is one, validation.
-        options: of the source.
 
     Raises:
         AlitokError: the choice of columns is ambiguous, or there are no labelled images.
