@@ -77,11 +77,7 @@ def read_image(images: EncodedImages, index: int) -> Image.Image:
 
 
 def header_size(images: EncodedImages, index: int) -> tuple[int, int] | None:
-    """Width and height from the header of an image; None where it cannot be read.
-
-    Raises:
-        AlitokError: no image can be read.
-    """
+    """Width and height from the header of an image; None where it, AlitokError where no image, can be read."""
     try:
         with open_encoded(images.encoded(index)) as image:
             return image.size

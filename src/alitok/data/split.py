@@ -22,8 +22,6 @@ class Splits:
     """Training and validation images, of the same classes and size.
 
     Attributes:
-        train: the images for training.
-        val: the images for validation.
         name: the built-in set, or where the data is.
         contents: a hash that changes when images are added, removed, renamed, relabelled or of another size on disk;
             independent of `without`.
@@ -37,7 +35,6 @@ class Splits:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images of both."""
         return len(self.train) + len(self.val)
 
     def without(self, keys: Collection[str]) -> Splits:
@@ -50,8 +47,6 @@ def val_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
     Args:
         labels: (N,) integers; the draw of a class depends only on its label and its number of images.
-        fraction: between 0 and 1.
-        seed: of the draw.
 
     Returns:
         (N,) bool, true for validation images; a class of one image has none.
@@ -79,19 +74,6 @@ def split_images(images: EncodedImages, name: str, size: int, seed: int = 0, fli
             raise AlitokError(
                 f"{images.name} has only one image per class; a validation set needs a class with at least two."
             )
-    else:
-        _check_given_split(images, val)
-    rows = np.arange(len(val))
-    return Splits(
-        DecodedSource(f"{images.name} train", images, rows[~val], size, flip, images.left_out),
-        DecodedSource(f"{images.name} held-out", images, rows[val], size, flip),
-        name,
-        images.contents,
-        images.notes,
-    )
-
-
-def _check_given_split(images: EncodedImages, val: np.ndarray) -> None:
     for empty, part in ((val.all(), "training"), (not val.any(), "validation")):
         if empty:
             raise AlitokError(f"{images.name} has no {part} images; check how it is split.")
@@ -101,6 +83,14 @@ def _check_given_split(images: EncodedImages, val: np.ndarray) -> None:
             f"Class {images.classes[int(missing[0])]!r} of {images.name} has validation images but no training "
             "images; add some or remove the class."
         )
+    rows = np.arange(len(val))
+    return Splits(
+        DecodedSource(f"{images.name} train", images, rows[~val], size, flip, images.left_out),
+        DecodedSource(f"{images.name} held-out", images, rows[val], size, flip),
+        name,
+        images.contents,
+        images.notes,
+    )
 
 
 def joined(splits: Splits, recipe: CropRecipe) -> ImageSource:

@@ -18,7 +18,7 @@ from alitok.core.errors import AlitokError
 from alitok.data.crops import orientation, to_rgb
 from alitok.data.decode import header_size, in_threads, open_encoded, reason, silence_pillow
 from alitok.data.sources.builtin import BUILTIN
-from alitok.data.sources.decoded import DecodedSource, ImageSource
+from alitok.data.sources.decoded import DecodedSource, JoinedSource
 from alitok.data.sources.images import Broken, EncodedImages
 from alitok.data.sources.opening import open_images, open_splits
 from alitok.data.split import Splits, split_images
@@ -92,8 +92,7 @@ class Facts(NamedTuple):
     """What one image is.
 
     Attributes:
-        width: px, upright.
-        height: px, upright.
+        width, height: px, upright.
         kinds: how it differs from an 8-bit RGB image of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
         digest: equal for images of the same decoded pixels.
         problem: why it cannot be decoded, or None; the others are then empty.
@@ -107,11 +106,7 @@ class Facts(NamedTuple):
 
 
 def examine(read: Callable[[], bytes]) -> Facts:
-    """Read and decode one image.
-
-    Raises:
-        AlitokError: no image can be read.
-    """
+    """Read and decode one image; raises AlitokError where no image can be read."""
     try:
         with open_encoded(read()) as image:
             kinds = tuple(_kinds(image))
@@ -131,7 +126,6 @@ def _facts(pixels: np.ndarray, kinds: tuple[str, ...] = ()) -> Facts:
 def _kinds(image: Image.Image) -> Iterator[str]:
     """Of an opened image that is not loaded yet: loading discards the file's own form."""
     form = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    animated = getattr(image, "is_animated", False)
     if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
         yield "black and white" if image.mode == "1" else "grey"
     elif image.mode in ("P", "PA"):
@@ -146,7 +140,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
         yield "alpha"
     if orientation(image) != 1:
         yield "turned by EXIF"
-    if animated:
+    if getattr(image, "is_animated", False):
         yield "animated"
 
 
@@ -155,8 +149,7 @@ class Survey:
     """What was found.
 
     Attributes:
-        splits: the images.
-        labels: (N,) int64.
+        source: all images.
         val: (N,) bool.
         sizes: (N, 2) int32 width and height, upright; 0 where an image cannot be decoded.
         digests: (N, 16) uint8, equal where the pixels are; 0 where an image cannot be decoded.
@@ -165,22 +158,12 @@ class Survey:
     """
 
     splits: Splits
-    labels: np.ndarray
+    source: JoinedSource
     val: np.ndarray
     sizes: np.ndarray
     digests: np.ndarray
     kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
-
-    def key(self, index: int) -> str:
-        """The name of an image."""
-        source, row = self.place(index)
-        return source.key(row)
-
-    def place(self, index: int) -> tuple[ImageSource, int]:
-        """The source of an image, and its index there."""
-        train = len(self.splits.train)
-        return (self.splits.train, index) if index < train else (self.splits.val, index - train)
 
     @property
     def usable(self) -> np.ndarray:
@@ -192,7 +175,6 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
     """Read and decode every image once, several at a time.
 
     Args:
-        splits: the images.
         progress: called with the number of images done after each image.
 
     Raises:
@@ -200,9 +182,10 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
     """
     sources = (splits.train, splits.val)
     count = len(splits)
+    both = JoinedSource(splits.name, *sources)
     found = Survey(
         splits,
-        np.concatenate([source.labels for source in sources]),
+        both,
         np.arange(count) >= len(splits.train),
         np.zeros((count, 2), np.int32),
         np.zeros((count, 16), np.uint8),
@@ -210,7 +193,7 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
     )
 
     def facts(index: int) -> Facts:
-        source, row = found.place(index)
+        source, row = both.at(index)
         if isinstance(source, DecodedSource):
             return examine(lambda: source.encoded(row))
         return _facts(source.read(row, None).transpose(1, 2, 0))
@@ -218,12 +201,12 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
     with silence_pillow():
         for index, seen in enumerate(in_threads(facts, range(count))):
             if seen.problem is not None:
-                found.broken.append(Broken(found.key(index), seen.problem))
+                found.broken.append(Broken(both.key(index), seen.problem))
             else:
                 found.sizes[index] = seen.width, seen.height
                 found.digests[index] = np.frombuffer(seen.digest, np.uint8)
             for kind in seen.kinds or (("plain RGB",) if seen.problem is None else ()):
-                seen_before, example = found.kinds.get(kind) or (0, found.key(index))
+                seen_before, example = found.kinds.get(kind) or (0, both.key(index))
                 found.kinds[kind] = seen_before + 1, example
             if progress is not None:
                 progress(index + 1)
@@ -252,15 +235,11 @@ def duplicates(found: Survey) -> Duplicates:
     usable = found.usable
     rows = np.ascontiguousarray(found.digests[usable]).view("V16").ravel()
     order = np.argsort(rows, kind="stable")
-    same = np.append(rows[order][1:] == rows[order][:-1], False)
-    groups, start = [], 0
-    for place in np.flatnonzero(~same).tolist():  # a group ends where the next image differs
-        if place > start:
-            groups.append(usable[order[start : place + 1]])
-        start = place + 1
+    starts = np.flatnonzero(~(rows[order][1:] == rows[order][:-1])) + 1  # where an image differs from the one before
+    groups = [usable[same] for same in np.split(order, starts) if len(same) > 1]
     groups.sort(key=lambda group: int(group[0]))
     across = [
         [number for number, group in enumerate(groups) if len(np.unique(values[group])) > 1]
-        for values in (found.labels, found.val)
+        for values in (found.source.labels, found.val)
     ]
     return Duplicates(sum(len(group) - 1 for group in groups), groups, *across)

@@ -203,7 +203,7 @@ def test_duplicates_by_brute_force(tmp_path):
     splits = open_splits(str(tmp_path / "pets"), 16)
     found = survey(splits)
     same = duplicates(found)
-    keys = [found.key(index) for index in range(80)]
+    keys = [found.source.key(index) for index in range(80)]
     expected = {}
     for index, key in enumerate(keys):
         expected.setdefault(Image.open(tmp_path / "pets" / key).tobytes(), []).append(index)

@@ -22,7 +22,7 @@ from alitok.data.sources.builtin import BUILTIN
 from alitok.data.sources.decoded import DecodedSource, crops_per_image
 from alitok.data.sources.images import Broken
 from alitok.data.sources.opening import open_splits
-from alitok.data.split import MOST_BROKEN, Splits, check_broken, list_broken
+from alitok.data.split import MOST_BROKEN, check_broken, list_broken
 from alitok.data.survey import SIZES, Duplicates, Preview, Survey, duplicates, suggest_size, survey
 from alitok.run.resolve import named_recipe
 
@@ -56,7 +56,11 @@ def run_inspect(
         seen = Preview(suggest_size(sides) if len(sides) else SIZES[0], len(splits.train))
         size = named_recipe("auto", source, known=seen).tokenizer.image_size
     broken = found.broken + _small(found, size)
-    stops = _stops(broken, splits)
+    stops = None
+    try:
+        check_broken(broken, splits)
+    except AlitokError as error:
+        stops = str(error)
     facts = {
         "source": splits.name,
         "contents": splits.contents,
@@ -85,7 +89,7 @@ def _small(found: Survey, size: int) -> list[Broken]:
     """Images that are too small for training at `size`."""
     below = _below(found, size)
     problems = [too_small(width, height, size) for width, height in found.sizes[below].tolist()]
-    return [Broken(found.key(index), problem) for index, problem in zip(below, problems, strict=True) if problem]
+    return [Broken(found.source.key(index), problem) for index, problem in zip(below, problems, strict=True) if problem]
 
 
 def _below(found: Survey, size: int) -> list[int]:
@@ -93,18 +97,9 @@ def _below(found: Survey, size: int) -> list[int]:
     return np.flatnonzero((found.sizes.min(axis=1) < size) & (found.sizes[:, 0] > 0)).tolist()
 
 
-def _stops(broken: Sequence[Broken], splits: Splits) -> str | None:
-    """Why training would stop, if it would."""
-    try:
-        check_broken(broken, splits)
-    except AlitokError as error:
-        return str(error)
-    return None
-
-
 def _classes(found: Survey) -> dict[str, dict[str, int]]:
     classes = found.splits.train.classes
-    held, train = (np.bincount(found.labels[mask], minlength=len(classes)) for mask in (found.val, ~found.val))
+    held, train = (np.bincount(found.source.labels[mask], minlength=len(classes)) for mask in (found.val, ~found.val))
     return {
         name: {"images": int(train[row] + held[row]), "train": int(train[row]), "val": int(held[row])}
         for row, name in enumerate(classes)
@@ -128,7 +123,7 @@ def _sizes(found: Survey) -> dict[str, Any]:
 
 def _duplicates(found: Survey, same: Duplicates) -> dict[str, Any]:
     def keys(numbers: Iterable[int]) -> list[list[str]]:
-        return [[found.key(index) for index in same.groups[number].tolist()] for number in numbers]
+        return [[found.source.key(index) for index in same.groups[number].tolist()] for number in numbers]
 
     return {
         "surplus": same.surplus,
@@ -227,11 +222,10 @@ def _show_duplicates(same: Mapping[str, Any], json: Path | None, log: Reporter) 
 
 def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
     """Up to 64 images, in turns from all classes, each with its class below; False without any to show."""
-    cells = [(found.key(index), index) for index in _spread(found)]
-    shown = [index for key, index in cells if key not in broken]
+    shown = [index for index in _spread(found) if found.source.key(index) not in broken]
     if not shown:
         return False
-    names = [found.splits.train.classes[found.labels[index]] for index in shown]
+    names = [found.source.classes[found.source.labels[index]] for index in shown]
     images = [_cell(found, index) for index in shown]
     try:
         write_bytes(path, captioned_sheet(images, names, min(_SHEET_COLUMNS, len(shown))))
@@ -242,8 +236,8 @@ def _write_sheet(found: Survey, broken: set[str], path: Path) -> bool:
 
 def _spread(found: Survey) -> list[int]:
     """Decoded images, as equal in number per class as possible, evenly spread in each class."""
-    usable = found.usable
-    by_class = [usable[found.labels[usable] == label] for label in np.unique(found.labels[usable])]
+    usable, labels = found.usable, found.source.labels[found.usable]
+    by_class = [usable[labels == label] for label in np.unique(labels)]
     if len(by_class) > _SHEET:
         by_class = [by_class[place] for place in np.linspace(0, len(by_class) - 1, _SHEET).round().astype(int)]
     counts = [0] * len(by_class)
@@ -258,7 +252,7 @@ def _spread(found: Survey) -> list[int]:
 
 
 def _cell(found: Survey, index: int) -> Image.Image:
-    source, row = found.place(index)
+    source, row = found.source.at(index)
     if isinstance(source, DecodedSource):
         return centre_crop(source.decode(row), _CELL)
     image = Image.fromarray(np.ascontiguousarray(source.read(row, None).transpose(1, 2, 0)))

@@ -195,7 +195,7 @@ class StoreWriter:
             return  # written by another job; finished shards are never rewritten
         entry: dict[str, Any] = {"first": images.start, "images": len(images)}
         listing = json.dumps(list(keys), separators=(",\n", ":"))  # a name may hold anything
-        contents = {
+        contents: dict[str, np.ndarray | bytes] = {
             "codes": as_stored(codes, head.codebook_size),
             "labels": labels.astype(label_type(len(head.classes))),
             "keys": gzip.compress(listing.encode(), mtime=0),
@@ -245,11 +245,7 @@ def label_type(classes: int) -> np.dtype[Any]:
 
 
 def read_keys(path: Path) -> list[str]:
-    """The names in a `keys` file.
-
-    Raises:
-        AlitokError: it is missing or damaged.
-    """
+    """The names in a `keys` file; raises AlitokError where it is missing or damaged."""
     try:
         return json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError) as error:
@@ -318,7 +314,7 @@ def require_store(path: Path) -> None:
     Raises:
         AlitokError: it is something else.
     """
-    for name in (MANIFEST, JOB):
+    for name in (MANIFEST, JOB) if path.is_dir() else ():
         with suppress(AlitokError):
             found = read_json(path / name)
             if isinstance(found, dict) and {"format", "codebook_size"} <= found.keys():

@@ -11,6 +11,7 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -20,10 +21,11 @@ import numpy as np
 
 from alitok.core.console import Reporter, are, counted
 from alitok.core.errors import AlitokError
+from alitok.core.files import write_bytes
 from alitok.data.decode import in_threads
 from alitok.data.sources.archive_index import ArchiveFile, ArchiveIndex, index_archive
-from alitok.data.sources.cache import Cache, write_if_possible
-from alitok.data.sources.images import TRAIN, Broken, Contents, EncodedImages, Labels, Strings, printable, val_name
+from alitok.data.sources.cache import Cache
+from alitok.data.sources.images import TRAIN, Broken, EncodedImages, Listing, Strings, printable, val_name
 
 _MOST_OPEN, _MOST_OPEN_FETCHED = 256, 32  # archives a process has open; fetched ones cannot be evicted while they are
 _FETCHED_AT_ONCE = 4
@@ -156,7 +158,7 @@ def open_archives(
         names, split_by_folder = _folder_classes(indexes, only_class or name)
         held = split_by_folder if held is None else held
         missing = "is not in a class folder, as others are"
-    labels, contents, used = Labels(), Contents(), array("b")
+    listing, used = Listing(), array("b")
     left_out = [
         Broken(printable(f"{shard.name}/{key}" if key else shard.name), reason)
         for shard, index in zip(shards, indexes, strict=True)
@@ -171,20 +173,19 @@ def open_archives(
                 if label is None:
                     left_out.append(Broken(printable(f"{shard.name}/{key}"), missing))
                     continue
-                labels.append(label)
-                contents.append(shard.name, key, label, size)
+                listing.append(label, shard.name, key, label, size)
                 yield key
 
     keys = Strings(members())
     if not len(keys):
         raise AlitokError(f"{name} has no images with a class.")
-    class_names, rows = labels.finish(classes)
+    class_names, rows = listing.finish(classes)
     mask = np.array(used, bool)
     return ArchiveImages(
         name=name,
         classes=class_names,
         labels=rows,
-        contents=contents.finish(),
+        contents=listing.contents(),
         shards=shards,
         members=keys,
         shard_of=shard_of[mask],
@@ -235,7 +236,8 @@ def _index(shard: Shard, log: Reporter | None) -> tuple[ArchiveIndex, bool]:
                 index = index_archive(file, shard.name)
     except OSError as error:
         raise AlitokError(f"{shard.name} cannot be read: {error.strerror or error}.") from None
-    write_if_possible(path, index.to_bytes())
+    with suppress(OSError):  # a cache that cannot be written
+        write_bytes(path, index.to_bytes())
     return index, True
 
 

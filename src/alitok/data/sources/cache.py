@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from alitok.core.errors import AlitokError, error_text
-from alitok.core.files import write_bytes
 from alitok.core.lock import locked, mark_in_use, try_lock_unused
 from alitok.data.sources.archive_index import ArchiveFile
 
@@ -38,7 +37,6 @@ class Cache:
     """One cache folder, created on first use.
 
     Attributes:
-        root: the folder.
         limit: bytes that fetched archives may take.
         pause: seconds before the first retry of a download, doubled each time.
     """
@@ -60,11 +58,7 @@ class Cache:
         return self._path(url).exists()
 
     def open(self, url: str) -> ArchiveFile:
-        """Open an archive, fetching it first if it is not cached.
-
-        Raises:
-            AlitokError: it cannot be fetched.
-        """
+        """Open an archive, fetching it first if it is not cached; AlitokError where it cannot be fetched."""
         path = self._path(url)
         try:
             file = _take(path)
@@ -80,11 +74,7 @@ class Cache:
 
     @contextmanager
     def lock(self, path: Path) -> Iterator[None]:
-        """Let one process and thread create what will be at `path`, while the others wait.
-
-        Raises:
-            AlitokError: the cache cannot be written.
-        """
+        """Let one process and thread create what will be at `path`; AlitokError where the cache cannot be written."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(path.with_suffix(".lock")))
@@ -151,11 +141,7 @@ class Cache:
 
 
 def open_cache() -> Cache:
-    """The cache that the environment names.
-
-    Raises:
-        AlitokError: ALITOK_CACHE_GB is not a number.
-    """
+    """The cache that the environment names; raises AlitokError where ALITOK_CACHE_GB is not a number."""
     root = os.environ.get("ALITOK_CACHE") or "~/.cache/alitok"
     limit = os.environ.get("ALITOK_CACHE_GB") or str(_DEFAULT_GB)
     try:
@@ -163,12 +149,6 @@ def open_cache() -> Cache:
     except (ValueError, OverflowError):
         raise AlitokError(f"ALITOK_CACHE_GB must be a number of gigabytes, not {limit!r}.") from None
     return Cache(Path(root).expanduser().absolute(), bytes_)
-
-
-def write_if_possible(path: Path, data: bytes) -> None:
-    """Save what can be recomputed, unless the cache cannot be written."""
-    with suppress(OSError):
-        write_bytes(path, data)
 
 
 def _hash(*identity: object) -> str:

@@ -41,11 +41,9 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int:
         """Number of images in an epoch."""
-        ...
 
     def key(self, index: int) -> str:
         """The name of an image: unique, and independent of which other images are excluded."""
-        ...
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """One image.
@@ -60,7 +58,6 @@ class ImageSource(Protocol):
         Raises:
             AlitokError: the image cannot be read.
         """
-        ...
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """The views of one image whose codes are stored, the same at every call.
@@ -78,7 +75,6 @@ class ImageSource(Protocol):
         Raises:
             AlitokError: the image cannot be read.
         """
-        ...
 
     def verify(self, progress: Progress | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
         """Read every image once, where one can be broken.
@@ -93,11 +89,9 @@ class ImageSource(Protocol):
         Raises:
             AlitokError: no image can be read, as when the network is down.
         """
-        ...
 
     def without(self, keys: Collection[str]) -> ImageSource:
         """The same images in the same order, without those named by `keys`; unknown keys are ignored."""
-        ...
 
 
 @dataclass(eq=False)
@@ -105,11 +99,7 @@ class DecodedSource:
     """The `ImageSource` over all images that are decoded from files.
 
     Attributes:
-        name: for messages.
-        images: the encoded images.
         rows: (N,) int64, the rows of `images` that are read, ascending.
-        size: px.
-        flip: whether a mirrored image still belongs to its class.
         left_out: broken images without a row; `verify` returns them with those it finds.
     """
 
@@ -201,23 +191,24 @@ class JoinedSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def _at(self, index: int) -> tuple[ImageSource, int]:
+    def at(self, index: int) -> tuple[ImageSource, int]:
+        """The source of an image, and its index there."""
         first, second = self._parts
         return (first, index) if index < len(first) else (second, index - len(first))
 
     def key(self, index: int) -> str:
         """The name of an image in its own source."""
-        source, row = self._at(index)
+        source, row = self.at(index)
         return source.key(row)
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """See `ImageSource`."""
-        source, row = self._at(index)
+        source, row = self.at(index)
         return source.read(row, rng)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
         """See `ImageSource`."""
-        source, row = self._at(index)
+        source, row = self.at(index)
         return source.views(row, recipe)
 
     def verify(self, progress: Progress | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:

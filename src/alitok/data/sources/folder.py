@@ -20,9 +20,8 @@ from alitok.core.console import are, counted
 from alitok.core.errors import AlitokError
 from alitok.data.sources.images import (
     TRAIN,
-    Contents,
     EncodedImages,
-    Labels,
+    Listing,
     Strings,
     is_image,
     known_endings,
@@ -75,44 +74,35 @@ def open_folder(root: Path) -> FileImages:
 
 
 def open_labels(labels: Path) -> FileImages:
-    """The images that a labels file names, relative to its own folder.
-
-    Raises:
-        AlitokError: the file cannot be used; the message says why.
-    """
+    """The images that a labels file names, relative to its own folder; AlitokError where it cannot be used."""
     notes: list[str] = []
     files = _list_labelled(labels, "", optional=False, notes=notes)
     return _collect(labels.parent, labels.name, [files or []], notes)
 
 
 def images_below(root: Path) -> list[str]:
-    """Paths of all images below a folder, in order, without hidden ones.
-
-    Raises:
-        AlitokError: a folder cannot be listed.
-    """
+    """Paths of all images below a folder, in order; AlitokError where a folder cannot be listed."""
     return sorted((key for key, _ in _walk(root)), key=_order)
 
 
 def _collect(root: Path, name: str, listed: list[Iterable[_File]], notes: Iterable[str]) -> FileImages:
     """Listed files as images; those of a second listing are for validation."""
-    labels, contents, val = Labels(), Contents(), array("b")
+    listing, val = Listing(), array("b")
 
     def keys() -> Iterator[str]:
         for part, files in enumerate(listed):
             for file in files:
-                labels.append(file.label)
-                contents.append(file.key, file.label, file.size)
+                listing.append(file.label, *file)
                 val.append(part)
                 yield file.key
 
     strings = Strings(keys())
-    classes, rows = labels.finish()
+    classes, rows = listing.finish()
     return FileImages(
         name=name,
         classes=classes,
         labels=rows,
-        contents=contents.finish(),
+        contents=listing.contents(),
         val=np.array(val, bool) if len(listed) > 1 else None,
         notes=tuple(notes),
         root=str(root),
@@ -203,7 +193,7 @@ def _children(folder: Path) -> tuple[list[str], list[str]]:
 
 def _class_files(folder: Path, prefix: str, name: str) -> list[_File]:
     """All images of a class folder, at any depth."""
-    found = ((key, _entry_size(entry)) for key, entry in _walk(folder, name))
+    found = ((key, _size(entry)) for key, entry in _walk(folder, name))
     return [_File(f"{prefix}{key}", name, size) for key, size in sorted(found, key=lambda item: _order(item[0]))]
 
 
@@ -226,14 +216,7 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]
             raise _unlisted(root / here, error) from None
 
 
-def _entry_size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1
-
-
-def _size(path: Path) -> int:
+def _size(path: Path | os.DirEntry[str]) -> int:
     try:
         found = path.stat()
     except OSError:

@@ -97,17 +97,22 @@ class Strings:
         return strings
 
 
-class Labels:
-    """Collects class names image by image, and numbers the classes once all are known."""
+class Listing:
+    """Collects classes and the hash of the contents image by image; numbers the classes once all are known."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
-        self._rows = array("q")
+        self._rows, self._digest = array("q"), hashlib.sha256()
 
-    def append(self, name: str) -> None:
-        """The class of the next image."""
-        name = normal(printable(name))
+    def append(self, label: str, *facts: object) -> None:
+        """The class of the next image, and what identifies it."""
+        self._digest.update("\0".join(map(str, facts)).encode("utf-8", "surrogateescape") + b"\n")
+        name = normal(printable(label))
         self._rows.append(self._ids.setdefault(name, len(self._ids)))
+
+    def contents(self) -> str:
+        """Sixteen hexadecimal digits."""
+        return self._digest.hexdigest()[:16]
 
     def finish(self, classes: Iterable[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
         """The classes that occur, those of `classes` first, the others in `class_order`; and the labels (N,) int64."""
@@ -117,21 +122,6 @@ class Labels:
         table = np.array([number[name] for name in self._ids], np.int64)
         rows = np.frombuffer(self._rows, np.int64)
         return tuple(order), table[rows] if len(rows) else rows.copy()
-
-
-class Contents:
-    """The hash of a listing, fed image by image."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def append(self, *facts: object) -> None:
-        """What identifies the next image."""
-        self._digest.update("\0".join(map(str, facts)).encode("utf-8", "surrogateescape") + b"\n")
-
-    def finish(self) -> str:
-        """Sixteen hexadecimal digits."""
-        return self._digest.hexdigest()[:16]
 
 
 def normal(name: str) -> str:

@@ -32,11 +32,7 @@ class _NoLabelsError(AlitokError):
 
 
 def find_labels(folder: Path) -> Path | None:
-    """The labels file in a folder, or None.
-
-    Raises:
-        AlitokError: there are several.
-    """
+    """The labels file in a folder, or None; raises AlitokError where there are several."""
     found = [folder / name for name in NAMES if (folder / name).is_file()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
@@ -48,7 +44,6 @@ def read_labels(path: Path, optional: bool = False) -> dict[str, str]:
     """Class by file name, with `/` normalized, in the order of the file.
 
     Args:
-        path: the file.
         optional: a file in which no column holds labels gives an empty table instead of an error.
 
     Raises:

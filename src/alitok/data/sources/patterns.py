@@ -47,11 +47,7 @@ def read_options(data: str, text: str) -> dict[str, str]:
 
 
 def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
-    """Check that all options apply to this kind of data.
-
-    Raises:
-        AlitokError: one does not.
-    """
+    """Raise AlitokError unless all options apply to this kind of data."""
     unknown = [key for key in options if key not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
@@ -60,11 +56,7 @@ def require_options(data: str, options: Mapping[str, str], *known: str) -> None:
 
 
 def is_on(name: str, value: str) -> bool:
-    """The value of an option that is 1 or 0.
-
-    Raises:
-        AlitokError: it is something else.
-    """
+    """The value of an option that is 1 or 0; raises AlitokError for anything else."""
     if value.lower() not in ("0", "1", "false", "true"):
         raise AlitokError(f"The option {name} is 1 or 0, not {value!r}.")
     return value.lower() in ("1", "true")

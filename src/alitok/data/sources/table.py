@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.data.sources.images import Broken, Contents, EncodedImages, Labels
+from alitok.data.sources.images import Broken, EncodedImages, Listing
 from alitok.data.sources.labels_file import label_name
 
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -162,7 +162,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
         AlitokError: the choice of columns is ambiguous, or there are no labelled images.
     """
     columns = find_columns(next(iter(parts.values())).features, options, name)
-    labels, contents, left_out = Labels(), Contents(), list[Broken]()
+    listing, left_out = Listing(), list[Broken]()
     tables, part_of, row_of = [], [], []
     for number, (split, data) in enumerate(parts.items()):
         missing = [column for column in (columns.image, columns.label) if column and column not in data.features]
@@ -176,11 +176,10 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
             if label is None:
                 left_out.append(Broken(f"{split}/{row}", "has no label"))
                 continue
-            labels.append(label)
-            contents.append(split, row, label, size)
+            listing.append(label, split, row, label, size)
             part_of.append(number)
             row_of.append(row)
-    classes, rows = labels.finish(columns.names)
+    classes, rows = listing.finish(columns.names)
     if not len(rows):
         raise AlitokError(f"{name} has no labelled images.")
     part = np.array(part_of, np.int32)
@@ -188,7 +187,7 @@ def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str])
         name=name,
         classes=classes,
         labels=rows,
-        contents=contents.finish(),
+        contents=listing.contents(),
         column=columns.image,
         splits=tuple(parts),
         tables=tuple(tables),
