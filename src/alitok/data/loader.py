@@ -188,13 +188,27 @@ def read_ahead(items: Dataset[Item | AlitokError], numbers: Iterable[int], worke
     Args:
         items: items by number. Errors are returned as items: raised in a worker, one would reach the user wrapped in
             the worker's traceback.
-        numbers: which items; may be endless.
+        numbers: may be endless.
         workers: number of processes; with 0, an item is read when it is needed.
 
     Raises:
         AlitokError: while iterating, an item that is an error.
     """
-    results = _from_workers(items, numbers, workers) if workers else map(items.__getitem__, numbers)
+    results: Iterator[Item | AlitokError] = map(items.__getitem__, numbers)
+    if workers:
+        ending: Flag = multiprocessing.RawValue(Flag, 0)
+        atexit.register(setattr, ending, "value", 1)  # exit functions run in reverse: before the wait for workers
+        results = iter(
+            DataLoader(
+                items,
+                batch_size=None,  # an item is a whole batch already
+                sampler=numbers,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=partial(_init_worker, ending),
+                generator=torch.Generator(),  # else the iterator would draw from the global one
+            )
+        )
     try:
         for result in results:
             if isinstance(result, AlitokError):
@@ -202,23 +216,6 @@ def read_ahead(items: Dataset[Item | AlitokError], numbers: Iterable[int], worke
             yield result
     finally:
         del results  # ends the workers now, even while a traceback keeps this frame
-
-
-def _from_workers(
-    items: Dataset[Item | AlitokError], numbers: Iterable[int], workers: int
-) -> Iterator[Item | AlitokError]:
-    ending: Flag = multiprocessing.RawValue(Flag, 0)
-    atexit.register(setattr, ending, "value", 1)  # exit functions run in reverse order: before the wait for workers
-    loader = DataLoader(
-        items,
-        batch_size=None,  # an item is a whole batch already
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=partial(_init_worker, ending),
-        generator=torch.Generator(),  # else the iterator would draw from the global one
-    )
-    return iter(loader)
 
 
 def _as_it_is(item: Any) -> Any:

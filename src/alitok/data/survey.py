@@ -55,11 +55,7 @@ def preview(data: str, log: Reporter | None = None) -> Preview:
 
 
 def short_side(data: str, log: Reporter | None = None) -> float:
-    """Median short side in px of some images; of a built-in set its own image size.
-
-    Raises:
-        AlitokError: there is no such data set, or its images cannot be used.
-    """
+    """Median short side in px of some images, of a built-in set its own size; AlitokError where none can be read."""
     if data in BUILTIN:
         return BUILTIN[data].size
     return float(np.median(_short_sides(open_images(data, log), data, log)))

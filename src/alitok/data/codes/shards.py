@@ -309,11 +309,7 @@ def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_store(path: Path) -> None:
-    """Check that what is at `path`, if anything, is a store of any format, which may be deleted.
-
-    Raises:
-        AlitokError: it is something else.
-    """
+    """Raise AlitokError unless what is at `path`, if anything, is a store of any format, which may be deleted."""
     for name in (MANIFEST, JOB) if path.is_dir() else ():
         with suppress(AlitokError):
             found = read_json(path / name)

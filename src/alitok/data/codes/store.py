@@ -87,11 +87,7 @@ class CodeStore:
         return result
 
     def key(self, image: int) -> str:
-        """The name of an image in its source.
-
-        Raises:
-            AlitokError: the file that holds it is damaged.
-        """
+        """The name of an image in its source; AlitokError where the file that holds it is damaged."""
         assert 0 <= image < self.images
         number, place = divmod(image, self.head.shard_images)
         if self._keys[0] != number:

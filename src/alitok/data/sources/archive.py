@@ -47,12 +47,7 @@ class Shard:
     cache: Cache
 
     def open(self) -> ArchiveFile:
-        """Open it, fetching it first if necessary.
-
-        Raises:
-            OSError: it cannot be read.
-            AlitokError: it cannot be fetched.
-        """
+        """Open it, fetching it first if necessary; OSError where it cannot be read, AlitokError where not fetched."""
         if isinstance(self.place, str):
             return self.cache.open(self.place)
         return ArchiveFile(os.open(self.place, os.O_RDONLY))
@@ -151,7 +146,7 @@ def open_archives(
     indexes = list(_indexes(shards, _FETCHED_AT_ONCE if fetched else None, log))
     shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(index) for index in indexes])
     held = None if val is None else shard_of >= len(train)
-    if any(index.has_labels() for index in indexes):
+    if any(index.labels.buffer for index in indexes):  # archives that give classes themselves
         names: Iterator[str | None] = (index.labels[row] or None for index in indexes for row in range(len(index)))
         missing = "has no label"
     else:
@@ -181,6 +176,15 @@ def open_archives(
         raise AlitokError(f"{name} has no images with a class.")
     class_names, rows = listing.finish(classes)
     mask = np.array(used, bool)
+    count = sum(index.surplus for index in indexes)
+    if count:
+        found = zip(shards, indexes, strict=True)
+        example = next(f"{shard.name}/{index.example}" for shard, index in found if index.surplus)
+        note = (
+            f"{counted(count, 'image')} in archives {are(count)} not used, such as {printable(example)}: another one "
+            "has the same name up to the first dot, and files of one name are one sample."
+        )
+        notes = (*notes, note)
     return ArchiveImages(
         name=name,
         classes=class_names,
@@ -194,21 +198,9 @@ def open_archives(
         val=None if held is None else held[mask],
         groups=shard_of[mask] if fetched else None,
         left_out=tuple(left_out),
-        notes=(*notes, *_surplus(shards, indexes)),
+        notes=notes,
         files=OpenShards(_MOST_OPEN_FETCHED if fetched else _MOST_OPEN),
     )
-
-
-def _surplus(shards: Sequence[Shard], indexes: Sequence[ArchiveIndex]) -> Iterator[str]:
-    """A note on images that are not used because another one of their sample is."""
-    count = sum(index.surplus for index in indexes)
-    if count:
-        found = zip(shards, indexes, strict=True)
-        example = next(f"{shard.name}/{index.example}" for shard, index in found if index.surplus)
-        yield (
-            f"{counted(count, 'image')} in archives {are(count)} not used, such as {printable(example)}: another one "
-            "has the same name up to the first dot, and files of one name are one sample."
-        )
 
 
 def _indexes(shards: Sequence[Shard], threads: int | None, log: Reporter | None) -> Iterator[ArchiveIndex]:

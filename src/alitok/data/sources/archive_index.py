@@ -77,15 +77,11 @@ class ArchiveIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def has_labels(self) -> bool:
-        """Whether the archive itself gives the class of some image."""
-        return bool(self.labels.to_arrays()[0].size)
-
     def to_bytes(self) -> bytes:
         """For `from_bytes`."""
         arrays = {"offsets": self.offsets, "sizes": self.sizes}
-        for name in ("keys", "labels"):
-            arrays[name], arrays[f"{name}_ends"] = getattr(self, name).to_arrays()
+        for name, strings in (("keys", self.keys), ("labels", self.labels)):
+            arrays[name], arrays[f"{name}_ends"] = np.frombuffer(strings.buffer, np.uint8), strings.ends
         rest = {"problems": self.problems, "surplus": self.surplus, "example": self.example}
         arrays["rest"] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
         buffer = io.BytesIO()
@@ -126,12 +122,7 @@ class _Sample:
 
 
 def index_archive(file: BinaryIO, name: str) -> ArchiveIndex:
-    """Read the headers and the label files of an archive; `name` is for messages.
-
-    Raises:
-        AlitokError: it is not a tar archive, or a compressed one.
-        OSError: it cannot be read.
-    """
+    """Read the headers and the label files of an archive; AlitokError where it is not an uncompressed tar archive."""
     samples: dict[str, _Sample] = {}
     problems, rows, labels, surplus = [], [], [], []
     for member in _members(file, name):

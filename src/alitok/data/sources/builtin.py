@@ -73,9 +73,9 @@ class _InMemory(ABC):
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
 
-    @abstractmethod
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(C, 3, size, size) uint8."""
+        """(1, 3, size, size) uint8 for any recipe."""
+        return self.read(index, None)[None]
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
         """Nothing: the images are in memory."""
@@ -100,17 +100,9 @@ class DigitSource(_InMemory):
         """(3, size, size) uint8."""
         return np.repeat(self.images[self.numbers[index], None], 3, axis=0)
 
-    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(1, 3, size, size) uint8 for any recipe."""
-        return self.read(index, None)[None]
-
 
 def open_digits(size: int, seed: int) -> tuple[DigitSource, DigitSource]:
-    """The digits for training and validation; a fifth of each class is for validation.
-
-    Raises:
-        AlitokError: scikit-learn is missing, or `size` is below 8.
-    """
+    """The digits, a fifth of each class for validation; AlitokError without scikit-learn, or for `size` below 8."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -175,22 +167,13 @@ class PhotoValSource(_PhotoSource):
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
         region = self.regions[self.labels[index]]
-        top, left = _spread_corner(region.shape[1:], self.size, int(self.numbers[index]) % VAL_CROPS)
+        number = self.numbers[index] % VAL_CROPS
+        room = np.array(region.shape[1:]) - self.size
+        corner = room * (number % 2)  # alternating ends of the short side
+        long = np.argmax(room)
+        corner[long] = round(room[long] * number / (VAL_CROPS - 1))  # even steps along the long side
+        top, left = corner.tolist()
         return np.ascontiguousarray(region[:, top : top + self.size, left : left + self.size])
-
-    def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(1, 3, size, size) uint8 for any recipe."""
-        return self.read(index, None)[None]
-
-
-def _spread_corner(shape: tuple[int, ...], size: int, number: int) -> tuple[int, int]:
-    """Corner of one of VAL_CROPS crops: even steps along the long side, alternating ends of the short side."""
-    room = np.array(shape) - size
-    long = int(np.argmax(room))
-    corner = np.empty(2, int)
-    corner[long] = round(room[long] * number / (VAL_CROPS - 1))
-    corner[1 - long] = room[1 - long] * (number % 2)
-    return int(corner[0]), int(corner[1])
 
 
 def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoValSource]:

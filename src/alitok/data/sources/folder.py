@@ -122,10 +122,8 @@ def _parts(root: Path) -> tuple[list[str] | None, list[str]]:
     parts = [TRAIN, val]
     if _has_classes(root / TRAIN) and not _has_classes(root / val):  # as in competitions with unlabelled test images
         parts = [TRAIN]
-    unused = [name for name in folders if name not in parts]
-    if not unused:
-        return parts, []
-    return parts, [f"Of {root}, only {' and '.join(parts)} are used; not used: {', '.join(unused)}."]
+    unused = ", ".join(name for name in folders if name not in parts)
+    return parts, [f"Of {root}, only {' and '.join(parts)} are used; not used: {unused}."] if unused else []
 
 
 def _has_classes(folder: Path) -> bool:

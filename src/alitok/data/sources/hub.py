@@ -33,11 +33,7 @@ _ENDINGS = {b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp", b"II*\0": "tif",
 
 
 def open_hub(source: str, options: Mapping[str, str], cache: Cache, log: Reporter | None = None) -> EncodedImages:
-    """A data set of the hub, named `owner/name`.
-
-    Raises:
-        AlitokError: it cannot be loaded, or the choice of splits or columns is ambiguous.
-    """
+    """A data set of the hub, named `owner/name`; AlitokError where it, its splits or its columns cannot be used."""
     datasets, name, config = _library(), source.removeprefix(PREFIX), options.get("config")
     with _readable_errors(name):
         splits = list(datasets.get_dataset_split_names(name, config))
@@ -57,11 +53,7 @@ def open_tables(
     cache: Cache,
     log: Reporter | None = None,
 ) -> EncodedImages:
-    """Parquet or arrow files; `val` holds the files of validation images where the split is given.
-
-    Raises:
-        AlitokError: they cannot be read, or the choice of columns is ambiguous.
-    """
+    """Parquet or arrow files, `val` for validation; AlitokError where they or their columns cannot be used."""
     datasets = _library()
     files = {TRAIN: train} | ({"val": val} if val else {})
     kinds = {path.suffix.lower().removeprefix(".") for paths in files.values() for path in paths}
@@ -78,11 +70,7 @@ def open_tables(
 
 
 def open_saved(folder: Path, options: Mapping[str, str]) -> EncodedImages:
-    """What `save_to_disk` wrote: one data set, or several splits.
-
-    Raises:
-        AlitokError: it cannot be read, or the choice of splits or columns is ambiguous.
-    """
+    """What `save_to_disk` wrote; AlitokError where it, its splits or its columns cannot be used."""
     datasets = _library()
     with _readable_errors(str(folder)):
         saved = datasets.load_from_disk(str(folder))

@@ -75,25 +75,21 @@ class Strings:
         for text in texts:
             buffer += text.encode("utf-8", "surrogateescape")  # names of files may hold any bytes
             ends.append(len(buffer))
-        self._buffer, self._ends = bytes(buffer), np.frombuffer(ends, np.int64)
+        self.buffer, self.ends = bytes(buffer), np.frombuffer(ends, np.int64)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._buffer[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
-
-    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The buffer (bytes,) uint8 and where each string ends (N + 1,) int64, for `from_arrays`."""
-        return np.frombuffer(self._buffer, np.uint8), self._ends
+        return self.buffer[self.ends[index] : self.ends[index + 1]].decode("utf-8", "surrogateescape")
 
     @classmethod
     def from_arrays(cls, buffer: np.ndarray, ends: np.ndarray) -> Strings:
-        """Inverse of `to_arrays`."""
+        """From the buffer (bytes,) uint8 and where each string ends (N + 1,) int64."""
         strings = cls()
-        strings._buffer, strings._ends = buffer.tobytes(), ends
+        strings.buffer, strings.ends = buffer.tobytes(), ends
         return strings
 
 

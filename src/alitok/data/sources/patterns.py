@@ -34,11 +34,7 @@ def with_options(data: str, keys: str = "|".join(OPTIONS)) -> tuple[str, dict[st
 
 
 def read_options(data: str, text: str) -> dict[str, str]:
-    """`key=value&key=value` as a dictionary; `data` is for messages.
-
-    Raises:
-        AlitokError: it has another form, or an option is given twice.
-    """
+    """`key=value&key=value` as a dictionary; AlitokError naming `data` for another form or an option given twice."""
     items = [item.partition("=") for item in text.split("&") if item]
     options = {key: value for key, _, value in items}
     if len(options) < len(items) or not all(key and value for key, _, value in items):
@@ -136,6 +132,5 @@ def divide(paths: Iterable[Path]) -> tuple[list[Path], list[Path] | None, tuple[
         return paths, None, ()
     unused = [path.name for path in paths if parts[path] not in (TRAIN, val)]
     train, held = ([path for path in paths if parts[path] == part] for part in (TRAIN, val))
-    if not unused:
-        return train, held, ()
-    return train, held, (f"{len(unused):,} files are not of {TRAIN} or {val} and not used, such as {unused[0]}.",)
+    notes = [f"{len(unused):,} files are not of {TRAIN} or {val} and not used, such as {unused[0]}."] if unused else []
+    return train, held, tuple(notes)
