@@ -209,6 +209,7 @@ def test_cmyk_is_ink_on_white():
         (6, lambda a: np.rot90(a, -1)),
         (7, lambda a: a[::-1, ::-1].swapaxes(0, 1)),
         (8, lambda a: np.rot90(a, 1)),
+        (9, lambda a: a),  # does not exist
     ],
 )
 def test_exif_orientation(orientation, upright):

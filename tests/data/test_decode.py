@@ -100,12 +100,6 @@ def test_damaged_exif_does_not_make_a_image_unusable(exif):
     assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-def test_orientations_that_do_not_exist_are_passed_over():
-    exif = Image.Exif()
-    exif[0x0112] = 9
-    assert decode(encoded(RGB, exif=exif)).size == RGB.size
-
-
 @pytest.mark.filterwarnings("ignore:Truncated File")
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("exif", [False, True])

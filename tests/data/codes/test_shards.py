@@ -208,10 +208,8 @@ def test_of_jobs_with_other_settings_that_begin_at_once_one_goes_on(tmp_path, mo
     if links:
         winner = json.loads((tmp_path / "codes" / "job.json").read_text())["tokenizer"]
         assert [outcome == list(range(5)) for outcome in outcomes] == [head.tokenizer == winner for head in heads]
-        assert (
-            sum("conflicting settings (tokenizer); start over with --fresh" in str(outcome) for outcome in outcomes)
-            == 5
-        )
+        conflict = "conflicting settings (tokenizer); start over with --fresh"
+        assert sum(conflict in str(outcome) for outcome in outcomes) == 5
 
 
 def test_jobs_with_the_same_settings_that_begin_at_once_all_go_on(tmp_path, monkeypatch):

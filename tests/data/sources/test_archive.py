@@ -15,8 +15,9 @@ from PIL import Image
 
 from alitok.core.errors import AlitokError
 from alitok.data.loader import Batches
-from alitok.data.sources.archive import LocalShard, OpenShards
+from alitok.data.sources.archive import OpenShards, Shard
 from alitok.data.sources.archive_index import ArchiveIndex, index_archive
+from alitok.data.sources.cache import Cache
 from alitok.data.sources.images import Broken, Strings
 from alitok.data.sources.opening import open_images, open_splits
 
@@ -44,6 +45,13 @@ def write(path, members, **options):
             member.size = len(content or b"")
             archive.addfile(member, io.BytesIO(content or b""))
     return path
+
+
+def loose(root, names):
+    """Images in files of their own."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(number))
 
 
 def samples(numbers, label=lambda number: "ab"[number % 2]):
@@ -236,11 +244,7 @@ def test_without_parts_a_tenth_of_each_class_is_val(tmp_path):
 
 
 def test_class_folders_are_used_and_not_an_archive_beside_them(tmp_path):
-    for name in ("cat", "dog"):
-        for n in range(2):
-            path = tmp_path / name / f"{n}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(png(n))
+    loose(tmp_path, ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"])
     before = open_images(str(tmp_path))
     write(tmp_path / "backup.tar", samples(range(4)))
     after = open_images(str(tmp_path))
@@ -277,11 +281,7 @@ def test_folders_whose_names_hold_signs_of_patterns(tmp_path, odd):
     for source in (odd, f"{odd}/*.tar", f"{odd}/{{0..1}}.tar"):
         assert set(found(open_images(f"{tmp_path}/{source}"))) == {f"{n // 2}.tar/{n:04d}.png" for n in range(4)}
     assert len(open_images(f"{tmp_path}/{odd}/1.tar")) == 2
-    for name in ("cat", odd):
-        for n in range(2):
-            path = tmp_path / "folders" / name / f"{n}.png"
-            path.parent.mkdir(exist_ok=True, parents=True)
-            path.write_bytes(png(n))
+    loose(tmp_path / "folders", [f"{name}/{n}.png" for name in ("cat", odd) for n in range(2)])
     splits = open_splits(f"{tmp_path}/folders", 16)
     assert splits.train.classes == tuple(sorted(("cat", odd)))
     assert splits.train.verify() == splits.val.verify() == []
@@ -451,10 +451,7 @@ def test_an_archive_that_shrinks_later_is_a_one_line_error(tmp_path):
 
 
 def test_batches_are_those_of_the_same_images_in_folders_for_any_number_of_workers(tmp_path):
-    for number in range(30):
-        path = tmp_path / "folder" / "ab"[number % 2] / f"{number:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(number))
+    loose(tmp_path / "folder", [f"{'ab'[number % 2]}/{number:04d}.png" for number in range(30)])
     by_class = sorted(range(30), key=lambda number: number % 2)
     for shard in range(3):
         write(tmp_path / "tars" / f"{shard}.tar", samples(by_class[10 * shard : 10 * shard + 10]))
@@ -493,9 +490,9 @@ def test_a_fork_reads_with_files_of_its_own(tmp_path, together):
     lock.release()
 
 
-def test_only_so_many_archives_are_open(tmp_path):
+def test_only_so_many_archives_are_open(tmp_path, cache):
     shards(tmp_path, "a b c d")
-    listed = [LocalShard(path.name, path) for path in sorted(tmp_path.glob("*.tar"))]
+    listed = [Shard(path.name, path, Cache(cache, 0)) for path in sorted(tmp_path.glob("*.tar"))]
     files = OpenShards(2)
     descriptors = lambda: sum(  # noqa: E731
         Path(link).resolve().suffix == ".tar" for link in Path("/proc/self/fd").iterdir() if link.exists()

@@ -100,6 +100,15 @@ def server():
 
 
 @pytest.fixture
+def small_chunks(monkeypatch):
+    """Eight of them make `WHOLE`."""
+    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
+
+
+WHOLE = np.random.default_rng(0).bytes(1 << 20)
+
+
+@pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ALITOK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("alitok.data.sources.cache.time.sleep", lambda _: None)
@@ -138,11 +147,9 @@ def content(cache, url):
 
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("drops", [(), (0,), (1,), (0, 1, 2), (0, 2, 4, 6, 8, 10, 12)])
-def test_what_arrives_is_what_was_sent_whatever_drops(server, cache, ranges, drops, monkeypatch):
-    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
-    whole = np.random.default_rng(0).bytes(1 << 20)
-    server.files["/x.tar"], server.ranges, server.drops = whole, ranges, drops
-    assert content(cache, f"{server.url}/x.tar") == whole
+def test_what_arrives_is_what_was_sent_whatever_drops(server, cache, ranges, drops, small_chunks):
+    server.files["/x.tar"], server.ranges, server.drops = WHOLE, ranges, drops
+    assert content(cache, f"{server.url}/x.tar") == WHOLE
     starts = [start for _, start in server.gets]
     if ranges:  # only what was lost is asked for again
         assert sorted(set(starts)) == list(range(0, 1 << 20, 1 << 17))
@@ -152,27 +159,21 @@ def test_what_arrives_is_what_was_sent_whatever_drops(server, cache, ranges, dro
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_what_has_come_is_kept_when_the_server_fails_for_good(server, cache, ranges, monkeypatch):
-    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
-    whole = np.random.default_rng(0).bytes(1 << 20)
-    server.files["/x.tar"], server.ranges, server.drops = whole, ranges, range(3, 1000)
-    if not ranges:
-        server.drops = range(1000)
+def test_what_has_come_is_kept_when_the_server_fails_for_good(server, cache, ranges, small_chunks):
+    server.files["/x.tar"], server.ranges, server.drops = WHOLE, ranges, range(3 if ranges else 0, 1000)
     with pytest.raises(AlitokError, match=r"x\.tar cannot be fetched: .* Run it again to resume") as caught:
         cache.open(f"{server.url}/x.tar")
     assert "\n" not in str(caught.value)
     assert not ranges or [path.stat().st_size for path in cache.root.glob("shards/*.part")] == [3 << 17]
     server.drops = ()
     server.gets.clear()
-    assert content(cache, f"{server.url}/x.tar") == whole
+    assert content(cache, f"{server.url}/x.tar") == WHOLE
     assert not ranges or server.gets[0] == ("/x.tar", 3 << 17)
 
 
-def test_a_server_that_does_not_say_that_it_has_no_ranges(server, cache, monkeypatch):
-    monkeypatch.setattr("alitok.data.sources.cache._CHUNK", 1 << 17)
-    whole = np.random.default_rng(0).bytes(1 << 20)
-    server.files["/x.tar"], server.ranges, server.says_so = whole, False, False
-    assert content(cache, f"{server.url}/x.tar") == whole
+def test_a_server_that_does_not_say_that_it_has_no_ranges(server, cache, small_chunks):
+    server.files["/x.tar"], server.ranges, server.says_so = WHOLE, False, False
+    assert content(cache, f"{server.url}/x.tar") == WHOLE
 
 
 def test_a_file_that_has_changed_is_downloaded_again(server, cache, monkeypatch):
@@ -248,15 +249,17 @@ def test_a_missing_package_is_named(cache, monkeypatch, missing, url, message):
 
 
 def test_several_who_want_an_archive_fetch_it_once(server, cache):
-    server.files["/x.tar"] = np.random.default_rng(0).bytes(1 << 20)
+    server.files["/x.tar"] = WHOLE
     with ThreadPoolExecutor(8) as pool:
         files = list(pool.map(lambda _: content(cache, f"{server.url}/x.tar"), range(8)))
-    assert set(files) == {server.files["/x.tar"]}
+    assert set(files) == {WHOLE}
     assert server.gets == [("/x.tar", 0)]
 
 
-def names(cache):
-    return sorted(path.name for path in (cache.root / "shards").glob("*.tar"))
+def empty(cache):
+    """Archives are gone, their indexes stay."""
+    for path in cache.root.glob("shards/*.tar"):
+        path.unlink()
 
 
 def test_the_least_recently_used_archive_goes_first_and_one_in_use_stays(server, tmp_path):
@@ -354,8 +357,7 @@ def test_fetched_archives_hold_what_local_ones_do(server, cache, tmp_path):
 def test_a_second_start_fetches_nothing_even_when_archives_are_gone(server, cache, tmp_path):
     source = shards(server, 3)
     first = open_images(source)
-    for name in names(cache):
-        (cache.root / "shards" / name).unlink()
+    empty(cache)
     server.gets.clear()
     second = open_images(source)
     assert second.contents == first.contents
@@ -367,8 +369,7 @@ def test_a_second_start_fetches_nothing_even_when_archives_are_gone(server, cach
 def test_a_first_look_opens_few_archives(server, cache, tmp_path):
     source = shards(server, 20)
     open_images(source)
-    for name in names(cache):
-        (cache.root / "shards" / name).unlink()
+    empty(cache)
     server.gets.clear()
     said = []
     assert preview(source, log=said.append) == Preview(16, 72)
@@ -415,8 +416,7 @@ def test_batches_are_the_same_when_the_cache_holds_one_archive_only(server, cach
 
 def test_a_lost_network_is_not_a_broken_image(server, cache, tmp_path):
     train = open_splits(shards(server, 3), 16).train
-    for name in names(cache):
-        (cache.root / "shards" / name).unlink()
+    empty(cache)
     for path in server.files:
         server.status[path] = 404
     with pytest.raises(AlitokError, match="cannot be fetched"):

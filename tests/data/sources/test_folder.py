@@ -158,16 +158,13 @@ def test_a_folder_of_unlabeled_test_images_is_not_a_val_split(tmp_path):
     assert "test" in images.notes[0]
 
 
-def test_train_alone_is_looked_into(tmp_path):
-    two_classes(tmp_path / "train", 3)
-    assert open_folder(tmp_path).classes == ("ants", "bees")
-    assert open_folder(tmp_path).val is None
-
-
-def test_train_may_be_a_class(tmp_path):
+def test_train_alone_holds_classes_and_beside_others_is_one(tmp_path):
+    two_classes(tmp_path / "alone" / "train", 3)
+    assert open_folder(tmp_path / "alone").classes == ("ants", "bees")
+    assert open_folder(tmp_path / "alone").val is None
     for name in ("bus", "train", "tram"):
-        save_image(tmp_path / name / "1.png")
-    assert open_folder(tmp_path).classes == ("bus", "train", "tram")
+        save_image(tmp_path / "beside" / name / "1.png")
+    assert open_folder(tmp_path / "beside").classes == ("bus", "train", "tram")
 
 
 def test_a_class_that_is_val_only(tmp_path):
@@ -194,16 +191,13 @@ def test_flat_parts_are_one_class_too(tmp_path):
 
 
 def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
+    two_classes(tmp_path, 1)
+    assert_refused(tmp_path, "only one image per class")
     two_classes(tmp_path)
     save_image(tmp_path / "wasps" / "1.png")
     train, val = opened(tmp_path)
     assert np.bincount(train.labels, minlength=3).tolist() == [1, 1, 1]
     assert np.bincount(val.labels, minlength=3).tolist() == [1, 1, 0]
-
-
-def test_nothing_can_be_val_of_one_image_a_class(tmp_path):
-    two_classes(tmp_path, 1)
-    assert_refused(tmp_path, "only one image per class")
 
 
 def test_images_can_be_sent_to_workers(tmp_path):
@@ -322,28 +316,18 @@ def assert_broken(root, key, *parts, size=16):
     return next(source for source in sources if key in keys(source))
 
 
-def test_missing_path(tmp_path):
-    assert_refused(tmp_path / "none", tmp_path / "none", "does not exist")
-
-
-def test_path_is_a_file(tmp_path):
+def test_a_path_that_is_missing_or_a_file(tmp_path):
     (tmp_path / "file").write_text("")
+    assert_refused(tmp_path / "none", tmp_path / "none", "does not exist")
     assert_refused(tmp_path / "file", tmp_path / "file", "not a source of images")
 
 
-def test_empty_folder(tmp_path):
+def test_folders_without_images(tmp_path):
     assert_refused(tmp_path, tmp_path, "no images")
-
-
-def test_class_folders_without_any_image(tmp_path):
-    (tmp_path / "ants").mkdir()
-    (tmp_path / "bees").mkdir()
+    for name in ("ants", "bees", "wasps"):
+        (tmp_path / name).mkdir()
     assert_refused(tmp_path, tmp_path, "no images")
-
-
-def test_a_class_without_images(tmp_path):
     two_classes(tmp_path)
-    (tmp_path / "wasps").mkdir()
     assert_refused(tmp_path, tmp_path / "wasps", "no images")
 
 

@@ -9,11 +9,14 @@ from alitok.data.split import check_broken
 from alitok.data.survey import Preview, preview, suggest_size
 
 
-@pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])
-def test_builtin_sets_fulfil_the_interface(data, library):
+@pytest.mark.parametrize(
+    ("data", "library", "crops"), [("digits", "sklearn", [1, 1, 1]), ("photos", "skimage", [1, 2, 10])]
+)
+def test_builtin_sets_fulfil_the_interface(data, library, crops):
     pytest.importorskip(library)
     splits = open_splits(data, 16)
     assert splits.train.classes == splits.val.classes
+    assert [crops_per_image(splits.train, recipe) for recipe in ("centre", "flip", "ten")] == crops
     for source in (splits.train, splits.val):
         assert source.name.startswith(data)
         assert source.size == 16
@@ -32,16 +35,6 @@ def test_builtin_sets_fulfil_the_interface(data, library):
             assert (views.shape, views.dtype) == ((crops_per_image(source, recipe), 3, 16, 16), np.uint8)
             assert views.flags.c_contiguous
         assert (source.views(1, "centre")[0] == source.read(1, None)).all()
-
-
-def test_a_folder_is_opened_by_its_path(tmp_path):
-    for name in ("cats", "dogs"):
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
-    splits = open_splits(str(tmp_path), 16, seed=4)
-    assert splits.train.classes == ("cats", "dogs")
-    assert (len(splits.train), len(splits.val)) == (4, 2)
 
 
 @pytest.mark.parametrize("option", ["", "?mirror=1", "?mirror=0"])
@@ -92,10 +85,9 @@ def test_the_query_of_an_address_is_left_alone(query, monkeypatch):
 
 
 def test_the_hash_of_a_folder_follows_its_files(tmp_path):
-    for name in ("cats", "dogs"):
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    splits = folder_of(tmp_path, 6, 0)
+    assert splits.train.classes == ("cats", "dogs")
+    assert (len(splits.train), len(splits.val)) == (4, 2)
     contents = {open_splits(str(tmp_path), 16, seed).contents for seed in (0, 1)}
     assert len(contents) == 1
     Image.new("RGB", (20, 20)).save(tmp_path / "cats" / "9.png")
@@ -109,15 +101,6 @@ def test_the_hash_of_a_folder_follows_its_files(tmp_path):
 def test_an_unknown_name_is_an_error_that_lists_known_ones():
     with pytest.raises(AlitokError, match=r"'digit': the path does not exist.*digits and photos"):
         open_splits("digit", 16)
-
-
-@pytest.mark.parametrize(
-    ("data", "library", "expected"), [("digits", "sklearn", [1, 1, 1]), ("photos", "skimage", [1, 2, 10])]
-)
-def test_the_number_of_views_of_the_builtin_sets(data, library, expected):
-    pytest.importorskip(library)
-    train = open_splits(data, 16).train
-    assert [crops_per_image(train, recipe) for recipe in ("centre", "flip", "ten")] == expected
 
 
 @pytest.mark.parametrize(("data", "library"), [("digits", "sklearn"), ("photos", "skimage")])

@@ -86,7 +86,7 @@ class _InMemory(ABC):
         rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
         rest = copy(self)
         rest.labels, rest.numbers = self.labels[rows], self.numbers[rows]
-        return rest
+        return self if len(rows) == len(self) else rest
 
 
 @dataclass(eq=False)
