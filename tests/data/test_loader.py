@@ -116,7 +116,7 @@ def test_batches_of_grouped_images_follow_the_formula_and_resume(tmp_path):
     expected = np.concatenate([order(40, 3, epoch, source.groups) for epoch in range(3)])[: 7 * 12]
     assert indices(batches) == expected.tolist()
     assert same(first(Batches(source, 7, 3, 5), 7), batches[5:])
-    steps = pickle.loads(pickle.dumps(Batches(source, 7, 3)._steps))
+    steps = pickle.loads(pickle.dumps(Batches(source, 7, 3)))
     assert same([steps[8]], [batches[8]])
 
 
@@ -226,8 +226,8 @@ def test_a_program_that_never_closes_its_batches_still_ends():
 
 
 def test_the_work_of_a_worker_can_be_pickled():
-    steps = pickle.loads(pickle.dumps(Batches(Source(11), 4, 0)._steps))
-    assert same([steps[3]], [Batches(Source(11), 4, 0)._steps[3]])
+    steps = pickle.loads(pickle.dumps(Batches(Source(11), 4, 0)))
+    assert same([steps[3]], [Batches(Source(11), 4, 0)[3]])
 
 
 @pytest.fixture
