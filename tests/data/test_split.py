@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,22 +29,3 @@ def test_what_is_drawn_of_a_class():
         rows = [row for row in range(300) if labels[row] == label]
         expected[np.random.default_rng([5, label]).choice(rows, round(0.1 * len(rows)), replace=False)] = True
     assert (val_mask(labels, 0.1, 5) == expected).all()
-
-
-def test_the_seed_decides_and_repeats():
-    labels = np.repeat(np.arange(3), 50)
-    first = val_mask(labels, 0.2, 1)
-    assert (first == val_mask(labels, 0.2, 1)).all()
-    assert (first != val_mask(labels, 0.2, 2)).any()
-
-
-def test_a_class_is_split_alike_whatever_the_other_classes_hold():
-    alone, beside = np.zeros(30, int), np.repeat([0, 1], [30, 12])
-    assert (val_mask(alone, 0.3, 5) == val_mask(beside, 0.3, 5)[:30]).all()
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_draws_are_spread_over_the_class(share):
-    labels = np.zeros(20, int)
-    drawn = np.mean([val_mask(labels, share, seed) for seed in range(400)], axis=0)
-    assert np.abs(drawn - share).max() < 0.12

@@ -236,13 +236,6 @@ def test_the_name_of_what_was_opened_opens_the_same_from_another_folder(tmp_path
     assert len(again.val) == (6 if "val" in source else 4)
 
 
-def test_without_parts_a_tenth_of_each_class_is_val(tmp_path):
-    shards(tmp_path, "a b c")
-    splits = open_splits(f"{tmp_path}/*.tar", 16, 3)
-    assert np.bincount(splits.val.labels).tolist() == [2, 2]
-    assert len(splits.train) == 26
-
-
 def test_class_folders_are_used_and_not_an_archive_beside_them(tmp_path):
     loose(tmp_path, ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"])
     before = open_images(str(tmp_path))
