@@ -128,7 +128,6 @@ def check_codec(codec: Codec, images: torch.Tensor, *, grid: int | None = None) 
     """Try a codec on some images (B, 3, h, h), at least 2, and find the layout of its codes.
 
     Args:
-        codec: any object.
         images: float32 in [0, 1].
         grid: G; None = all codes form a square grid.
 

@@ -108,8 +108,6 @@ class Perturbations:
         images: (M,) ascending.
         positions: (M,) in [0, S).
         donors: (M,) the other image that the replacement is taken from.
-        num_images: N.
-        num_positions: S.
         exact: whether every position is perturbed in every image.
     """
 
@@ -139,7 +137,6 @@ def choose_perturbations(images: int, positions: int, per_position: int | None, 
         positions: S.
         per_position: images in which each position is perturbed, at least 2; None takes all for up to `MAX_EXACT`
             positions, and `SAMPLED` for more.
-        seed: of images and donors.
 
     Raises:
         AlitokError: N or `per_position` is less than 2.
@@ -178,19 +175,16 @@ def perturbation_batches(
     perturbations: Perturbations, rows: np.ndarray, batch_size: int
 ) -> Iterator[PerturbationBatch]:
     """Some perturbations (m,), ascending, with their images: at most `batch_size` (at least 2) together."""
-    start, held, last = 0, 0, -1
-    for end, image in enumerate(perturbations.images[rows].tolist()):
+    starts: list[int] = []
+    held, last = 0, -1
+    for row, image in enumerate(perturbations.images[rows].tolist()):
         cost = 1 + (image != last)
         if held + cost > batch_size:
-            yield _batch(perturbations, rows[start:end])
-            start, held, cost = end, 0, 2
+            starts.append(row)
+            held, cost = 0, 2
         held, last = held + cost, image
-    if start < len(rows):
-        yield _batch(perturbations, rows[start:])
-
-
-def _batch(perturbations: Perturbations, rows: np.ndarray) -> PerturbationBatch:
-    return PerturbationBatch(rows, *np.unique(perturbations.images[rows], return_inverse=True))
+    for some in np.split(rows, starts) if len(rows) else ():
+        yield PerturbationBatch(some, *np.unique(perturbations.images[some], return_inverse=True))
 
 
 class Tally:

@@ -43,7 +43,6 @@ class Influence:
     weight. Prefix codes stand for the first row, which most of an image comes after: compare grid codes.
 
     Attributes:
-        raster: layout of the codes.
         codes: (T, P) fraction of images in which code i changes.
         features: (T, P) distance that feature i moves, relative to its mean distance between two images; None without
             features.
@@ -52,8 +51,7 @@ class Influence:
             feature to all codebook vectors and m the mean squared distance from a feature to its code over all images:
             isotropic Gaussians around the codes with the maximum-likelihood variance m / D.
         patch_changed: (P,) fraction of perturbations whose replacement patch differs.
-        images: N.
-        perturbations: replaced patches.
+        perturbations: number of replaced patches.
         exact: whether each patch was replaced in each image.
     """
 
@@ -93,11 +91,9 @@ def influence_of(
     A perturbed image and the image itself go through the encoder in one call.
 
     Args:
-        codec: any object with `encode` and `decode`, called on its own device.
         images: (N, 3, h, h) float32 in [0, 1], at least 2, on any device.
         grid: G, which divides h.
         prefix: K.
-        seed: of the perturbations and the intervals.
         batch_size: images of a call, at least 2; changes nothing but rounding.
         per_patch: images in which each patch is replaced; None = all for up to 100 patches (exact), 16 for more.
         progress: called with the perturbations done and their total.
@@ -172,17 +168,11 @@ def _split(encoded: Encoded, bases: int, base_of: np.ndarray) -> tuple[Encoded, 
 
 
 class _Scale(NamedTuple):
-    """Units of the changes.
+    """Units of the changes."""
 
-    Attributes:
-        apart: (T,) mean feature distance between two images; None without features.
-        codebook: (V, D); None without probabilities.
-        temperature: divides squared distances.
-    """
-
-    apart: torch.Tensor | None
-    codebook: torch.Tensor | None
-    temperature: float
+    apart: torch.Tensor | None  # (T,) mean feature distance between two images; None without features
+    codebook: torch.Tensor | None  # (V, D); None without probabilities
+    temperature: float  # divides squared distances
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -31,9 +31,7 @@ class RDPoint:
     """One tokenizer and the generator over its codes.
 
     Attributes:
-        codebook_size: V.
-        psnr: dB, the mean over images.
-        bits: per image, the mean over images.
+        psnr, bits: means over images, of dB and bits per image.
         image_psnr, image_bits: (N,) of each image; N = 0 if unknown.
 
     Raises:
@@ -185,12 +183,10 @@ def compare_at_matched_psnr(
     """Compare two tokenizers over all seeds that both were trained with.
 
     Args:
-        first: curve by training seed.
-        second: likewise.
+        first, second: curve by training seed.
         level: coverage of the intervals, in (0, 1).
         resamples: of the images, with replacement; each is the same for all points of both curves, whose images are
             equally hard, and the frontiers are recomputed in each.
-        seed: of the resamples.
 
     Raises:
         AlitokError: points that were measured on different numbers of images.

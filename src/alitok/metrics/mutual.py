@@ -28,7 +28,6 @@ class MutualInformation:
             diagonal and for pairs that were left out.
         chance: (T, T) the estimate for shuffled images.
         entropy: (T,) plug-in entropy of each position, in bits.
-        images: N.
         exact: whether all pairs were measured.
     """
 
@@ -79,7 +78,6 @@ def mutual_information(
 
     Args:
         codes: (N, T) non-negative integers; N at least 2.
-        seed: of the shuffles and of the sample.
         shuffles: how often chance is measured, at least 1.
         lags: distances in the sequence whose pairs are always measured.
         max_pairs: of positions; those of `lags` first, the others are drawn at random.

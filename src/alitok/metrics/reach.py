@@ -33,11 +33,9 @@ class Reach:
     past fraction of exactly 0: what it has decoded is final. Prefix codes come before all patches and have no past.
 
     Attributes:
-        raster: layout of the codes.
         pixels: (P, T) mean absolute change of the pixels of patch j by code i, where black to white is 1.
         code_changed: (T,) fraction of perturbations whose replacement code differs.
-        images: N.
-        perturbations: replaced codes.
+        perturbations: number of replaced codes.
         exact: whether each code was replaced in each image.
     """
 
@@ -69,12 +67,10 @@ def reach_of(
     """Replace codes one at a time and measure which patches change.
 
     Args:
-        codec: any object with `encode` and `decode`.
         codes: (N, T) int64 of at least 2 images, on any device.
         image_size: h, divisible by G.
         grid: G.
         prefix: K.
-        seed: of the perturbations and the intervals.
         batch_size: images of a call, at least 2; changes nothing but rounding.
         per_code: images in which each code is replaced; None = all for up to 100 codes (exact), 16 for more.
         progress: called with the perturbations done and their total.

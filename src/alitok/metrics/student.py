@@ -22,12 +22,7 @@ class Bounds(NamedTuple):
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Bounds | None:
-    """Interval for the mean of independent normal values; None for fewer than two.
-
-    Args:
-        values: finite.
-        level: coverage, in (0, 1).
-    """
+    """Interval for the mean of independent normal, finite values; None for fewer than two; `level` in (0, 1)."""
     assert 0 < level < 1, level
     count = len(values)
     if count < 2:

@@ -31,7 +31,6 @@ class AblationPreset:
         code_width: dimension of a codebook entry.
         width, layers, heads: of the encoder and of each decoder.
         channels: of the convolutional tokenizer; in the presets, a step costs about as much as the transformers'.
-        generator: size of the generator.
         batch_size: images per step of the tokenizers.
         generator_batch_size: sequences per step of the generator.
         tokenizer_steps, generator_steps, stage2_steps: optimizer steps of stage 1, the generator and stage 2.
@@ -127,9 +126,6 @@ def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_s
     """The recipe of one cell.
 
     Args:
-        preset: sizes and budget.
-        arm: what differs.
-        codebook_size: V.
         image_size: px, a multiple of the grid.
         classes: number of classes; the samples are split evenly over them.
 
@@ -137,13 +133,14 @@ def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_s
         AlitokError: inconsistent sizes.
     """
     factor = preset.longer if arm.longer else 1.0
+    generator_loop = LoopConfig(batch_size=preset.generator_batch_size, optimizer=GENERATOR_ADAMW, evaluate_every=200)
     return Recipe(
         tokenizer=_tokenizer(preset, arm, codebook_size, image_size),
         stage1=_tokenizer_training(preset, round(factor * preset.tokenizer_steps), auxiliary=arm.auxiliary),
         stage2=_tokenizer_training(preset, preset.stage2_steps, auxiliary=False),
         generator_size=preset.generator,
-        generator=_generator_training(preset, round(factor * preset.generator_steps)),
-        features=_features_training(preset.feature_steps),
+        generator=GeneratorTraining(loop=generator_loop, phases=(_phase(round(factor * preset.generator_steps)),)),
+        features=FeaturesTraining(loop=LoopConfig(batch_size=64), phases=(_phase(preset.feature_steps),)),
         crops="ten",
         sampling=SamplingConfig(guidance_scale=preset.guidance),
         samples_per_class=max(1, preset.samples // classes),
@@ -197,12 +194,5 @@ def _tokenizer_training(preset: AblationPreset, steps: int, *, auxiliary: bool) 
     return TokenizerTraining(loop=LoopConfig(batch_size=preset.batch_size, evaluate_every=500), phases=(phase,))
 
 
-def _features_training(steps: int) -> FeaturesTraining:
-    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=min(50, steps // 2))
-    return FeaturesTraining(phases=(phase,), loop=LoopConfig(batch_size=64))
-
-
-def _generator_training(preset: AblationPreset, steps: int) -> GeneratorTraining:
-    phase = Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=min(50, steps // 2))
-    loop = LoopConfig(batch_size=preset.generator_batch_size, optimizer=GENERATOR_ADAMW, evaluate_every=200)
-    return GeneratorTraining(loop=loop, phases=(phase,))
+def _phase(steps: int) -> Phase:
+    return Phase(steps=steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=min(50, steps // 2))

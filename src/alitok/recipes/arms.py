@@ -17,8 +17,6 @@ class Arm:
     """What one row of the table trains.
 
     Attributes:
-        title: what differs, in a few words.
-        causal_decoder, causal_encoder: which transformer is causal.
         prefix: prefix codes for the first row.
         auxiliary: the auxiliary loss, under which the prefix codes alone reconstruct the first row.
         longer: more steps for every training.

@@ -14,9 +14,8 @@ from PIL import Image
 
 import alitok.apps.probe.probe as command
 import alitok.apps.probe.report as report
-from alitok.apps.probe.directory import default_out, probe_directory, probed
 from alitok.apps.probe.options import ProbeOptions
-from alitok.apps.probe.probe import run_probe
+from alitok.apps.probe.probe import default_out, probe_directory, probed, run_probe
 from alitok.core.errors import AlitokError
 from alitok.core.images import png_bytes
 from alitok.data.sources.opening import open_splits

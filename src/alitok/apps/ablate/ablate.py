@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from alitok import __version__
 from alitok.apps.ablate.cell import SPLIT_SEED, Cell, Shared, read_finished, read_preview, train_features
-from alitok.apps.ablate.numbers import Ablation
+from alitok.apps.ablate.numbers import Ablation, CellNumbers
 from alitok.apps.ablate.options import AblateOptions
 from alitok.apps.ablate.report import ORIGINALS, print_report, write_report
 from alitok.apps.ablate.workers import Job, run_jobs
@@ -90,7 +90,7 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
             open_classifier(usable, world, console)  # once, before the cells load it
             shared = Shared(out / "cells", preset, image_size, tuple(broken))
             train_features(shared, usable, world, console)  # likewise
-            progress = _Progress(options, out, shared, usable, parallel, cells, command, console)
+            progress = _Progress(options, out, shared, usable, parallel, cells, command, log)
             waiting = [job for job in jobs if any(read_finished(shared.directory(cell)) is None for cell in job.cells)]
             failures = run_jobs(waiting, shared, options.data, world, parallel=parallel, on_end=progress.job_ended)
             ablation, report = progress.write()
@@ -144,79 +144,70 @@ def _jobs(cells: Sequence[Cell]) -> list[Job]:
     return [Job(tuple(members)) for members in jobs.values()]
 
 
+@dataclass
 class _Progress:
     """Writes the report of the finished cells, and prints each as it ends."""
 
-    def __init__(
-        self,
-        options: AblateOptions,
-        out: Path,
-        shared: Shared,
-        splits: Splits,
-        parallel: int,
-        cells: Sequence[Cell],
-        command: str,
-        console: Console,
-    ) -> None:
-        self._options, self._out, self._shared, self._splits = options, out, shared, splits
-        self._parallel, self._cells, self._command, self._log = parallel, cells, command, reporter(console)
-        self._began, self._before = time.monotonic(), len(self._finished())
+    options: AblateOptions
+    out: Path
+    shared: Shared
+    splits: Splits
+    parallel: int
+    cells: Sequence[Cell]
+    command: str
+    log: Callable[[str], None]
 
-    def _finished(self) -> list[Cell]:
-        return [cell for cell in self._cells if read_finished(self._shared.directory(cell)) is not None]
+    def __post_init__(self) -> None:
+        self.began, self.before = time.monotonic(), len(self.finished())
+
+    def finished(self) -> dict[Cell, CellNumbers]:
+        found = {cell: read_finished(self.shared.directory(cell)) for cell in self.cells}
+        return {cell: numbers for cell, numbers in found.items() if numbers is not None}
 
     def job_ended(self, job: Job) -> None:
         """Print the numbers of its finished cells and the time left, and rewrite the report."""
-        finished = self._finished()
+        finished = self.finished()
         for cell in job.cells:
-            numbers = read_finished(self._shared.directory(cell))
-            if numbers is not None:
-                self._log(
+            if (numbers := finished.get(cell)) is not None:
+                self.log(
                     f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits per image, "
                     f"{numbers.accuracy:.1%} accuracy, {duration(numbers.seconds)}"
                 )
-        done, left = len(finished) - self._before, len(self._cells) - len(finished)
+        done, left = len(finished) - self.before, len(self.cells) - len(finished)
         if done and left:
-            seconds = (time.monotonic() - self._began) / done * left
-            self._log(f"{len(finished)} of {len(self._cells)} cells finished, about {duration(seconds)} left")
+            seconds = (time.monotonic() - self.began) / done * left
+            self.log(f"{len(finished)} of {len(self.cells)} cells finished, about {duration(seconds)} left")
         if finished:
             self.write()
 
     def write(self) -> tuple[Ablation, Report]:
         """Write the report of the finished cells."""
-        preset, finished = self._shared.preset, self._finished()
+        preset, finished = self.shared.preset, self.finished()
         ablation = Ablation(
-            data=self._splits.name,
-            preset=self._options.preset,
-            image_size=self._shared.image_size,
-            patch_size=self._shared.image_size // preset.grid,
+            data=self.splits.name,
+            preset=self.options.preset,
+            image_size=self.shared.image_size,
+            patch_size=self.shared.image_size // preset.grid,
             codebook_size=preset.codebook_size,
-            arms={arm: ARMS[arm].title for arm in ARMS if any(cell.arm == arm for cell in self._cells)},
-            cells=tuple(
-                numbers for cell in finished if (numbers := read_finished(self._shared.directory(cell))) is not None
-            ),
-            settings=self._settings(),
-            planned=tuple((cell.arm, cell.codebook_size, cell.seed) for cell in self._cells),
+            arms={arm: ARMS[arm].title for arm in ARMS if any(cell.arm == arm for cell in self.cells)},
+            cells=tuple(finished.values()),
+            settings={
+                "version": __version__,
+                "torch": torch.__version__,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "cells_at_a_time": self.parallel,
+                "training_images": len(self.splits.train),
+                "val_images": len(self.splits.val),
+                "classes": len(self.splits.train.classes),
+                "codes_per_image": f"{preset.grid**2}, and {preset.grid} of the prefix in arms with one",
+                **{name: value for name, value in to_dict(preset).items() if not isinstance(value, dict)},
+                "seeds": self.options.seeds,
+            },
+            planned=tuple((cell.arm, cell.codebook_size, cell.seed) for cell in self.cells),
         )
         reconstructions: dict[str, np.ndarray] = {}  # of each arm's first seed
         for cell in finished:
             if cell.codebook_size == preset.codebook_size and cell.arm not in reconstructions:
-                originals, reconstructions[cell.arm] = read_preview(self._shared.directory(cell))
+                originals, reconstructions[cell.arm] = read_preview(self.shared.directory(cell))
                 reconstructions.setdefault(ORIGINALS, originals)
-        report = write_report(self._out, ablation, command=self._command, reconstructions=reconstructions)
-        return ablation, report
-
-    def _settings(self) -> dict[str, Any]:
-        preset = self._shared.preset
-        return {
-            "version": __version__,
-            "torch": torch.__version__,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "cells_at_a_time": self._parallel,
-            "training_images": len(self._splits.train),
-            "val_images": len(self._splits.val),
-            "classes": len(self._splits.train.classes),
-            "codes_per_image": f"{preset.grid**2}, and {preset.grid} of the prefix in arms with one",
-            **{name: value for name, value in to_dict(preset).items() if not isinstance(value, dict)},
-            "seeds": self._options.seeds,
-        }
+        return ablation, write_report(self.out, ablation, command=self.command, reconstructions=reconstructions)

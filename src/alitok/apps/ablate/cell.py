@@ -72,14 +72,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all cells have in common.
-
-    Attributes:
-        root: holds a directory for each cell.
-        preset: sizes and budget.
-        image_size: px.
-        broken: images that are left out.
-    """
+    """What all cells have in common: `root` holds their directories, `broken` images are left out."""
 
     root: Path
     preset: AblationPreset
@@ -110,14 +103,7 @@ def read_preview(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 def run_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: Console) -> CellNumbers:
     """Train and measure a cell, or resume it.
 
-    An arm that shares the codes of another needs the other's cell to be finished.
-
-    Args:
-        cell: which.
-        shared: settings of all cells.
-        splits: the images, the same for all seeds.
-        world: of one process.
-        console: gets the progress of its trainings.
+    An arm that shares the codes of another needs the other's cell to be finished. `world` is of one process.
 
     Raises:
         AlitokError: the directory holds a cell of other settings, or a training failed.
@@ -191,7 +177,9 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
     blocks = (originals[start : start + _BLOCK] for start in range(0, len(originals), _BLOCK))
     reconstructed = torch.from_numpy(np.concatenate(list(reconstruct(tokenizer, blocks, stage, device))))
     reconstructions = to_uint8(reconstructed).numpy()
-    _write_preview(run.root, originals, reconstructions)
+    shown, buffer = spread(len(originals), _PREVIEWED), io.BytesIO()
+    np.savez_compressed(buffer, originals=originals[shown], reconstructions=reconstructions[shown])
+    write_bytes(run.root / _PREVIEW, buffer.getvalue())
     expected = to_float(torch.from_numpy(originals))
     predicted = _predict(generator, run.trainings.codes("val"), rows)
     train_codes = run.trainings.codes("train")
@@ -232,13 +220,6 @@ def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
         image_psnr=tuple(image_psnr.tolist()),
         image_bits=tuple(predicted.bits_per_image().tolist()),
     )
-
-
-def _write_preview(root: Path, originals: np.ndarray, reconstructions: np.ndarray) -> None:
-    some = np.array(spread(len(originals), _PREVIEWED))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, originals=originals[some], reconstructions=reconstructions[some])
-    write_bytes(root / _PREVIEW, buffer.getvalue())
 
 
 def _predict(generator: Generator, codes: CodeStore, rows: np.ndarray) -> CodePredictions:

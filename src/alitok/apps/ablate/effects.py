@@ -47,12 +47,7 @@ CONTRASTS = (
 
 @dataclass(frozen=True)
 class Effect:
-    """A contrast at the main codebook size, over the seeds that both arms have.
-
-    Attributes:
-        contrast: the arms.
-        cells: of both arms, by seed; empty if an arm is not finished.
-    """
+    """A contrast at the main codebook size: cells of both arms by seed; empty if an arm is not finished."""
 
     contrast: Contrast
     cells: tuple[tuple[CellNumbers, CellNumbers], ...]

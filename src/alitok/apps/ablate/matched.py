@@ -37,7 +37,6 @@ class MatchedArms:
     """Two arms at equal PSNR.
 
     Attributes:
-        first, second: keys of the arms.
         comparison: the second's bits minus the first's.
         ranges: PSNR of both arms.
         beyond: if they have no PSNR in common: the arm with higher PSNR for fewer bits in every seed, and the mean

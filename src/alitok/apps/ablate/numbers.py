@@ -6,9 +6,10 @@ Shapes: N validation images, the same ones in the same order in every cell.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,6 @@ class CellNumbers:
     """Metrics of one tokenizer and the generator over its codes, on validation images unless noted.
 
     Attributes:
-        arm: key of the arm.
-        codebook_size: V.
-        seed: of all trainings of the cell.
         accuracy: top-1 accuracy of the generator on the codes, in [0, 1].
         grid_accuracy: of the grid codes alone.
         bits: per image, the cross-entropy of its codes under the generator.
@@ -110,10 +108,7 @@ class Ablation:
     """The finished cells and what they share.
 
     Attributes:
-        data: name of the data set.
-        preset: name of the preset.
-        image_size: px.
-        patch_size: px.
+        image_size, patch_size: px.
         codebook_size: of the main table.
         arms: title of each arm by its key, in the order of the table.
         cells: the finished ones, unique in arm, codebook size and seed.
@@ -145,21 +140,14 @@ class Ablation:
     def of(self, arm: str, codebook_size: int | None = None) -> tuple[CellNumbers, ...]:
         """The cells of an arm by seed, at one codebook size; the main one unless given."""
         size = self.codebook_size if codebook_size is None else codebook_size
-        return tuple(
-            sorted(
-                (cell for cell in self.cells if (cell.arm, cell.codebook_size) == (arm, size)),
-                key=lambda cell: cell.seed,
-            )
-        )
+        found = (cell for cell in self.cells if (cell.arm, cell.codebook_size) == (arm, size))
+        return tuple(sorted(found, key=lambda cell: cell.seed))
 
     def by_seed(self, arm: str) -> dict[int, tuple[CellNumbers, ...]]:
         """The cells of an arm at all its codebook sizes, smallest first, by seed."""
-        cells = sorted(
-            (cell for cell in self.cells if cell.arm == arm), key=lambda cell: (cell.seed, cell.codebook_size)
-        )
-        return {
-            seed: tuple(cell for cell in cells if cell.seed == seed) for seed in {cell.seed: None for cell in cells}
-        }
+        cells = sorted(self.cells, key=lambda cell: (cell.seed, cell.codebook_size))
+        groups = itertools.groupby((cell for cell in cells if cell.arm == arm), key=lambda cell: cell.seed)
+        return {seed: tuple(group) for seed, group in groups}
 
     def paired(self, first: str, second: str) -> list[tuple[CellNumbers, CellNumbers]]:
         """Cells of two arms at the main codebook size, of the seeds that both have."""
@@ -203,22 +191,6 @@ def read_cell(path: Path) -> CellNumbers:
         AlitokError: the file is missing or damaged.
     """
     return from_dict(CellNumbers, _from_json(read_json(path)), str(path))
-
-
-def read_numbers(path: Path) -> Ablation:
-    """Read `ablation.json`.
-
-    Raises:
-        AlitokError: the file is missing, damaged, or of another schema.
-    """
-    data = read_json(path)
-    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-        raise AlitokError(f"{path} is not an ablation of schema {SCHEMA}; write it again with alitok ablate.")
-    data = {name: value for name, value in data.items() if name != "schema"}
-    cells = data.get("cells")
-    if isinstance(cells, list):
-        data["cells"] = [_from_json(cell) for cell in cells]
-    return from_dict(Ablation, data, str(path))
 
 
 def _to_json(value: Any) -> Any:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
+
 from alitok.apps.ablate.effects import change_interval
 from alitok.apps.ablate.numbers import Ablation, mean_std
 from alitok.apps.ablate.tables import mean_cells
@@ -34,7 +36,6 @@ class Question(NamedTuple):
     """A number of ours and the paper's closest counterpart.
 
     Attributes:
-        name, paper_name: for people.
         metric: of `CellNumbers`.
         paper: of `published.Ablated`.
         sign, paper_sign: 1 where larger is more, here and in the paper; else -1.
@@ -65,7 +66,6 @@ class Order:
     """How the arms are ranked here and in the paper.
 
     Attributes:
-        question: by which number.
         here, paper: arms from lowest to highest, of those that both have.
         same, reversed: pairs in the paper's order, and in the opposite one.
         undecided: pairs within seed variance, or equal here.
@@ -103,26 +103,19 @@ def _order(ablation: Ablation, question: Question) -> Order:
         and (found := mean_std(getattr(cell, question.metric) for cell in ablation.of(arm))) is not None
     }
     theirs = {arm: getattr(PAPER[arm], question.paper) * question.paper_sign for arm in ours}
-    same: list[tuple[str, str]] = []
-    opposite: list[tuple[str, str]] = []
-    undecided: list[tuple[str, str]] = []
+    pairs: dict[int, list[tuple[str, str]]] = {1: [], -1: [], 0: []}  # same, reversed and undecided
     single = 0
     for pair in combinations(ours, 2):
-        expected = theirs[pair[1]] - theirs[pair[0]]
-        cells = ablation.paired(*pair)
-        metric = question.metric
+        expected, cells, metric = theirs[pair[1]] - theirs[pair[0]], ablation.paired(*pair), question.metric
         change = mean_std(getattr(second, metric) - getattr(first, metric) for first, second in cells)
         if pair in _INCOMPARABLE or expected == 0 or change is None:
             continue
         single += change.seeds == 1
         bounds = change_interval(cells, metric)
-        agreement = change.mean * question.sign * expected
-        if agreement == 0 or (bounds is not None and not bounds.excludes_zero):
-            undecided.append(pair)
-        else:
-            (same if agreement > 0 else opposite).append(pair)
+        decided = bounds is None or bounds.excludes_zero
+        pairs[int(np.sign(change.mean * question.sign * expected)) if decided else 0].append(pair)
     here, paper = (tuple(sorted(ours, key=values.__getitem__)) for values in (ours, theirs))
-    return Order(question, here, paper, tuple(same), tuple(opposite), tuple(undecided), single)
+    return Order(question, here, paper, tuple(pairs[1]), tuple(pairs[-1]), tuple(pairs[0]), single)
 
 
 def paper_table(ablation: Ablation) -> Table:

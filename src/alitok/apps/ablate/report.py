@@ -46,9 +46,7 @@ def write_report(
     """Write all four files, each whole or not at all.
 
     Args:
-        root: the directory.
         ablation: what is finished; may be nothing.
-        command: as typed.
         reconstructions: (n, 3, h, w) uint8 by arm, and the images themselves as `originals`.
 
     Raises:

@@ -15,13 +15,7 @@ _MIN_SEEDS = 3  # for a standard deviation
 
 
 def warnings_of(ablation: Ablation, effects: Sequence[Effect], dominated: Sequence[str]) -> list[str]:
-    """What a reader must know before the numbers.
-
-    Args:
-        ablation: the numbers.
-        effects: of its contrasts.
-        dominated: points that the RD curves leave out.
-    """
+    """What a reader must know before the numbers; `dominated` are points that the RD curves leave out."""
     if not ablation.cells:
         return ["No cell is finished yet."]
     unequal = [f"{each.name} ({_gap(each)})" for each in effects if each.fidelity in ("not equal", "unknown")]

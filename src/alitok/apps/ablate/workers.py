@@ -41,23 +41,6 @@ class Job:
         return self.cells[0].name
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a worker gets.
-
-    Attributes:
-        gpu: index of the only one that it sees; None without CUDA.
-        threads: of a CPU worker.
-    """
-
-    job: Job
-    shared: Shared
-    data: str
-    device: DeviceName
-    gpu: int | None
-    threads: int
-
-
 def run_jobs(
     jobs: Iterable[Job],
     shared: Shared,
@@ -71,9 +54,6 @@ def run_jobs(
 
     Args:
         jobs: in the order in which they start.
-        shared: settings of all cells.
-        data: the data set.
-        world: of this process.
         parallel: jobs at a time.
         on_end: called with each job that has ended.
 
@@ -115,9 +95,9 @@ def _start(
 ) -> tuple[Job, SpawnProcess, Connection]:
     device: DeviceName = world.device.type  # type: ignore[assignment]  # one of the names
     gpu = slot % torch.cuda.device_count() if device == "cuda" else None
-    task = _Task(job, shared, data, device, gpu, max(1, torch.get_num_threads() // parallel))
+    threads = max(1, torch.get_num_threads() // parallel)
     ours, theirs = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=_work, args=(task, theirs))
+    process = _SPAWN.Process(target=_work, args=(job, shared, data, device, gpu, threads, theirs))
     process.start()
     theirs.close()
     return job, process, ours
@@ -137,24 +117,26 @@ def _failure(process: SpawnProcess, answer: Connection) -> str | None:
     return f"its process {ending}, maybe for lack of memory; choose a smaller --parallel."
 
 
-def _work(task: _Task, answer: Connection) -> None:
-    """Run a job; its output goes to a log beside the cell's directory, an error message also to the parent."""
+def _work(
+    job: Job, shared: Shared, data: str, device: DeviceName, gpu: int | None, threads: int, answer: Connection
+) -> None:
+    """Run a job on one GPU or some threads; its output goes to a log, an error message also to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent stops the others
     signal.signal(signal.SIGTERM, _exit)  # except in a training, which saves its state first
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if task.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(task.gpu)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     else:
-        torch.set_num_threads(task.threads)
-    log = task.shared.root / f"{task.job.name}.log"
+        torch.set_num_threads(threads)
+    log = shared.root / f"{job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
-            splits = open_splits(task.data, task.shared.image_size, SPLIT_SEED)
-            with join(task.device) as world:
-                for cell in task.job.cells:
-                    if read_finished(task.shared.directory(cell)) is None:
-                        run_cell(cell, task.shared, splits, world, Console(file=file, width=120))
+            splits = open_splits(data, shared.image_size, SPLIT_SEED)
+            with join(device) as world:
+                for cell in job.cells:
+                    if read_finished(shared.directory(cell)) is None:
+                        run_cell(cell, shared, splits, world, Console(file=file, width=120))
         except KeyboardInterrupt:  # the state is saved
             raise SystemExit(1) from None
         except AlitokError as error:

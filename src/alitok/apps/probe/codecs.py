@@ -39,7 +39,6 @@ class ProbedTokenizer:
     Attributes:
         name: as the user wrote it.
         codec: decodes with its last decoder.
-        decoders: all of them, by name.
         image_size: px.
         grid: patches per side; None = all codes form a square.
         codebook_size: None if unknown.
@@ -63,9 +62,8 @@ def open_tokenizer(
 
     Args:
         name: one of the forms above.
-        image_size: of a tokenizer from a module without that attribute.
-        grid: likewise.
-        device: where to compute; a tokenizer from a module is moved there if it is a torch module.
+        image_size, grid: of a tokenizer from a module without these attributes.
+        device: a tokenizer from a module is moved there if it is a torch module.
 
     Raises:
         AlitokError: it does not exist, cannot be loaded, or its image size is unknown.

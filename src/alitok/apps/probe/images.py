@@ -67,12 +67,8 @@ def encode_images(
     """Encode images.
 
     Args:
-        codec: the tokenizer.
-        source: the split.
-        seed: of the order.
         limit: images to encode, if there are so many.
         returned: images to return, of those.
-        batch_size: images per call.
         progress: called with the images done and their total.
 
     Raises:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ import torch
 from rich.console import Console
 
 from alitok.apps.probe.codecs import ProbedTokenizer, open_tokenizer
-from alitok.apps.probe.directory import probe_directory, probed
 from alitok.apps.probe.images import EncodedImages, encode_images, first_images
 from alitok.apps.probe.options import ProbeOptions
 from alitok.apps.probe.report import write_probe
@@ -33,7 +33,9 @@ from alitok.core.console import progress_bar
 from alitok.core.device import choose_device
 from alitok.core.distributed import launched
 from alitok.core.errors import AlitokError
+from alitok.core.files import file_name
 from alitok.core.images import to_float
+from alitok.core.jobdir import JobDir, differences
 from alitok.core.system import require_libraries, stoppable
 from alitok.data.sources.builtin import BUILTIN
 from alitok.data.split import Splits
@@ -53,6 +55,8 @@ _MAX_VAL = 2048  # validation images whose codes are predicted
 _MAX_CODEBOOK = 65536  # larger ones are reduced to the codes that occur, or a small generator would be all codebook
 _TRIED = 8  # images that a codec is checked on
 _OVERFIT = 0.15  # difference of training and validation accuracy from which on a warning is due
+_PARTS = ("tokenizer", "generator", "model")  # folders of every run, whose names identify nothing
+_OUTPUTS = ("maps.npz", "influence.png", "reach.png", "report.html")
 _DEFAULT_TRAINING = PredictabilityConfig()
 
 
@@ -82,15 +86,7 @@ class _Session:
 def run_probe(
     options: ProbeOptions, *, command: str, training: PredictabilityConfig = _DEFAULT_TRAINING
 ) -> dict[str, float]:
-    """Probe a tokenizer.
-
-    Args:
-        options: of the command.
-        command: as typed.
-        training: of the small generator.
-
-    Returns:
-        The numbers by name.
+    """Probe a tokenizer; returns the numbers by name. `training` is of the small generator.
 
     Raises:
         AlitokError: tokenizer, data or generator cannot be used, or do not match.
@@ -109,7 +105,10 @@ def run_probe(
         report_left_out([*val.broken, *train.broken], console)
         influence, reach = _influence(session, val), _reach(session, val)
         predictions = _predict(session, generator, train, val)
-        mutual = _mutual(session, train, val)
+        with session.part("mutual", "positions compared", 1) as progress:
+            every = torch.cat([train.codes, val.codes]).numpy()
+            mutual = mutual_information(every, seed=options.seed, lags=(1, grid))
+            progress(1, 1)
         result = ProbeResult(
             title=f"alitok: {options.tokenizer}",
             data=splits.name,
@@ -192,20 +191,8 @@ def _reach(session: _Session, val: EncodedImages) -> dict[str, Reach]:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _GivenGenerator:
-    """The generator of --generator, and its number of each class of the data."""
-
-    generator: Generator
-    classes: torch.Tensor
-
-
-def _open_generator(session: _Session) -> _GivenGenerator | None:
-    """The generator of --generator.
-
-    Raises:
-        AlitokError: it cannot be loaded, or has other codes or classes.
-    """
+def _open_generator(session: _Session) -> tuple[Generator, torch.Tensor] | None:
+    """The generator of --generator and its number of each class of the data; both must match the tokenizer."""
     name, tokenizer = session.options.generator, session.tokenizer
     if name is None:
         return None
@@ -226,23 +213,24 @@ def _open_generator(session: _Session) -> _GivenGenerator | None:
             f"{name} has {config.classes} classes, not all of the {len(wanted)} of {session.splits.name}"
             f"{f' (not {missing[0]!r})' if missing else ''}; give its training data."
         )
-    return _GivenGenerator(generator, torch.tensor([known.index(each) for each in wanted]))
+    return generator, torch.tensor([known.index(each) for each in wanted])
 
 
 def _predict(
-    session: _Session, given: _GivenGenerator | None, train: EncodedImages, val: EncodedImages
+    session: _Session, given: tuple[Generator, torch.Tensor] | None, train: EncodedImages, val: EncodedImages
 ) -> CodePredictions:
     """By the given generator, conditioned on the class of each image; else by a small one trained for this."""
     count, prefix = len(val.codes), session.prefix
     with session.part("prediction", "codes predicted", 1) as progress:
         if given is not None:
-            size = given.generator.config.codebook_size
+            generator, classes = given
+            size = generator.config.codebook_size
             if int(val.codes.max()) >= size:
                 raise AlitokError(
                     f"{session.tokenizer.name} returns code {int(val.codes.max())}, but {session.options.generator} "
                     f"has {size}; use a generator trained on its codes."
                 )
-            found = predict_codes(given.generator, val.codes, given.classes[val.labels], session.options.batch_size)
+            found = predict_codes(generator, val.codes, classes[val.labels], session.options.batch_size)
             nats, accuracy = found.by_position()
             by = "the given generator, conditioned on the class"
             predictions = CodePredictions(by, nats.numpy(), accuracy.numpy(), prefix, None, count)
@@ -271,14 +259,6 @@ def _compact(codes: torch.Tensor, others: torch.Tensor, size: int | None) -> tup
         return codes, others, size
     known, numbers = torch.cat([codes, others]).unique(return_inverse=True)
     return numbers[: len(codes)], numbers[len(codes) :], len(known)
-
-
-def _mutual(session: _Session, train: EncodedImages, val: EncodedImages) -> MutualInformation:
-    codes = torch.cat([train.codes, val.codes]).numpy()
-    with session.part("mutual", "positions compared", 1) as progress:
-        found = mutual_information(codes, seed=session.options.seed, lags=(1, session.grid))
-        progress(1, 1)
-    return found
 
 
 def _warnings(
@@ -314,7 +294,7 @@ def _warnings(
 
 
 def _protocol(
-    session: _Session, given: _GivenGenerator | None, train: EncodedImages, val: EncodedImages
+    session: _Session, given: tuple[Generator, torch.Tensor] | None, train: EncodedImages, val: EncodedImages
 ) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     options, tokenizer = session.options, session.tokenizer
@@ -334,5 +314,48 @@ def _protocol(
     if given is None:
         facts["generator training"] = to_dict(session.training)
     else:
-        facts["generator weights"] = fingerprint(given.generator.state_dict(), to_dict(given.generator.config))
+        facts["generator weights"] = fingerprint(given[0].state_dict(), to_dict(given[0].config))
     return {**facts, "batch size": options.batch_size}
+
+
+def probed(options: ProbeOptions) -> dict[str, str]:
+    """What is probed, as in the protocol of `probe.json`."""
+    generator = options.generator or "a small one, trained for this"
+    return {"tokenizer": options.tokenizer, "data": options.data, "generator": generator}
+
+
+def probe_directory(options: ProbeOptions) -> Path:
+    """The directory, given or named after what is probed.
+
+    Raises:
+        AlitokError: it is a file, or holds other files or a probe of something else.
+    """
+    root = options.out or default_out(options)
+    # Allowed are the files of a probe that was stopped while it wrote them.
+    job = JobDir(root, "probe.json", "probe", _OUTPUTS, {"kind": "probe", "protocol": None}, allowed=_OUTPUTS)
+    found = job.read()
+    if found is not None:
+        before, now = (
+            {name: _resolved(facts.get(name)) for name in probed(options)}
+            for facts in (found["protocol"], probed(options))
+        )
+        changed = differences(before, now)
+        if changed:
+            raise job.conflict(changed, before, now, hint="choose another directory with --out, or delete that one")
+    return root
+
+
+def default_out(options: ProbeOptions) -> Path:
+    """`runs/probe-TOKENIZER-DATA` with the run's name for the model of a run, and `-generator` if one is given."""
+    path = Path(options.tokenizer if ":" in options.tokenizer else Path(options.tokenizer).resolve())
+    while path.name in _PARTS and path.parent.name:
+        path = path.parent
+    if path.name == "stage1" and path.parent.name:
+        path = path.with_name(f"{path.parent.name}-stage1")
+    generator = "" if options.generator is None else "-generator"
+    return Path("runs", f"probe-{file_name(str(path))}-{file_name(options.data)}{generator}")
+
+
+def _resolved(value: object) -> object:
+    """An existing path however it is spelled; anything else as it is."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value

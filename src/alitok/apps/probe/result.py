@@ -25,11 +25,8 @@ class CodePredictions:
 
     Attributes:
         generator: which one, for people.
-        nats: (T,) mean cross-entropy at each position.
-        accuracy: (T,) top-1 accuracy at each position.
-        prefix: K.
+        nats, accuracy: (T,) mean cross-entropy and top-1 accuracy at each position.
         train_accuracy: on its training codes, if it was trained for this probe.
-        images: validation images.
     """
 
     generator: str
@@ -50,15 +47,8 @@ class ProbeResult:
     """Everything that the files of a probe are made of.
 
     Attributes:
-        title: what was probed.
-        data: name of the data set.
-        command: as typed.
-        influence: of patches on codes.
-        reach: of codes into the image, by decoder.
-        predictions: of the codes by a generator.
-        mutual: information between positions.
+        reach: by decoder.
         seconds: by part.
-        warnings: what a reader must know before the numbers.
         protocol: everything that the numbers depend on.
     """
 
