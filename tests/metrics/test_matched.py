@@ -69,6 +69,7 @@ def test_dominated_points_are_left_out():
     assert [(p.psnr, p.bits) for p in line.frontier] == [(21, 50), (23, 70), (24, 90)]
     assert [(p.psnr, p.bits) for p in line.dominated] == [(20, 60), (24, 95)]
     assert psnr_range([line]) == (21, 24)
+    assert psnr_range([curve((20, 50), (24, 70)), curve((19, 50), (23, 70))]) == (19, 24)
     other = curve((20, 45), (25, 95))
     assert rate_delta(other, line) == rate_delta(other, curve((21, 50), (23, 70), (24, 90)))
     turned = RDCurve(line.points[::-1])
@@ -105,10 +106,6 @@ def test_curves_without_a_common_range_have_no_difference(other, expected):
     assert (whole.difference, whole.bounds, whole.used, list(whole.by_seed)) == (None, None, (), [0])
 
 
-def test_the_range_of_several_curves_is_that_of_all():
-    assert psnr_range([curve((20, 50), (24, 70)), curve((19, 50), (23, 70))]) == (19, 24)
-
-
 def test_beyond_another_curve_the_bits_compare_with_its_highest_point():
     low = curve((20, 50), (24, 70))
     assert curve((25, 50)).bits_saved_beyond(low) == 20
@@ -116,12 +113,6 @@ def test_beyond_another_curve_the_bits_compare_with_its_highest_point():
     for other in (low, curve((24, 50)), curve()):
         assert math.isnan(other.bits_saved_beyond(low))
     assert math.isnan(low.bits_saved_beyond(curve()))
-
-
-def test_points_that_are_not_finite_are_left_out():
-    line = curve((20, 50), (math.nan, 60), (24, 70))
-    assert rate_delta(line, curve((20, 50), (24, 70))) == (20, 24, 0, 0, 0)
-    assert len(line.dominated) == 1
 
 
 def test_identical_curves_differ_by_zero_in_every_resample():
@@ -250,7 +241,10 @@ def test_points_of_other_images_are_rejected():
     RDPoint(64, math.inf, 50.0, np.array([math.inf, 21.0]), np.full(2, 50.0))
 
 
-def test_an_image_without_error_removes_its_point_only():
+def test_points_that_are_not_finite_are_left_out():
+    line = curve((20, 50), (math.nan, 60), (24, 70))
+    assert rate_delta(line, curve((20, 50), (24, 70))) == (20, 24, 0, 0, 0)
+    assert len(line.dominated) == 1
     good = imaged(30, ((20, 50), (24, 90)), 1)
     psnrs = np.full(30, 25.0)
     psnrs[0] = math.inf

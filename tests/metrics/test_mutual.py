@@ -67,25 +67,6 @@ def test_copied_codes_tell_all_of_one_another():
     assert found.mean_bits_at(1) == pytest.approx(found.bits[[1, 2], [0, 1]].mean())
 
 
-def test_a_coarser_copy_is_known_from_the_finer_one_and_not_the_other_way():
-    codes = uniform(20_000, 2, 8)
-    codes[:, 1] = codes[:, 0] // 4
-    found = mutual_information(codes)
-    assert found.bits[0, 1] == pytest.approx(1, abs=0.002)
-    assert found.normalized[1, 0] == pytest.approx(1, abs=0.002)
-    assert found.normalized[0, 1] == pytest.approx(1 / 3, abs=0.002)
-    assert found.mean_bits_at(1) == pytest.approx(1, abs=0.002)
-
-
-def test_a_noisy_channel_is_measured_at_its_capacity_formula():
-    codes = uniform(100_000, 2, 4)
-    flip = np.random.default_rng(1).random(100_000) < 0.25
-    codes[:, 1] = np.where(flip, codes[:, 1], codes[:, 0])
-    right = 0.75 + 0.25 / 4
-    expected = 2 + right * math.log2(right) + (1 - right) * math.log2((1 - right) / 3)
-    assert mutual_information(codes).bits[1, 0] == pytest.approx(expected, abs=0.02)
-
-
 def test_blocks_of_any_size_give_the_same_and_so_does_the_same_seed():
     codes = uniform(30, 9, 4)
     whole = mutual_information(codes, seed=1)

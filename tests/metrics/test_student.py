@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alitok.metrics.student import Bounds, t_interval
+from alitok.metrics.student import t_interval
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,3 @@ def test_the_intervals_have_their_coverage(count):
     random, trials = np.random.default_rng(count), 2000
     held = sum(low <= 7 <= high for low, high in (t_interval(row, 0.8) for row in random.normal(7, 3, (trials, count))))
     assert held / trials == pytest.approx(0.8, abs=4 * (0.8 * 0.2 / trials) ** 0.5)
-
-
-def test_a_significant_difference_has_an_interval_without_zero():
-    assert Bounds(0.1, 0.2).excludes_zero
-    assert Bounds(-0.2, -0.1).excludes_zero
-    assert not Bounds(-0.1, 0.2).excludes_zero

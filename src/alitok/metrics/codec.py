@@ -6,7 +6,7 @@ Shapes: B images, h image size, G grid side, T codes of an image, D feature widt
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ class Codec(Protocol):
     """Images to codes and back.
 
     Optional, and used if present: `features(images) -> (B, T, D)` floats, what is quantized to the codes;
-    `codebook`, the (V, D) tensor of which a code is the nearest row; `codebook_size`, V; `image_size`, h; `grid`, G;
-    `device`, where it wants its tensors (default: that of a module's parameters, else the CPU).
+    `nearest(features) -> (B, T)` codes, so that one pass through the encoder gives both; `codebook`, the (V, D) tensor
+    of which a code is the nearest row; `codebook_size`, V; `image_size`, h; `grid`, G; `device`, where it wants its
+    tensors (default: that of a module's parameters, else the CPU).
     """
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -33,24 +34,6 @@ class Codec(Protocol):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, T) int64 -> images (B, 3, h, h) floats in [0, 1]."""
-        ...
-
-
-@runtime_checkable
-class HasFeatures(Protocol):
-    """A codec that exposes the features behind its codes."""
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, h, h) float32 in [0, 1] -> features (B, T, D)."""
-        ...
-
-
-@runtime_checkable
-class HasNearest(HasFeatures, Protocol):
-    """A codec that quantizes features, so that one pass through its encoder gives both."""
-
-    def nearest(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (B, T, D) -> codes (B, T)."""
         ...
 
 
@@ -76,9 +59,10 @@ def encode(codec: Codec, images: torch.Tensor) -> Encoded:
         AlitokError: the codec fails, or returns something else than codes and features.
     """
     images = images.to(device_of(codec))
-    if isinstance(codec, HasNearest):
-        features = codec.features(images)
-        return Encoded(codec.nearest(features), features)
+    to_features, nearest = getattr(codec, "features", None), getattr(codec, "nearest", None)
+    if to_features is not None and nearest is not None:
+        features = to_features(images)
+        return Encoded(nearest(features), features)
     codes = _call(codec, "encode", codec.encode, images)
     if codes.ndim != 2 or len(codes) != len(images) or codes.is_floating_point() or codes.is_complex():
         raise AlitokError(
@@ -91,9 +75,9 @@ def encode(codec: Codec, images: torch.Tensor) -> Encoded:
             f"encode of {_name(codec)} returns codes from {int(codes.min())} to {int(codes.max())}; they must be at "
             f"least 0 and less than {limit:,}."
         )
-    if not isinstance(codec, HasFeatures):
+    if to_features is None:
         return Encoded(codes.long(), None)
-    features = _call(codec, "features", codec.features, images)
+    features = _call(codec, "features", to_features, images)
     if features.ndim != 3 or features.shape[:2] != codes.shape or not features.is_floating_point():
         raise AlitokError(
             f"features of {_name(codec)} must return floats (B, T, D), here ({len(images)}, {codes.shape[1]}, D), not "

@@ -32,12 +32,8 @@ def test_an_effect_is_the_difference_of_paired_seeds_with_its_interval(seeds, ab
 
 def test_one_seed_has_neither_deviation_nor_interval(cell, ablation, texts):
     found = row(texts, effects_of(ablation(cell("A"), cell("B", bits=70.0, grid_bits=60.0))))
-    assert [found[f"Δ {name}"] for name in ("bits per image", "bits, %", "grid bits", "PSNR, dB")] == [
-        "-10.0",
-        "-12.5",
-        "-20.0",
-        "0.00",
-    ]
+    names = "Δ bits per image", "Δ bits, %", "Δ grid bits", "Δ PSNR, dB"
+    assert [found[name] for name in names] == ["-10.0", "-12.5", "-20.0", "0.00"]
     assert (found["Δ accuracy, points"], found["seeds"]) == ("0.0", "1")
 
 

@@ -91,7 +91,7 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
             shared = Shared(out / "cells", preset, image_size, tuple(broken))
             train_features(shared, usable, world, console)  # likewise
             progress = _Progress(options, out, shared, usable, parallel, cells, command, log)
-            waiting = [job for job in jobs if any(read_finished(shared.directory(cell)) is None for cell in job.cells)]
+            waiting = [job for job in jobs if any(read_finished(shared.directory(cell)) is None for cell in job)]
             failures = run_jobs(waiting, shared, options.data, world, parallel=parallel, on_end=progress.job_ended)
             ablation, report = progress.write()
     print_report(console, ablation, report)
@@ -141,7 +141,7 @@ def _jobs(cells: Sequence[Cell]) -> list[Job]:
     for cell in cells:
         first = Cell(ARMS[cell.arm].codes_of or cell.arm, cell.codebook_size, cell.seed)
         jobs.setdefault(first, []).append(cell)
-    return [Job(tuple(members)) for members in jobs.values()]
+    return list(map(tuple, jobs.values()))
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Progress:
     def job_ended(self, job: Job) -> None:
         """Print the numbers of its finished cells and the time left, and rewrite the report."""
         finished = self.finished()
-        for cell in job.cells:
+        for cell in job:
             if (numbers := finished.get(cell)) is not None:
                 self.log(
                     f"{cell.name}: {numbers.psnr:.2f} dB, {numbers.bits:.1f} bits per image, "

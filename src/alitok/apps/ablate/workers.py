@@ -12,7 +12,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -27,18 +26,7 @@ from alitok.data.sources.opening import open_splits
 
 _GRACE_SECONDS = 60  # for a worker to save its state
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Cells that run one after the other in one process."""
-
-    cells: tuple[Cell, ...]
-
-    @property
-    def name(self) -> str:
-        """The first cell's."""
-        return self.cells[0].name
+Job = tuple[Cell, ...]  # cells that run one after the other in one process, named after the first
 
 
 def run_jobs(
@@ -77,7 +65,7 @@ def run_jobs(
                     del running[slot]
                     failure = _failure(process, answer)
                     if failure is not None:
-                        failures[job.name] = failure
+                        failures[job[0].name] = failure
                     on_end(job)
     finally:
         for _, process, _ in running.values():
@@ -128,13 +116,13 @@ def _work(
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     else:
         torch.set_num_threads(threads)
-    log = shared.root / f"{job.name}.log"
+    log = shared.root / f"{job[0].name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             splits = open_splits(data, shared.image_size, SPLIT_SEED)
             with join(device) as world:
-                for cell in job.cells:
+                for cell in job:
                     if read_finished(shared.directory(cell)) is None:
                         run_cell(cell, shared, splits, world, Console(file=file, width=120))
         except KeyboardInterrupt:  # the state is saved
