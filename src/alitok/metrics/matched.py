@@ -20,10 +20,21 @@ from typing import NamedTuple
 import numpy as np
 
 from alitok.core.errors import AlitokError
-from alitok.metrics.student import Bounds, t_interval
 
 _BLOCK = 256  # resamples in memory at a time
 _MAX_LOST = 0.05  # fraction of resamples without a common range, beyond which their interval would be biased
+
+
+class Bounds(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference with this interval is significant."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +170,19 @@ class Comparison:
         if self.difference is None:
             return None
         return self.difference.trainings or self.difference.images
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Bounds | None:
+    """Interval for the mean of independent normal, finite values; None for fewer than two; `level` in (0, 1)."""
+    assert 0 < level < 1, level
+    count = len(values)
+    if count < 2:
+        return None
+    from scipy.stats import t  # slow to import, and needed for several seeds only
+
+    mean = math.fsum(values) / count
+    half = float(t.ppf((1 + level) / 2, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Bounds(mean - half, mean + half)
 
 
 def rate_delta(first: RDCurve, second: RDCurve) -> RateDelta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
@@ -148,6 +149,10 @@ def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_s
 
 
 def _tokenizer(preset: AblationPreset, arm: Arm, codebook_size: int, image_size: int) -> TokenizerConfig:
+    # All decoders have one size and one learned token before the codes.
+    decoder = functools.partial(
+        DecoderConfig, width=preset.width, layers=preset.layers, heads=preset.heads, extra_tokens=1
+    )
     plain = TokenizerConfig(
         image_size=image_size,
         patch_size=image_size // preset.grid,
@@ -155,8 +160,8 @@ def _tokenizer(preset: AblationPreset, arm: Arm, codebook_size: int, image_size:
         codebook_size=codebook_size,
         code_width=preset.code_width,
         encoder=EncoderConfig(width=preset.width, layers=preset.layers, heads=preset.heads, causal=arm.causal_encoder),
-        stage1=_decoder(preset, causal=arm.causal_decoder, prefix_head=arm.auxiliary),
-        stage2=_decoder(preset, reads_prefix=arm.stage2 != "grid codes"),
+        stage1=decoder(causal=arm.causal_decoder, prefix_head=arm.auxiliary),
+        stage2=decoder(reads_prefix=arm.stage2 != "grid codes"),
     )
     if not arm.convolutional:
         return plain
@@ -164,21 +169,6 @@ def _tokenizer(preset: AblationPreset, arm: Arm, codebook_size: int, image_size:
         plain,
         encoder=ConvolutionalEncoderConfig(channels=preset.channels),
         stage1=ConvolutionalDecoderConfig(channels=preset.channels),
-    )
-
-
-def _decoder(
-    preset: AblationPreset, *, causal: bool = False, prefix_head: bool = False, reads_prefix: bool = True
-) -> DecoderConfig:
-    """All decoders have one size and one learned token before the codes."""
-    return DecoderConfig(
-        width=preset.width,
-        layers=preset.layers,
-        heads=preset.heads,
-        causal=causal,
-        extra_tokens=1,
-        prefix_head=prefix_head,
-        reads_prefix=reads_prefix,
     )
 
 

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from alitok.apps.ablate.numbers import Ablation, CellNumbers, mean_std, read_cell, write_cell, write_numbers
+from alitok.apps.ablate.numbers import Ablation, CellNumbers, mean_std, read_cell, write_numbers
 from alitok.core.config import from_dict, to_dict
 from alitok.core.errors import AlitokError
 
@@ -30,10 +30,10 @@ def test_the_file_holds_everything(tmp_path, cell, ablation):
 @pytest.mark.parametrize("arm", ["A", "nan"])
 def test_a_single_cell_round_trips(tmp_path, arm, cell):
     for made in (cell(arm), cell(arm, psnr=math.inf, image_psnr=(math.inf, -math.inf), image_bits=(1.0, 2.0))):
-        write_cell(tmp_path / "cell.json", made)
+        write_numbers(tmp_path / "cell.json", made)
         assert content(tmp_path / "cell.json")["psnr"] == ("inf" if made.psnr == math.inf else made.psnr)
         assert read_cell(tmp_path / "cell.json") == made
-    write_cell(tmp_path / "cell.json", cell(arm, sample_distance=math.nan))
+    write_numbers(tmp_path / "cell.json", cell(arm, sample_distance=math.nan))
     assert math.isnan(read_cell(tmp_path / "cell.json").sample_distance)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from alitok.apps.ablate.numbers import CellNumbers, read_cell, write_cell
+from alitok.apps.ablate.numbers import CellNumbers, read_cell, write_numbers
 from alitok.core.distributed import World
 from alitok.core.files import atomic_path, write_bytes
 from alitok.core.images import to_float, to_uint8
@@ -119,7 +119,7 @@ def run_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: 
     for name in ("check", "features", "stage1", "encode", "generator", *(["stage2"] if arm.stage2 else [])):
         run.step(name)
     numbers = _measure(cell, run, console)
-    write_cell(directory / _NUMBERS, numbers)
+    write_numbers(directory / _NUMBERS, numbers)
     return numbers
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from alitok.apps.ablate.numbers import Ablation, CellNumbers, MeanStd, mean_std
 from alitok.apps.ablate.tables import METRICS, interval, mean_cell, number
-from alitok.metrics.student import Bounds, t_interval
+from alitok.metrics.matched import Bounds, t_interval
 from alitok.report.model import Cell, Row, Table
 
 EQUAL_PSNR = 0.2  # dB; smaller differences are not visible and within the variance of training

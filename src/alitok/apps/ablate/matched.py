@@ -11,8 +11,7 @@ import numpy as np
 from alitok.apps.ablate.effects import CONTRASTS
 from alitok.apps.ablate.numbers import Ablation
 from alitok.apps.ablate.tables import interval, number
-from alitok.metrics.matched import Comparison, RDCurve, RDPoint, compare_at_matched_psnr, psnr_range
-from alitok.metrics.student import Bounds
+from alitok.metrics.matched import Bounds, Comparison, RDCurve, RDPoint, compare_at_matched_psnr, psnr_range
 from alitok.report.model import Row, Table
 
 # The arms compared with each RD curve, before those of the contrasts.

@@ -174,14 +174,10 @@ class Ablation:
         return [key for key in requested if key not in finished]
 
 
-def write_numbers(path: Path, ablation: Ablation) -> None:
-    """Write `ablation.json`, whole or not at all."""
-    write_json(path, {"schema": SCHEMA, **_to_json(to_dict(ablation))})
-
-
-def write_cell(path: Path, cell: CellNumbers) -> None:
-    """Write a single cell, whole or not at all."""
-    write_json(path, _to_json(to_dict(cell)))
+def write_numbers(path: Path, numbers: CellNumbers | Ablation) -> None:
+    """Write `cell.json` or `ablation.json`, whole or not at all."""
+    schema = {"schema": SCHEMA} if isinstance(numbers, Ablation) else {}
+    write_json(path, {**schema, **_to_json(to_dict(numbers))})
 
 
 def read_cell(path: Path) -> CellNumbers:
