@@ -42,7 +42,7 @@ class RDPoint:
     """One tokenizer and the generator over its codes.
 
     Attributes:
-        psnr, bits: means over images, of dB and bits per image.
+        psnr, bits: in dB and bits per image, means over images.
         image_psnr, image_bits: (N,) of each image; N = 0 if unknown.
 
     Raises:
