@@ -385,14 +385,14 @@ def test_the_directory_is_named_after_the_run_and_the_data(tokenizer, data, gene
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": "other.module:name"}, "tokenizer.*give|tokenizer"),
+        ({"tokenizer": "other.module:name"}, "tokenizer"),
         ({"data": "digits"}, "data"),
         ({"generator": "models/a"}, r"generator \(a small one, trained for this, now models/a\)"),
     ],
 )
 def test_a_probe_of_something_else_is_not_replaced(ask, tmp_path, changes, message):
     _, written = ask()
-    with pytest.raises(AlitokError, match=rf"out was begun with other options, conflicting settings: {message}"):
+    with pytest.raises(AlitokError, match=rf"out was begun with conflicting settings: {message}"):
         ask(**changes)
     assert json.loads((tmp_path / "out/probe.json").read_text()) == written
 
