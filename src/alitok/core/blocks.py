@@ -12,12 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Blocks:
-    """The images of a job, divided into ranges.
-
-    Attributes:
-        count: number of images.
-        size: of a block; the last may be smaller.
-    """
+    """The `count` images of a job, divided into ranges of `size`; the last may be smaller."""
 
     count: int
     size: int
@@ -38,7 +33,6 @@ class ImageBlock:
     """One block with its images.
 
     Attributes:
-        number: of the block.
         indices: of its images in the job.
         labels: (B,) int64 class numbers; -1 if unknown.
         images: (B, 3, h, h) uint8.

@@ -31,12 +31,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: np.ndarray, columns: int, pad: int = 1) -> np.ndarray:
-    """Lay images out in rows.
-
-    Args:
-        images: (N, 3, h, w) uint8.
-        columns: images in a row.
-        pad: white pixels between and around images.
+    """Lay images (N, 3, h, w) uint8 out in rows of `columns`, with `pad` white pixels between and around them.
 
     Returns:
         (3, rows * (h + pad) + pad, columns * (w + pad) + pad) uint8.

@@ -102,7 +102,6 @@ class JobDir:
 
         Args:
             settings: everything that decides the outputs.
-            world: the processes of the job, which all call this.
             fresh: delete what an earlier job left first.
 
         Raises:
@@ -198,7 +197,7 @@ class JobDir:
             AlitokError: another process holds it for longer than `timeout` seconds, 20 by default.
         """
         with ExitStack() as stack:
-            world.on_rank0(lambda: stack.enter_context(self._held(self._locks / name, timeout)))
+            world.on_rank0(lambda: self._hold(stack, self._locks / name, timeout))
             yield
 
     @property
@@ -211,21 +210,18 @@ class JobDir:
         Raises:
             AlitokError: one is.
         """
-        for path in sorted(self._locks.glob("*")):
-            with self._held(path, timeout):
-                pass
-
-    @contextmanager
-    def _held(self, path: Path, timeout: float | None) -> Iterator[None]:
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(path, _TIMEOUT if timeout is None else timeout))
-            except TimeoutError:
-                raise AlitokError(
-                    f"Another process is at work in {self.root} ({path.name}); wait for it to end, or give another "
-                    "directory with --out."
-                ) from None
-            yield
+            for path in sorted(self._locks.glob("*")):
+                self._hold(stack, path, timeout)
+
+    def _hold(self, stack: ExitStack, path: Path, timeout: float | None) -> None:
+        try:
+            stack.enter_context(locked(path, _TIMEOUT if timeout is None else timeout))
+        except TimeoutError:
+            raise AlitokError(
+                f"Another process is at work in {self.root} ({path.name}); wait for it to end, or give another "
+                "directory with --out."
+            ) from None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

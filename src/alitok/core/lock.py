@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL = 0.2  # seconds
@@ -22,7 +22,6 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     The system releases it when the process and those that it forked have died.
 
     Args:
-        path: the file.
         timeout: seconds to wait for another holder; None = forever.
 
     Raises:
@@ -45,7 +44,8 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            _release(file.fileno())
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # also for forked processes that have the file open
 
 
 def mark_in_use(descriptor: int) -> None:
@@ -60,11 +60,3 @@ def try_lock_unused(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _release(descriptor: int) -> None:
-    """Also for forked processes that have the file open."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except OSError:
-        return

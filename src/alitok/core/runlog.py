@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ class RunLog:
     """Writes one run's numbers and images; use as a context manager.
 
     Args:
-        directory: the run directory.
         resume_step: records after this step are dropped: an interrupted run wrote them after its last checkpoint.
     """
 
@@ -46,9 +44,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close()
 
     def _close(self) -> None:

@@ -37,7 +37,6 @@ def require_libraries(what: str, extra: str, *modules: str) -> None:
     Args:
         what: begins the message, such as "An evaluation".
         extra: the extra of this package that brings all the modules.
-        modules: that will be imported.
 
     Raises:
         AlitokError: one is missing.

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -74,7 +75,6 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         network: of an output for each class, trained on images downsampled by `seen`.
-        classes: the class names.
         size: image size, px.
         val_accuracy: on validation images; NaN until measured.
 
@@ -139,6 +139,8 @@ class ClassifierFeatures(nn.Module):
         """
         path = directory / "config.json"
         head = load_head(path, _KIND)
+        if "heldout_accuracy" in head:  # its name before
+            head["val_accuracy"] = head.pop("heldout_accuracy")
         saved = from_dict(_Saved, {key: value for key, value in head.items() if key != "kind"}, str(path))
         network = LocalFeatures.load(directory / _NETWORK)
         if network.outputs != len(saved.classes):
@@ -170,8 +172,6 @@ def open_classifier(
 
     Args:
         splits: the images; those that cannot be read are left out of them.
-        world: the processes, which all call this.
-        console: for progress.
         seed: of its weights and of the order of the images.
         training: of classes alone; `classifier_training` unless given.
 
@@ -186,8 +186,7 @@ def open_classifier(
         )
     training = training or classifier_training(splits.train)
     assert training.turns == 1, training.turns
-    wanted = training
-    place = world.on_rank0(lambda: _place(splits, seed, wanted))
+    place = world.on_rank0(partial(_place, splits, seed, training))
     per_rank = -(-training.loop.batch_size // world.size)  # a cached one is used however many ranks trained it
     training = replace(training, loop=replace(training.loop, batch_size=per_rank * world.size))
     classifier = world.on_rank0(lambda: _cached(place))
@@ -255,10 +254,9 @@ def _make(
         report(f"Training a classifier of {splits.name} as feature extractor, once; cached in {place}")
     seed_step(seed, "classifier weights", 0)
     network = LocalFeatures(training.network, outputs(len(source.classes), training.turns))
-    part = world.rank, world.size
 
     def batches(start: int) -> Iterator[Batch]:
-        stream = Batches(source, training.loop.batch_size, seed, start, part=part)
+        stream = Batches(source, training.loop.batch_size, seed, start, part=(world.rank, world.size))
         return ((seen(images), labels) for images, labels in stream)
 
     rows = spread(len(splits.val), _VAL_IMAGES)

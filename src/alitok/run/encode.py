@@ -64,8 +64,10 @@ def run_encode(options: EncodeOptions) -> None:
             world.on_rank0(lambda: require_store(options.out))  # before images are checked for hours
         splits = open_images(options.data, tokenizer.config.image_size, options.seed, console)
         broken = _broken(options, splits, world, console)
-        source = _chosen(splits.without({key for key, _ in broken}), options)
-        origin = Origin(splits.name, splits.contents, options.split, _place(options.tokenizer), tuple(broken))
+        splits = splits.without({key for key, _ in broken})
+        source = joined(splits, options.crops) if options.split == "all" else getattr(splits, options.split)
+        saved = options.tokenizer.resolve() if options.tokenizer.exists() else options.tokenizer
+        origin = Origin(splits.name, splits.contents, options.split, str(saved), tuple(broken))
         with progress_bar(console, f"{source.name} to codes", len(source)) as bar:
             encoded = encode_store(
                 tokenizer,
@@ -96,10 +98,6 @@ def _part(options: EncodeOptions) -> tuple[int, int]:
     return job - 1, jobs
 
 
-def _place(tokenizer: Path) -> str:
-    return str(tokenizer.resolve()) if tokenizer.exists() else str(tokenizer)
-
-
 def _broken(options: EncodeOptions, splits: Splits, world: World, console: Console) -> list[Broken]:
     """The images to leave out: those of an earlier start, or those found by decoding all of them."""
 
@@ -114,12 +112,6 @@ def _broken(options: EncodeOptions, splits: Splits, world: World, console: Conso
         broken = verify_images(splits, options.split, world, console)
     report_left_out(broken, console)
     return broken
-
-
-def _chosen(splits: Splits, options: EncodeOptions) -> ImageSource:
-    if options.split == "all":
-        return joined(splits, options.crops)
-    return splits.train if options.split == "train" else splits.val
 
 
 def _report(console: Console, options: EncodeOptions, encoded: Encoded, seconds: float) -> None:
@@ -143,8 +135,7 @@ class Origin:
     """Where images and tokenizer are from, stored with the codes.
 
     Attributes:
-        source: the data.
-        contents: its hash, as `Splits.contents`.
+        contents: the hash of the data, as `Splits.contents`.
         split: which of its images: `train`, `val` or `all`.
         tokenizer: where the tokenizer was read from; a hint for people and for `alitok data show`.
         left_out: key and reason of each image that could not be used.
@@ -162,7 +153,6 @@ class Encoded:
     """What `encode_store` did.
 
     Attributes:
-        head: of the store.
         made: shards that were not finished before, over all ranks of this call.
         whole: whether the store is finished; if not, other parts have shards to make.
     """
@@ -194,15 +184,10 @@ def encode_store(
     Args:
         tokenizer: on `world.device` and in evaluation mode.
         source: the images, of which broken ones have been left out.
-        out: the directory of the store.
-        recipe: the views of each image.
-        origin: where all of this is from.
-        world: across whose ranks the shards are sharded.
         part: number of this independent job and of all, each a call of its own.
         batch_size: views encoded at a time, a whole number of images where they fit.
         workers: processes that load images; codes do not depend on it.
         images_per_shard: None chooses by the numbers of images and views.
-        fresh: delete the store at `out`.
         progress: called with the numbers of images that this rank has encoded and has to encode.
 
     Raises:
@@ -288,11 +273,7 @@ def _encode_shards(
 class _Views(Dataset[torch.Tensor | AlitokError]):
     """Item k is the views of the k-th block of images (B, 3, size, size) uint8; no block crosses the edge of a shard.
 
-    Args:
-        source: the images.
-        recipe: their views.
-        head: of the store.
-        numbers: the shards that are read, in order.
+    `numbers` are the shards that are read, in order.
     """
 
     def __init__(self, source: ImageSource, recipe: CropRecipe, head: StoreHead, numbers: list[int]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.data.sources.builtin import DigitSource
 from alitok.data.sources.decoded import ImageSource
@@ -42,7 +41,6 @@ def estimate(trainings: Trainings, done: Collection[str] = (), redone: Collectio
     """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
 
     Args:
-        trainings: of the run.
         done: steps that are finished; they are left out.
         redone: steps whose checkpoints are ignored.
 
@@ -122,7 +120,7 @@ def step_seconds(training: Training, trainings: Trainings) -> list[float]:
             state.progress = Progress(phases, phase=phase)  # always its first one, in a phase of any length
             images_or_codes, labels = next(batches)
             began = time.perf_counter()
-            state.advance((images_or_codes[:examples], labels[:examples]), _never)
+            state.advance((images_or_codes[:examples], labels[:examples]), lambda: False)
             return max(trainings.world.gather(time.perf_counter() - began))
 
         def seconds(phase: int) -> float:
@@ -134,10 +132,6 @@ def step_seconds(training: Training, trainings: Trainings) -> list[float]:
             return statistics.fmean([step(phase, per_rank) for _ in range(1 + _MEASURED_STEPS)][1:])
 
         return [seconds(number) for number in range(len(phases))]
-
-
-def _never() -> bool:
-    return False
 
 
 def generator_on_noise(trainings: Trainings) -> Training:
@@ -159,8 +153,11 @@ def _encode_seconds(trainings: Trainings) -> float:
     """Of one view, without reading it."""
     tokenizer = Tokenizer(trainings.recipe.tokenizer).to(trainings.world.device).eval()
     side = tokenizer.config.image_size
-    images = pixels.to_float(torch.zeros(_ENCODED, 3, side, side, dtype=torch.uint8)).to(trainings.world.device)
-    return _seconds(lambda: tokenizer.encode(images).cpu()) / _ENCODED
+    images = torch.zeros(_ENCODED, 3, side, side, device=trainings.world.device)
+    tokenizer.encode(images).cpu()  # warm-up
+    began = time.perf_counter()
+    tokenizer.encode(images).cpu()
+    return (time.perf_counter() - began) / _ENCODED
 
 
 def _sample_seconds(trainings: Trainings) -> float:
@@ -172,11 +169,3 @@ def _sample_seconds(trainings: Trainings) -> float:
         SampleRequest(0, index=index, sampling=trainings.recipe.sampling) for index in range(min(count, _SAMPLED))
     ]
     return Engine(generator).step_seconds(requests, length // 2) * length * -(-count // _SAMPLED)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Of the second of two runs."""
-    work()
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -17,12 +17,7 @@ _CLASSES, _EACH = 24, 8  # rows and columns of a sheet of classes
 
 
 class Findings:
-    """The findings of one rank; `conclude` gathers those of all.
-
-    Args:
-        stage: that is about to be trained.
-        directory: where they are written.
-    """
+    """The findings of one rank about a stage, written to a directory; `conclude` gathers those of all ranks."""
 
     def __init__(self, stage: str, directory: Path) -> None:
         self.stage, self.directory = stage, directory
@@ -37,11 +32,8 @@ class Findings:
         """Record a number and whether it holds.
 
         Args:
-            name: of the number.
-            value: the number.
             bound: what it should be, for people.
-            holds: whether it is.
-            fault: if not, what is wrong and what to do.
+            fault: what is wrong and what to do, where it does not hold.
         """
         self.numbers.append({"name": name, "value": value, "bound": bound, "holds": bool(holds)})
         if not holds:
@@ -60,15 +52,15 @@ class Findings:
         """
         everywhere = [fault for faults in world.gather(self.faults) for fault in faults]
         path = self.directory / "preflight.json"
-        if last or everywhere:
+
+        def write() -> None:
             report = {"stage": self.stage, "passed": not everywhere, "faults": everywhere, "numbers": self.numbers}
-            world.on_rank0(lambda: write_json(path, finite(report)))
-        if everywhere:
-            world.on_rank0(lambda: _fail(f"Preflight of {self.stage}: {everywhere[0]} All findings are in {path}."))
+            write_json(path, finite(report))
+            if everywhere:
+                raise AlitokError(f"Preflight of {self.stage}: {everywhere[0]} All findings are in {path}.")
 
-
-def _fail(sentence: str) -> None:
-    raise AlitokError(sentence)
+        if last or everywhere:
+            world.on_rank0(write)
 
 
 def by_class(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:

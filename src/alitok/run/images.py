@@ -28,10 +28,7 @@ def open_images(data: str, size: int, seed: int, console: Console) -> Splits:
 
 
 def verify_images(splits: Splits, split: SplitName, world: World, console: Console) -> list[Broken]:
-    """Decode all images of a split once, sharded across the processes.
-
-    Returns:
-        The broken ones, the same on every rank.
+    """Decode all images of a split once, sharded across the processes; returns the broken ones on every rank.
 
     Raises:
         AlitokError: too many are broken to leave them out.

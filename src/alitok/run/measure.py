@@ -59,11 +59,9 @@ def measure(
     Args:
         tokenizer: with both decoders, on `device`.
         codes: of the training images.
-        splits: the images.
         samples: (N, 3, h, h) uint8.
         labels: (N,) the requested classes.
         seed: of the random subset of a large split.
-        device: where to decode.
     """
     train, train_labels = _images(splits.train, seed)
     val, val_labels = _images(splits.val, seed)
@@ -71,9 +69,12 @@ def measure(
     decibels, rebuilt = {}, {}
     for stage in STAGES:
         decibels[stage], rebuilt[stage] = _reconstructions(tokenizer, val, shown, stage, device)
-
     usage = usage_of(tokenizer, codes)
-
+    accuracies = {}
+    if len(np.unique(train_labels)) > 1:
+        classifier = ImageClassifier.fit(train, train_labels)
+        accuracies["sample_accuracy"] = classifier.accuracy(samples, labels)
+        accuracies["classifier_accuracy"] = classifier.accuracy(val, val_labels)
     sample_distances, neighbours = nearest_distance(samples, train)
     val_distances, _ = nearest_distance(val, train)
     numbers = {
@@ -81,7 +82,7 @@ def measure(
         "psnr_stage2": decibels["stage2"],
         "codebook_use": usage.use,
         "codebook_perplexity": usage.perplexity,
-        **_accuracies(train, train_labels, val, val_labels, samples, labels),
+        **accuracies,
         "nn_distance_samples": float(sample_distances.mean()),
         "nn_distance_val": float(val_distances.mean()),
         "nn_distance_samples_min": float(sample_distances.min()),
@@ -110,24 +111,6 @@ def usage_of(tokenizer: Tokenizer, codes: CodeStore) -> CodeUsage:
     for start in range(0, len(codes), _BLOCK):
         usage.update(torch.from_numpy(codes.codes(range(start, min(start + _BLOCK, len(codes)))).astype(np.int64)))
     return usage
-
-
-def _accuracies(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    val: np.ndarray,
-    val_labels: np.ndarray,
-    samples: np.ndarray,
-    labels: np.ndarray,
-) -> dict[str, float]:
-    """Accuracy of a classifier fitted on training images; nothing for data of one class."""
-    if len(np.unique(train_labels)) < 2:
-        return {}
-    classifier = ImageClassifier.fit(train, train_labels)
-    return {
-        "sample_accuracy": classifier.accuracy(samples, labels),
-        "classifier_accuracy": classifier.accuracy(val, val_labels),
-    }
 
 
 def _reconstructions(

@@ -99,12 +99,9 @@ def write_report(
     """Write `report.html` into the run directory.
 
     Args:
-        root: the run directory.
         command: as it was typed.
         metrics: the contents of `metrics.json`.
-        measured: the images.
         steps: what each finished step reported.
-        device: of the run.
 
     Raises:
         AlitokError: jinja2 or matplotlib is missing.
@@ -148,14 +145,9 @@ def _trainings(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
     for name, report in reports.items():
         per_step = report["step_seconds"] / report["steps"]
-        cells = (
-            f"{report['steps']:,}",
-            duration(report["seconds"]),
-            f"{per_step:.3g}",
-            f"{report['batch_size'] / per_step:,.1f}",
-            f"{report['parameters']:,}",
-        )
-        rows.append(Row(name, cells))
+        steps, parameters = (f"{report[key]:,}" for key in ("steps", "parameters"))
+        rate = f"{report['batch_size'] / per_step:,.1f}"
+        rows.append(Row(name, (steps, duration(report["seconds"]), f"{per_step:.3g}", rate, parameters)))
     return Table(("steps", "time", "seconds per step", "images per second", "parameters"), tuple(rows), "stage")
 
 

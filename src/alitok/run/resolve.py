@@ -54,9 +54,13 @@ def resolve(options: TrainOptions, report: Reporter | None = None, *, fresh: boo
     if data is None:
         raise AlitokError(f"{options.out} has no run yet; name the images with --data.")
     if options.preset is None and "recipe" in stored:
-        recipe = _stored_recipe(stored["recipe"], path)
+        try:
+            recipe = from_dict(Recipe, stored["recipe"], str(path))
+        except AlitokError as error:
+            hint = "If another version of alitok began this run, give a new directory with --out."
+            raise AlitokError(f"{str(error).rstrip('.')}. {hint}") from None
     else:
-        known = None if stores is None else stores.preview()
+        known = None if stores is None else Preview(stores.tokenizer.config.image_size, stores.train.images)
         recipe = named_recipe(options.preset or _AUTO, data, options.device, known, report)
     if stores is not None:
         shape = stores.tokenizer.config
@@ -70,15 +74,6 @@ def resolve(options: TrainOptions, report: Reporter | None = None, *, fresh: boo
     return Resolved(recipe, data, seed, stores)
 
 
-def _stored_recipe(keys: Mapping[str, Any], path: Path) -> Recipe:
-    try:
-        return from_dict(Recipe, keys, str(path))
-    except AlitokError as error:
-        raise AlitokError(
-            f"{str(error).rstrip('.')}. If another version of alitok began this run, give a new directory with --out."
-        ) from None
-
-
 def altered(
     recipe: Recipe,
     *,
@@ -90,10 +85,9 @@ def altered(
     """A recipe changed by options, in this order.
 
     Args:
-        recipe: the preset's, or a run's.
         size: a published generator, with its training and guidance.
         config: a TOML file whose keys replace those of the recipe.
-        overrides: `key.path=value`.
+        overrides: each `key.path=value`.
         perceptual: the one feature network that takes all perceptual weight.
 
     Raises:
@@ -156,7 +150,6 @@ def named_recipe(
 
     Args:
         name: of the preset, or auto.
-        data: the images.
         device: for auto, which takes base on a GPU.
         known: size and number of the images; None scans them.
         report: prints what takes long in that.

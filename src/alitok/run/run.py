@@ -26,8 +26,6 @@ from alitok.core.console import Bar, progress_bar
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import remove
-from alitok.data.crops import CropRecipe
-from alitok.data.sources.decoded import ImageSource
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
 from alitok.generator import Generator
@@ -46,15 +44,7 @@ from alitok.train.loop import Trained, train
 
 
 class Run:
-    """One run.
-
-    Args:
-        recipe: all that is trained, and how.
-        splits: the images as found.
-        world: the processes.
-        directory: of the run.
-        seed: of all random numbers.
-    """
+    """One run; `splits` are the images as found, without the broken ones after `check`."""
 
     def __init__(self, recipe: Recipe, splits: Splits, world: World, directory: RunDir, seed: int) -> None:
         self.recipe, self.splits, self.world, self.directory, self.seed = recipe, splits, world, directory, seed
@@ -67,21 +57,17 @@ class Run:
         return Trainings(self.recipe, self.splits, self.world, self.root, self.seed)
 
     def step(self, name: str) -> dict[str, Any] | None:
-        """Do a step by name, unless it is done or not needed.
-
-        Returns:
-            What it reported; None if it is not needed.
+        """Do a step by name, unless it is done or not needed; returns what it reported, or None if it is not needed.
 
         Raises:
             AlitokError: what the step reads is not there.
         """
         if name == "features" and not needs_features(self.recipe):
             return None
-        step, work = STEPS[name], getattr(self, name)
-        title = step.title
+        title = STEPS[name].title
         if name in TRAININGS:
             title = f"{title}, {sum(phase.steps for phase in getattr(self.recipe, name).phases)} steps"
-        done = self.directory.step(name, title, work, step.required)
+        done = self.directory.step(name, title, getattr(self, name), STEPS[name].required)
         if name == "check":
             self._left_out = [Broken(*found) for found in done["broken"]]
             report_left_out(self._left_out, self.directory.console)
@@ -104,7 +90,7 @@ class Run:
         assert isinstance(network, LocalFeatures)
         trained = self._train(training)
         self._finish("features", lambda path: finished_features(trained.weights, network).save(path))
-        return report(trained, network)
+        return _report(trained, network)
 
     def stage1(self) -> dict[str, Any]:
         """Train encoder, codebook and causal decoder."""
@@ -120,27 +106,22 @@ class Run:
         assert isinstance(tokenizer, Tokenizer)
         trained = self._train(training)
         self._finish(stage, lambda path: _loaded(Tokenizer(tokenizer.config), trained.weights).save_pretrained(path))
-        return report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
+        return _report(trained, tokenizer.decoder(stage) if stage == "stage2" else tokenizer)
 
     def encode(self) -> dict[str, Any]:
         """Write the codes of all images: every crop for training, the fixed one of validation images."""
         place = self.root / "stage1" / "tokenizer"
         tokenizer = Tokenizer.from_pretrained(place).to(self.world.device)
-        sources: dict[str, tuple[ImageSource, CropRecipe]] = {
-            "train": (self.splits.train, self.recipe.crops),
-            "val": (self.splits.val, "centre"),
-        }
-        for name, (source, crops) in sources.items():
+        splits, left_out = self.splits, tuple(self._left_out)
+        for name, source in (("train", splits.train), ("val", splits.val)):
             store = self.root / "codes" / name
             with progress_bar(self.directory.console, f"{source.name} to codes", len(source)) as bar:
                 encoded = encode_store(
                     tokenizer,
                     source,
                     store,
-                    recipe=crops,
-                    origin=Origin(
-                        self.splits.name, self.splits.contents, name, str(place.resolve()), tuple(self._left_out)
-                    ),
+                    recipe=self.recipe.crops if name == "train" else "centre",
+                    origin=Origin(splits.name, splits.contents, name, str(place.resolve()), left_out),
                     world=self.world,
                     workers=self.recipe.engine.workers,
                     progress=partial(_advance, bar),
@@ -159,7 +140,7 @@ class Run:
         trained = self._train(training)
         empty = Generator(generator.config, generator.class_names)
         self._finish("generator", lambda path: _loaded(empty, trained.weights).save_pretrained(path))
-        return report(trained, generator)
+        return _report(trained, generator)
 
     def pipeline(self) -> dict[str, Any]:
         """Write the sampling settings beside both models, as `run.toml` has them now.
@@ -228,7 +209,7 @@ def _loaded(model: Model, weights: Tensors) -> Model:
     return model.eval()
 
 
-def report(trained: Trained, module: nn.Module) -> dict[str, Any]:
+def _report(trained: Trained, module: nn.Module) -> dict[str, Any]:
     """What a training step reports."""
     return {
         "earlier_seconds": trained.earlier_seconds,

@@ -19,7 +19,7 @@ from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.core.files import read_json, write_json
 from alitok.core.jobdir import JobDir
-from alitok.run.steps import marker, outputs
+from alitok.run.steps import STEPS, marker, outputs
 
 RUN_FILE, _REPLACED = "run.toml", "replaced"
 
@@ -34,13 +34,10 @@ class RunDir:
     """The directory of one run.
 
     Args:
-        root: the directory; created if missing.
         settings: all that decides the results, as nested mappings for `run.toml`.
         fresh: delete what an earlier run left in `root`.
         on_change: given the key paths of changed settings, returns the names below `root` that no longer fit: these
             are moved to `replaced/`, and the new settings are stored. None rejects any change.
-        world: the processes of the run; rank 0 writes.
-        console: for progress.
 
     Raises:
         AlitokError: `root` is a file or not empty and not a run, or holds a run with other settings.
@@ -87,8 +84,6 @@ class RunDir:
         """Do a step unless it is done and all its products exist; returns what it reported.
 
         Args:
-            name: of the marker.
-            title: for people.
             work: does the step; may report `earlier_seconds`, spent on it in starts that were interrupted.
             products: paths below the root that the step makes.
 
@@ -129,3 +124,9 @@ def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict
     except AlitokError:  # half of a file, after a full disk
         return None
     return report if isinstance(report, dict) and "seconds" in report else None
+
+
+def finished_reports(root: Path, names: Iterable[str] = STEPS) -> dict[str, dict[str, Any]]:
+    """The reports of those steps of the run in `root` that are finished."""
+    found = {name: finished_report(root, name, STEPS[name].required) for name in names}
+    return {name: report for name, report in found.items() if report is not None}

@@ -13,7 +13,6 @@ class Step:
     """One step.
 
     Attributes:
-        title: for people.
         needs: the steps whose products it reads.
         settings: key paths of `run.toml` that decide its results, each with all below it.
         products: paths below the run's directory that are whole when the step is done.

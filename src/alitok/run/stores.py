@@ -21,7 +21,6 @@ from alitok.data.crops import CropRecipe
 from alitok.data.sources.decoded import crops_per_image
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
-from alitok.data.survey import Preview
 from alitok.metrics.reconstruction import psnr
 from alitok.run.findings import Findings, by_class, rows_by_class
 from alitok.run.run import Run
@@ -29,15 +28,13 @@ from alitok.tokenizer import Tokenizer
 
 _BATCH = 32
 _HOW = "alitok encode --split train, and --split val, makes them"
-
-
 _COMPARED = 32  # images of a store, evenly spaced
 _SHOWN, _ROW = 16, 8
 _SAME_CODES = 0.98  # in batches of another size, a few features round to another of two near codes
 _LOST = 0.1  # dB between images decoded from stored and from new codes
 # Of the MSE of the mean image. Finished tokenizers of the photos recipe had 0.15 with the MSE alone and
 # 0.6 with local features, a small one that was barely trained 0.75; an untrained one has more than 1.
-DECODED = 0.9
+_DECODED = 0.9
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,6 @@ class Stores:
         contents = " ".join(f"{head.contents}/{head.recipe}/{head.listing}/{head.tokenizer}" for head in heads)
         parts = [_Absent(f"{store.path} ", store.classes, store.image_labels) for store in (self.train, self.val)]
         return Splits(parts[0], parts[1], heads[0].source or str(self.train.path), contents)
-
-    def preview(self) -> Preview:
-        """Size and number of the images, to which the small recipes are fitted."""
-        return Preview(self.tokenizer.config.image_size, self.train.images)
 
     def settings(self) -> dict[str, Any]:
         """Where the codes are, for `run.toml`."""
@@ -81,8 +74,6 @@ def open_stores(train: Path, val: Path | None, tokenizer: Path | None) -> Stores
     """Open both stores and their tokenizer.
 
     Args:
-        train: the store to train on.
-        val: the store of the validation set.
         tokenizer: a saved tokenizer or pipeline; None takes the path in the store.
 
     Raises:
@@ -172,7 +163,6 @@ def check_codes(run: Run, findings: Findings, *, images: bool) -> None:
 
     Args:
         run: its codes are stored.
-        findings: records what is found.
         images: whether the run has the images of the codes.
     """
     tokenizer = run.load_tokenizer().eval()
@@ -246,17 +236,11 @@ def _compare(
     same = (fresh == stored).float().mean().item()
     ours, theirs = (tokenizer.decode(codes) for codes in (stored, fresh))
     shown = pixels.to_uint8(ours).cpu().numpy()
-    findings.sheet(
-        f"codes-{name}",
-        [
-            row
-            for first in range(0, min(_SHOWN, len(views)), _ROW)
-            for row in (
-                ("images", views[first : first + _ROW]),
-                ("from stored codes", shown[first : first + _ROW]),
-            )
-        ],
-    )
+    rows_shown = []
+    for first in range(0, min(_SHOWN, len(views)), _ROW):
+        rows_shown.append(("images", views[first : first + _ROW]))
+        rows_shown.append(("from stored codes", shown[first : first + _ROW]))
+    findings.sheet(f"codes-{name}", rows_shown)
     other = (
         f"the codes in {store.path} are not those of their images (only {same:.1%} are the same): "
         f"the images, their order, their crops or the tokenizer differ; {_advice(store)}"
@@ -266,21 +250,19 @@ def _compare(
     findings.record(f"{name}: PSNR of images encoded and decoded now", decibels[1])
     bound = f"at most {_LOST} below that of images encoded and decoded now"
     findings.check(f"{name}: PSNR of decoded codes", decibels[0], bound, decibels[0] >= decibels[1] - _LOST, other)
-    ratio = relative_mse(images, theirs)
-    findings.check(
-        f"{name}: MSE of decoding, over that of the mean image",
-        ratio,
-        f"at most {DECODED}",
-        ratio <= DECODED,
-        f"the tokenizer does not reconstruct from its own codes: its MSE is {ratio:.2f} times that of the mean image. "
-        "Train the tokenizer's stages again, in another directory.",
-    )
+    advice = "Train the tokenizer's stages again, in another directory."
+    check_mse(f"{name}: MSE of decoding", "the tokenizer", images, theirs, advice, findings)
 
 
-def relative_mse(images: torch.Tensor, decoded: torch.Tensor) -> float:
-    """MSE of decoded images (B, 3, h, h), over that of the mean image."""
+def check_mse(
+    name: str, model: str, images: torch.Tensor, decoded: torch.Tensor, advice: str, findings: Findings
+) -> None:
+    """Check the MSE of decoded images (B, 3, h, h) over that of the mean image."""
     spread = (images - images.mean(0)).square().mean()
-    return ((decoded - images).square().mean() / spread.clamp(min=1e-12)).item()
+    ratio = ((decoded - images).square().mean() / spread.clamp(min=1e-12)).item()
+    fault = f"{model} does not reconstruct from its own codes: its MSE is {ratio:.2f} times that of the mean image."
+    bound = f"at most {_DECODED}"
+    findings.check(f"{name}, over that of the mean image", ratio, bound, ratio <= _DECODED, f"{fault} {advice}")
 
 
 def _advice(store: CodeStore) -> str:

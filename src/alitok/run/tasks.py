@@ -62,7 +62,7 @@ class Trainings:
         seed_step(self.seed, "feature weights", 0)
         training = self.recipe.features
         network = self._new_features()
-        val = self._val_images(), self.splits.val.labels[self._spread()]
+        val = self._val_images(), self.splits.val.labels[spread(len(self.splits.val), _VAL_IMAGES)]
         return Training(FeaturesTask(network, training, self._images(training.loop), val), training.loop, network)
 
     def _new_features(self) -> LocalFeatures:
@@ -70,22 +70,19 @@ class Trainings:
         return LocalFeatures(training.network, outputs(len(self.splits.train.classes), training.turns))
 
     def stage(self, stage: Stage, *, rehearsal: bool = False) -> Training:
-        """A tokenizer's stage.
-
-        Args:
-            stage: stage 2 starts from the finished stage 1.
-            rehearsal: untrained, in place of what earlier steps make.
-        """
-        purpose = {"stage1": "tokenizer weights", "stage2": "stage-2 weights"}[stage]
-        seed_step(self.seed, purpose, 0)
+        """A tokenizer's stage; in a `rehearsal` untrained models take the place of what earlier steps make."""
         if stage == "stage1":
+            seed_step(self.seed, "tokenizer weights", 0)
             training = self.recipe.stage1
             tokenizer = Tokenizer(dataclasses.replace(self.recipe.tokenizer, stage2=None))
         else:
+            seed_step(self.seed, "stage-2 weights", 0)
             training = self.recipe.stage2
             tokenizer = Tokenizer(self.recipe.tokenizer)
             if not rehearsal:
                 tokenizer.load_stage1(self.root / "stage1" / "tokenizer")
+        count, source = training.predictability.images, self.splits.train
+        probed = fixed_views(source, spread(len(source), count)) if training.predictability.every else None
         task = TokenizerTask(
             tokenizer,
             stage,
@@ -93,7 +90,7 @@ class Trainings:
             self._images(training.loop),
             self._val_images(),
             networks=self._networks(training, rehearsal),
-            predictability_images=self._probed(training),
+            predictability_images=probed,
             seed=self.seed,
         )
         return Training(task, training.loop, tokenizer)
@@ -109,18 +106,8 @@ class Trainings:
                 networks[name] = load_network(name, training.perceptual)
         return networks
 
-    def _probed(self, training: TokenizerTraining) -> np.ndarray | None:
-        if not training.predictability.every:
-            return None
-        source = self.splits.train
-        return fixed_views(source, spread(len(source), training.predictability.images))
-
     def generator(self, tokenizer: Tokenizer | None = None) -> Training:
-        """The generator on stored codes.
-
-        Args:
-            tokenizer: decodes the preview samples; None skips them.
-        """
+        """The generator on stored codes; `tokenizer` decodes the preview samples, None skips them."""
         store, val = self.codes("train"), self.codes("val")
         for codes in (store, val):
             self.world.on_rank0(codes.verify)
@@ -165,12 +152,9 @@ class Trainings:
         samples = synthesize(Engine(generator), PixelDecoder(tokenizer), requests, batch_size=_SAMPLE_BATCH)
         return np.concatenate(list(samples))
 
-    def _spread(self) -> range:
-        return spread(len(self.splits.val), _VAL_IMAGES)
-
     def _val_images(self) -> np.ndarray:
         """Evenly spaced validation images (N, 3, h, h)."""
-        return fixed_views(self.splits.val, self._spread())
+        return fixed_views(self.splits.val, spread(len(self.splits.val), _VAL_IMAGES))
 
     def _images(self, loop: LoopConfig) -> Callable[[int], Iterator[Batch]]:
         part, workers = (self.world.rank, self.world.size), self.recipe.engine.workers

@@ -32,7 +32,6 @@ _STEPS = {
     "stage2": ("check", "features", "stage2"),
     "generator": ("check", "encode", "generator"),
 }
-_NEEDS = {"stage2": "stage1", "generator": "stage1"}
 
 
 def run_training(stage: StageName, options: TrainOptions) -> None:
@@ -48,18 +47,17 @@ def run_training(stage: StageName, options: TrainOptions) -> None:
         report = reporter(console)
         resolved = resolve(options, report)
         recipe, stores = resolved.recipe, resolved.stores
-        if stores is not None and stage != "generator":
-            raise AlitokError(f"{stage} is trained on images; --codes alone trains a generator.")
-        if stores is not None:
+        if stores is None:
+            splits = open_images(resolved.data, recipe.tokenizer.image_size, resolved.seed, console)
+        elif stage == "generator":
             splits = stores.splits()
         else:
-            splits = open_images(resolved.data, recipe.tokenizer.image_size, resolved.seed, console)
+            raise AlitokError(f"{stage} is trained on images; --codes alone trains a generator.")
         _print_schedule(console, stage, recipe, splits, world)
         if options.dry_run:
             return
-        before = _NEEDS.get(stage) if stores is None else None
-        if before is not None and not _exist(out, STEPS[before].required):
-            raise AlitokError(f"{out} has no finished {before}; train it first: alitok train {before}.")
+        if stores is None and stage != "stage1" and not _exist(out, STEPS["stage1"].required):
+            raise AlitokError(f"{out} has no finished stage1; train it first: alitok train stage1.")
         values = {**settings(recipe, splits, resolved.seed), **(stores.settings() if stores is not None else {})}
         on_change = partial(_reject_if_begun, out, values)
         directory = RunDir(out, values, console=console, world=world, on_change=on_change)
