@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -98,6 +99,11 @@ def _fail(sentence: str, status: int) -> int:
         return status  # all ranks stop together; rank 0 reports it
     print(f"alitok: {'' if status in (0, 130) else 'error: '}{sentence}", file=sys.stderr)  # noqa: T201 (the command line speaks)
     return status
+
+
+def typed_command() -> str:
+    """The command line of this process, ready to be pasted into a shell."""
+    return shlex.join(["alitok", *sys.argv[1:]])
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alitok.apps.ablate.options import AblateOptions
-from alitok.cli.typed import typed_command
+from alitok.cli import typed_command
 
 
 def ablate(options: AblateOptions) -> None:

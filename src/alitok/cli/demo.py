@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from alitok.cli.typed import typed_command
+from alitok.cli import typed_command
 from alitok.core.files import file_name
 from alitok.run.options import DemoOptions, FitOptions
 

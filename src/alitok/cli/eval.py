@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from alitok.apps.evaluate.options import GenerationOptions, ReconstructionOptions, ReferenceOptions
-from alitok.cli.typed import typed_command
+from alitok.cli import typed_command
 
 app = App(name="eval", help="Evaluate samples or reconstructions against real images, each with its own reference.")
 

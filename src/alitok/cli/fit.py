@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from alitok.cli.typed import typed_command
+from alitok.cli import typed_command
 from alitok.run.options import FitOptions
 
 _DEFAULT = FitOptions()

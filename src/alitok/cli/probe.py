@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alitok.apps.probe.options import ProbeOptions
-from alitok.cli.typed import typed_command
+from alitok.cli import typed_command
 
 
 def probe(options: ProbeOptions) -> None:

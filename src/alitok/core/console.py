@@ -60,36 +60,28 @@ def print_table(
     """Print a table without borders: the widest form that fits the console, else the narrowest, uncut.
 
     Args:
-        console: where.
         heads: column heads, in which a line break marks where they may be broken; a hyphen before it goes otherwise.
         rows: text for each head, or fewer.
         left: heads of columns aligned left, as the first one is; others are aligned right.
         total: a last row in bold.
     """
     rows, left = list(rows), tuple(left)
-    forms = [_table(heads, rows, left, total, broken, gap) for broken, gap in _FORMS]
-    fitting = (form for form in forms if _width(form, console) <= console.width)
+
+    def form(broken: bool, gap: int) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+        for place, head in enumerate(heads):
+            shown = head if broken else head.replace("-\n", "").replace("\n", " ")
+            justify: JustifyMethod = "right" if place and head not in left else "left"
+            table.add_column(escape(shown), justify=justify, vertical="bottom", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        if total:
+            table.add_row(*map(escape, total), style="bold")
+        return table
+
+    forms = [form(broken, gap) for broken, gap in _FORMS]
+    fitting = (table for table in forms if _width(table, console) <= console.width)
     console.print(_Uncut(next(fitting, forms[-1])), crop=False, highlight=False)
-
-
-def _table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    left: Sequence[str],
-    total: Sequence[str],
-    broken: bool,
-    gap: int,
-) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    for place, head in enumerate(heads):
-        shown = head if broken else head.replace("-\n", "").replace("\n", " ")
-        justify: JustifyMethod = "right" if place and head not in left else "left"
-        table.add_column(escape(shown), justify=justify, vertical="bottom", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    if total:
-        table.add_row(*map(escape, total), style="bold")
-    return table
 
 
 def _width(table: Table, console: Console) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +25,7 @@ def captioned_sheet(images: Sequence[Image.Image], captions: Sequence[str], colu
         left, top = number % columns * across + _GAP, number // columns * down + _GAP
         sheet.paste(image, (left, top))
         draw.text((left, top + side), _fitting(caption, font, side), fill="black", font=font)
-    return _png(sheet)
+    return pixels.png_bytes(np.asarray(sheet).transpose(2, 0, 1))
 
 
 def named_rows(rows: Sequence[tuple[str, np.ndarray]]) -> bytes:
@@ -42,13 +41,7 @@ def named_rows(rows: Sequence[tuple[str, np.ndarray]]) -> bytes:
         draw.text((_GAP, top), _wrapped(name, font), fill="black", font=font)
         for place, image in enumerate(images):
             sheet.paste(pixels.to_pil(image, scale), (_NAME + place * step, top))
-    return _png(sheet)
-
-
-def _png(sheet: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return pixels.png_bytes(np.asarray(sheet).transpose(2, 0, 1))
 
 
 def _fitting(text: str, font: Font, width: int) -> str:

@@ -197,7 +197,7 @@ def encode_store(
         raise AlitokError(f"{source.name} has no images, so there is nothing to encode to {out}.")
 
     def begin() -> tuple[StoreHead, list[int]]:
-        head = store_head(tokenizer, source, recipe, origin, batch_size, images_per_shard)
+        head = _head(tokenizer, source, recipe, origin, batch_size, images_per_shard)
         return head, StoreWriter(out, head).prepare(fresh)
 
     head, unfinished = world.on_rank0(begin)
@@ -209,13 +209,13 @@ def encode_store(
     return Encoded(head, len(todo), world.on_rank0(writer.finish))
 
 
-def store_head(
+def _head(
     tokenizer: Tokenizer,
     source: ImageSource,
     recipe: CropRecipe,
     origin: Origin,
     batch_size: int,
-    images_per_shard: int | None = None,
+    images_per_shard: int | None,
 ) -> StoreHead:
     """All that decides the codes of a store; reads the first image and all keys."""
     views = crops_per_image(source, recipe)

@@ -55,7 +55,6 @@ def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
 
     Args:
         run: its steps before the stage are done.
-        stage: about to be trained.
         images: whether the run has images, or codes alone.
 
     Returns:
@@ -294,7 +293,6 @@ def _check_learning(stage: StageName, training: Training, found: OverfitCheck, g
 
 
 def _fall(losses: list[float]) -> float:
-    """The last losses over the first."""
     return float(np.mean(losses[-10:])) / losses[0]
 
 

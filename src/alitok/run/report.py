@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,20 +71,19 @@ METRICS = {
 }
 
 
-def _shown(name: str, value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    if name == "seconds":
-        return duration(value)
-    return METRICS[name].format.format(value) if name in METRICS else f"{value:.4g}"
+def _shown(metrics: Mapping[str, float | None]) -> Iterator[tuple[str, Metric, str]]:
+    """Name, description and printed value of each."""
+    for name, value in metrics.items():
+        metric = METRICS.get(name, Metric(name, "{:.4g}", ""))
+        if value is None or not math.isfinite(value):
+            yield name, metric, "not finite"
+        else:
+            yield name, metric, duration(value) if name == "seconds" else metric.format.format(value)
 
 
 def print_metrics(console: Console, metrics: Mapping[str, float | None]) -> None:
     """A table of `metrics.json` with units and what is good."""
-    rows = []
-    for name, value in metrics.items():
-        metric = METRICS.get(name, Metric(name, "", ""))
-        rows.append((metric.label, _shown(name, value), f"({metric.guide})" if metric.guide else ""))
+    rows = [(metric.label, value, metric.guide and f"({metric.guide})") for _, metric, value in _shown(metrics)]
     print_table(console, ("metric", "value", "guide"), rows, left=["guide"])
 
 
@@ -112,6 +111,10 @@ def write_report(
         names[number]: measured.samples[measured.labels == number][:_SAMPLES_SHOWN]
         for number in range(0, len(names), math.ceil(len(names) / _CLASSES_SHOWN))
     }
+    rows = [
+        Row(metric.label, (value,), key=name, meaning="; ".join(filter(None, (metric.meaning, metric.guide))))
+        for name, metric, value in _shown(metrics)
+    ]
     rebuilt = {"stage 1": measured.stage1, "stage 2": measured.stage2}
     report = Report(
         title=f"alitok: {root.name}",
@@ -119,7 +122,7 @@ def write_report(
         "reconstructions are validation images, which no training step used.",
         command=command,
         sections=(
-            Section("Metrics", (_metrics_table(metrics),)),
+            Section("Metrics", (Table(("value",), tuple(rows)),)),
             Section("Reconstructions", (reconstructions(measured.originals, rebuilt),)),
             samples_by_class(samples),
             nearest_neighbours(measured.shown_samples, measured.nearest, measured.nearest_distances),
@@ -130,15 +133,6 @@ def write_report(
         ),
     )
     write_html(root / "report.html", report)
-
-
-def _metrics_table(metrics: Mapping[str, float]) -> Table:
-    rows = []
-    for name, value in metrics.items():
-        metric = METRICS.get(name, Metric(name, "", ""))
-        meaning = "; ".join(filter(None, (metric.meaning, metric.guide)))
-        rows.append(Row(metric.label, (_shown(name, value),), key=name, meaning=meaning))
-    return Table(("value",), tuple(rows))
 
 
 def _trainings(reports: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -109,11 +109,7 @@ def altered(
 
 
 def _laid_over(keys: dict[str, Any], path: Path) -> Recipe:
-    """A recipe with the keys of a file; the whole recipe of a `run.toml` replaces it.
-
-    Raises:
-        AlitokError: the file cannot be read, has recipe keys both in `[recipe]` and beside it, or they do not fit.
-    """
+    """A recipe with the keys of a file; the whole recipe of a `run.toml` replaces it."""
     found = read_toml(path)
     inner = found.get("recipe")
     if isinstance(inner, dict):

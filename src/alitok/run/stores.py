@@ -6,7 +6,7 @@ Shapes: N images of a store, C crops of each, B images compared, T codes of a se
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -100,7 +100,7 @@ class _Absent:
     labels: np.ndarray
     size: int = 0
     flip: bool = False
-    groups: np.ndarray | None = field(default=None)
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -172,26 +172,21 @@ def check_codes(run: Run, findings: Findings, *, images: bool) -> None:
         except AlitokError as error:
             findings.check(f"{name}: store", "unusable", "usable", False, str(error))
             return
-        if _classes_agree(run, store, name, findings) and images:
+        generator, source = run.trainings.new_generator(), run.splits.train.classes
+        agree = findings.check(
+            f"{name}: classes of images, codes and generator",
+            [len(source), len(store.classes), generator.config.classes],
+            "the same names in the same order",
+            store.classes == source == generator.class_names and generator.config.classes == len(source),
+            f"the classes of the codes in {store.path} are not those of the images; {_advice(store)}",
+        )
+        if agree and images:
             _check_store(run, store, name, tokenizer, findings)
     if not findings.faults:
         store = run.trainings.codes("train")
         chosen = rows_by_class(store.image_labels, len(store.classes))
         decoded = decode_rows(store, chosen * store.crops, tokenizer)
         findings.sheet("classes", by_class(decoded, store.image_labels[chosen], store.classes))
-
-
-def _classes_agree(run: Run, store: CodeStore, name: str, findings: Findings) -> bool:
-    generator = run.trainings.new_generator()
-    source = run.splits.train.classes
-    agree = store.classes == source == generator.class_names and generator.config.classes == len(source)
-    return findings.check(
-        f"{name}: classes of images, codes and generator",
-        [len(source), len(store.classes), generator.config.classes],
-        "the same names in the same order",
-        agree,
-        f"the classes of the codes in {store.path} are not those of the images; {_advice(store)}",
-    )
 
 
 def _check_store(
