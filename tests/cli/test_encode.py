@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alitok.data.codes import CodeStore
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-
-SMALL = {"width": 8, "layers": 1, "heads": 2}
+from alitok.recipes.presets import RECIPES
+from alitok.tokenizer import Tokenizer
 
 
 def alitok(*arguments, at):
@@ -21,16 +21,7 @@ def alitok(*arguments, at):
 @pytest.fixture
 def place(tmp_path):
     """A folder with images and a tokenizer."""
-    config = TokenizerConfig(
-        image_size=16,
-        patch_size=8,
-        codebook_size=8,
-        code_width=4,
-        encoder=EncoderConfig(**SMALL),
-        stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=None,
-    )
-    Tokenizer(config).eval().save_pretrained(tmp_path / "tokenizer")
+    Tokenizer(replace(RECIPES["digits"].tokenizer, stage2=None)).eval().save_pretrained(tmp_path / "tokenizer")
     for number in range(8):
         path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +34,7 @@ def test_encode_and_show(place):
     words = ("encode", "--tokenizer", "tokenizer", "--data", "images", "--out", "codes", "--device", "cpu")
     done = alitok(*words, "--crops", "flip", "--workers", 1, "--batch-size", 4, at=place)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "8 images x 2 crops = 16 sequences of 6 codes" in done.stdout
+    assert "8 images x 2 crops = 16 sequences of 20 codes" in done.stdout
     assert CodeStore(place / "codes").crops == 2
     shown = alitok("data", "show", "codes", "--count", 4, "--device", "cpu", at=place)
     assert (shown.returncode, shown.stderr) == (0, "")

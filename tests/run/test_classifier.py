@@ -52,26 +52,12 @@ def _same(first, second):
     return first.name == second.name and first.val_accuracy == second.val_accuracy
 
 
-class _Mirrored:
-    """The same images, which may be mirrored."""
-
-    flip = True
-
-    def __init__(self, source):
-        self._source = source
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def __len__(self):
-        return len(self._source)
-
-
 class _Spy:
-    """A source that tells of every image that is read."""
+    """A source with other attributes, whose images `on_read` returns."""
 
-    def __init__(self, source, on_read):
+    def __init__(self, source, on_read=None, **attributes):
         self._source, self._on_read = source, on_read
+        vars(self).update(attributes)
 
     def __getattr__(self, name):
         return getattr(self._source, name)
@@ -113,7 +99,8 @@ def test_other_images_or_settings_have_another_classifier(digits, cache):
     _open(open_splits("digits", 9), training=short)
     _open(open_splits("digits", 8, seed=1), training=short)  # another validation set
     _open(dataclasses.replace(digits, contents="other"), training=short)
-    _open(dataclasses.replace(digits, train=_Mirrored(digits.train)), training=short)
+    mirrored = _Spy(digits.train, lambda index, rng, source: source.read(index, rng), flip=True)
+    _open(dataclasses.replace(digits, train=mirrored), training=short)
     assert len(_places(cache)) == 7
 
 
@@ -163,9 +150,8 @@ def test_large_images_are_downsampled_in_training_as_in_use(monkeypatch):
     assert {shape[2:] for shape in shapes} == {(64, 64)}
 
 
-def test_one_class_cannot_be_message_from_another(digits, cache):
-    train = _Spy(digits.train, None)
-    train.labels = np.zeros_like(digits.train.labels)
+def test_a_classifier_of_one_class_is_rejected(digits, cache):
+    train = _Spy(digits.train, labels=np.zeros_like(digits.train.labels))
     with pytest.raises(AlitokError, match=r"at least two classes, and digits has one; .*--features inception"):
         _open(dataclasses.replace(digits, train=train))
     assert not cache.exists()
@@ -206,16 +192,14 @@ def test_a_batch_is_sharded_across_any_number_of_processes(digits, together):
 
 @pytest.mark.parametrize(("size", "wanted"), [(16, 128), (32, 128), (64, 128), (256, 128)])
 def test_the_features_are_few_for_any_size(digits, size, wanted):
-    source = _Spy(digits.train, None)
-    source.size = size
-    network = classifier_training(source).network
+    network = classifier_training(_Spy(digits.train, size=size)).network
     assert network.width * 2 ** (network.stages - 1) == wanted
 
 
 def test_more_images_train_longer(digits):
     steps = []
     for number in (10, 1000, 8000, 1_281_167, 10**9):
-        source = _Spy(digits.train, None)
+        source = _Spy(digits.train)
         source.__class__ = type("Sized", (_Spy,), {"__len__": lambda self, number=number: number})
         steps.append(classifier_training(source).phases[0].steps)
     assert steps[0] == steps[1] < steps[2] < steps[3] < steps[4]
@@ -266,10 +250,8 @@ def test_nothing_around_it_reaches_it(extractor, images):
 
 
 def test_large_images_are_averaged_down_to_64():
-    extractor, images = (
-        ClassifierFeatures(LocalFeatures(SMALL, 3), CLASSES, 128),
-        torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8),
-    )
+    extractor = ClassifierFeatures(LocalFeatures(SMALL, 3), CLASSES, 128)
+    images = torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8)
     small = images.numpy().astype(float).reshape(2, 3, 64, 2, 64, 2).mean((3, 5))
     assert np.abs(seen(images).numpy() - small).max() <= 0.5
     at_64 = ClassifierFeatures(extractor.network, CLASSES, 64)
@@ -311,6 +293,13 @@ def test_it_comes_back_from_disk_as_it_was(extractor, images, tmp_path):
     for name in ("name", "weights", "classes", "size", "val_accuracy"):
         assert getattr(loaded, name) == getattr(extractor, name)
     assert [path.name for path in tmp_path.iterdir()] == ["extractor"]
+
+
+def test_one_that_was_cached_under_the_key_of_before_is_read(extractor, tmp_path):
+    extractor.save(tmp_path / "extractor")
+    path = tmp_path / "extractor" / "config.json"
+    path.write_text(path.read_text().replace("val_accuracy", "heldout_accuracy"))
+    assert _same(ClassifierFeatures.load(tmp_path / "extractor"), extractor)
 
 
 def test_one_that_was_never_measured_is_not_kept(extractor, tmp_path):

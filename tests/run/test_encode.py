@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,21 +17,13 @@ from alitok.apps.data.show import decode_rows, run_show
 from alitok.core.errors import AlitokError
 from alitok.data.codes import CodeStore
 from alitok.data.sources.opening import open_splits
+from alitok.recipes.presets import RECIPES
 from alitok.run.encode import run_encode
 from alitok.run.options import EncodeOptions
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-CONFIG = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=60,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=None,
-)
+CONFIG = replace(RECIPES["digits"].tokenizer, codebook_size=60, code_width=4, stage2=None)
 
 
 def save_tokenizer(path, config, images, seed=0):

@@ -1,6 +1,7 @@
 """A source to a store: whoever encodes, in whatever order, however often it is broken off, the files are the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ from alitok.data.codes import CodeStore
 from alitok.data.sources.decoded import JoinedSource
 from alitok.data.sources.opening import open_splits
 from alitok.data.split import joined
+from alitok.recipes.presets import RECIPES
 from alitok.run.encode import Origin, encode_store
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 
 WORLD = World(torch.device("cpu"))
 ORIGIN = Origin("images", "contents", "all", "a/tokenizer")
@@ -67,11 +69,11 @@ class Codes:
         return rows
 
 
-RECIPES = {1: "centre", 2: "flip", 5: "ten", 10: "ten"}
+CROPS = {1: "centre", 2: "flip", 5: "ten", 10: "ten"}
 
 
 def encode(source, out, tokenizer=None, **options):
-    settings = {"recipe": RECIPES[source.crops], "origin": ORIGIN, "world": WORLD, "images_per_shard": 5, **options}
+    settings = {"recipe": CROPS[source.crops], "origin": ORIGIN, "world": WORLD, "images_per_shard": 5, **options}
     return encode_store(tokenizer or Codes(), source, out, **settings)
 
 
@@ -231,16 +233,7 @@ def test_progress_counts_the_images_of_this_process(tmp_path):
     assert told == [(4, 13), (5, 13), (9, 13), (10, 13), (13, 13)]
 
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-CONFIG = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=40,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=None,
-)
+CONFIG = replace(RECIPES["digits"].tokenizer, codebook_size=40, code_width=4, stage2=None)
 
 
 def folder(root, count=24):

@@ -1,4 +1,4 @@
-"""The time of a step, told from few examples where a whole one would take long."""
+"""The time of a step, extrapolated from few examples where a whole one would take long."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def steps(monkeypatch):
     return taken, each
 
 
-def seconds_of(tmp_path, grad_accum_steps=1):
+def seconds_of(tmp_path, grad_accum_steps):
     recipe = RECIPES["digits"]
     recipe = dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, grad_accum_steps=grad_accum_steps))
     splits = noise_splits(tuple("0123456789"), recipe)
@@ -38,22 +38,14 @@ def seconds_of(tmp_path, grad_accum_steps=1):
     return step_seconds(trainings.stage("stage1", rehearsal=True), trainings)
 
 
-def test_long_steps_are_estimated_from_few_images(steps, tmp_path):
-    taken, each = steps
-    each[0] = 10.0
-    assert seconds_of(tmp_path) == [pytest.approx(2 + 10 * 64)]
-    assert taken == [4, 4, 8]
-
-
-def test_few_examples_are_as_many_for_every_microbatch(steps, tmp_path):
-    taken, each = steps
-    each[0] = 10.0
-    assert seconds_of(tmp_path, grad_accum_steps=4) == [pytest.approx(2 + 10 * 64)]
-    assert taken == [16, 16, 32]
-
-
-def test_short_steps_are_taken_whole(steps, tmp_path):
-    taken, each = steps
-    each[0] = 0.1
-    assert seconds_of(tmp_path) == [pytest.approx(2 + 0.1 * 64)]
-    assert taken[-3:] == [64, 64, 64]
+@pytest.mark.parametrize(
+    ("each", "grad_accum_steps", "last"), [(10.0, 1, [4, 4, 8]), (10.0, 4, [16, 16, 32]), (0.1, 1, [64, 64, 64])]
+)
+def test_only_long_steps_are_estimated_from_a_few_examples_of_every_microbatch(
+    steps, tmp_path, each, grad_accum_steps, last
+):
+    taken, seconds = steps
+    seconds[0] = each
+    assert seconds_of(tmp_path, grad_accum_steps) == [pytest.approx(2 + each * 64)]
+    assert taken[-3:] == last
+    assert (len(taken) > 3) == (each == 0.1)

@@ -1,4 +1,4 @@
-"""The look before a training: good runs of all stages pass it and are not changed by it; each fault is told."""
+"""The preflight of a training: good runs of all stages pass it and are not changed by it; each fault is reported."""
 
 import json
 import os
@@ -23,19 +23,10 @@ pytestmark = pytest.mark.slow
 
 # A stage 1 that is trained just enough for its codes to draw something.
 SMALL = (
-    "tokenizer.encoder.layers=1",
-    "tokenizer.stage1.layers=1",
-    "tokenizer.stage2.layers=1",
-    "stage1.loop.batch_size=32",
-    "stage1.phases.main.steps=300",
-    "stage1.phases.main.warmup_steps=50",
-    "stage2.loop.batch_size=32",
-    "stage2.phases.main.steps=10",
-    "stage2.phases.main.warmup_steps=4",
-    "generator_size.layers=1",
-    "generator.loop.batch_size=32",
-    "generator.phases.main.steps=10",
-    "generator.phases.main.warmup_steps=4",
+    *(f"{part}.layers=1" for part in ("tokenizer.encoder", "tokenizer.stage1", "tokenizer.stage2", "generator_size")),
+    *(f"{stage}.loop.batch_size=32" for stage in ("stage1", "stage2", "generator")),
+    *("stage1.phases.main.steps=300", "stage1.phases.main.warmup_steps=50"),
+    *(f"{stage}.phases.main.{key}" for stage in ("stage2", "generator") for key in ("steps=10", "warmup_steps=4")),
 )
 
 
@@ -114,19 +105,17 @@ def test_the_sheets_show_what_they_say(run):
         assert apart.diagonal().mean() < apart.mean()  # nearer to their own drawing than to others
 
 
+def in_two_processes(stage, out, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alitok", "train", stage]
+    command += ["--preflight", "--device", "cpu", "--out", str(out), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
 @pytest.mark.parametrize(("stage", "parallel"), [("stage1", "fsdp"), ("stage2", "ddp"), ("generator", "fsdp")])
 def test_two_processes_pass(run, tmp_path, stage, parallel):
     out = tmp_path / "other" if stage == "stage1" else run
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alitok", "train", stage]
-    options = ["--preflight", "--device", "cpu", "--data", "digits", "--out", out, "--set", *SMALL]
-    done = subprocess.run(
-        [*command, *map(str, options), f"engine.parallel={parallel}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = in_two_processes(stage, out, "--data", "digits", "--set", *SMALL, f"engine.parallel={parallel}")
     assert done.returncode == 0, done.stderr
     assert "Preflight passed" in done.stdout
     assert report(out, stage)["passed"]
@@ -134,12 +123,7 @@ def test_two_processes_pass(run, tmp_path, stage, parallel):
 
 def test_a_fault_that_two_processes_find_is_reported_once_with_status_2(run):
     swap_labels(run)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alitok", "train"]
-    options = ["generator", "--preflight", "--device", "cpu", "--out", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *options], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = in_two_processes("generator", run)
     assert done.stderr.count("alitok: error: Preflight of generator") == 1
     assert "exitcode  : 2" in done.stderr
 
@@ -179,16 +163,8 @@ def change_tokenizer(run, part):
         (swap_shards, "generator", r"codes in .*codes/train are not those of their images"),
         (shift_rows, "generator", r"codes in .*codes/val are not those of their images"),
         (lambda run: change_tokenizer(run, "quantizer"), "generator", "another tokenizer; encode the images again"),
-        (
-            lambda run: change_tokenizer(run, "stage1"),
-            "generator",
-            "not reconstruct from its own codes: its MSE",
-        ),
-        (
-            lambda run: change_tokenizer(run, "stage1"),
-            "stage2",
-            "stage 1 does not reconstruct from its own codes",
-        ),
+        (lambda run: change_tokenizer(run, "stage1"), "generator", "not reconstruct from its own codes: its MSE"),
+        (lambda run: change_tokenizer(run, "stage1"), "stage2", "stage 1 does not reconstruct from its own codes"),
     ],
 )
 def test_what_changed_on_disk_is_reported(run, damage, stage, sentence):
@@ -232,30 +208,24 @@ def test_a_learning_rate_that_diverges_is_reported(run, tmp_path, monkeypatch, s
         preflight(stage, tmp_path / "other" if stage == "stage1" else run, f"{stage}.phases.main.learning_rate={rate}")
 
 
-def test_a_part_that_is_frozen_by_mistake_is_reported(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stage", "part", "message"),
+    [
+        ("stage1", "encoder.norm_out.weight", "should be trained and is frozen"),
+        ("stage2", "quantizer.codebook", "should be frozen and is trained"),
+    ],
+)
+def test_a_part_that_is_frozen_or_trained_by_mistake_is_reported(run, tmp_path, monkeypatch, stage, part, message):
     make = Trainings.stage
 
-    def frozen(self, stage, **options):
+    def changed(self, stage, **options):
         training = make(self, stage, **options)
-        training.model.encoder.norm_out.weight.requires_grad_(False)
+        training.model.get_parameter(part).requires_grad_(stage == "stage2")
         return training
 
-    monkeypatch.setattr(Trainings, "stage", frozen)
-    with pytest.raises(AlitokError, match=r"encoder.norm_out.weight should be trained and is frozen"):
-        preflight("stage1", tmp_path)
-
-
-def test_a_part_of_stage_2_that_should_be_frozen_is_reported(run, monkeypatch):
-    make = Trainings.stage
-
-    def thawed(self, stage, **options):
-        training = make(self, stage, **options)
-        training.model.quantizer.codebook.requires_grad_(True)
-        return training
-
-    monkeypatch.setattr(Trainings, "stage", thawed)
-    with pytest.raises(AlitokError, match=r"quantizer.codebook should be frozen and is trained"):
-        preflight("stage2", run)
+    monkeypatch.setattr(Trainings, "stage", changed)
+    with pytest.raises(AlitokError, match=f"{part} {message}"):
+        preflight(stage, tmp_path / "other" if stage == "stage1" else run)
 
 
 def test_pixels_that_are_not_finite_are_reported(tmp_path, monkeypatch):

@@ -11,15 +11,9 @@ from alitok.run.run import Run
 from alitok.run.train import run_training
 
 TINY = (
-    "tokenizer.encoder.layers=1",
-    "tokenizer.stage1.layers=1",
-    "tokenizer.stage2.layers=1",
-    "generator_size.layers=1",
-    *(
-        f"{stage}.phases.main.{key}"
-        for stage in ("stage1", "stage2", "generator")
-        for key in ("steps=2", "warmup_steps=1")
-    ),
+    *(f"{part}.layers=1" for part in ("tokenizer.encoder", "tokenizer.stage1", "tokenizer.stage2", "generator_size")),
+    *(f"{stage}.phases.main.steps=2" for stage in ("stage1", "stage2", "generator")),
+    *(f"{stage}.phases.main.warmup_steps=1" for stage in ("stage1", "stage2", "generator")),
 )
 
 

@@ -24,13 +24,8 @@ GENERATOR = (
 )
 SMALL = (
     *GENERATOR,
-    "tokenizer.encoder.layers=1",
-    "tokenizer.stage1.layers=1",
-    "tokenizer.stage2.layers=1",
-    "stage1.phases.main.steps=6",
-    "stage1.phases.main.warmup_steps=3",
-    "stage2.phases.main.steps=6",
-    "stage2.phases.main.warmup_steps=3",
+    *(f"tokenizer.{part}.layers=1" for part in ("encoder", "stage1", "stage2")),
+    *(f"{stage}.phases.main.{key}" for stage in ("stage1", "stage2") for key in ("steps=6", "warmup_steps=3")),
 )
 
 

@@ -3,26 +3,17 @@
 import numpy as np
 import torch
 
+from alitok.recipes.presets import RECIPES
 from alitok.run.encode import codes_of
 from alitok.run.measure import reconstruct
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=6,
-    patch_size=2,
-    codebook_size=20,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(**SMALL, extra_tokens=2),
-)
 CPU = torch.device("cpu")
 
 
 def test_codes_and_reconstructions_agree_with_the_model_and_leave_no_mode_behind():
-    tokenizer = Tokenizer(TOKENIZER).eval()
-    originals = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 6), dtype=np.uint8)
+    tokenizer = Tokenizer(RECIPES["digits"].tokenizer).eval()
+    originals = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
     images = torch.from_numpy(originals).float() / 255
     assert np.array_equal(codes_of(tokenizer, originals, CPU), tokenizer.encode(images).numpy())
     assert not torch.is_inference_mode_enabled()

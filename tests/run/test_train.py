@@ -27,17 +27,10 @@ from alitok.train.schedule import Phase
 from alitok.train.task import LoopConfig
 
 SMALL = (
-    "tokenizer.encoder.layers=1",
-    "tokenizer.stage1.layers=1",
-    "tokenizer.stage2.layers=1",
-    "stage1.phases.main.steps=40",
-    "stage1.phases.main.warmup_steps=6",
+    *(f"{part}.layers=1" for part in ("tokenizer.encoder", "tokenizer.stage1", "tokenizer.stage2", "generator_size")),
+    *(f"{stage}.phases.main.steps={steps}" for stage, steps in (("stage1", 40), ("stage2", 8), ("generator", 8))),
+    *(f"{stage}.phases.main.warmup_steps=4" for stage in ("stage1", "stage2", "generator")),
     "stage1.loop.checkpoint_every=10",
-    "stage2.phases.main.steps=8",
-    "stage2.phases.main.warmup_steps=4",
-    "generator_size.layers=1",
-    "generator.phases.main.steps=8",
-    "generator.phases.main.warmup_steps=4",
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
