@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,10 @@ class JobDir:
         """
         if self.path.is_file():
             found = read_toml(self.path) if self.path.suffix == ".toml" else read_json(self.path)
-            if not isinstance(found, dict) or not self._marked(found):
+            marked = isinstance(found, dict) and all(
+                name in found and value in (None, found[name]) for name, value in self.marker.items()
+            )
+            if not marked:
                 raise AlitokError(f"{self.path} was not written by alitok {self.kind}; give another path with --out.")
             return found
         if self.root.exists() and not self.root.is_dir():
@@ -87,9 +90,6 @@ class JobDir:
                 "--out."
             )
         return None
-
-    def _marked(self, found: Mapping[str, Any]) -> bool:
-        return all(name in found and value in (None, found[name]) for name, value in self.marker.items())
 
     def _foreign(self) -> bool:
         if self.shared:
@@ -144,15 +144,15 @@ class JobDir:
         for name in self.decided:
             old.pop(name, None)
             new.pop(name, None)
-        return differences(old, new)
+        return list(differences(old, new))
 
     def conflict(
-        self, changed: Sequence[str], found: Mapping[str, Any], settings: Mapping[str, Any], hint: str = _RESTART
+        self, changed: Collection[str], found: Mapping[str, Any], settings: Mapping[str, Any], hint: str = _RESTART
     ) -> AlitokError:
         """The error that names the key paths in which `settings` differ from the stored ones."""
-        new = self.stored(settings)
+        values = differences(found, self.stored(settings))
         listed = [
-            _EXPLAINED.get(path, path + _values(_at(found, path), _at(new, path)))
+            _EXPLAINED.get(path, path + _values(*values.get(path, (None, None))))
             for path in changed
             if path != "contents" or "data" not in changed
         ]
@@ -224,23 +224,16 @@ class JobDir:
             ) from None
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The key paths in which two nested mappings differ."""
-    paths = []
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The key paths in which two nested mappings differ, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            paths += differences(before, after, f"{prefix}{key}.")
+            found |= differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            paths.append(prefix + key)
-    return paths
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    value: Any = settings
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+            found[prefix + key] = before, after
+    return found
 
 
 def _values(before: Any, after: Any) -> str:

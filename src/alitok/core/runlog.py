@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ class RunLog:
         records = [record for record in read_metrics(path) if record["step"] <= resume_step]
         write_bytes(path, "".join(map(_line, records)).encode())
         self._lines = path.open("a", encoding="utf-8")
-        self._board = _tensorboard(self.directory / "tensorboard", resume_step)
+        self._board: Any = None
+        with suppress(ImportError):  # an extra: alitok[tensorboard]
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = resume_step + 1 if resume_step else None
+            self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=purge)
 
     def forget_after(self, step: int) -> None:
         """Drop the records after `step`: training went back to it."""
@@ -92,11 +98,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and "step" in record:
             records.append(record)
     return records
-
-
-def _tensorboard(directory: Path, resume_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an extra: alitok[tensorboard]
-        return None
-    return SummaryWriter(str(directory), purge_step=resume_step + 1 if resume_step else None)
