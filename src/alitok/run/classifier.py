@@ -79,8 +79,7 @@ class ClassifierFeatures(nn.Module):
         val_accuracy: on validation images; NaN until measured.
 
     Attributes:
-        name: with a hash of all that decides its outputs.
-        weights: that hash.
+        weights: a hash of all that decides its outputs, also in its `name`.
         distance: what the Frechet distance in its features is called.
     """
 

@@ -136,7 +136,6 @@ class Origin:
 
     Attributes:
         contents: the hash of the data, as `Splits.contents`.
-        split: which of its images: `train`, `val` or `all`.
         tokenizer: where the tokenizer was read from; a hint for people and for `alitok data show`.
         left_out: key and reason of each image that could not be used.
     """
@@ -150,12 +149,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `encode_store` did.
-
-    Attributes:
-        made: shards that were not finished before, over all ranks of this call.
-        whole: whether the store is finished; if not, other parts have shards to make.
-    """
+    """What `encode_store` did: `made` shards over all ranks; not `whole` while other parts have shards to make."""
 
     head: StoreHead
     made: int

@@ -38,11 +38,7 @@ _ENCODED, _SAMPLED = 64, 256  # images at a time
 
 
 def estimate(trainings: Trainings, done: Collection[str] = (), redone: Collection[str] = ()) -> dict[str, float]:
-    """Seconds that each step of a run will still take; training steps that a checkpoint holds are left out.
-
-    Args:
-        done: steps that are finished; they are left out.
-        redone: steps whose checkpoints are ignored.
+    """Seconds that each step not `done` will still take; checkpoints of steps that are `redone` do not count.
 
     Raises:
         AlitokError: a step cannot be taken at all, as when an image cannot be read.

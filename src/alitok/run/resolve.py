@@ -86,7 +86,7 @@ def altered(
 
     Args:
         size: a published generator, with its training and guidance.
-        config: a TOML file whose keys replace those of the recipe.
+        config: a TOML file with recipe keys.
         overrides: each `key.path=value`.
         perceptual: the one feature network that takes all perceptual weight.
 
@@ -147,8 +147,7 @@ def named_recipe(
     Args:
         name: of the preset, or auto.
         device: for auto, which takes base on a GPU.
-        known: size and number of the images; None scans them.
-        report: prints what takes long in that.
+        known: size and number of the images; None scans them and reports what takes long.
 
     Raises:
         AlitokError: there is no such preset, or the images cannot be scanned.

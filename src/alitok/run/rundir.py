@@ -34,8 +34,7 @@ class RunDir:
     """The directory of one run.
 
     Args:
-        settings: all that decides the results, as nested mappings for `run.toml`.
-        fresh: delete what an earlier run left in `root`.
+        settings: all that decides the results, for `run.toml`.
         on_change: given the key paths of changed settings, returns the names below `root` that no longer fit: these
             are moved to `replaced/`, and the new settings are stored. None rejects any change.
 
