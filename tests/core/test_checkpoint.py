@@ -6,8 +6,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from alitok.core import checkpoint
-from alitok.core.card import ModelCard
 from alitok.core.checkpoint import (
+    ModelCard,
     fingerprint,
     load_head,
     load_parts,

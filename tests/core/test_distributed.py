@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alitok.core.distributed import World, join
+from alitok.core.distributed import join
 from alitok.core.errors import AlitokError, OtherRankError
 
 
@@ -72,7 +72,3 @@ def test_a_device_that_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr("alitok.core.distributed.choose_device", lambda name: torch.device("mps"))
     with pytest.raises(AlitokError, match="cannot share device mps"), join("mps"):
         pass
-
-
-def test_a_world_of_one_is_made_without_a_launcher():
-    assert World(torch.device("cpu")).main

@@ -14,7 +14,7 @@ from PIL import Image
 
 from alitok.data.codes.shards import shard_images
 from alitok.data.sources.opening import open_splits
-from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
+from alitok.losses.adversarial import Discriminator, DiscriminatorConfig
 from alitok.recipes.flops import encoder_flops, generator_step_flops, tokenizer_step_flops
 from alitok.recipes.presets import GENERATORS, RECIPES, with_generator
 

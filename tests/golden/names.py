@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from alitok import Engine, Pipeline, SampleRequest, SamplingConfig
+from alitok.generator import Generator
 
 # Old -> new, applied in order to the keys of the earlier recording, wherever the text occurs in a key.
 RENAMED: dict[str, str] = {
@@ -77,40 +79,12 @@ SAMPLING: dict[str, dict[str, Any]] = {  # fields of `SamplingConfig`
 }
 
 
-def load_pipeline(model: Path) -> Any:
-    from alitok import Pipeline
-
-    return Pipeline.from_pretrained(model, device="cpu")
-
-
-def sample_codes(pipeline: Any, settings: dict[str, Any]) -> torch.Tensor:
+def sample_codes(pipeline: Pipeline, settings: dict[str, Any]) -> torch.Tensor:
     """By the plain kernel: the others are chosen by their time, and may round a logit differently."""
-    from alitok import Engine
-
     sampling = dataclasses.replace(pipeline.sampling, **settings)
     return Engine(pipeline.generator, kernel="plain").sample(pipeline.requests([3, 7, 0, 3], seed=5, sampling=sampling))
 
 
-def released_tokenizer(state: dict[str, torch.Tensor], encoder_heads: int, decoder_heads: int) -> Any:
-    from alitok.apps.convert.layout import tokenizer_from_released
-
-    return tokenizer_from_released(state, encoder_heads=encoder_heads, decoder_heads=decoder_heads)
-
-
-def released_generator(state: dict[str, torch.Tensor], **known: int) -> Any:
-    from alitok.apps.convert.layout import generator_from_released
-
-    return generator_from_released(state, **known)
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    from alitok.core.images import to_float as convert
-
-    return convert(images)
-
-
-def greedy_codes(generator: Any, classes: list[int]) -> torch.Tensor:
-    from alitok import Engine, SampleRequest, SamplingConfig
-
+def greedy_codes(generator: Generator, classes: list[int]) -> torch.Tensor:
     settings = SamplingConfig(guidance_scale=6.0, guidance_power=0.7, temperature=0.0)
     return Engine(generator, kernel="plain").sample([SampleRequest(label, sampling=settings) for label in classes])

@@ -29,6 +29,10 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 
+from alitok import Pipeline
+from alitok.apps.convert.layout import generator_from_released, tokenizer_from_released
+from alitok.core.images import to_float
+
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = 0.2
 
@@ -103,7 +107,7 @@ def sample(shop: Workshop) -> Values:
     shop.run("sample", model=shop.model, out=shop.folder / "samples.npz")
     with np.load(shop.folder / "samples.npz") as file:
         found: Values = {"pixels": one(file["arr_0"]), "labels": one(file["arr_1"])}
-    pipeline = names.load_pipeline(shop.model)
+    pipeline = Pipeline.from_pretrained(shop.model, device="cpu")
     found["codes"] = {name: one(names.sample_codes(pipeline, settings)) for name, settings in names.SAMPLING.items()}
     return found
 
@@ -165,9 +169,10 @@ def parity(shop: Workshop) -> Values:
 
 def _small_parity(folder: Path) -> Values:
     expected = load_tensors(folder / "expected.safetensors")
-    images, classes = names.to_float(expected["images_uint8"]), expected["class_ids"]
-    first, second = (names.released_tokenizer(load_tensors(folder / f"stage{n}.safetensors"), 2, 2) for n in (1, 2))
-    generator = names.released_generator(load_tensors(folder / "generator.safetensors"), heads=2, prefix=5, grid=4)
+    images, classes = to_float(expected["images_uint8"]), expected["class_ids"]
+    states = (load_tensors(folder / f"stage{n}.safetensors") for n in (1, 2))
+    first, second = (tokenizer_from_released(state, encoder_heads=2, decoder_heads=2) for state in states)
+    generator = generator_from_released(load_tensors(folder / "generator.safetensors"), heads=2, prefix=5, grid=4)
     result, codes = first(images, "stage1"), names.greedy_codes(generator, classes.tolist())
     return {
         "codes_equal": torch.equal(result.codes, expected["codes"]),
@@ -184,17 +189,15 @@ def _official_parity(folder: Path) -> Values:
         return load_tensors(folder / f"{name}.safetensors")
 
     expected, last, generated = load("stage1_expected"), load("stage2_expected"), load("ar_expected")
-    first, second = (
-        names.released_tokenizer(load("stage1_state"), 4, 6),
-        names.released_tokenizer(load("stage2_state"), 4, 6),
-    )
-    generator = names.released_generator(load("ar_state"), heads=4)
-    result, codes = first(names.to_float(expected["images_uint8"]), "stage1"), last["codes"].long()
+    heads = {"encoder_heads": 4, "decoder_heads": 6}
+    first, second = (tokenizer_from_released(load(f"stage{n}_state"), **heads) for n in (1, 2))
+    generator = generator_from_released(load("ar_state"), heads=4)
+    result, codes = first(to_float(expected["images_uint8"]), "stage1"), last["codes"].long()
     ids, classes, sure = generated["token_ids"].long(), generated["class_ids"], generated["greedy_margin"] > 1e-3
     null, greedy = torch.full_like(classes, generator.null_class), names.greedy_codes(generator, classes.tolist())
     return {
         "codes_equal": torch.equal(result.codes, expected["codes"].long()),
-        "codes2_equal": torch.equal(second.encode(names.to_float(last["images_uint8"])), codes),
+        "codes2_equal": torch.equal(second.encode(to_float(last["images_uint8"])), codes),
         "greedy_equal": torch.equal(greedy[sure], generated["greedy_ids_scale6_pow0.7"].long()[sure]),
         "greedy": one(greedy),
         "stage1": _near(result.images[..., ::4, ::4], expected["reconstruction"]),

@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator, hinge_generator
+from alitok.core.config import from_dict
+from alitok.core.errors import AlitokError
+from alitok.losses.adversarial import (
+    AdaptiveWeight,
+    BlurPool,
+    Discriminator,
+    DiscriminatorConfig,
+    LeCam,
+    hinge_discriminator,
+    hinge_generator,
+)
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 1.0])
 
@@ -104,3 +114,43 @@ def test_adaptive_weight_is_capped_and_saved():
     adaptive.update(torch.zeros(4), torch.ones(4))
     assert adaptive.weight == 0
     assert set(adaptive.state_dict()) == {"weight"}
+
+
+def test_blur_pool_is_a_weighted_mean_of_sixteen_pixels():
+    x = torch.randn(2, 3, 8, 8)
+    result = BlurPool()(x)
+    taps = [1, 3, 3, 1]
+    padded = torch.zeros(2, 3, 10, 10)
+    padded[:, :, 1:9, 1:9] = x
+    for row in range(4):
+        for column in range(4):
+            expected = sum(
+                taps[i] * taps[j] / 64 * padded[:, :, 2 * row + i, 2 * column + j] for i in range(4) for j in range(4)
+            )
+            assert torch.allclose(result[:, :, row, column], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_any_size_gives_one_logit_per_region(size):
+    model = Discriminator(DiscriminatorConfig(width=32, stages=2))
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 1, 16, 16)
+
+
+def test_channels_double_after_the_first_stage():
+    model = Discriminator(DiscriminatorConfig(width=32))
+    channels = [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert channels == [32, 32, 64, 128, 128, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("width", 100, "width must be a multiple of 32, not 100"),
+        ("width", 0, "width must be at least 1"),
+        ("stages", 0, "stages must be at least 1"),
+        ("regions", 0, "regions must be at least 1"),
+    ],
+)
+def test_invalid_sizes_are_rejected(name, value, said):
+    with pytest.raises(AlitokError, match=said):
+        from_dict(DiscriminatorConfig, {name: value}, "recipe")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from alitok.core.config import from_dict
 from alitok.core.errors import AlitokError
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
 
 SMALL = LocalFeaturesConfig(width=8, stages=3)
 

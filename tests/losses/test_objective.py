@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 import random
@@ -6,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from alitok.core.config import from_dict
 from alitok.core.errors import AlitokError
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
 from alitok.losses.objective import LossWeights, Objective, auxiliary_mse, compose_first_row
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
+from alitok.tokenizer import Tokenizer
+from tiny import TOKENIZER
 
 NAMES = ("convnext", "lpips", "local")
 
@@ -141,17 +142,7 @@ def test_the_first_row_is_the_strip_as_far_as_it_reaches(cells, from_strip):
 
 
 def test_the_auxiliary_loss_trains_only_the_prefix_path_of_a_tokenizer():
-    tokenizer = Tokenizer(
-        TokenizerConfig(
-            image_size=16,
-            patch_size=4,
-            codebook_size=16,
-            code_width=4,
-            encoder=EncoderConfig(width=16, layers=1, heads=2),
-            stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-            stage2=None,
-        )
-    )
+    tokenizer = Tokenizer(dataclasses.replace(TOKENIZER, stage2=None))
     images = torch.rand(2, 3, 16, 16)
     result = tokenizer(images, "stage1")
     weights = LossWeights(local=1.0)
@@ -211,7 +202,3 @@ def test_perceptual_weight_can_be_moved_to_one_network_or_none():
 def test_negative_weights_and_nan_are_rejected(name, value):
     with pytest.raises(AlitokError, match=f"{name} must be at least 0"):
         LossWeights(**{name: value})
-
-
-def test_weights_are_read_from_a_run_file():
-    assert from_dict(LossWeights, {"local": 1, "auxiliary_perceptual": False}, "run.toml").networks() == ("local",)

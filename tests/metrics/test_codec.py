@@ -1,12 +1,15 @@
 """Tokenizers of others, well-behaved or not: each fault is told in one sentence."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from alitok.core.errors import AlitokError
 from alitok.metrics.codec import check_codec, decode, encode
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.tokenizer.codec import TokenizerCodec
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import TokenizerCodec
+from tiny import TOKENIZER
 
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -86,18 +89,7 @@ def test_pixels_that_overshoot_a_little_are_clamped():
 
 @torch.no_grad()
 def test_ours_gives_features_and_codes_of_one_pass():
-    small = {"width": 8, "layers": 1, "heads": 2}
-    tokenizer = Tokenizer(
-        TokenizerConfig(
-            image_size=8,
-            patch_size=2,
-            codebook_size=30,
-            code_width=3,
-            encoder=EncoderConfig(**small),
-            stage1=DecoderConfig(**small, causal=True),
-            stage2=DecoderConfig(**small),
-        )
-    ).eval()
+    tokenizer = Tokenizer(dataclasses.replace(TOKENIZER, image_size=8, patch_size=2)).eval()
     torch.nn.init.normal_(tokenizer.quantizer.codebook)
     for stage in ("stage1", "stage2"):
         codec = TokenizerCodec(tokenizer, stage)

@@ -97,14 +97,3 @@ def test_bits_per_image_splits_prefix_and_grid():
     nats = -torch.tensor([0.5, 0.25, 0.125, 1.0]).log()
     for prefix, of_grid in enumerate([6, 5, 3, 0, 0]):
         assert bits_per_image(nats, prefix) == pytest.approx((6, of_grid), abs=1e-6)
-
-
-def test_bits_per_image_is_the_mean_code_length():
-    logits = torch.randn(7, 6, 4, generator=torch.Generator().manual_seed(2))
-    codes = torch.randint(0, 4, (7, 6), generator=torch.Generator().manual_seed(3))
-    lengths = [
-        [-math.log2(logits[image, t].softmax(-1)[codes[image, t]].item()) for t in range(6)] for image in range(7)
-    ]
-    total, of_grid = bits_per_image(code_losses(logits, codes)[0].mean(0), 2)
-    assert total == pytest.approx(sum(map(sum, lengths)) / 7, rel=1e-5)
-    assert of_grid == pytest.approx(sum(sum(row[2:]) for row in lengths) / 7, rel=1e-5)

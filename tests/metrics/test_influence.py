@@ -1,5 +1,7 @@
 """Influence of patches on codes: known dependencies come out as they are, and ours against loops over single pairs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 from alitok.core.errors import AlitokError
 from alitok.metrics.dependency import FUTURE, OWN, PAST, Raster, Tally, choose_perturbations
 from alitok.metrics.influence import influence_of
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.tokenizer.codec import TokenizerCodec
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer
+from alitok.tokenizer.model import TokenizerCodec
+from tiny import TOKENIZER
 
 GRID, SIDE, V, V_SMALL = 3, 6, 65521, 36
 PATCHES = GRID**2
@@ -111,12 +114,11 @@ def test_directions_in_raster_order_and_in_that_of_the_sequence():
 def model(causal=False, prefix=3):
     torch.manual_seed(3)
     small = {"width": 16, "layers": 2, "heads": 2}
-    config = TokenizerConfig(
+    config = dataclasses.replace(
+        TOKENIZER,
         image_size=12,
-        patch_size=4,
         prefix=prefix,
         codebook_size=V_SMALL,
-        code_width=4,
         encoder=EncoderConfig(**small, causal=causal),
         stage1=DecoderConfig(**small, causal=True, extra_tokens=1),
         stage2=None,

@@ -79,16 +79,6 @@ def test_offset_and_scale_of_the_features_change_nothing():
     assert manifold_scores(real + 1e6, samples + 1e6) == wanted
 
 
-def test_equal_to_torch_fidelity():
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    real, samples = torch.randn(150, 12).double(), (torch.randn(130, 12) * 0.9 + 0.2).double()
-    theirs = prc_features_to_metric(samples, real, prc_neighborhood=3, verbose=False)
-    found = manifold_scores(real, samples)
-    wanted = (theirs["precision"], theirs["recall"])  # float32 means
-    assert (found.precision, found.recall) == pytest.approx(wanted, abs=1e-6)
-
-
 def test_identical_images_are_scored():
     same = torch.ones(8, 3)
     assert manifold_scores(same, same) == (1, 1, pytest.approx(8 / 5), 1)

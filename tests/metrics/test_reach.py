@@ -1,13 +1,16 @@
 """Reach of codes into the drawn image: known decoders, ours against loops over single pairs, causality as a zero."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from alitok.metrics.dependency import choose_perturbations
 from alitok.metrics.reach import reach_of
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.tokenizer.codec import TokenizerCodec
+from alitok.tokenizer import Tokenizer
+from alitok.tokenizer.model import TokenizerCodec
+from tiny import TOKENIZER
 
 GRID, PREFIX, V = 3, 3, 24
 PATCHES, LENGTH = GRID**2, PREFIX + GRID**2
@@ -15,17 +18,7 @@ PATCHES, LENGTH = GRID**2, PREFIX + GRID**2
 
 def tokenizer():
     torch.manual_seed(0)
-    small = {"width": 16, "layers": 2, "heads": 2}
-    config = TokenizerConfig(
-        image_size=12,
-        patch_size=4,
-        codebook_size=V,
-        code_width=4,
-        encoder=EncoderConfig(**small),
-        stage1=DecoderConfig(**small, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=DecoderConfig(**small, extra_tokens=2, reads_prefix=False),
-    )
-    found = Tokenizer(config).eval()
+    found = Tokenizer(dataclasses.replace(TOKENIZER, image_size=12, codebook_size=V)).eval()
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return found

@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from alitok.nn.attention import Attention
-from alitok.nn.cache import KeyValueCache
+from alitok.nn.attention import Attention, KeyValueCache
 from alitok.nn.rotary import rotary_table, rotate
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from alitok.apps.convert.layout import discriminator_to_released, generator_to_released, tokenizer_to_released
 from alitok.core.images import to_float
 from alitok.generator import Generator, GeneratorConfig
-from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
+from alitok.losses.adversarial import Discriminator, DiscriminatorConfig
 from alitok.sampling import SampleRequest, SamplingConfig, oracle
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 

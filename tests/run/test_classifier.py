@@ -12,7 +12,7 @@ from rich.console import Console
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
 from alitok.data.sources.opening import open_splits
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
 from alitok.run import classifier as module
 from alitok.run.classifier import ClassifierFeatures, classifier_training, open_classifier, seen
 from alitok.train.features import FeaturesTraining

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alitok.core.card import ModelCard
+from alitok.core.checkpoint import ModelCard
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
 from alitok.core.images import to_float, to_uint8

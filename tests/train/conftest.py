@@ -10,10 +10,10 @@ from rich.console import Console
 
 from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
-from alitok.generator import Generator, GeneratorConfig
-from alitok.losses.discriminator import DiscriminatorConfig
+from alitok.generator import Generator
+from alitok.losses.adversarial import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 from alitok.train.adversary import AdversaryConfig
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.loop import train
@@ -21,6 +21,7 @@ from alitok.train.optim import OptimizerConfig
 from alitok.train.schedule import Phase
 from alitok.train.task import EngineConfig, LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+from tiny import GENERATOR, TOKENIZER
 
 ALONE = World(torch.device("cpu"))
 STEPS, BATCH = 6, 8
@@ -32,16 +33,6 @@ LOOP = LoopConfig(
     checkpoint_every=2,
     max_skips=2,
 )
-TOKENIZER = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=16,
-    code_width=4,
-    encoder=EncoderConfig(width=16, layers=1, heads=2),
-    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2, reads_prefix=False),
-)
-GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=16, classes=2, layers=2, width=16, heads=2, dropout=0.0)
 
 
 class Plug(Exception):  # noqa: N818

@@ -1,15 +1,18 @@
+import dataclasses
+
 import pytest
 import torch
 
 from alitok.core.config import from_dict
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.losses.discriminator import DiscriminatorConfig
+from alitok.losses.adversarial import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 from alitok.train.adversary import Adversary, AdversaryConfig
 from alitok.train.task import LoopConfig, StepInfo
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+from tiny import TOKENIZER
 
 SMALL = DiscriminatorConfig(width=32, stages=1, regions=4)
 
@@ -55,22 +58,14 @@ def test_the_lesson_reaches_the_discriminator_and_its_means_are_remembered():
 
 @pytest.mark.parametrize("turns", ["both", "alternate"])
 def test_both_sides_learn_each_step_or_in_turns(turns):
-    config = TokenizerConfig(
-        image_size=16,
-        patch_size=4,
-        codebook_size=16,
-        code_width=4,
-        encoder=EncoderConfig(width=16, layers=1, heads=2),
-        stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=None,
-    )
+    tokenizer = Tokenizer(dataclasses.replace(TOKENIZER, stage2=None))
     training = TokenizerTraining(
         loop=LoopConfig(batch_size=2),
         phases=(TokenizerPhase(steps=9, discriminator=True, losses=LossWeights(adversarial=0.1)),),
         adversary=AdversaryConfig(network=SMALL, turns=turns),
     )
     images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    task = TokenizerTask(Tokenizer(config), "stage1", training, lambda start: iter(()), images.numpy())
+    task = TokenizerTask(tokenizer, "stage1", training, lambda start: iter(()), images.numpy())
     sides = []
     for step in range(4):
         for module in task.modules.values():

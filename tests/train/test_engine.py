@@ -1,22 +1,13 @@
 """Compiled blocks and bf16: faster forms of the same training."""
 
-import io
-
 import pytest
 import torch
-from rich.console import Console
 from torch import _inductor as inductor
 
-from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
-from alitok.generator import Generator, GeneratorConfig
-from alitok.tokenizer import Tokenizer
 from alitok.tokenizer.quantizer import VectorQuantizer
-from alitok.train.generator import GeneratorTask, GeneratorTraining
-from alitok.train.loop import train
-from alitok.train.schedule import Phase
 from alitok.train.state import TrainingState
-from alitok.train.task import EngineConfig, LoopConfig
+from alitok.train.task import EngineConfig
 
 
 @pytest.fixture
@@ -75,24 +66,6 @@ def test_in_bf16_losses_stay_near_those_in_float32_and_so_do_all_weights(tmp_pat
     assert near != exact  # else bf16 was never on
 
 
-def test_in_bf16_the_generator_still_learns(tmp_path):
-    config = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
-    loop = LoopConfig(batch_size=32, log_every=50, evaluate_every=150)
-    training = GeneratorTraining(loop=loop, phases=(Phase(steps=150, learning_rate=1e-2),))
-
-    def batches(start):
-        for step in range(start, 1000):
-            first = torch.randint(8, (32, 1), generator=torch.Generator().manual_seed(step))
-            yield (first + torch.arange(6)) % 8, torch.zeros(32, dtype=torch.int64)
-
-    torch.manual_seed(0)
-    task = GeneratorTask(Generator(config), training, batches, next(batches(999)))
-    console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
-    train(task, loop, tmp_path, world=world, seed=0, console=console, engine=EngineConfig(precision="bf16"))
-    # The first code is a guess among eight, the other five follow.
-    assert abs(read_metrics(tmp_path / "metrics.jsonl")[-1]["val_accuracy"] - (5 + 1 / 8) / 6) < 0.1
-
-
 def test_codes_are_found_in_float32_whatever_autocast_says(tmp_path, small, monkeypatch):
     seen = []
     nearest = VectorQuantizer.nearest
@@ -116,16 +89,6 @@ def test_codes_are_found_in_float32_whatever_autocast_says(tmp_path, small, monk
     assert max(excess for _, _, excess in seen) < 1e-5
     assert {training for training, _, _ in seen} == {True, False}
     assert set(rounded) == {(True, torch.bfloat16), (False, torch.float32)}  # to look at, nothing is rounded
-
-
-def test_the_codes_of_a_image_do_not_depend_on_the_precision_of_the_training(small):
-    torch.manual_seed(0)
-    tokenizer, images = Tokenizer(small.tokenizer), torch.rand(8, 3, 16, 16)
-    with torch.no_grad():
-        exact = tokenizer.encode(images)
-        features = tokenizer.encoder(images)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(tokenizer.quantizer.nearest(features), exact)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "generator"])

@@ -11,7 +11,7 @@ from torch import nn
 from alitok.core.config import from_dict
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs
 from alitok.train.loop import train
 from alitok.train.schedule import Phase

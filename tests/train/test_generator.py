@@ -16,7 +16,7 @@ from alitok.generator import Generator, GeneratorConfig
 from alitok.train.generator import GeneratorTask, GeneratorTraining
 from alitok.train.loop import train
 from alitok.train.schedule import Phase
-from alitok.train.task import LoopConfig, StepInfo
+from alitok.train.task import EngineConfig, LoopConfig, StepInfo
 
 CONFIG = GeneratorConfig(grid=2, prefix=2, codebook_size=8, classes=2, layers=1, width=16, heads=2, dropout=0.0)
 
@@ -44,7 +44,8 @@ def batches(start_step):
         step += 1
 
 
-def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns_a_rule_that_needs_class_and_order(tmp_path, precision):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(99)
     classes = torch.randint(2, (64,), generator=generator)
@@ -53,7 +54,8 @@ def test_it_learns_a_rule_that_needs_class_and_order(tmp_path):
     model = Generator(CONFIG)
     task = GeneratorTask(model, training(), batches, val, lambda _: preview)
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
-    train(task, training().loop, tmp_path, world=world, seed=0, console=console)
+    engine = EngineConfig(precision=precision)
+    train(task, training().loop, tmp_path, world=world, seed=0, console=console, engine=engine)
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
     # The first code is a guess among eight, the other five follow.
     assert abs(last["val_accuracy"] - (5 + 1 / 8) / 6) < 0.1

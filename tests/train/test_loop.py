@@ -65,12 +65,9 @@ class Regression:
         return Evaluation({"val": self.model(torch.ones(1, 4)).item()})
 
 
-def run(task, directory, ema=0.9, engine=None, console=None, **options):
-    config = LoopConfig(
-        batch_size=8,
-        optimizer=OptimizerConfig(ema_decay=ema),
-        **{"log_every": 5, "checkpoint_every": 7, **options},
-    )
+def run(task, directory, ema=0.9, clip=1.0, engine=None, console=None, **options):
+    optimizer = OptimizerConfig(ema_decay=ema, clip=clip)
+    config = LoopConfig(batch_size=8, optimizer=optimizer, **{"log_every": 5, "checkpoint_every": 7, **options})
     console = console or Console(file=io.StringIO())
     return train(task, config, directory, world=World(torch.device("cpu")), seed=0, console=console, engine=engine)
 
@@ -192,13 +189,8 @@ class Constant(Regression):
 def test_microbatches_give_the_gradients_and_the_clipping_of_the_whole_batch(tmp_path, clip):
     def weights(grad_accum_steps):
         torch.manual_seed(1)
-        task = Constant(5)
-        config = LoopConfig(batch_size=8, optimizer=OptimizerConfig(clip=clip), log_every=1)
-        where = tmp_path / f"{grad_accum_steps}"
-        world = World(torch.device("cpu"))
-        engine = EngineConfig(grad_accum_steps=grad_accum_steps)
-        console = Console(file=io.StringIO())
-        trained = train(task, config, where, world=world, seed=0, console=console, engine=engine)
+        where, engine = tmp_path / f"{grad_accum_steps}", EngineConfig(grad_accum_steps=grad_accum_steps)
+        trained = run(Constant(5), where, ema=0.0, clip=clip, engine=engine, log_every=1)
         return trained.weights, [(r["loss"], r["gradient_norm"]) for r in records(where) if "loss" in r]
 
     whole, cut = weights(1), weights(4)

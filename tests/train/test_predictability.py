@@ -6,8 +6,8 @@ import torch
 
 from alitok.core.config import from_dict
 from alitok.core.errors import AlitokError
-from alitok.generator import Generator
-from alitok.train.predictability import PredictabilityConfig, measure, measure_predictability
+from alitok.generator import Generator, GeneratorConfig
+from alitok.train.predictability import PredictabilityConfig, measure_predictability, predict_codes
 
 GRID, PREFIX, V = 3, 1, 8
 LENGTH = PREFIX + GRID**2
@@ -100,24 +100,6 @@ def test_prefix_and_grid_are_separate():
     assert no_prefix.bits_per_image == no_prefix.grid_bits_per_image
 
 
-def test_measuring_equals_brute_force_whatever_the_batch():
-    config = TINY.generator(grid=GRID, prefix=PREFIX, codebook_size=V)
-    model = Generator(config)
-    torch.nn.init.normal_(model.output.weight)  # zero at first, and all codes equally likely
-    codes = uniform(7, 0)
-    nats, hits = torch.zeros(LENGTH), torch.zeros(LENGTH)
-    for sequence in codes:
-        for t in range(LENGTH):
-            logits = model(sequence[None, :t], torch.tensor([0]))[0, -1].detach()
-            nats[t] -= logits.log_softmax(-1)[sequence[t]] / 7
-            hits[t] += (logits.argmax() == sequence[t]) / 7
-    assert nats.std() > 0.1
-    for batch_size in (1, 3, 7, 100):
-        measured, right = measure(model, codes, batch_size)
-        assert torch.allclose(measured.float(), nats, rtol=1e-4)
-        assert torch.allclose(right.float(), hits)
-
-
 def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
     codes, val = uniform(32, 0), uniform(16, 1)
     first = run(codes, val, TINY)
@@ -170,3 +152,24 @@ def test_values_out_of_range_are_rejected(wrong):
         PredictabilityConfig(**wrong)
     with pytest.raises(AlitokError, match=next(iter(wrong))):
         from_dict(PredictabilityConfig, wrong, "run.toml")
+
+
+def test_prediction_equals_single_images_code_by_code_for_any_batch_size():
+    generator = Generator(GeneratorConfig(grid=2, prefix=1, codebook_size=6, classes=3, layers=1, width=8, heads=2))
+    for parameter in generator.eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    codes, classes = torch.randint(0, 6, (7, 5)), torch.arange(7) % 3
+    expected, hits = torch.zeros(7, 5), torch.zeros(7, 5, dtype=torch.bool)
+    for n in range(7):
+        for t in range(5):
+            logits = generator(codes[None, n, :t], classes[n, None])[0, -1].detach()
+            expected[n, t] = -logits.log_softmax(-1)[codes[n, t]]
+            hits[n, t] = logits.argmax() == codes[n, t]
+    for batch_size in (1, 3, 100):
+        found = predict_codes(generator, codes, classes, batch_size)
+        assert (found.nats.dtype, found.correct.dtype) == (torch.float64, torch.bool)
+        assert torch.allclose(found.nats.float(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.correct, hits)
+        assert found.bits_per_image()[2].item() == pytest.approx(expected[2].sum().item() / math.log(2), rel=1e-4)
+    other = predict_codes(generator, codes, (classes + 1) % 3, 100)
+    assert not torch.allclose(other.nats, found.nats)

@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -8,22 +10,15 @@ from rich.console import Console
 from alitok.core.distributed import World
 from alitok.core.runlog import read_metrics
 from alitok.losses.objective import LossWeights
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.tokenizer import Tokenizer
 from alitok.train.loop import train
 from alitok.train.optim import OptimizerConfig
 from alitok.train.predictability import PredictabilityConfig
 from alitok.train.task import LoopConfig
 from alitok.train.tokenizer import TokenizerPhase, TokenizerTask, TokenizerTraining
+from tiny import TOKENIZER
 
-CONFIG = TokenizerConfig(
-    image_size=8,
-    patch_size=2,
-    codebook_size=16,
-    code_width=4,
-    encoder=EncoderConfig(width=16, layers=1, heads=2),
-    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2, reads_prefix=False),
-)
+CONFIG = dataclasses.replace(TOKENIZER, image_size=8, patch_size=2)
 
 
 def some_images(step, batch=8):
@@ -50,10 +45,11 @@ def training(steps=40, losses=WEIGHTS, evaluate_every=100, **options):
     return TokenizerTraining(**{"loop": loop, "phases": phases, **options})
 
 
-def run(tokenizer, stage, directory, steps=40):
-    task = TokenizerTask(tokenizer, stage, training(steps), batches, some_images(10_000, 20))
+def run(tokenizer, stage, directory, steps=40, settings=None, **options):
+    settings = settings or training(steps)
+    task = TokenizerTask(tokenizer, stage, settings, batches, some_images(10_000, 20), **options)
     console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
-    weights = train(task, training().loop, directory, world=world, seed=0, console=console).weights
+    weights = train(task, settings.loop, directory, world=world, seed=0, console=console).weights
     tokenizer.load_state_dict(weights)
     return tokenizer
 
@@ -102,26 +98,12 @@ def test_predictability_is_logged_when_due_and_changes_no_weight(tokenizer, tmp_
         tokenizer.load_state_dict(start)
         probe = PredictabilityConfig(every=every, images=24, val_images=16, steps=5, batch_size=8, width=16)
         settings = training(30, evaluate_every=5, predictability=probe)
-        task = TokenizerTask(
-            tokenizer,
-            "stage1",
-            settings,
-            batches,
-            some_images(10_000, 20),
-            predictability_images=some_images(10_001, 32),
-        )
-        console, world = Console(file=io.StringIO()), World(torch.device("cpu"))
-        weights = train(task, settings.loop, where, world=world, seed=0, console=console).weights
+        run(tokenizer, "stage1", where, settings=settings, predictability_images=some_images(10_001, 32))
+        weights = {name: value.clone() for name, value in tokenizer.state_dict().items()}
         records = read_metrics(where / "metrics.jsonl")
         probed = {record["step"]: record for record in records if "predictability_accuracy" in record}
-        others = [
-            {
-                name: value
-                for name, value in record.items()
-                if "predictability" not in name and name != "images_per_second"
-            }
-            for record in records
-        ]
+        left_out = re.compile("predictability|images_per_second")
+        others = [{k: value for k, value in record.items() if not left_out.search(k)} for record in records]
         return weights, others, probed
 
     plain, records, never = run_with(0, tmp_path / "plain")

@@ -1,4 +1,7 @@
-"""Saved models: a directory with `config.json` and one safetensors file per part, written atomically, read strictly."""
+"""Saved models and pretrained weights: written atomically, read strictly, never executing code in a file.
+
+A saved model is a directory with `config.json` and one safetensors file per part.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +21,55 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from alitok.core.card import ModelCard
 from alitok.core.errors import AlitokError
-from alitok.core.files import atomic_path, read_json, write_bytes, write_json
+from alitok.core.files import atomic_path, finite, read_json, write_bytes, write_json
 
 Tensors = dict[str, torch.Tensor]
 _FAULTS_NAMED = 3  # of each kind, in an error
+_PATIENCE = 30.0  # seconds without data, of a download
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Contents of a card.
+
+    Attributes:
+        data: what it was trained on.
+        steps: optimizer steps by stage.
+        licence: of the weights.
+        loader: the public class that reads the directory.
+    """
+
+    title: str
+    description: str = ""
+    data: str = "not stated"
+    steps: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    loader: str = "Pipeline"
+
+    def to_markdown(self) -> str:
+        """The text; values of the metadata are JSON, which is also valid YAML."""
+        facts = {"data": self.data, "steps": dict(self.steps), "metrics": dict(self.metrics), "config": self.config}
+        metadata = ["---", "library_name: alitok", "tags: [alitok, class-conditional-image-generation]"]
+        metadata += [f"license: {json.dumps(self.licence)}", f"alitok: {json.dumps(finite(facts))}", "---"]
+        lines = [*metadata, "", f"# {_line(self.title)}", ""]
+        if self.description:
+            lines += [self.description, ""]
+        lines += ["```python", "import alitok", "", f'model = alitok.{self.loader}.from_pretrained("THIS DIRECTORY")']
+        lines += ["```", "", f"- Trained on: {_line(self.data)}", f"- Licence of the weights: {_line(self.licence)}"]
+        lines += [f"- {name}: {count:,} steps" for name, count in self.steps.items()]
+        if self.metrics:
+            lines += ["", "| number | value |", "|---|---|"]
+            lines += [f"| {name} | {value:.4g} |" for name, value in self.metrics.items()]
+        if self.config:
+            lines += ["", "## Configuration", "", "```json", json.dumps(self.config, indent=2), "```"]
+        return "\n".join(lines) + "\n"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -123,7 +171,6 @@ def load_head(path: Path, kind: str, *keys: str) -> dict[str, Any]:
     """Read the JSON file that describes a directory, such as the `config.json` of `save_model`.
 
     Args:
-        path: the file.
         kind: what it must describe.
         keys: further keys that it must have.
 
@@ -155,3 +202,37 @@ def fingerprint(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) 
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else repr(tensor.item()).encode())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Time out stalled downloads, which otherwise wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def read_weights(path: Path, advice: str = "check the path") -> Tensors:
+    """The named tensors of a safetensors file, or of a pickle that contains nothing else.
+
+    Args:
+        path: `.safetensors`, else a pickle.
+        advice: what to do otherwise, without a period.
+
+    Raises:
+        AlitokError: the file is missing, damaged, or holds other things.
+    """
+    if not path.is_file():
+        raise AlitokError(f"{path} does not exist; {advice}.")
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # it fails in many ways, and some of its messages advise executing the file's code
+        raise AlitokError(f"{path} is truncated, or holds other things than tensors; {advice}.") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise AlitokError(f"{path} holds other things than named tensors; {advice}.")
+    return tensors

@@ -49,7 +49,6 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
     """Build the config `cls` from a mapping.
 
     Args:
-        cls: a class made with `@config`.
         data: nested mappings, from JSON or TOML.
         source: where the data came from, for the error.
 
@@ -117,9 +116,8 @@ def _unknown(cls: type, keys: Sequence[str | int], path: str) -> str:
         return f"unknown key '{path}'; write dotted keys without quotes."
     *parents, last = (key for key in keys if isinstance(key, str))  # items of a list are alike
     inside, above = ".".join(parents), path.removesuffix(last)
-    siblings = sorted(
-        {name for parent, _, name in (known.rpartition(".") for known in _paths(cls)) if parent == inside}
-    )
+    known = (path.rpartition(".") for path in _paths(cls))
+    siblings = sorted({name for parent, _, name in known if parent == inside})
     if last in siblings:  # known to another class of the union
         return f"key '{path}' does not fit the other keys of '{above.rstrip('.')}'."
     near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -180,8 +178,6 @@ def merge(base: Any, over: Any, source: str) -> Any:
     has no name. A mapping over a list changes the items that its keys name.
 
     Args:
-        base: the old values.
-        over: the new values.
         source: where `over` came from, for the error.
 
     Raises:
@@ -223,16 +219,12 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
         except tomllib.TOMLDecodeError:
             value = text
         *parents, last = path.strip().split(".")
-        place: Any = result
+        place, where = result, f"Override '{assignment}'"  # type: Any, str
         for parent in parents:
-            place = (
-                place.setdefault(parent, {})
-                if isinstance(place, dict)
-                else place[_index(place, parent, f"Override '{assignment}'")]
-            )
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else place[_index(place, parent, where)]
             if not isinstance(place, dict | list):
-                raise AlitokError(f"Override '{assignment}': '{parent}' has no keys.")
-        place[last if isinstance(place, dict) else _index(place, last, f"Override '{assignment}'")] = value
+                raise AlitokError(f"{where}: '{parent}' has no keys.")
+        place[last if isinstance(place, dict) else _index(place, last, where)] = value
     return result
 
 

@@ -19,11 +19,7 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
     Raises:
         AlitokError: the requested device is not available on this machine.
     """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     working = [candidate for candidate, works in available.items() if works]
     chosen = working[0] if name == "auto" else name
     if chosen not in working:

@@ -28,13 +28,7 @@ _LOST = "Connection closed by peer", "Connection reset by peer", "Timed out wait
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run.
-
-    Attributes:
-        device: where this process computes.
-        rank: its number, from 0.
-        size: the number of processes.
-    """
+    """This process among those of the run."""
 
     device: torch.device
     rank: int = 0
@@ -99,8 +93,7 @@ class World:
 
     def same(self, tensors: list[torch.Tensor]) -> bool:
         """Whether every process has the same bits."""
-        digests = torch.stack([_digest(tensor) for tensor in tensors]) if tensors else torch.zeros(1)
-        digests = digests.to(torch.int64)
+        digests = torch.stack([_digest(tensor) for tensor in tensors]) if tensors else torch.zeros(1, dtype=torch.int64)
         return torch.equal(self.minimum(digests.clone()), self.maximum(digests.clone()))
 
     def barrier(self) -> None:

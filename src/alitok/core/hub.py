@@ -44,9 +44,5 @@ def _directory(path_or_name: str | Path, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=offline))
     except (OSError, ValueError) as error:  # offline, unknown or private repository, no network
-        raise AlitokError(f"There is no directory {name}, and the hub did not return it: {_reason(error)}") from None
-
-
-def _reason(error: BaseException) -> str:
-    """The message of the hub's library, without its prefix."""
-    return error_text(error).removeprefix("Got:").strip().removesuffix(".") + "."
+        reason = error_text(error).removeprefix("Got:").strip().removesuffix(".")  # the library's prefix
+        raise AlitokError(f"There is no directory {name}, and the hub did not return it: {reason}.") from None

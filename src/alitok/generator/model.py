@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alitok.core.card import ModelCard
-from alitok.core.checkpoint import load_head, load_parts, save_model
+from alitok.core.checkpoint import ModelCard, load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate

@@ -23,13 +23,9 @@ class LossWeights:
     """Weight of each term in the sum, at least 0.
 
     Attributes:
-        mse: MSE of the pixels.
         convnext, lpips, local: distance in the features of that network; with 0 the network is not run.
-        quantizer: the quantizer loss.
         auxiliary: loss of the first row as decoded from the prefix codes.
         auxiliary_perceptual: whether that loss has perceptual terms (the paper) or is the MSE alone (released v1).
-        adversarial: the generator's term.
-        lecam: LeCam regularization in the discriminator's loss.
         discriminator: scale of the discriminator's loss (released v1: 0.1).
     """
 
@@ -80,7 +76,6 @@ class Objective(nn.Module):
 
         Args:
             images: (B, 3, h, h) in [0, 1].
-            reconstruction: of the same shape.
             weights: terms of weight 0 are still computed, except those of a network.
             prefix_strip: (B, 3, f, K * f), in stage 1 with a prefix.
             quantizer_loss: scalar, in stage 1.

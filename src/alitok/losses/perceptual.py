@@ -1,6 +1,8 @@
-"""The feature networks of the perceptual loss: ConvNeXt logits as in AliTok, and LPIPS 0.1 on VGG (Zhang et al. 2018).
+"""The feature networks of the perceptual loss, pretrained or trained on the dataset itself.
 
-Weights are torchvision's (ImageNet) and the heads of the `lpips` package, from files or from torchvision's cache.
+Pretrained are ConvNeXt, whose logits are compared as in AliTok, and LPIPS 0.1 on VGG (Zhang et al. 2018): torchvision's
+weights (ImageNet) and the heads of the `lpips` package, from files or from torchvision's cache. `LocalFeatures` is a
+small classifier that needs no download; its distance is LPIPS with uniform weights.
 """
 
 from __future__ import annotations
@@ -16,10 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alitok.core.checkpoint import Tensors, load_strictly, require_same
-from alitok.core.config import config
+from alitok.core.checkpoint import (
+    Tensors,
+    load_head,
+    load_parts,
+    load_strictly,
+    patience,
+    read_weights,
+    require_same,
+    save_tensors,
+)
+from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError, error_text
-from alitok.core.pretrained import patience, read_weights
+from alitok.core.files import write_json
 
 NetworkName = Literal["convnext", "lpips", "local"]
 
@@ -29,6 +40,7 @@ _VGG_CHANNELS = (64, 128, 256, 512, 512)
 VGG_MIN_SIZE = 16  # px, halved four times
 _CONVNEXT_FILE, _VGG_FILE = "convnext_small-0c510722.pth", "vgg16-397923af.pth"
 _HEADS_FILE = Path("weights", "v0.1", "vgg.pth")
+_LOCAL_GROUPS, _LOCAL_KIND, _LOCAL_WEIGHTS = 8, "local features", "weights"
 
 
 @config
@@ -169,7 +181,13 @@ def load_network(name: Literal["convnext", "lpips"], weights: PerceptualWeights)
         lpips = LpipsVgg()
         load_strictly(nn.ModuleDict({"features": lpips.features}), tensors, source)
     with _with_advice(name, f"{_HEADS_FILE} of the package lpips 0.1.4", "lpips_heads"):
-        _load_heads(lpips, Path(weights.lpips_heads) if weights.lpips_heads is not None else _installed_heads())
+        path = Path(weights.lpips_heads) if weights.lpips_heads is not None else _installed_heads()
+        heads = {f"lin{index}.model.1.weight": head for index, head in enumerate(lpips.heads)}
+        tensors = read_weights(path)
+        require_same(heads, tensors, path)
+        with torch.no_grad():
+            for key, head in heads.items():
+                head.copy_(tensors[key])
     return lpips
 
 
@@ -222,10 +240,88 @@ def _installed_heads() -> Path:
     return Path(spec.submodule_search_locations[0]) / _HEADS_FILE
 
 
-def _load_heads(network: LpipsVgg, path: Path) -> None:
-    wanted = {f"lin{index}.model.1.weight": head for index, head in enumerate(network.heads)}
-    tensors = read_weights(path)
-    require_same(wanted, tensors, path)
-    with torch.no_grad():
-        for name, head in wanted.items():
-            head.copy_(tensors[name])
+@config
+class LocalFeaturesConfig:
+    """Size of the network.
+
+    Attributes:
+        width: channels of the first stage, a multiple of 8; each later stage doubles them.
+        stages: two convolutions each; all but the first halve the resolution.
+    """
+
+    width: int = 32
+    stages: int = 3
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "width", "stages")
+        if self.width % _LOCAL_GROUPS:
+            raise AlitokError(f"width must be a multiple of {_LOCAL_GROUPS}, not {self.width}")
+
+
+@config
+class _Saved:
+    """The fields of `config.json` beside its kind."""
+
+    config: LocalFeaturesConfig
+    outputs: int
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "outputs")
+
+
+class LocalFeatures(FeatureNetwork):
+    """A convolutional classifier with `outputs` logits; trainable until `freeze` or `load`."""
+
+    def __init__(self, config: LocalFeaturesConfig, outputs: int) -> None:
+        super().__init__()
+        self.config, self.outputs = config, outputs
+        self.stages = nn.ModuleList()
+        channels = 3
+        for index in range(config.stages):
+            out = config.width * 2**index
+            stride = 1 if index == 0 else 2
+            self.stages.append(nn.Sequential(*_convolution(channels, out, stride), *_convolution(out, out, 1)))
+            channels = out
+        self.head = nn.Linear(channels, outputs)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, h, w) in [0, 1] -> features (B, width * 2^i, h / 2^i, w / 2^i) of each stage, sizes rounded up."""
+        x = images * 2 - 1
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) in [0, 1] -> (B, outputs)."""
+        return self.head(self(images)[-1].mean((2, 3)))
+
+    def distance(self, features: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Squared difference of unit-length features, summed over channels, averaged over positions and stages."""
+        stages = [unit_difference(a, b).sum(1).mean() for a, b in zip(features, target, strict=True)]
+        return torch.stack(stages).mean()
+
+    def save(self, directory: Path) -> None:
+        """Write `weights.safetensors`, then `config.json`."""
+        save_tensors(directory / f"{_LOCAL_WEIGHTS}.safetensors", self.state_dict())
+        saved = _Saved(config=self.config, outputs=self.outputs)
+        write_json(directory / "config.json", {"kind": _LOCAL_KIND, **to_dict(saved)})
+
+    @classmethod
+    def load(cls, directory: Path) -> LocalFeatures:
+        """Read what `save` wrote; the network is frozen and on the CPU.
+
+        Raises:
+            AlitokError: a file is missing, damaged, or of something else.
+        """
+        path = directory / "config.json"
+        head = load_head(path, _LOCAL_KIND)
+        saved = from_dict(_Saved, {key: value for key, value in head.items() if key != "kind"}, str(path))
+        network = cls(saved.config, saved.outputs)
+        load_parts(directory, {_LOCAL_WEIGHTS: network})
+        return network.freeze()
+
+
+def _convolution(channels: int, out: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(_LOCAL_GROUPS, out), nn.GELU()]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ class NpzImages:
     cheap and going back is not.
 
     Attributes:
-        count: N.
         side: px.
         labels: (N,) int64; None if the file has none.
 
@@ -90,7 +89,12 @@ class NpzImages:
         assert 0 <= rows.start <= rows.stop <= self.count, (rows, self.count)
         start, length = self._begin + rows.start * self._bytes, len(rows) * self._bytes
         try:
-            data = self._unpack(start, length) if self._stored_at is None else self._seek(start, length)
+            if self._stored_at is None:
+                data = self._unpack(start, length)
+            else:
+                with self.path.open("rb") as file:
+                    file.seek(self._stored_at + start)
+                    data = file.read(length)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
             self._stream = None
             raise _damaged(self.path) from None
@@ -103,12 +107,6 @@ class NpzImages:
         """The images from number `first` on in blocks (B, 3, side, side) uint8 of `size`; the last may be smaller."""
         for start in range(first, self.count, size):
             yield self.read(range(start, min(start + size, self.count)))
-
-    def _seek(self, start: int, length: int) -> bytes:
-        assert self._stored_at is not None
-        with self.path.open("rb") as file:
-            file.seek(self._stored_at + start)
-            return file.read(length)
 
     def _unpack(self, start: int, length: int) -> bytes:
         if self._stream is None:
@@ -160,8 +158,7 @@ def is_statistics(path: Path) -> bool:
 
 def _gaussian(path: Path, mean_name: str, covariance_name: str, dimensions: int) -> Gaussian | None:
     """Checked mean and covariance as float64; None if the file has neither."""
-    names = f"{mean_name} and {covariance_name}"
-    arrays = list(_arrays(path, mean_name, covariance_name).values())
+    names, arrays = f"{mean_name} and {covariance_name}", list(_arrays(path, mean_name, covariance_name).values())
     if not arrays:
         return None
     if len(arrays) < 2:
@@ -177,17 +174,11 @@ def _gaussian(path: Path, mean_name: str, covariance_name: str, dimensions: int)
     return Gaussian(*(torch.from_numpy(part.astype(np.float64)) for part in arrays))
 
 
-class _Head(NamedTuple):
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-
-
-def _head(stream: IO[bytes], path: Path) -> _Head:
-    """The header of a .npy file; the stream is left at the data."""
+def _head(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type in the header of a .npy file; the stream is left at the data."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        return _Head(*readers[np.lib.format.read_magic(stream)](stream))
+        return readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, KeyError):
         raise _damaged(path) from None
 

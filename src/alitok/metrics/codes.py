@@ -61,8 +61,6 @@ class UsageWindow(nn.Module):
     Use depends on how many codes are counted, so only windows of equal length can be compared.
 
     Args:
-        codebook_size: V.
-        window: steps.
         alarm: fraction of the highest use so far below which `fallen` warns.
     """
 

@@ -134,7 +134,6 @@ def choose_perturbations(images: int, positions: int, per_position: int | None, 
 
     Args:
         images: N, at least 2.
-        positions: S.
         per_position: images in which each position is perturbed, at least 2; None takes all for up to `MAX_EXACT`
             positions, and `SAMPLED` for more.
 
@@ -191,7 +190,6 @@ class Tally:
     """Sums of changes by position and response and, for the intervals, by image.
 
     Args:
-        perturbations: all of them.
         directions: (S, R) direction of each response relative to its position: `OWN`, `PAST` or `FUTURE`.
         of_prefix: (S, R) whether the position or the response is a prefix code.
     """

@@ -26,7 +26,6 @@ class FeatureExtractor(Protocol):
 
     Attributes:
         name: identifies network and weights; statistics with different names are never compared.
-        weights: hash of the weights.
         distance: what the Frechet distance in its features is called, such as "FID".
     """
 

@@ -63,7 +63,6 @@ def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
 
     Args:
         samples: K blocks; every other one forms a half.
-        reference: taken as exact.
 
     Returns:
         In the units of `frechet_distance`; near zero it can be negative by chance.
@@ -92,12 +91,7 @@ def paired_bias(made: BlockMoments, originals: BlockMoments) -> float:
 
 
 def frechet_interval(
-    samples: BlockMoments,
-    reference: Gaussian,
-    *,
-    resamples: int = 40,
-    level: float = 0.95,
-    seed: int = 0,
+    samples: BlockMoments, reference: Gaussian, *, resamples: int = 40, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """The distance with a bootstrap interval over blocks of the samples.
 
@@ -106,10 +100,8 @@ def frechet_interval(
 
     Args:
         samples: K blocks of at least two images; the std itself is known to about 1 / sqrt(2 K).
-        reference: taken as exact.
         resamples: computed on the blocks' device; each takes about 3 s for 2048 features on a CPU core.
         level: coverage, in (0, 1).
-        seed: of the resampling.
 
     Raises:
         AlitokError: different D, NaN or infinity, or blocks of fewer than two images.
@@ -122,7 +114,7 @@ def frechet_interval(
     value = _distance(reference, everything, factor)
     place = blocks[0].mean.device
     reference, factor = Gaussian(*(part.to(place) for part in reference)), factor.to(place)
-    projected = [_project(block, factor) for block in blocks]
+    projected = [Moments.of(b.count, factor @ b.mean, factor @ b.products @ factor.T) for b in blocks]  # of factor @ x
     return _bootstrap(
         value, len(blocks), lambda times: _resampled(blocks, projected, times, reference), resamples, level, seed
     )
@@ -162,10 +154,8 @@ def _bootstrap(
     `resampled` is the estimate with each of the K blocks counted so many times; they sum to K.
     """
     random = np.random.default_rng(seed)
-    estimates = [
-        resampled(np.bincount(random.integers(blocks, size=blocks), minlength=blocks).tolist())
-        for _ in range(resamples)
-    ]
+    picks = (random.integers(blocks, size=blocks) for _ in range(resamples))
+    estimates = [resampled(np.bincount(picked, minlength=blocks).tolist()) for picked in picks]
     std = float(np.std(estimates, ddof=1))
     reach = NormalDist().inv_cdf((1 + level) / 2) * std
     return Interval(value, max(0.0, value - reach), value + reach, std)
@@ -200,11 +190,6 @@ def _pairs(made: BlockMoments, originals: BlockMoments) -> list[_Pair]:
 def _paired_distance(pairs: Sequence[_Pair], times: Sequence[int] | None = None) -> float:
     made, originals = (merged(blocks, times).gaussian() for blocks in zip(*pairs, strict=True))
     return frechet_distance(originals, made)
-
-
-def _project(block: Moments, factor: torch.Tensor) -> Moments:
-    """The moments of `factor @ x` (R,), from those of x (D,)."""
-    return Moments.of(block.count, factor @ block.mean, factor @ block.products @ factor.T)
 
 
 def _factor(covariance: torch.Tensor) -> torch.Tensor:

@@ -17,28 +17,22 @@ Sources: torch-fidelity 0.4; Dhariwal and Nichol 2021 (evaluator); Nash et al. 2
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from alitok.core.checkpoint import Tensors, fingerprint
+from alitok.core.checkpoint import Tensors, fingerprint, patience, read_weights
 from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import sha256
-from alitok.core.pretrained import patience, read_weights
 from alitok.metrics.features import Features, full_precision
 
 POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
 OFFICIAL = "inception-2015-12-05"  # with the weights that published numbers use
 _CHANNELS = 7
 _HASH = "6726825d"  # the first digits of the official file's SHA-256
-_FILES = (
-    f"pt_{OFFICIAL}-{_HASH}.pth",
-    f"weights-{OFFICIAL}-{_HASH}.pth",
-)  # pytorch-fid's name, and its own
+_FILES = tuple(f"{library}-{OFFICIAL}-{_HASH}.pth" for library in ("pt", "weights"))  # pytorch-fid's name, its own
 
 
 class InceptionFeatures(nn.Module):
@@ -73,7 +67,10 @@ class InceptionFeatures(nn.Module):
                 "Inception features need torch-fidelity; install it with pip install 'alitok[eval]'."
             ) from None
         path = _find(library.URL_INCEPTION_V3) if weights is None else weights
-        tensors = _read(path)
+        advice = f"pass the path of {_FILES[0]}"
+        tensors = read_weights(path, advice)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise AlitokError(f"{path} holds values that are not finite; {advice}.")
         file_hash = sha256(path)
         official = file_hash.startswith(_HASH)
         if weights is None and not official:
@@ -90,7 +87,9 @@ class InceptionFeatures(nn.Module):
         assert images.dtype == torch.uint8, images.dtype
         assert images.ndim == 4, images.shape
         assert images.shape[1] == 3, images.shape
-        with _tap(self.network.get_submodule("Mixed_6d.branch1x1")) as taken, full_precision(images.device):
+        taken: list[torch.Tensor] = []
+        branch = self.network.get_submodule("Mixed_6d.branch1x1")
+        with branch.register_forward_hook(lambda *call: taken.append(call[2])), full_precision(images.device):
             pool, logits = self.network(images)
         spatial = taken[0][:, :_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 7, 17, 17) -> (B, 17 * 17 * 7)
         return Features(pool, spatial, logits.softmax(1))
@@ -98,17 +97,6 @@ class InceptionFeatures(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""
         return super().train(False)
-
-
-@contextmanager
-def _tap(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collects the outputs of a module."""
-    taken: list[torch.Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: taken.append(output))
-    try:
-        yield taken
-    finally:
-        handle.remove()
 
 
 def _find(url: str) -> Path:
@@ -129,15 +117,6 @@ def _find(url: str) -> Path:
             "pass its path with --inception-weights FILE."
         ) from None
     return place
-
-
-def _read(path: Path) -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle of tensors only; they must be finite."""
-    advice = f"pass the path of {_FILES[0]}"
-    tensors = read_weights(path, advice)
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise AlitokError(f"{path} holds values that are not finite; {advice}.")
-    return tensors
 
 
 def _build(library: Any, tensors: Tensors, path: Path) -> nn.Module:

@@ -26,10 +26,6 @@ class InceptionScore:
     """Accumulates the count, the sum of p, and the sum of p log p of each split, on any number of processes.
 
     mean KL(p || q) = mean(sum p log p) - sum q log q with q the mean of p, so no probabilities are stored.
-
-    Args:
-        classes: C.
-        split: samples per split.
     """
 
     def __init__(self, classes: int, split: int = 5000) -> None:

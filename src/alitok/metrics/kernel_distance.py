@@ -37,9 +37,7 @@ def kernel_distance(
     Args:
         samples: (N, D) float, N at least `size`.
         reference: (M, D) float, M at least `size`.
-        subsets: their number.
         size: images per subset, from each set; at least 2.
-        seed: of the subsets.
         device: None = that of `samples`; the CPU instead of `mps`, which has no float64.
 
     Raises:
@@ -47,16 +45,19 @@ def kernel_distance(
     """
     assert subsets >= 1, subsets
     assert size >= 2, size
-    _require(samples, reference, size)
+    require_same_dimensions(samples.shape[1], reference.shape[1])
+    for name, some in (("samples", samples), ("reference images", reference)):
+        if len(some) < size:
+            raise AlitokError(
+                f"Subsets of {size} images cannot be drawn from {len(some)} {name}; use more, or smaller subsets."
+            )
+        require_finite(some, samples.shape[1])
     place = in_double(device or samples.device)
     random = np.random.default_rng(seed)
     found = np.empty(subsets)
     for number in range(subsets):
-        rows = [torch.from_numpy(random.choice(len(some), size, replace=False)) for some in (samples, reference)]
-        x, y = (
-            some[chosen_rows.to(some.device)].to(place).double()
-            for some, chosen_rows in zip((samples, reference), rows, strict=True)
-        )
+        picks = ((some, random.choice(len(some), size, replace=False)) for some in (samples, reference))
+        x, y = (some[torch.from_numpy(rows).to(some.device)].to(place).double() for some, rows in picks)
         found[number] = float(squared_mmd(x, y))
     return KernelDistance(float(found.mean()), float(found.std()))
 
@@ -75,13 +76,3 @@ def squared_mmd(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """(x.y / D + 1)^3 of x (n, D) and y (m, D): (n, m)."""
     return (x @ y.T / x.shape[1] + 1).pow(3)
-
-
-def _require(samples: torch.Tensor, reference: torch.Tensor, size: int) -> None:
-    require_same_dimensions(samples.shape[1], reference.shape[1])
-    for name, some in (("samples", samples), ("reference images", reference)):
-        if len(some) < size:
-            raise AlitokError(
-                f"Subsets of {size} images cannot be drawn from {len(some)} {name}; use more, or smaller subsets."
-            )
-        require_finite(some, samples.shape[1])

@@ -54,7 +54,6 @@ def manifold_scores(
         neighbors: k of precision and recall.
         density_neighbors: k of density and coverage.
         device: None = that of `real`; the CPU instead of `mps`, which has no float64.
-        max_values: values in memory at a time, in each of a few tables.
 
     Raises:
         AlitokError: too few images, features that differ in number, NaN or infinity.

@@ -96,14 +96,10 @@ def reach_of(
             perturbed[np.arange(len(batch.rows)), positions[batch.rows]] = replacements[batch.rows]
             decoded = decode(codec, torch.cat([codes[batch.bases], perturbed]), image_size)
             bases = len(batch.bases)
-            tally.add(batch.rows, _by_patch((decoded[bases:] - decoded[:bases][batch.base_of]).abs(), grid))
+            changes = (decoded[bases:] - decoded[:bases][batch.base_of]).abs()
+            means = changes.unflatten(3, (grid, -1)).unflatten(2, (grid, -1)).mean((1, 3, 5)).flatten(1)  # (B, P)
+            tally.add(batch.rows, means.masked_fill(means < ROUNDING, 0.0))
             if progress is not None:
                 progress(int(batch.rows[-1]) + 1, len(perturbations))
     changed = np.bincount(positions[rows], minlength=raster.length) / perturbations.per_position()
     return Reach(raster, tally.dependency(seed), changed, len(codes), len(perturbations), perturbations.exact)
-
-
-def _by_patch(changes: torch.Tensor, grid: int) -> torch.Tensor:
-    """Means (B, P) of (B, 3, h, h) over each patch, without rounding errors."""
-    means = changes.unflatten(3, (grid, -1)).unflatten(2, (grid, -1)).mean((1, 3, 5)).flatten(1)
-    return means.masked_fill(means < ROUNDING, 0.0)

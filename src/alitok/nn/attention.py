@@ -1,17 +1,61 @@
-"""Multi-head self-attention, shared by encoder, decoders and generator.
+"""Multi-head self-attention and its key-value cache, shared by encoder, decoders and generator.
+
+The cache is allocated once at full size, passed as an argument, and never stored on a module.
 
 Shapes: B batch, L positions, D width, N heads, E = D / N head size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from alitok.core.errors import AlitokError
-from alitok.nn.cache import LayerCache
 from alitok.nn.rotary import rotate
+
+
+@dataclass
+class LayerCache:
+    """One layer's keys and values: views (B, N, L, E) into the whole cache, filled up to `start`."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    start: int
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (B, N, n, E); return all filled positions (B, N, start + n, E)."""
+        end = self.start + keys.shape[2]
+        assert end <= self.keys.shape[2], "the cache is full"
+        self.keys[:, :, self.start : end] = keys
+        self.values[:, :, self.start : end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class KeyValueCache:
+    """Keys and values of all layers, of fixed size; the first `length` positions are filled."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        batch: int,
+        heads: int,
+        positions: int,
+        head_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._store = torch.empty((layers, 2, batch, heads, positions, head_size), device=device, dtype=dtype)
+        self.length = 0
+
+    def layer(self, index: int) -> LayerCache:
+        """The view of one layer; the caller advances `length` after the last layer."""
+        keys, values = self._store[index]
+        return LayerCache(keys, values, self.length)
+
 
 RMS_EPS = 1e-5
 
@@ -27,7 +71,6 @@ class Attention(nn.Module):
 
     Args:
         width: D, divisible by `heads`.
-        heads: N.
         qk_norm: RMSNorm on each head's queries and keys, before the rotation.
         dropout: on the attention weights while training.
     """
@@ -57,7 +100,6 @@ class Attention(nn.Module):
         """(B, L, D) -> (B, L, D).
 
         Args:
-            x: (B, L, D).
             rotary: (L, E/2, 2) table for these positions.
             mask: (L, L) bool, True where the row attends to the column; not together with `causal`.
             causal: each position attends to itself and those before it.

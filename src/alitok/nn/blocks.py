@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from alitok.nn.attention import RMS_EPS, Attention
-from alitok.nn.cache import KeyValueCache, LayerCache
+from alitok.nn.attention import RMS_EPS, Attention, KeyValueCache, LayerCache
 
 
 class Mlp(nn.Module):
@@ -138,7 +137,6 @@ def init_linear_layers(module: nn.Module, width: int) -> None:
     its input as at 768; with 0.02, narrow models ignore the image for hundreds of steps (docs/architecture.md).
 
     Args:
-        module: initialized in place.
         width: fan-in of its layers.
     """
     std = _STD * max(1.0, _STD_WIDTH / width) ** 0.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from alitok.data.crops import VIEWS
-from alitok.losses.local_features import LocalFeaturesConfig
 from alitok.losses.objective import LossWeights
+from alitok.losses.perceptual import LocalFeaturesConfig
 from alitok.recipes.presets import SMALL_PATCH, GeneratorSize, Recipe, small_recipe
 from alitok.sampling import SamplingConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
@@ -30,9 +30,7 @@ def fitted(name: str, *, image_size: int, images: int) -> Recipe:
     """A recipe for the user's images: minutes to an hour on two cores for `small`, hours on one GPU for `base`.
 
     Args:
-        name: `small` or `base`.
         image_size: 16, 32, 64, 128 or 256 px, what the images can fill; `small` uses at most 32.
-        images: number of training images.
     """
     assert name in FITTED, name
     return _small(min(image_size, _SMALL_SIZE), images) if name == "small" else _base(image_size, images)
@@ -50,35 +48,30 @@ def _codebook_size(sequence_length: int, images: int, most: int) -> int:
 
 def _small(image_size: int, images: int) -> Recipe:
     grid = image_size // SMALL_PATCH
-    return small_recipe(
-        image_size=image_size,
-        codebook_size=_codebook_size(grid + grid**2, images, 512),
-        width=96,
-        stage1=_small_stage1(_grown(2400, images, 12_000)),
-        stage2_steps=_grown(800, images, 4000),
-        generator_width=128,
-        generator_steps=_grown(1200, images, 6000),
-        crops="ten",
-        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
-        samples_per_class=20,
-    )
-
-
-def _small_stage1(steps: int) -> TokenizerTraining:
-    """Small batches and a low quantizer loss weight; otherwise features of few photos stay on few codes for long."""
+    # Small batches and a low quantizer loss weight; otherwise features of few photos stay on few codes for long.
     phase = TokenizerPhase(
-        steps=steps,
+        steps=_grown(2400, images, 12_000),
         learning_rate=1e-3,
         final_learning_rate=5e-5,
         warmup_steps=50,
         losses=LossWeights(quantizer=0.1),  # measured in docs/architecture.md
     )
-    return TokenizerTraining(loop=LoopConfig(batch_size=32, evaluate_every=200), phases=(phase,))
+    return small_recipe(
+        image_size=image_size,
+        codebook_size=_codebook_size(grid + grid**2, images, 512),
+        width=96,
+        stage1=TokenizerTraining(loop=LoopConfig(batch_size=32, evaluate_every=200), phases=(phase,)),
+        stage2_steps=_grown(800, images, 4000),
+        generator_steps=_grown(1200, images, 6000),
+        crops="ten",
+        sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
+    )
 
 
 def _base(image_size: int, images: int) -> Recipe:
     patch_size = max(4, image_size // 16)
-    grid = image_size // patch_size
+    grid, steps = image_size // patch_size, _grown(20_000, images, 300_000)
+    phase = Phase(steps=steps, learning_rate=4e-4, final_learning_rate=1e-5, warmup_steps=1000)
     return Recipe(
         tokenizer=TokenizerConfig(
             image_size=image_size,
@@ -99,14 +92,7 @@ def _base(image_size: int, images: int) -> Recipe:
                 evaluate_every=1000,
                 checkpoint_every=1000,
             ),
-            phases=(
-                Phase(
-                    steps=_grown(20_000, images, 300_000),
-                    learning_rate=4e-4,
-                    final_learning_rate=1e-5,
-                    warmup_steps=1000,
-                ),
-            ),
+            phases=(phase,),
         ),
         crops="ten",
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),

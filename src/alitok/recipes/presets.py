@@ -61,10 +61,7 @@ class Recipe:
     Attributes:
         tokenizer: geometry and sizes; it has a stage-2 decoder.
         features: the feature network trained on the images, where a phase has `losses.local`.
-        stage1, stage2, generator: the three trainings.
-        generator_size: size of the generator.
         crops: the views of each image that the generator is trained on.
-        sampling: how codes are sampled.
         samples_per_class: images sampled and measured.
         engine: how training uses the machine; the only part that may change during a run.
     """
@@ -136,11 +133,11 @@ def small_recipe(
     codebook_size: int,
     width: int,
     stage1: TokenizerTraining,
-    stage2_steps: int,
-    generator_width: int,
-    generator_steps: int,
+    stage2_steps: int = 800,
+    generator_width: int = 128,
+    generator_steps: int = 1200,
     sampling: SamplingConfig,
-    samples_per_class: int,
+    samples_per_class: int = 20,
     crops: CropRecipe = "centre",
 ) -> Recipe:
     """The paper's layout for a laptop, with 4 x 4 px patches.
@@ -248,9 +245,7 @@ RECIPES = {
         codebook_size=128,
         width=64,
         stage1=small_tokenizer_training(steps=1200),
-        stage2_steps=800,
         generator_width=96,
-        generator_steps=1200,
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5, top_k=20),
         samples_per_class=50,
     ),
@@ -259,11 +254,7 @@ RECIPES = {
         codebook_size=256,
         width=96,
         stage1=small_tokenizer_training(steps=1200),
-        stage2_steps=800,
-        generator_width=128,
-        generator_steps=1200,
         sampling=SamplingConfig(guidance_scale=3.0, guidance_power=0.5),
-        samples_per_class=20,
     ),
     # The paper's 600,000 steps of stage 1 are the released phases with a longer main phase; stage 2 is the same.
     "alitok-256": _imagenet(TOKENIZERS["alitok-256"], stage1_main=450_000, losses=_PAPER, adversarial=0.1),

@@ -40,7 +40,7 @@ from alitok.data.loader import Batches
 from alitok.data.sources.cache import open_cache
 from alitok.data.sources.decoded import ImageSource, fixed_views
 from alitok.data.split import Splits
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
 from alitok.metrics.features import Features, full_precision
 from alitok.run.tasks import spread
 from alitok.train.features import FeaturesTask, FeaturesTraining, finished_features, outputs

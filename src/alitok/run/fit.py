@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from alitok.core import images as pixels
-from alitok.core.card import ModelCard
+from alitok.core.checkpoint import ModelCard
 from alitok.core.console import Reporter, counted, duration, print_table, reporter
 from alitok.core.distributed import join
 from alitok.core.errors import AlitokError

@@ -29,7 +29,7 @@ from alitok.core.files import remove
 from alitok.data.sources.images import Broken
 from alitok.data.split import Splits
 from alitok.generator import Generator
-from alitok.losses.local_features import LocalFeatures
+from alitok.losses.perceptual import LocalFeatures
 from alitok.recipes.presets import Recipe
 from alitok.run.encode import Origin, encode_store
 from alitok.run.images import report_left_out, verify_images

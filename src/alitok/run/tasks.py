@@ -20,8 +20,7 @@ from alitok.data.loader import Batches, CodeBatches
 from alitok.data.sources.decoded import fixed_views
 from alitok.data.split import Splits
 from alitok.generator import Generator
-from alitok.losses.local_features import LocalFeatures
-from alitok.losses.perceptual import FeatureNetwork, NetworkName, PerceptualWeights, load_network
+from alitok.losses.perceptual import FeatureNetwork, LocalFeatures, NetworkName, PerceptualWeights, load_network
 from alitok.recipes.presets import Recipe
 from alitok.sampling import SampleRequest
 from alitok.sampling.decoding import PixelDecoder

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alitok.core import images as pixels
-from alitok.core.card import ModelCard
-from alitok.core.checkpoint import load_head
+from alitok.core.checkpoint import ModelCard, load_head
 from alitok.core.config import from_dict, to_dict
 from alitok.core.device import DeviceName, choose_device
 from alitok.core.errors import AlitokError

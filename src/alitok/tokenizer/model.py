@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from alitok.core.card import ModelCard
-from alitok.core.checkpoint import fingerprint, load_head, load_parts, save_model
+from alitok.core.checkpoint import ModelCard, fingerprint, load_head, load_parts, save_model
 from alitok.core.config import config, from_dict, require_at_least, to_dict
 from alitok.core.errors import AlitokError
 from alitok.core.hub import locate
@@ -45,7 +44,6 @@ class TokenizerConfig:
         patch_size: px of the patch of one grid code.
         prefix: number of prefix codes; None = one per cell of the first row.
         codebook_size, code_width: V entries of size D.
-        encoder: its size.
         stage1: the causal decoder that shapes the codes; None if it was not saved.
         stage2: the decoder trained afterwards on frozen codes; None before that stage.
     """
@@ -220,3 +218,33 @@ class Tokenizer(nn.Module):
         tensors = {**self.encoder.state_dict(), "codebook": self.quantizer.codebook}
         geometry = {"image_size": self.config.image_size, "patch_size": self.config.patch_size}
         return fingerprint(tensors, {**geometry, "prefix": self.config.prefix_length})
+
+
+class TokenizerCodec:
+    """A tokenizer in evaluation mode.
+
+    Args:
+        stage: of the decoder; None = the last one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stage: Stage | None = None) -> None:
+        self._tokenizer, self._stage = tokenizer, stage
+        self.codebook = tokenizer.quantizer.codebook.detach()
+        self.codebook_size, self.image_size = tokenizer.config.codebook_size, tokenizer.config.image_size
+        self.device = self.codebook.device
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, h) -> (B, T)."""
+        return self._tokenizer.encode(images)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """(B, T) -> (B, 3, h, h)."""
+        return self._tokenizer.decode(codes, self._stage)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, h) -> (B, T, D)."""
+        return self._tokenizer.encoder(images)
+
+    def nearest(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T)."""
+        return self._tokenizer.quantizer.nearest(features)

@@ -36,9 +36,7 @@ class RowDecoder:
         self._received = 0  # codes
         self._cache = decoder.new_cache(batch)
         positions = decoder.positions
-        self._open = positions.new_empty(
-            batch, 0, positions.shape[1]
-        )  # (B, < G, W), grid positions of an incomplete row
+        self._open = positions.new_empty(batch, 0, positions.shape[1])  # (B, < G, W), of an incomplete row
 
     @torch.inference_mode()
     def extend(self, codes: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,8 @@ from torch import nn
 
 from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
-from alitok.nn.attention import require_heads
+from alitok.nn.attention import KeyValueCache, require_heads
 from alitok.nn.blocks import Blocks, init_linear_layers, vit_block
-from alitok.nn.cache import KeyValueCache
 
 
 @config
@@ -39,7 +38,6 @@ class DecoderConfig:
     """Size and form of a decoder.
 
     Attributes:
-        width, layers, heads: of the transformer.
         causal: position i attends only to codes up to i.
         extra_tokens: learned tokens before the codes (a leading token, or buffer tokens).
         reads_prefix: whether the prefix codes are part of the input.

@@ -15,8 +15,14 @@ from torch.func import functional_call
 from alitok.core.config import config
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.losses.adversarial import AdaptiveWeight, LeCam, hinge_discriminator, hinge_generator
-from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
+from alitok.losses.adversarial import (
+    AdaptiveWeight,
+    Discriminator,
+    DiscriminatorConfig,
+    LeCam,
+    hinge_discriminator,
+    hinge_generator,
+)
 from alitok.losses.objective import LossWeights
 from alitok.train.optim import OptimizerConfig
 from alitok.train.task import LossTerms
@@ -27,7 +33,6 @@ class AdversaryConfig:
     """The discriminator and its training.
 
     Attributes:
-        network: its size.
         optimizer: its AdamW; the learning rate is the phase's, and there is no EMA, so `ema_decay`, `rate_rule` and
             `reference_batch` must keep their defaults.
         turns: decoder and discriminator are `both` trained in each step, or `alternate`, the decoder first.
@@ -41,7 +46,6 @@ class AdversaryConfig:
     weight: Literal["fixed", "adaptive"] = "fixed"
 
     def __post_init__(self) -> None:
-        """Reject optimizer settings that would have no effect."""
         usual = OptimizerConfig()
         for name in ("ema_decay", "rate_rule", "reference_batch"):
             if getattr(self.optimizer, name) != getattr(usual, name):
@@ -52,7 +56,6 @@ class Adversary:
     """A discriminator and its running statistics.
 
     Args:
-        config: size and training.
         last_layer: weight of the decoder's last layer, at which the adaptive weight compares gradients.
     """
 
@@ -87,7 +90,6 @@ class Adversary:
         Args:
             rebuilt: reconstructions (B, 3, h, w), differentiable.
             reconstruction: the decoder's other image losses, for the adaptive weight.
-            weight: the phase's.
         """
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         adversarial = hinge_generator(functional_call(self.discriminator, frozen, (rebuilt,)))
@@ -107,7 +109,6 @@ class Adversary:
             discriminator: wrapped for DDP.
             images: (B, 3, h, w) in [0, 1].
             rebuilt: their reconstructions, detached.
-            weights: the phase's.
         """
         real, fake = discriminator(torch.cat([images, rebuilt])).float().chunk(2)
         hinge = hinge_discriminator(real, fake)

@@ -29,13 +29,7 @@ _STATE, _SUMS = "state.json", "checksums.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        directory: where they are.
-        keep: how many to keep.
-        world: the ranks that write and read together.
-    """
+    """The checkpoints of one run."""
 
     def __init__(self, directory: Path, keep: int, world: World) -> None:
         self.directory, self.keep, self.world = directory, keep, world

@@ -16,7 +16,7 @@ from alitok.core import images as pixels
 from alitok.core.checkpoint import Tensors
 from alitok.core.config import config
 from alitok.core.errors import AlitokError
-from alitok.losses.local_features import LocalFeatures, LocalFeaturesConfig
+from alitok.losses.perceptual import LocalFeatures, LocalFeaturesConfig
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo, Task
 
@@ -28,9 +28,6 @@ class FeaturesTraining:
     """Size and training of the local feature network.
 
     Attributes:
-        network: its size.
-        phases: lengths and learning rates.
-        loop: batch size, optimizer, logging.
         turns: 4 = classify quarter turns too; 1 = classes only, so that a 6 is never a rotated 9.
     """
 
@@ -40,7 +37,6 @@ class FeaturesTraining:
     turns: int = 4
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_phases(self.phases)
         if self.turns not in (1, 4):
             raise AlitokError(f"turns must be 1 (classes only) or 4 (classes and quarter turns), not {self.turns}")
@@ -51,10 +47,8 @@ class FeaturesTask(Task):
 
     Args:
         network: trained in place; made with `outputs(classes, training.turns)`.
-        training: configuration.
         batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
         val: validation images (N, 3, h, h) uint8 and labels (N,).
-        name: of the run, in logs and checkpoints.
     """
 
     def __init__(

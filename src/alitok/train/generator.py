@@ -13,7 +13,7 @@ from torch import nn
 from alitok.core.config import config
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.train.next_code import predict_codes
+from alitok.train.predictability import predict_codes
 from alitok.train.schedule import Phase, require_phases
 from alitok.train.task import Batch, Evaluation, LoopConfig, LossTerms, StepInfo, Task
 
@@ -25,8 +25,6 @@ class GeneratorTraining:
     """How the generator is trained.
 
     Attributes:
-        loop: batch size, optimizer, logging.
-        phases: lengths and learning rates.
         class_dropout: probability of replacing the class by the null class, which guidance needs.
     """
 
@@ -35,7 +33,6 @@ class GeneratorTraining:
     class_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_phases(self.phases)
         if not 0 <= self.class_dropout <= 1:
             raise AlitokError("class_dropout must be within [0, 1]")
@@ -45,8 +42,6 @@ class GeneratorTask(Task):
     """Next-code prediction as a task of the loop.
 
     Args:
-        generator: trained in place.
-        training: how.
         batches: batch number -> endless batches of codes (B, T) int64 and classes (B,) int64.
         val: validation codes (N, T) and classes (N,).
         preview: renders a sheet of samples (3, h, w) uint8 with the current model.

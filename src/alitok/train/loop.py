@@ -41,7 +41,6 @@ class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM was received; the state has been saved.
 
     Args:
-        message: where training stopped.
         terminated: whether the signal was SIGTERM.
     """
 
@@ -67,8 +66,7 @@ def train(
         Interrupted: any rank received SIGINT or SIGTERM; a checkpoint was written.
     """
     state = TrainingState(task, config, engine or EngineConfig(), directory, world)
-    for notice in state.restore() or []:
-        _print(console, world, notice)
+    _print(console, world, *(state.restore() or []))
     with ExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
         log = stack.enter_context(RunLog(directory, resume_step=state.progress.step)) if world.main else None
@@ -130,9 +128,8 @@ class _Run:
         state = self.state
         means, extra = state.close_window(), self.task.report()
         phase = {"phase": float(state.progress.phase)} if len(state.progress.phases) > 1 else {}
-        self._record(
-            dataclasses.replace(extra, scalars={**means, **extra.scalars, "learning_rate": state.rate, **phase})
-        )
+        scalars = {**means, **extra.scalars, "learning_rate": state.rate, **phase}
+        self._record(dataclasses.replace(extra, scalars=scalars))
         shown = {"loss": "loss", "accuracy": "accuracy", "images_per_second": "images/s", "skipped_steps": "skipped"}
         numbers = {label: means[name] for name, label in shown.items() if name in means}
         self.bar.advance(state.progress.step, numbers, total=state.progress.total)
@@ -140,8 +137,7 @@ class _Run:
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Run on every rank, since sharded models need all of them."""
-        modules = self.task.modules.values()
-        for module in modules:
+        for module in self.task.modules.values():
             module.eval()
         with self.state.ema_weights(), torch.compiler.set_stance("force_eager"):
             self._record(self.task.evaluate(self.state.progress.step))
@@ -163,8 +159,8 @@ class _Run:
         Raises:
             AlitokError: no checkpoint exists, or `max_restores` is used up.
         """
-        state, failed_at = self.state, self.state.progress.step
-        guard, next_batch = state.guard, state.batch_number
+        state, guard, next_batch = self.state, self.state.guard, self.state.batch_number
+        failed_at = state.progress.step
         what = f"The loss or a gradient was not finite in {guard.in_a_row} consecutive steps, up to step {failed_at}"
         advice = "Lower the learning rate and train this stage in another directory."
         if guard.restores >= self.config.max_restores:
@@ -184,12 +180,11 @@ class _Run:
         )
 
     def _print(self, *messages: str) -> None:
-        for message in messages:
-            _print(self.console, self.state.world, message)
+        _print(self.console, self.state.world, *messages)
 
 
-def _print(console: Console, world: World, message: str) -> None:
-    if world.main:
+def _print(console: Console, world: World, *messages: str) -> None:
+    for message in messages if world.main else ():
         console.print(message, highlight=False)
 
 

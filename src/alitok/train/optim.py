@@ -37,7 +37,6 @@ class OptimizerConfig:
     reference_batch: int = 2048
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_at_least(self, 0, "weight_decay", "clip")
         require_at_least(self, 1, "reference_batch")
         for name, value in (("ema_decay", self.ema_decay), ("betas", min(self.betas)), ("betas", max(self.betas))):

@@ -35,10 +35,8 @@ AnyPhase = TypeVar("AnyPhase", bound=Phase)
 def overfit_phases(phases: tuple[AnyPhase, ...]) -> tuple[AnyPhase, ...]:
     """The first phase at its own rate after a short warm-up, then a few steps of each later one."""
     first, *later = (
-        dataclasses.replace(
-            phase, final_learning_rate=phase.learning_rate, converged=None, warmup_steps=0, steps=_LATER
-        )
-        for phase in phases
+        dataclasses.replace(each, final_learning_rate=each.learning_rate, converged=None, warmup_steps=0, steps=_LATER)
+        for each in phases
     )
     return dataclasses.replace(first, steps=STEPS, warmup_steps=_WARMUP), *later
 
@@ -91,11 +89,7 @@ def overfit_one_batch(
 
     Args:
         task: with phases from `overfit_phases`; its modules are modified.
-        config: as in the training.
-        engine: as in the training.
-        world: the ranks.
         batch: this rank's part.
-        seed: of dropout.
         measure: evaluates the model (in eval mode) on this rank's part; averaged over ranks.
         enough: whether the first phase may end, given that value and the losses so far.
         advance: progress callback: steps completed and loss.
@@ -131,7 +125,8 @@ def overfit_one_batch(
         for phase, taken in zip(phases, seconds, strict=True)
         if taken
     }
-    found.peak_bytes = _peak(world)
+    cuda = world.device.type == "cuda"
+    found.peak_bytes = max(world.gather(torch.cuda.max_memory_allocated(world.device) if cuda else peak_memory()))
     for module in state.trained if state.progress.done else ["model"]:
         idle, still = touched.idle(module), touched.still(module)
         found.idle, found.still = (*found.idle, *idle), (*found.still, *(name for name in still if name not in idle))
@@ -163,7 +158,6 @@ class _Touched:
         self._moved = torch.zeros_like(self._some)
 
     def update(self) -> None:
-        """Record the gradients of a step."""
         for place, parameter in enumerate(self._parameters.values()):
             if parameter.grad is not None:
                 mine = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
@@ -171,28 +165,17 @@ class _Touched:
                 self._moved[place] |= mine.any().to(torch.int32)
 
     def idle(self, module: str) -> list[str]:
-        """The parameters of a module that never had a gradient."""
         return self._without(self._some, module)
 
     def still(self, module: str) -> list[str]:
-        """The parameters of a module that never had a nonzero gradient."""
         return self._without(self._moved, module)
 
     def _without(self, flags: torch.Tensor, module: str) -> list[str]:
         reached = self._world.maximum(flags.clone()).tolist()
-        names = [
-            name
-            for (owner, name), there in zip(self._parameters, reached, strict=True)
-            if owner == module and not there
-        ]
-        return names if module == "model" else [f"{module}.{name}" for name in names]
+        prefix = "" if module == "model" else f"{module}."
+        found = zip(self._parameters, reached, strict=True)
+        return [prefix + name for (owner, name), there in found if owner == module and not there]
 
     def disturbed(self) -> tuple[str, ...]:
-        """The model's frozen parameters that have a gradient."""
         frozen = ((name, value) for name, value in self._model.named_parameters() if not value.requires_grad)
         return tuple(name for name, value in frozen if value.grad is not None)
-
-
-def _peak(world: World) -> int:
-    mine = torch.cuda.max_memory_allocated(world.device) if world.device.type == "cuda" else peak_memory()
-    return max(world.gather(mine))

@@ -1,11 +1,14 @@
-"""How predictable a tokenizer's codes are: a small unconditional generator is trained on some and tested on others.
+"""Next-code prediction: every code given those before it, by any generator or by a small one trained for it.
 
-Shapes: B batch, T = K + G * G codes, K prefix, G grid side, V codebook.
+How predictable a tokenizer's codes are is measured by a small unconditional generator, trained on some of them and
+tested on others. Shapes: N images, B batch, T = K + G * G codes, K prefix, G grid side, V codebook.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,47 @@ from torch import nn
 from alitok.core.config import config, require_at_least
 from alitok.core.device import autocast
 from alitok.generator import Generator, GeneratorConfig
-from alitok.metrics.codes import bits_per_image
-from alitok.train.next_code import predict_codes
+from alitok.metrics.codes import bits_per_image, code_losses
 from alitok.train.optim import GENERATOR_ADAMW, make_optimizer
 from alitok.train.schedule import Phase, learning_rate
+
+
+class CodePredictions(NamedTuple):
+    """Per code of each image, on the CPU.
+
+    Attributes:
+        nats: (N, T) float64, cross-entropy.
+        correct: (N, T) bool, whether the code was the most likely one.
+    """
+
+    nats: torch.Tensor
+    correct: torch.Tensor
+
+    def bits_per_image(self) -> torch.Tensor:
+        """(N,) cost of each image's codes under the generator's probabilities."""
+        return self.nats.sum(1) / math.log(2)
+
+    def by_position(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean nats (T,) and top-1 accuracy (T,) by position, float64."""
+        return self.nats.mean(0), self.correct.double().mean(0)
+
+
+@torch.no_grad()
+def predict_codes(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> CodePredictions:
+    """Predict every code of some images from those before it (teacher forcing).
+
+    Args:
+        codes: (N, T) int64, N at least 1, on any device.
+        classes: (N,) int64.
+        batch_size: images per forward pass; affects only rounding.
+    """
+    device = generator.embeddings.weight.device
+    found = []
+    for some, of in zip(codes.split(batch_size), classes.split(batch_size), strict=True):
+        wanted = some.to(device)
+        nats, right = code_losses(generator(wanted[:, :-1], of.to(device)), wanted)
+        found.append(CodePredictions(nats.cpu().double(), right.cpu()))
+    return CodePredictions(torch.cat([each.nats for each in found]), torch.cat([each.correct for each in found]))
 
 
 @config
@@ -28,8 +68,6 @@ class PredictabilityConfig:
         every: steps of the tokenizer's training between measurements; 0 = never.
         images: training images whose codes it is trained on.
         val_images: validation images whose codes it predicts.
-        steps: optimizer steps.
-        batch_size: sequences per step.
         layers, width, heads: model size; width / heads must be divisible by 4.
         learning_rate: peak, after a warm-up of a tenth of the steps; decays to zero along half a cosine.
     """
@@ -45,7 +83,6 @@ class PredictabilityConfig:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_at_least(self, 0, "every")
         require_at_least(self, 1, "images", "val_images", "steps", "batch_size")
         self.phase()
@@ -114,12 +151,7 @@ def measure_predictability(
     Args:
         codes: (N, T) int64 in [0, V), on any device; all are used, regardless of `config.images`.
         val: (M, T) int64 in [0, V).
-        grid: G.
-        prefix: K.
-        codebook_size: V.
-        config: model and training.
         device: where to compute, in float32.
-        seed: of the weights and the batches.
     """
     assert codes.shape[1:] == val.shape[1:] == (prefix + grid**2,), (codes.shape, val.shape)
     assert min(len(codes), len(val)) > 0
@@ -127,20 +159,15 @@ def measure_predictability(
         # Copied: tensors made in the caller's inference mode cannot be saved for the backward pass.
         codes, val = codes.to(device, copy=True), val.to(device, copy=True)
         shape = config.generator(grid=grid, prefix=prefix, codebook_size=codebook_size)
-        model = _new_generator(shape, seed).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model = Generator(shape).to(device)
         _train(model, codes, config, seed)
-        nats, correct = measure(model, val, config.batch_size)
-        _, train_correct = measure(model, codes, config.batch_size)
+        nats, correct = predict_codes(model, val, val.new_zeros(len(val)), config.batch_size).by_position()
+        train = predict_codes(model, codes, codes.new_zeros(len(codes)), config.batch_size)
     total, of_grid = bits_per_image(nats, prefix)
     means = tuple(nats.tolist()), tuple(correct.tolist())
-    return Predictability(float(correct.mean()), total, of_grid, float(train_correct.mean()), *means)
-
-
-def _new_generator(config: GeneratorConfig, seed: int) -> Generator:
-    """Initialise on the CPU from `seed`, without changing the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return Generator(config)
+    return Predictability(float(correct.mean()), total, of_grid, float(train.by_position()[1].mean()), *means)
 
 
 def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, seed: int) -> None:
@@ -151,23 +178,8 @@ def _train(model: Generator, codes: torch.Tensor, config: PredictabilityConfig, 
         batch = codes[rows.to(codes.device)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, phase)
-        F.cross_entropy(_logits(model, batch).flatten(0, 1), batch.flatten()).backward()
+        logits = model(batch[:, :-1], batch.new_zeros(len(batch)))  # (B, T, V)
+        F.cross_entropy(logits.flatten(0, 1), batch.flatten()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), GENERATOR_ADAMW.clip)
         optimizer.step()
         optimizer.zero_grad()
-
-
-def measure(model: Generator, codes: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean nats (T,) and top-1 accuracy (T,) by position, float64 on the CPU.
-
-    Args:
-        model: on any device, without dropout.
-        codes: (M, T) int64, all of class 0.
-        batch_size: sequences per forward pass; does not change the result.
-    """
-    return predict_codes(model, codes, codes.new_zeros(len(codes)), batch_size).by_position()
-
-
-def _logits(model: Generator, codes: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T, V); all sequences have class 0."""
-    return model(codes[:, :-1], codes.new_zeros(len(codes)))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alitok.core.config import config, require_at_least, to_dict
+from alitok.core.config import config, require_at_least
 from alitok.core.errors import AlitokError
 
 
@@ -24,7 +23,6 @@ class Convergence:
     improvement: float = 0.002
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_at_least(self, 1, "window")
         require_at_least(self, 0, "improvement")
 
@@ -39,7 +37,6 @@ class Phase:
         final_learning_rate: at the last step.
         warmup_steps: of linear growth from zero.
         converged: when to end the phase early; None = never.
-        name: shown in logs.
     """
 
     steps: int
@@ -50,7 +47,6 @@ class Phase:
     name: str = "main"
 
     def __post_init__(self) -> None:
-        """Reject values out of range."""
         require_at_least(self, 1, "steps")
         require_at_least(self, 0, "final_learning_rate", "warmup_steps")
         if not 0 < self.learning_rate < math.inf:
@@ -62,11 +58,7 @@ class Phase:
 
 
 def require_phases(phases: Sequence[Phase]) -> None:
-    """Check the phases of a config.
-
-    Raises:
-        AlitokError: `phases` is empty.
-    """
+    """Check that a config has phases."""
     if not phases:
         raise AlitokError("phases is empty; give at least one")
 
@@ -85,8 +77,6 @@ class Progress:
     """Position of a run in its phases; its fields are all that resuming needs.
 
     Attributes:
-        phases: in order.
-        step: steps completed in total.
         phase: index of the next step's phase; the number of phases when done.
         phase_step: steps completed in that phase.
         window_loss, window_steps: sum of losses and number of steps in the current convergence window.
@@ -147,10 +137,4 @@ class Progress:
 
     def state(self) -> dict[str, float | int | None]:
         """All fields but the phases, for a checkpoint."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "phases"]
-        return {name: getattr(self, name) for name in names}
-
-
-def describe(phases: Sequence[Phase]) -> list[dict[str, object]]:
-    """The phases as checkpoints record them."""
-    return [to_dict(phase) for phase in phases]
+        return {name: value for name, value in vars(self).items() if name != "phases"}

@@ -20,7 +20,7 @@ from alitok.core.errors import AlitokError
 from alitok.train import parallel
 from alitok.train.checkpoint import Checkpoints
 from alitok.train.optim import WeightEMA, clip_gradients, gradient_norm, make_optimizer, trainable
-from alitok.train.schedule import Progress, describe
+from alitok.train.schedule import Progress
 from alitok.train.task import Batch, EngineConfig, LoopConfig, LossTerms, StepInfo, Task
 
 
@@ -39,7 +39,6 @@ class NonFiniteGuard:
     """Counters of steps that were skipped because the loss or a gradient was not finite.
 
     Attributes:
-        skipped: steps skipped so far.
         in_a_row: steps skipped since the last good one.
         restores: how often a checkpoint was restored for this reason.
         shift: batches passed over by restoring: step s reads batch s + shift.
@@ -53,13 +52,6 @@ class NonFiniteGuard:
 
 class TrainingState:
     """Modules, optimizers, EMA, progress, clock and loss window of one run.
-
-    Args:
-        task: what is trained.
-        config: how.
-        engine: how the work is mapped to the machine.
-        directory: run directory; checkpoints go below it.
-        world: the ranks.
 
     Raises:
         AlitokError: the batch size is not divisible by ranks x gradient accumulation steps.
@@ -75,9 +67,11 @@ class TrainingState:
         task.to(world.device)
         self.model = task.modules["model"]
         self._parallelize()
-        self.trained = {
-            name: self._trained_module(name, module) for name, module in task.modules.items() if trainable(module)
-        }
+        self.trained: dict[str, TrainedModule] = {}
+        for name, module in task.modules.items():
+            if parameters := trainable(module):
+                adamw = config.optimizer if name == "model" else task.optimizers[name]
+                self.trained[name] = TrainedModule(module, make_optimizer(module, adamw), adamw.clip, parameters)
         decay = config.optimizer.ema_decay
         self.ema = WeightEMA(self.model, decay) if decay else None
         self.checkpoints = Checkpoints(directory / "checkpoints", config.keep, world)
@@ -95,10 +89,6 @@ class TrainingState:
         if engine.parallel == "fsdp" and world.size > 1:
             parallel.shard(self.model, world)
         self.callables = {name: parallel.replicate(module, world) for name, module in self.task.modules.items()}
-
-    def _trained_module(self, name: str, module: nn.Module) -> TrainedModule:
-        config = self.config.optimizer if name == "model" else self.task.optimizers[name]
-        return TrainedModule(module, make_optimizer(module, config), config.clip, trainable(module))
 
     @property
     def batch_number(self) -> int:
@@ -144,17 +134,15 @@ class TrainingState:
         sums: dict[str, torch.Tensor] = {}
         microbatches = zip(*(tensor.chunk(count) for tensor in batch), strict=True)
         for number, (inputs, classes) in enumerate(microbatches, start=1):
-            microbatch = (
-                inputs.to(self.world.device, non_blocking=True),
-                classes.to(self.world.device, non_blocking=True),
-            )
+            device = self.world.device
+            part = inputs.to(device, non_blocking=True), classes.to(device, non_blocking=True)
             with parallel.gradient_sync(list(self.callables.values()), last=number == count):
-                for terms in self._forward(microbatch, info):
+                for terms in self._forward(part, info):
                     (terms.minimise / count).backward()
                     for name, value in terms.logged.items():
                         sums[name] = sums.get(name, 0.0) + value.detach() / count
-        for part in self.trained.values():
-            parallel.average_whole(part.module, self.world)
+        for trained in self.trained.values():
+            parallel.average_whole(trained.module, self.world)
         return sums
 
     def _forward(self, batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
@@ -228,7 +216,7 @@ class TrainingState:
         model_config = getattr(self.model, "config", None)
         return {
             "task": self.task.name,
-            "phases": describe(self.task.phases),
+            "phases": [to_dict(phase) for phase in self.task.phases],
             "batch_size": self.config.batch_size,
             "optimizer": to_dict(self.config.optimizer),
             "model": None if model_config is None else to_dict(model_config),
@@ -241,7 +229,8 @@ class TrainingState:
             AlitokError: the ranks hold different weights; nothing is written.
         """
         self.pause_clock()
-        whole = [tensor for name in self.trained for tensor in _whole(self.task.modules[name])]
+        tensors = [tensor for part in self.trained.values() for tensor in part.module.state_dict().values()]
+        whole = [tensor for tensor in tensors if type(tensor) is torch.Tensor and tensor.numel()]
         if self.world.size > 1 and not self.world.same(whole):
             raise AlitokError(
                 f"The ranks hold different weights at step {self.progress.step}. "
@@ -292,10 +281,6 @@ class TrainingState:
         """The final state dict (EMA if enabled), unsharded, on the CPU of rank 0."""
         with self.ema_weights():
             return {name: value.clone() for name, value in parallel.whole_weights(self.model).items()}
-
-
-def _whole(module: nn.Module) -> list[torch.Tensor]:
-    return [value for value in module.state_dict().values() if type(value) is torch.Tensor and value.numel()]
 
 
 @dataclass

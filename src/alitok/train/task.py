@@ -25,11 +25,9 @@ class LoopConfig:
 
     Attributes:
         batch_size: images per optimizer step, over all ranks and microbatches.
-        optimizer: AdamW.
         log_every: steps between log records; each is the mean over its window.
         evaluate_every: steps between evaluations on validation data.
         checkpoint_every: steps between checkpoints.
-        keep: number of checkpoints to keep.
         max_skips: consecutive steps that may be skipped because the loss or a gradient is not finite; then the last
             checkpoint is restored and training continues with the data after them.
         max_restores: how often that may happen before training fails.
@@ -45,7 +43,6 @@ class LoopConfig:
     max_restores: int = 3
 
     def __post_init__(self) -> None:
-        """Reject counts below one."""
         require_at_least(self, 1, "batch_size", "log_every", "evaluate_every", "checkpoint_every", "keep", "max_skips")
         require_at_least(self, 0, "max_restores")
 
@@ -58,7 +55,6 @@ class EngineConfig:
         precision: of the forward pass; auto is bf16 where the device supports it.
         grad_accum_steps: gradient accumulation steps (microbatches per rank and optimizer step).
         parallel: `ddp` replicates the weights, `fsdp` shards those of the transformer blocks.
-        compile: compile the transformer blocks.
         activation_checkpointing: recompute activations inside blocks: less memory for a third more work.
         workers: data-loading processes per rank; their number does not change results.
     """
@@ -71,7 +67,6 @@ class EngineConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Reject counts out of range."""
         require_at_least(self, 1, "grad_accum_steps")
         require_at_least(self, 0, "workers")
 
@@ -109,7 +104,6 @@ class Task(ABC):
 
     Attributes:
         name: of the run, in logs and checkpoints.
-        phases: in order.
         modules: by name; each with trainable parameters gets its own optimizer. `model` is the result, and the only one
             with an EMA. All are saved in checkpoints, buffers included.
         optimizers: configs of the trained modules other than `model`.
@@ -136,7 +130,6 @@ class Task(ABC):
 
         Args:
             models: the modules by name, wrapped for DDP; call these, not the modules.
-            batch: a microbatch, on the device.
         """
 
     def update(self, world: World) -> None:  # noqa: B027

@@ -32,18 +32,12 @@ _CODES_PER_ENTRY = 64  # codes per codebook entry in the window over which codeb
 
 @config
 class TokenizerPhase(Phase):
-    """A phase with its own objective.
-
-    Attributes:
-        losses: weight of each term.
-        discriminator: whether the discriminator is trained and the adversarial loss used.
-    """
+    """A phase with its own objective."""
 
     losses: LossWeights = LossWeights()
     discriminator: bool = False
 
     def __post_init__(self) -> None:
-        """Reject an adversarial weight without a discriminator."""
         super().__post_init__()
         if self.losses.adversarial > 0 and not self.discriminator:
             raise AlitokError("losses.adversarial needs discriminator = true in the same phase")
@@ -54,10 +48,6 @@ class TokenizerTraining:
     """Training of one stage.
 
     Attributes:
-        loop: batch size, optimizer, logging.
-        phases: losses, lengths and learning rates.
-        adversary: the discriminator, for phases that use one.
-        perceptual: paths of pretrained feature networks.
         predictability: how often to measure the predictability of the codes in stage 1.
         usage_alarm: fraction of the highest codebook use so far below which a warning is printed.
     """
@@ -70,7 +60,6 @@ class TokenizerTraining:
     usage_alarm: float = 0.8
 
     def __post_init__(self) -> None:
-        """Reject missing phases, and a predictability interval that never coincides with an evaluation."""
         require_phases(self.phases)
         if self.predictability.every % self.loop.evaluate_every:
             raise AlitokError(
@@ -95,13 +84,10 @@ class TokenizerTask(Task):
 
     Args:
         tokenizer: trained in place; in stage 2 it has a stage-2 decoder, and all else is frozen.
-        stage: which decoder is trained.
-        training: losses, phases, optimizer.
         batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
         val: validation images (N, 3, h, h) uint8.
         networks: those named by `training.networks()`.
         predictability_images: training images (N, 3, h, h) uint8 for the predictability measurement.
-        seed: of that measurement.
     """
 
     phases: tuple[TokenizerPhase, ...]
@@ -170,7 +156,14 @@ class TokenizerTask(Task):
                 rebuilt = self._tokenizer(images, self._stage).images
         else:
             result: Reconstruction = models["model"](images, self._stage)
-            terms = self._terms(images, result, phase.losses)
+            first = self._stage == "stage1"
+            terms = self._objective(
+                images,
+                result.images,
+                phase.losses,
+                prefix_strip=result.prefix_strip if first else None,
+                quantizer_loss=result.quantizer_loss if first else None,
+            )
             if adversary is not None:
                 verdict = adversary.decoder_loss(result.images, terms.pop("reconstruction"), phase.losses.adversarial)
                 terms |= verdict.logged
@@ -183,17 +176,6 @@ class TokenizerTask(Task):
                 self._candidates = found if self._candidates is None else self._candidates.merge(found)
         if adversary is not None and adversary.trains_discriminator(info.phase_step):
             yield adversary.discriminator_loss(models["discriminator"], images, rebuilt, phase.losses)
-
-    def _terms(self, images: torch.Tensor, result: Reconstruction, weights: LossWeights) -> dict[str, torch.Tensor]:
-        if self._stage == "stage2":
-            return self._objective(images, result.images, weights)
-        return self._objective(
-            images,
-            result.images,
-            weights,
-            prefix_strip=result.prefix_strip,
-            quantizer_loss=result.quantizer_loss,
-        )
 
     def update(self, world: World) -> None:
         """Stage 1: one step of online clustering on the features of this step, over all ranks."""

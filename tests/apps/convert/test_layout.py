@@ -31,6 +31,7 @@ from alitok.tokenizer import (
     Tokenizer,
     TokenizerConfig,
 )
+from tiny import SIZE, TOKENIZER
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "official_v1"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the golden data is not at {GOLDEN}")
@@ -200,26 +201,17 @@ def test_a_wrong_head_count_is_reported_with_the_right_one():
 
 
 def test_tokenizers_outside_the_released_layout_are_rejected():
-    for changes in ({"encoder": EncoderConfig(width=16, layers=1, heads=2, causal=True)}, {"prefix": 0}):
-        small = {"width": 16, "layers": 1, "heads": 2}
-        base = TokenizerConfig(
-            image_size=32,
-            codebook_size=8,
-            encoder=EncoderConfig(**small),
-            stage1=DecoderConfig(**small, causal=True, extra_tokens=1, prefix_head=True),
-            stage2=None,
-        )
-        tokenizer_to_released(Tokenizer(base), "stage1")
+    for changes in ({"encoder": EncoderConfig(**SIZE, causal=True)}, {"prefix": 0}):
+        tokenizer_to_released(Tokenizer(TOKENIZER), "stage1")
         with pytest.raises(AlitokError, match="something else"):
-            tokenizer_to_released(Tokenizer(dataclasses.replace(base, **changes)), "stage1")
+            tokenizer_to_released(Tokenizer(dataclasses.replace(TOKENIZER, **changes)), "stage1")
 
 
 def test_convolutional_tokenizers_are_rejected():
-    small = {"width": 16, "layers": 1, "heads": 2}
-    transformer = DecoderConfig(**small)
+    transformer = DecoderConfig(**SIZE)
     for encoder, decoder in (
         (ConvolutionalEncoderConfig(channels=8), transformer),
-        (EncoderConfig(**small), ConvolutionalDecoderConfig(channels=8)),
+        (EncoderConfig(**SIZE), ConvolutionalDecoderConfig(channels=8)),
     ):
         config = TokenizerConfig(image_size=32, prefix=0, encoder=encoder, stage1=transformer, stage2=decoder)
         with pytest.raises(AlitokError, match="encoder or stage2 of this tokenizer is convolutional"):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alitok.apps.plan.step_trace import Rehearsal
 from alitok.core.distributed import World
-from alitok.losses.discriminator import DiscriminatorConfig
+from alitok.losses.adversarial import DiscriminatorConfig
 from alitok.losses.objective import LossWeights
 from alitok.recipes.presets import RECIPES, GeneratorSize
 from alitok.run.estimate import generator_on_noise, noise_splits

@@ -8,7 +8,7 @@ import torch
 from alitok.apps.probe.codecs import open_tokenizer
 from alitok.core.errors import AlitokError
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.tokenizer.codec import TokenizerCodec
+from alitok.tokenizer.model import TokenizerCodec
 
 CPU = torch.device("cpu")
 MODULE = """

@@ -26,9 +26,8 @@ from alitok.metrics.mutual import mutual_information
 from alitok.metrics.reach import reach_of
 from alitok.report import heat
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-from alitok.tokenizer.codec import TokenizerCodec
-from alitok.train.next_code import predict_codes
-from alitok.train.predictability import PredictabilityConfig, measure_predictability
+from alitok.tokenizer.model import TokenizerCodec
+from alitok.train.predictability import PredictabilityConfig, measure_predictability, predict_codes
 
 SMALL = {"width": 8, "layers": 1, "heads": 2}
 TRAINING = PredictabilityConfig(images=30, steps=3, batch_size=8, layers=1, width=8, heads=2)

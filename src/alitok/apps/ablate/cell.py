@@ -43,9 +43,8 @@ from alitok.run.rundir import RunDir, finished_report
 from alitok.run.steps import STEPS, marker
 from alitok.run.tasks import spread
 from alitok.tokenizer import Tokenizer
-from alitok.tokenizer.codec import TokenizerCodec
-from alitok.tokenizer.model import Stage
-from alitok.train.next_code import CodePredictions, predict_codes
+from alitok.tokenizer.model import Stage, TokenizerCodec
+from alitok.train.predictability import CodePredictions, predict_codes
 
 SPLIT_SEED = 0  # every seed trains and is measured on the same images
 _VAL_IMAGES, _TRAIN_IMAGES = 1000, 5000  # that a cell is measured on, and that its samples are compared with

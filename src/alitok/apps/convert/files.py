@@ -23,7 +23,7 @@ from alitok.apps.convert.layout import (
     tokenizer_to_released,
 )
 from alitok.apps.convert.options import ConvertReleasedOptions
-from alitok.core.card import ModelCard
+from alitok.core.checkpoint import ModelCard
 from alitok.core.errors import AlitokError, error_text
 from alitok.core.files import atomic_path
 from alitok.generator import Generator

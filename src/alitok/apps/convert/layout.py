@@ -17,7 +17,7 @@ from torch import nn
 from alitok.core.checkpoint import Tensors, require_same
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator, GeneratorConfig
-from alitok.losses.discriminator import Discriminator, DiscriminatorConfig
+from alitok.losses.adversarial import Discriminator, DiscriminatorConfig
 from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 from alitok.tokenizer.model import Stage
 
@@ -96,9 +96,8 @@ def _released_name(name: str, table: Mapping[str, str]) -> str:
 
 def _to_ours(module: nn.Module, released: Tensors, table: Mapping[str, str], source: str) -> None:
     """Load released tensors into `module` as float32; all faults are reported at once, by their released names."""
-    wanted = _rename(module.state_dict(), table)
-    require_same(wanted, released, source)
     state = module.state_dict()
+    require_same(_rename(state, table), released, source)
     names = {name: _released_name(name, table) for name in state}
     module.load_state_dict({name: released[theirs].view_as(state[name]) for name, theirs in names.items()})
 
@@ -146,8 +145,6 @@ def tokenizer_from_released(
 
     Args:
         state_dict: of `AliTok.pth` or of a stage-1 training file, with or without its `model_state` wrapper.
-        encoder_heads: attention heads of the encoder.
-        decoder_heads: attention heads of the decoder.
 
     Returns:
         A tokenizer on the CPU, in evaluation mode, with the file's one decoder as that of its stage.
@@ -170,13 +167,12 @@ def tokenizer_from_released(
     )
     cells, (codes, width) = shapes["encoder.positional_embedding"][0], shapes["latent_tokens"]
     extra, decoder_width = shapes["decoder.class_embedding"]
-    patch_size, (codebook_size, code_width) = (
-        shapes["encoder.patch_embed.weight"][-1],
-        shapes["quantize.embedding.weight"],
-    )
+    patch_size = shapes["encoder.patch_embed.weight"][-1]
+    codebook_size, code_width = shapes["quantize.embedding.weight"]
     stage1 = any("_aux." in name for name in released)
-    _require_heads("encoder_heads", encoder_heads, width)
-    _require_heads("decoder_heads", decoder_heads, decoder_width)
+    for name, heads, of in (("encoder_heads", encoder_heads, width), ("decoder_heads", decoder_heads, decoder_width)):
+        if heads < 1 or of % heads:
+            raise AlitokError(f"{name}={heads} does not divide the width {of} of this file.")
     decoder = DecoderConfig(
         width=decoder_width,
         layers=_layers(released, r"decoder\.transformer\.(\d+)\."),
@@ -205,11 +201,6 @@ def tokenizer_from_released(
     return tokenizer.eval()
 
 
-def _require_heads(name: str, heads: int, width: int) -> None:
-    if heads < 1 or width % heads:
-        raise AlitokError(f"{name}={heads} does not divide the width {width} of this file.")
-
-
 def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
     """The tensors of encoder, codebook and one decoder under their released names.
 
@@ -236,17 +227,12 @@ def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
 
 
 def generator_from_released(
-    state_dict: Mapping[str, Any],
-    *,
-    heads: int = 16,
-    prefix: int = RELEASED_PREFIX,
-    grid: int = RELEASED_GRID,
+    state_dict: Mapping[str, Any], *, heads: int = 16, prefix: int = RELEASED_PREFIX, grid: int = RELEASED_GRID
 ) -> Generator:
     """Build our generator from a released one.
 
     Args:
         state_dict: of `alitok_b.bin`, `alitok_l.bin` or `alitok_xl.bin`.
-        heads: attention heads.
         prefix: number of prefix codes of its tokenizer, which the file does not hold.
         grid: grid cells per side, likewise.
 

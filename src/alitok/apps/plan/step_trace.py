@@ -21,8 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from alitok.core.errors import AlitokError
 from alitok.generator import Generator
-from alitok.losses.local_features import LocalFeatures
-from alitok.losses.perceptual import ConvNextLogits, FeatureNetwork, LpipsVgg, NetworkName
+from alitok.losses.perceptual import ConvNextLogits, FeatureNetwork, LocalFeatures, LpipsVgg, NetworkName
 from alitok.nn.attention import Attention
 from alitok.nn.blocks import Block
 from alitok.recipes.presets import Recipe, StageName

@@ -27,7 +27,7 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import sha256
 from alitok.metrics.codec import Codec
 from alitok.tokenizer import Tokenizer
-from alitok.tokenizer.codec import TokenizerCodec
+from alitok.tokenizer.model import TokenizerCodec
 
 _IN_MODULE = re.compile(r"([^\W\d][\w.]*):([^\W\d][\w.]*)")
 

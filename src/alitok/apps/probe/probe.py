@@ -47,8 +47,7 @@ from alitok.metrics.mutual import MutualInformation, mutual_information
 from alitok.metrics.reach import Reach, reach_of
 from alitok.run.images import open_images, report_left_out
 from alitok.run.report import environment
-from alitok.train.next_code import predict_codes
-from alitok.train.predictability import PredictabilityConfig, measure_predictability
+from alitok.train.predictability import PredictabilityConfig, measure_predictability, predict_codes
 
 IMAGES = 128  # default number of perturbed images
 _MAX_VAL = 2048  # validation images whose codes are predicted
