@@ -86,7 +86,7 @@ def not_fid(extractor: FeatureExtractor) -> str:
 def metrics_table(
     columns: Mapping[str, Mapping[str, float]], intervals: Mapping[str, tuple[float, float] | None], distance: str
 ) -> Table:
-    """A row for every metric that some column has, in the order above.
+    """A row for every metric that some column has, in the order above, unknown ones last.
 
     Args:
         columns: metrics by name, by the column's name.
@@ -94,11 +94,9 @@ def metrics_table(
         distance: the extractor's name of the Frechet distance.
     """
     names = {name for metrics in columns.values() for name in metrics}
-    assert names <= _METRICS.keys(), names
     rows = []
-    for name, (label, form, meaning) in _METRICS.items():
-        if name not in names:
-            continue
+    for name in [*(name for name in _METRICS if name in names), *sorted(names - _METRICS.keys())]:
+        label, form, meaning = _METRICS.get(name, _Metric(name.replace("_", " "), ".4g", ""))
         cells = []
         for column, metrics in columns.items():
             ends = intervals[column] if name in _WITH_INTERVAL else None
