@@ -28,8 +28,8 @@ class ProbeOptions:
     images: int | None = None
     """Validation images whose patches are replaced; 128, or all if there are fewer, unless given."""
     per_position: int | None = None
-    """Images in which each patch, and each code, is replaced; all for up to 100 patches and 16 for more unless "
-    "given."""
+    """Images in which each patch, and each code, is replaced; all for up to 100 patches and 16 for more unless
+    given."""
     image_size: int | None = None
     """Image size in px of a tokenizer from a module without that attribute."""
     grid: int | None = None
