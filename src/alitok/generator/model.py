@@ -45,7 +45,6 @@ class GeneratorConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Reject incompatible sizes."""
         require_at_least(self, 1, "grid", "codebook_size", "classes", "layers", "width", "heads")
         require_at_least(self, 0, "prefix")
         if not 0 <= self.dropout < 1:
@@ -60,13 +59,9 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-    """Decoder-only transformer over one class token and T codes.
+    """Decoder-only transformer over one class token and T codes; `class_names` are in order, or empty.
 
     One embedding table holds V code rows, one unused row, the classes and the "no class" row.
-
-    Args:
-        config: shape and size.
-        class_names: names of the classes, in order; may be empty.
     """
 
     rotary: torch.Tensor
@@ -131,11 +126,7 @@ class Generator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Generator:
-        """Load what `save_pretrained` wrote, on the CPU, in evaluation mode.
-
-        Args:
-            path_or_name: a directory, or `owner/name` on the hub.
-            offline: use only the hub's cache.
+        """Load from a directory or `owner/name` on the hub (`offline`: its cache only), on the CPU, in evaluation mode.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a generator's.

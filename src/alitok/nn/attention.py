@@ -67,12 +67,9 @@ def require_heads(width: int, heads: int) -> None:
 
 
 class Attention(nn.Module):
-    """Self-attention with biased projections.
+    """Self-attention with biased projections, and dropout on the attention weights while training.
 
-    Args:
-        width: D, divisible by `heads`.
-        qk_norm: RMSNorm on each head's queries and keys, before the rotation.
-        dropout: on the attention weights while training.
+    `qk_norm`: RMSNorm on each head's queries and keys, before the rotation.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
@@ -102,7 +99,6 @@ class Attention(nn.Module):
         Args:
             rotary: (L, E/2, 2) table for these positions.
             mask: (L, L) bool, True where the row attends to the column; not together with `causal`.
-            causal: each position attends to itself and those before it.
             cache: keys and values of the positions before `x`.
             value_weights: (B, L, L) factors of the attention weights; only with `causal`, without cache or mask.
         """

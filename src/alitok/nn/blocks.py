@@ -85,9 +85,7 @@ class Block(nn.Module):
 class Blocks(nn.ModuleList):
     """A stack of blocks.
 
-    Attributes:
-        activation_checkpointing: while training, recompute activations in the backward pass: less memory for about a
-            third more compute, same result.
+    `activation_checkpointing` saves memory in training for about a third more compute, with the same result.
     """
 
     activation_checkpointing = False
@@ -131,13 +129,10 @@ _STD, _STD_WIDTH = 0.02, 768  # as published, and the narrowest published layers
 
 
 def init_linear_layers(module: nn.Module, width: int) -> None:
-    """Initialize all linear layers and convolutions in `module` with truncated-normal weights and zero biases.
+    """Initialize layers and convolutions of fan-in `width` in place: truncated-normal weights, zero biases.
 
     The std is 0.02 from a width of 768 up and grows with 1 / sqrt(width) below, so that a layer passes on as much of
     its input as at 768; with 0.02, narrow models ignore the image for hundreds of steps (docs/architecture.md).
-
-    Args:
-        width: fan-in of its layers.
     """
     std = _STD * max(1.0, _STD_WIDTH / width) ** 0.5
     for layer in module.modules():

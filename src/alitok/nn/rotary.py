@@ -13,14 +13,11 @@ BASE = 10_000.0
 
 
 def rotary_table(prefix: int, grid: int, head_size: int) -> torch.Tensor:
-    """Cosines and sines for the sequence [class, prefix, grid x grid].
+    """Cosines and sines (1 + K + G * G, E/2, 2) float32 for [class, K `prefix`, G x G `grid`], `head_size` E.
 
     The class token's entry is all zeros, so its rotated query and key are zero. Prefix position `i` rotates all pairs
     by angles of `i`; grid cell `(r, c)` rotates the first half of the pairs by `prefix + r` and the second half by
     `prefix + c`.
-
-    Returns:
-        (1 + prefix + grid * grid, head_size / 2, 2) float32.
 
     Raises:
         AlitokError: `head_size` is not divisible by 4.

@@ -36,8 +36,7 @@ class AblationPreset:
         generator_batch_size: sequences per step of the generator.
         tokenizer_steps, generator_steps, stage2_steps: optimizer steps of stage 1, the generator and stage 2.
         longer: factor of the steps for arm E.
-        perceptual: weight of the distance in features learned from the images, the same network for all cells; with
-            0, as in the presets, the image loss is MSE alone.
+        perceptual: weight of the distance in features learned from the images, alike for all cells; 0 = MSE alone.
         feature_steps: of that network's training, if used; not in the seconds of the table.
         samples: in total, split evenly over the classes.
         guidance: scale of the samples; 1 samples the model as it is, so that no arm gains by a lucky scale.
@@ -64,7 +63,6 @@ class AblationPreset:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        """Reject values outside their ranges."""
         steps = "tokenizer_steps", "generator_steps", "stage2_steps", "feature_steps"
         sizes = "grid", "width", "layers", "heads", "channels", "batch_size", "generator_batch_size"
         require_at_least(self, 1, *sizes, *steps, "longer", "samples")
@@ -72,11 +70,7 @@ class AblationPreset:
         require_at_least(self, 0, "perceptual")
 
     def image_size(self, available: int) -> int:
-        """Image size, a multiple of the grid, for images of `available` px.
-
-        Raises:
-            AlitokError: images too small for the grid.
-        """
+        """Image size, a multiple of the grid, for images of `available` px; `AlitokError` if they are too small."""
         size = min(available, self.max_image_size) // self.grid * self.grid
         if size < 2 * self.grid:
             raise AlitokError(f"Images of {available} px are too small for {self.grid} x {self.grid} codes.")
@@ -124,11 +118,7 @@ ABLATION_PRESETS = {
 
 
 def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_size: int, classes: int) -> Recipe:
-    """The recipe of one cell.
-
-    Args:
-        image_size: px, a multiple of the grid.
-        classes: number of classes; the samples are split evenly over them.
+    """The recipe of one cell for `image_size` px, a multiple of the grid; samples are split evenly over the classes.
 
     Raises:
         AlitokError: inconsistent sizes.

@@ -1,8 +1,4 @@
-"""The arms of the ablation: tokenizers that differ in one thing each.
-
-The letters are those of the paper's ablation table (AliTok), which has `CE` as a separate experiment; `F-` and `V` are
-additional.
-"""
+"""The arms of the ablation, lettered as in AliTok's table (`CE` is a separate experiment there; `F-`, `V` are ours)."""
 
 from __future__ import annotations
 
@@ -17,12 +13,9 @@ class Arm:
     """What one row of the table trains.
 
     Attributes:
-        prefix: prefix codes for the first row.
-        auxiliary: the auxiliary loss, under which the prefix codes alone reconstruct the first row.
-        longer: more steps for every training.
+        auxiliary: the loss under which the prefix codes alone reconstruct the first row.
         stage2: what a stage-2 decoder reads; None = no stage 2.
         codes_of: the arm whose codes and generator it shares, if it trains a stage-2 decoder only.
-        convolutional: a plain convolutional tokenizer instead of transformers.
     """
 
     title: str

@@ -29,8 +29,7 @@ _LOCAL = 0.1
 def fitted(name: str, *, image_size: int, images: int) -> Recipe:
     """A recipe for the user's images: minutes to an hour on two cores for `small`, hours on one GPU for `base`.
 
-    Args:
-        image_size: 16, 32, 64, 128 or 256 px, what the images can fill; `small` uses at most 32.
+    `image_size` is 16, 32, 64, 128 or 256 px, what the images can fill; `small` uses at most 32.
     """
     assert name in FITTED, name
     return _small(min(image_size, _SMALL_SIZE), images) if name == "small" else _base(image_size, images)

@@ -1,10 +1,8 @@
-"""FLOPs of one image by formula, in a forward pass, a training step and code-by-code sampling; bytes per sampling step.
+"""FLOPs of one image in a forward pass, a training step and code-by-code sampling; bytes per sampling step.
 
 A multiply-add counts as two operations. Norms, activations, softmax and additions are left out, as in the model FLOPs
 of MFU. The backward pass takes twice the forward pass, for the gradients of inputs and of weights. Attention counts all
-pairs of positions, masked or not; in sampling those attended to.
-
-Shapes: L positions, D width, E inner width of the MLP, C channels.
+pairs of positions, masked or not; in sampling those attended to. Shapes: L positions, D width, C channels.
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ def _convolution(before: int, after: int, side: int) -> int:
 
 
 def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> int:
-    """The residual blocks at all resolutions, and the convolutions between them."""
     sizes, total = widths(part.channels, config.patch_size), 0
     sides = [config.image_size >> halvings for halvings in range(len(sizes))]
     for size, side in zip(sizes, sides, strict=True):

@@ -1,7 +1,4 @@
-"""The table of named models: sizes from the presets, parameters counted on the models themselves.
-
-Models are built without memory for their weights.
-"""
+"""The table of named models; parameters are counted on models built without memory for their weights."""
 
 from __future__ import annotations
 
@@ -30,22 +27,14 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One named model.
+    """One named model; None where a value does not apply or is not known.
 
     Attributes:
-        name: `TOKENIZER` or `TOKENIZER-GENERATOR`.
-        kind: `tokenizer` or `generator`.
-        image_size: px.
         layers, width, heads: one number for a generator; encoder and stage-2 decoder for a tokenizer.
-        prefix: prefix codes.
-        buffer: learned tokens in front of the stage-2 decoder; None for a generator.
-        codes: codes per image.
-        reads_prefix: whether the stage-2 decoder reads the prefix codes; None for a generator.
-        guidance_scale, guidance_power: defaults of a generator; None for a tokenizer.
+        buffer: learned tokens in front of the stage-2 decoder.
         parameters: of a generator; of encoder, codebook and stage-2 decoder of a tokenizer (what an image needs).
         training_parameters: those and, for a tokenizer, the stage-1 decoder.
-        published_gfid: guided gFID of the paper; None where none is published.
-        measured_gfid: measured with this project; None = not yet.
+        published_gfid, measured_gfid: guided, of the paper and measured with this project.
     """
 
     name: str

@@ -1,8 +1,4 @@
-"""Named sizes and recipes.
-
-`TOKENIZERS` and `GENERATORS` hold the published sizes; `RECIPES` everything that a run from images to images needs.
-Small and full-size entries differ in numbers only.
-"""
+"""Named sizes, and recipes from images to images; small and full-size entries differ in numbers only."""
 
 from __future__ import annotations
 
@@ -140,10 +136,7 @@ def small_recipe(
     samples_per_class: int = 20,
     crops: CropRecipe = "centre",
 ) -> Recipe:
-    """The paper's layout for a laptop, with 4 x 4 px patches.
-
-    The stage-2 decoder reads the prefix: of so short a sequence it holds too much of the image to be dropped.
-    """
+    """The paper's layout for a laptop; stage 2 reads the prefix, which in a short sequence holds too much to drop."""
     optimizer = dataclasses.replace(GENERATOR_ADAMW, ema_decay=0.998)
     phase = Phase(steps=generator_steps, learning_rate=1e-3, final_learning_rate=1e-5, warmup_steps=100)
     return Recipe(
@@ -272,11 +265,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def with_generator(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with a published generator size, its training and its guidance.
-
-    Raises:
-        AlitokError: unknown size.
-    """
+    """The recipe with a published generator size, its training and its guidance; `AlitokError` if unknown."""
     if name not in GENERATORS:
         raise AlitokError(f"Unknown generator {name!r}; choose one of: {', '.join(GENERATORS)}.")
     return dataclasses.replace(

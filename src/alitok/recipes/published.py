@@ -33,11 +33,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Generated:
-    """Results of a generator, None where not published.
-
-    `plain_gfid` is without guidance, `gfid` and `inception_score` with it; images per second on an A800 in fp32, batch
-    64.
-    """
+    """Results of a generator, guided except `plain_gfid`, None if unpublished; speed on an A800, fp32, batch 64."""
 
     name: str
     parameters: str = ""

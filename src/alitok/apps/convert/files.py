@@ -1,7 +1,4 @@
-"""Converts released weight files to model directories, and back.
-
-Pickles are read with `weights_only=True`: files that contain code are rejected, not run.
-"""
+"""Released weight files to model directories, and back; pickles that contain code are rejected, not run."""
 
 from __future__ import annotations
 
@@ -35,11 +32,7 @@ from alitok.tokenizer.model import Stage
 
 
 def read_released(path: Path) -> dict[str, Any]:
-    """Read a released weights file (.pth, .bin, .pt or .safetensors) without running code in it.
-
-    Raises:
-        AlitokError: the file is missing, truncated, or holds anything but tensors.
-    """
+    """Read a .pth, .bin, .pt or .safetensors file without running code in it; `AlitokError` if it is not of tensors."""
     if not path.is_file():
         raise AlitokError(f"{path} does not exist; check the path.")
     try:
@@ -70,10 +63,7 @@ def read_released(path: Path) -> dict[str, Any]:
 
 
 def convert_released(options: ConvertReleasedOptions) -> list[Path]:
-    """Convert released files.
-
-    Returns:
-        The directories written: `out` itself for a pipeline, else `tokenizer/` or `generator/` in it.
+    """Convert released files to `out` (both models), or to `tokenizer/` or `generator/` in it; returns the directories.
 
     Raises:
         AlitokError: nothing to convert, a file that does not fit, or two tokenizers with different codes.
@@ -137,11 +127,7 @@ def _read_tokenizers(options: ConvertReleasedOptions) -> Tokenizer:
 
 
 def convert_to_released(directory: Path, out: Path) -> list[Path]:
-    """Write the models in `directory` under their released names; returns the files.
-
-    Raises:
-        AlitokError: there is no model in `directory`.
-    """
+    """Write the models in `directory` under released names; returns the files; `AlitokError` if it holds no model."""
     written = []
     if (directory / "tokenizer").is_dir():
         tokenizer = Tokenizer.from_pretrained(directory / "tokenizer")

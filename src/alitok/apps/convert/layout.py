@@ -141,13 +141,7 @@ def _layers(tensors: Tensors, pattern: str) -> int:
 def tokenizer_from_released(
     state_dict: Mapping[str, Any], *, encoder_heads: int = 12, decoder_heads: int = 16
 ) -> Tokenizer:
-    """Build our tokenizer from a released one.
-
-    Args:
-        state_dict: of `AliTok.pth` or of a stage-1 training file, with or without its `model_state` wrapper.
-
-    Returns:
-        A tokenizer on the CPU, in evaluation mode, with the file's one decoder as that of its stage.
+    """Build our tokenizer, on the CPU in evaluation mode, from `AliTok.pth` or a stage-1 training file.
 
     Raises:
         AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
@@ -202,11 +196,7 @@ def tokenizer_from_released(
 
 
 def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
-    """The tensors of encoder, codebook and one decoder under their released names.
-
-    Raises:
-        AlitokError: no such decoder, or a tokenizer that the released layout cannot represent.
-    """
+    """Encoder, codebook and a decoder under released names; `AlitokError` if the layout cannot represent them."""
     decoder, encoder = tokenizer.decoder(stage).config, tokenizer.config.encoder
     if not (isinstance(decoder, DecoderConfig) and isinstance(encoder, EncoderConfig)):
         raise AlitokError(
@@ -229,15 +219,7 @@ def tokenizer_to_released(tokenizer: Tokenizer, stage: Stage) -> Tensors:
 def generator_from_released(
     state_dict: Mapping[str, Any], *, heads: int = 16, prefix: int = RELEASED_PREFIX, grid: int = RELEASED_GRID
 ) -> Generator:
-    """Build our generator from a released one.
-
-    Args:
-        state_dict: of `alitok_b.bin`, `alitok_l.bin` or `alitok_xl.bin`.
-        prefix: number of prefix codes of its tokenizer, which the file does not hold.
-        grid: grid cells per side, likewise.
-
-    Returns:
-        A generator on the CPU, in evaluation mode.
+    """Build our generator, on the CPU in evaluation mode; the file does not hold its tokenizer's `prefix` and `grid`.
 
     Raises:
         AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
@@ -273,11 +255,7 @@ def generator_to_released(generator: Generator) -> Tensors:
 
 
 def discriminator_from_released(state_dict: Mapping[str, Any]) -> Discriminator:
-    """Build our discriminator from that of a released training file.
-
-    Raises:
-        AlitokError: tensors are missing, unexpected, misshapen or not finite; all are listed.
-    """
+    """Build our discriminator from that of a released training file; `AlitokError` if a tensor does not fit."""
     released = _unwrapped(state_dict)
     width = _shapes(released, "discriminator", {"block_in.0.weight": 4})["block_in.0.weight"][0]
     stages = _layers(released, r"blocks\.(\d+)\.")

@@ -1,11 +1,8 @@
 """Dynamic batching: one thread owns the models, and all requests share its batches.
 
-A batch is formed from everything that waits when the previous one ends. Jobs take turns in it, so one of many images
-does not hold up one of few. Calls (encoding, decoding) run between batches and between the rows of a batch.
-
-An image's codes depend on its own request only, and pixels are decoded in groups of a fixed size, so neither depends
-on the rest of the batch. A request reserves its slots before any work is done for it; work that has begun is finished
-even if the queue fills up or the service shuts down meanwhile.
+Jobs take turns in a batch, so one of many images does not hold up one of few. Calls (encoding, decoding) run between
+batches and between the rows of a batch. No result depends on the rest of the batch. A request reserves slots before any
+work is done for it, so that work begun is finished even if the queue fills up or the service shuts down.
 
 Shapes: f patch size, h image size.
 """
@@ -57,13 +54,7 @@ class FinishedImage:
 
 
 class ImageJob:
-    """The images of one request; made by `Reservation.submit` in the event loop that awaits the events.
-
-    Attributes:
-        rows: whether to send rows while they are generated.
-        waiting: images that are not in a batch yet.
-        cancelled: nobody wants the images any more.
-    """
+    """The images of one request, those `waiting` not in a batch yet; made in the event loop that awaits the events."""
 
     def __init__(self, requests: Sequence[SampleRequest], rows: bool) -> None:
         self.rows, self.cancelled = rows, False
@@ -83,11 +74,7 @@ class ImageJob:
         return not self._left
 
     async def next(self, timeout: float | None = None) -> ImageRow | FinishedImage | None:
-        """The next event; None after `timeout` seconds without one.
-
-        Raises:
-            ServiceError: the images cannot be generated.
-        """
+        """The next event; None after `timeout` seconds without one; `ServiceError` if the generation failed."""
         try:
             async with asyncio.timeout(timeout):
                 event = await self._events.get()
@@ -121,11 +108,7 @@ class Reservation:
         self._release(self._left)
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """Run a short function in the models' thread, without using up a slot.
-
-        Raises:
-            ServiceError: it failed, or the thread has ended.
-        """
+        """Run a short function in the models' thread, using no slot; `ServiceError` if it fails or cannot run."""
         future: Future[Result] = Future()
         with self._batcher._changed:
             self._batcher._require_thread()
@@ -142,11 +125,7 @@ class Reservation:
         return results
 
     def submit(self, requests: Sequence[SampleRequest], *, rows: bool = False) -> ImageJob:
-        """Queue one image per slot; `requests` must be valid for the generator.
-
-        Raises:
-            ServiceError: the thread has ended.
-        """
+        """Queue one image per slot, each valid for the generator; `ServiceError` if the thread has ended."""
         assert len(requests) == self._left
         job = ImageJob(requests, rows)
         with self._batcher._changed:
@@ -163,16 +142,9 @@ class Reservation:
 
 
 class Batcher:
-    """The queue in front of the engine, and the thread behind it.
+    """The queue in front of the engine, of at most `max_waiting` images and calls, and the thread behind it.
 
-    Args:
-        batch_size: images per batch.
-        max_waiting: images and calls in the queue.
-        on_batch: receives the images and seconds of each finished batch, in the models' thread.
-
-    Attributes:
-        accepting: whether new work is accepted.
-        running: images in the running batch.
+    `on_batch` receives the images and seconds of each finished batch, in the models' thread.
     """
 
     def __init__(
@@ -230,11 +202,7 @@ class Batcher:
                 self._thread.join(timeout)
 
     def reserve(self, count: int) -> Reservation:
-        """Reserve `count` slots for the images and calls of one request.
-
-        Raises:
-            ServiceError: the queue has not enough room, or the service is shutting down.
-        """
+        """Reserve `count` slots for one request; `ServiceError` if the queue is full or the service shuts down."""
         with self._changed:
             if not self.accepting:
                 raise stopping()
@@ -292,10 +260,7 @@ class Batcher:
             future.set_exception(internal())
 
     def _gather(self) -> None:
-        """After a batch, wait briefly for its clients to send their next requests.
-
-        Otherwise clients that were once split over two batches would alternate forever, each batch half empty.
-        """
+        """Wait briefly for the last batch's clients: split over two batches, they would stay so, each half empty."""
         while self._jobs and self._images() < min(self._expected, self.batch_size) and self.accepting:
             left = self._gather_until - time.monotonic()
             if left <= 0:
@@ -364,7 +329,6 @@ class Batcher:
         return count
 
     def _publish_images(self, batch: list[QueuedImage], codes: torch.Tensor) -> None:
-        """Decode the images that are still wanted and publish them, one group after another."""
         with self._changed:
             self._expected = self._images() + sum(not image.job.waiting for image in batch)
         wanted = [slot for slot, image in enumerate(batch) if not image.job.cancelled]
@@ -376,8 +340,5 @@ class Batcher:
 
 
 def gather_seconds(batch_seconds: float) -> float:
-    """How long the next batch waits for the clients of the previous one, which took `batch_seconds`.
-
-    Clients need some milliseconds to come back however long a batch takes: a tenth of it up to 0.1 s, or a fiftieth.
-    """
+    """Seconds to wait for a batch's clients, who need a few ms in any case: a tenth of its own up to 0.1 s, or 1/50."""
     return max(min(0.1 * batch_seconds, 0.1), 0.02 * batch_seconds)

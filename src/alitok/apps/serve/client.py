@@ -33,12 +33,7 @@ Stage = Literal["stage1", "stage2"]
 
 
 class ResponseError(AlitokError):
-    """The service rejected the request, failed, or did not respond.
-
-    Attributes:
-        status: HTTP status; 0 if there was no response, or a stream broke off.
-        retry_after: seconds after which to try again, or None.
-    """
+    """The service rejected a request or failed: `status` 0 = no response or a broken stream; `retry_after` in s."""
 
     def __init__(self, message: str, status: int = 0, code: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -77,13 +72,9 @@ class Reconstruction:
 
 
 class Client:
-    """Calls one service; keeps no connection between calls, so threads may share it.
+    """Calls the service at `url`, such as `http://127.0.0.1:8000`; keeps no connection, so threads may share it.
 
-    All methods raise `ResponseError`.
-
-    Args:
-        url: such as `http://127.0.0.1:8000`.
-        timeout: seconds of silence after which a call fails.
+    `timeout` is the seconds of silence after which a call fails. All methods raise `ResponseError`.
 
     Raises:
         AlitokError: the URL is invalid.
@@ -121,13 +112,10 @@ class Client:
         settings: Mapping[str, Any] | None = None,
         completion: tuple[bytes, int] | None = None,
     ) -> list[GeneratedImage]:
-        """Generate `count` images of each class.
+        """Generate `count` images of each class, given by name or number; `seed` None = chosen by the service.
 
-        Args:
-            classes: names or numbers.
-            seed: None = chosen by the service.
-            settings: such as `{"guidance_scale": 3.0}`; omitted ones are the model's own.
-            completion: an image file and how many of its rows of patches to keep.
+        Omitted `settings`, such as `{"guidance_scale": 3.0}`, are the model's own; `completion` is an image file and
+        how many of its rows of patches to keep.
         """
         body = _images_request(classes, count, seed, settings, completion)
         return [_generated(image, image["data"]) for image in self._json("POST", "/v1/images", json=body)["images"]]
@@ -180,7 +168,6 @@ class Client:
 
     @contextmanager
     def _response(self, method: str, path: str, *, json: Any = None, files: Any = None) -> Iterator[httpx.Response]:
-        """A successful response, whose connection is closed at the end of the context."""
         try:
             with self._stream(method, self._base + path, json=json, files=files) as response:
                 if response.status_code != 200:
@@ -220,7 +207,6 @@ def _to_error(response: httpx.Response) -> ResponseError:
 
 
 def _events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
-    """Name and data of each server-sent event."""
     name, data = "message", ""
     for line in response.iter_lines():
         field, _, value = line.partition(": ")

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 
 
 class ServiceError(Exception):
-    """A request that failed.
-
-    Attributes:
-        code: a short word for programs.
-        message: one sentence for people, without paths or messages of other libraries.
-    """
+    """A failed request: a `code` for programs, one sentence for people without paths or messages of other libraries."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

@@ -1,7 +1,4 @@
-"""Protection of the service: access checks, bounds on bodies and unread responses, safe headers, request metrics.
-
-`Guard` is plain ASGI around all routes; `bounded_connection` is the HTTP protocol below them.
-"""
+"""Protection of the service: access checks, bounds on bodies and unread responses, safe headers, request metrics."""
 
 from __future__ import annotations
 
@@ -108,7 +105,6 @@ class _Exchange:
         self._received, self.status = 0, 0
 
     def check_declared(self, scope: Scope) -> None:
-        """Reject a body by its Content-Length."""
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:18]) > self._max_bytes:
             self._fail_size()
@@ -192,8 +188,7 @@ def _origin_host(origin: str) -> str:
 def bounded_connection(unread_seconds: float) -> type[asyncio.Protocol]:
     """Uvicorn's HTTP protocol, which also aborts connections whose client reads nothing for `unread_seconds`.
 
-    Deadlines end the work on a response, but what was written by then stays in the connection's buffer until the
-    client reads it, and only the connection sees that it does not.
+    Only the connection sees that: when a deadline ends the work on a response, what was written stays in its buffer.
     """
 
     class Connection(H11Protocol):

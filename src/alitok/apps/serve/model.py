@@ -1,7 +1,4 @@
-"""The served model: its metadata, and encoding and decoding of single images.
-
-Images are encoded one at a time and decoded in groups of a fixed size, so no result depends on other requests. All
-methods that compute must run in the batcher's thread.
+"""Metadata of the served model, and encoding and decoding of single images, in the batcher's thread only.
 
 Shapes: B images, T codes, h image size.
 """
@@ -33,10 +30,8 @@ DIFFERENCE_SCALE = 4  # amplifies differences so that they are visible
 class FixedGroupDecoder(PixelDecoder):
     """Decodes codes in groups of a fixed size, so that an image's pixels do not depend on the other images.
 
-    The shape of a batch determines how the last bits of its sums are rounded, and so occasionally a pixel.
-
-    Attributes:
-        group: images per group, a function of the tokenizer and its device; the last group is padded.
+    The shape of a batch determines how the last bits of its sums are rounded, and so occasionally a pixel. The `group`
+    depends on tokenizer and device only; the last one is padded.
     """
 
     def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
@@ -135,9 +130,8 @@ class ServedModel:
     def reconstruct(self, image: np.ndarray) -> tuple[list[int], dict[str, np.ndarray], dict[str, float | None]]:
         """Encode (3, h, h) uint8 and decode it again with each decoder.
 
-        Returns:
-            T codes; images (3, h, h) uint8, the `original`, one by stage, and the `difference` of the last stage, its
-            absolute error times `DIFFERENCE_SCALE`, clipped; PSNR in dB by stage, None where it is infinite.
+        Returns T codes; images (3, h, h) uint8 (the `original`, one by stage, and as `difference` the absolute error of
+        the last stage times `DIFFERENCE_SCALE`, clipped); PSNR in dB by stage, None where infinite.
         """
         codes = self.encode(image)
         images: dict[str, np.ndarray] = {stage: self.decode(codes, stage) for stage in self.pipeline.tokenizer.stages}

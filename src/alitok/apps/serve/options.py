@@ -54,7 +54,6 @@ class ServiceLimits:
     """Time after which a client that reads nothing of its response is disconnected."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require_at_least(self, 1, "max_images", "max_waiting", "max_uploads", "max_upload_pixels", "max_connections")
         require_at_least(self, 1024, "max_upload_bytes", "max_body_bytes")
         for name in ("upload_seconds", "deadline_seconds", "unread_seconds", "stop_seconds"):
@@ -104,7 +103,6 @@ class ServeOptions:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
 
     def __post_init__(self) -> None:
-        """Check counts before anything is loaded."""
         require_at_least(self, 1, *(name for name in ("batch_size", "replicas") if getattr(self, name) is not None))
 
     def read_key(self) -> AccessKey | None:
@@ -129,26 +127,17 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class AccessKey:
-    """The key that clients send as `Authorization: Bearer KEY`.
-
-    Raises:
-        AlitokError: it cannot be sent in a header, or is too short to be safe.
-    """
+    """The key sent as `Authorization: Bearer KEY`; `AlitokError` if it does not fit in a header or is too short."""
 
     text: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Check length and characters."""
         if not re.fullmatch("[!-~]{8,256}", self.text):
             raise AlitokError("A key must be 8 to 256 printable ASCII characters without spaces.")
 
     @classmethod
     def from_file(cls, path: Path) -> AccessKey:
-        """Read the key from a file with one nonempty line.
-
-        Raises:
-            AlitokError: the file cannot be read, or does not hold exactly one key.
-        """
+        """Read a file with one nonempty line, the key; `AlitokError` if it is unreadable or holds more or fewer."""
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,8 +1,4 @@
-"""Several processes that serve the same model, on the GPUs of one machine or of many, as a Ray Serve deployment.
-
-Each replica has its own model, batcher and queue, and responds like the single service; Ray's proxies listen on one
-address and send each request to a replica with little to do. /metrics returns the metrics of all replicas.
-"""
+"""Replicas of the service, each with its own model and queue, as a Ray Serve deployment behind one address."""
 
 from __future__ import annotations
 
@@ -146,7 +142,6 @@ async def _gather_metrics() -> bytes:
 
 
 def _start_ray(cluster: str | None) -> None:
-    """Join a cluster, or start Ray on this machine."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -167,11 +162,7 @@ def _last_line(error: Exception) -> str:
 def resources_per_replica(
     nodes: Sequence[Mapping[str, float]], replicas: int, gpus: float | None
 ) -> tuple[float, float]:
-    """CPUs and GPUs of each replica.
-
-    Args:
-        nodes: the resources `CPU` and `GPU` of each machine.
-        gpus: per replica; None = one if there are any.
+    """CPUs and GPUs of each replica, by the `CPU` and `GPU` of each machine; `gpus` None = one if there are any.
 
     Raises:
         AlitokError: there are not enough GPUs, or no machine has a CPU.
@@ -206,7 +197,6 @@ def _deploy(application: serve.Application, host: str, port: int) -> None:
 
 
 def _drain(seconds: float) -> None:
-    """Reject new work everywhere, wait for accepted work, and end the replicas."""
     handle = serve.get_app_handle(_NAME)
 
     def broadcast(method: str) -> list[Any]:

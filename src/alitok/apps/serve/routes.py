@@ -159,7 +159,6 @@ class _EventStream(StreamingResponse):
 async def _events(
     service: Service, job: ImageJob, labels: list[dict[str, Any]], format: ImageFormat, deadline: float
 ) -> AsyncIterator[bytes]:
-    """The text of the stream."""
     rows = service.model.pipeline.tokenizer.config.grid if job.rows else 0
     yield _event("start", {"images": labels, "rows": rows})
     try:
@@ -216,7 +215,6 @@ def _label(service: Service, request: SampleRequest) -> dict[str, Any]:
 async def _with_given_rows(
     service: Service, body: schemas.ImagesRequest, requests: list[SampleRequest], reservation: Reservation
 ) -> list[SampleRequest]:
-    """The requests with the rows of the completion, if any."""
     if body.completion is None:
         return requests
     tokenizer, rows = service.model.pipeline.tokenizer, body.completion.rows

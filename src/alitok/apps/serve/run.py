@@ -7,13 +7,7 @@ from alitok.core.errors import AlitokError
 
 
 def run_serve(model: str, options: ServeOptions) -> int:
-    """Serve until asked to stop.
-
-    Args:
-        model: a directory with a saved model, or `owner/name` on the hub.
-
-    Returns:
-        The exit status: 0 after SIGTERM, 130 after Ctrl-C.
+    """Serve a model, a directory or `owner/name` on the hub; exit status 0 after SIGTERM, 130 after Ctrl-C.
 
     Raises:
         AlitokError: a library is missing, the port is taken, or the model, the key file or the run cannot be used.

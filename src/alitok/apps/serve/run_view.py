@@ -20,11 +20,7 @@ Curves = dict[str, list[tuple[float, float]]]
 
 
 class RunView:
-    """Reads the current state of a run directory, which holds some of `stage1/`, `stage2/` and `generator/`.
-
-    Raises:
-        AlitokError: it is not a directory.
-    """
+    """Reads a run directory with some of `stage1/`, `stage2/`, `generator/`; `AlitokError` if it is not a directory."""
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():

@@ -1,7 +1,6 @@
-"""One process that serves a model on a port until it is asked to stop.
+"""One process that serves a model on a port, taken before the model is loaded so that a mistake is reported at once.
 
-The port is taken before the model is loaded, so that a mistake is reported at once. SIGTERM and Ctrl-C let running work
-finish; a second Ctrl-C ends the process at once.
+SIGTERM and Ctrl-C let running work finish; a second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -48,11 +47,7 @@ def serve_here(model: str, options: ServeOptions) -> int:
 
 
 def load_app(model: str, options: ServeOptions, key: AccessKey | None) -> FastAPI:
-    """The application of a model, warmed up.
-
-    Raises:
-        AlitokError: the model or the run cannot be used.
-    """
+    """The application of a model, warmed up; `AlitokError` if the model or the run cannot be used."""
     loaded: Future[FastAPI] = Future()
 
     def load() -> None:
@@ -103,13 +98,7 @@ def _server(app: FastAPI, service: Service) -> uvicorn.Server:
 
 
 class Signals:
-    """Records SIGTERM and SIGINT.
-
-    Attributes:
-        serving: whether the server handles signals by now; before, one ends the process.
-        status: exit status by the last signal.
-        received: set by a signal while serving.
-    """
+    """Records SIGTERM and SIGINT: `received` and the exit `status`; unless `serving`, one ends the process."""
 
     def __init__(self) -> None:
         self.serving, self.status, self.received = False, 0, threading.Event()
@@ -133,11 +122,7 @@ class Signals:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        AlitokError: the address does not exist, or is taken.
-    """
+    """A listening socket; `AlitokError` if the address does not exist or is taken."""
     if not 0 <= port <= 65535:
         raise AlitokError(f"A port must be 0 to 65535, not {port}.")
     try:

@@ -26,12 +26,7 @@ _UPLOAD_THREADS = 2  # decoding one image may take some hundred megabytes
 
 
 class ServiceMetrics:
-    """Metrics of one service.
-
-    Attributes:
-        requests: by route, method and status; 499 is a client that disconnected.
-        seconds: until the whole response was sent, by route.
-    """
+    """Metrics of a service: requests (status 499 if the client left) and seconds until the response was sent."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -55,14 +50,7 @@ class ServiceMetrics:
 
 
 class Service:
-    """One service.
-
-    Args:
-        key: that clients must send; None = anybody may use the service.
-
-    Attributes:
-        batcher: not started.
-        gather_metrics: returns the metrics of all replicas, where there are several.
+    """One service, its batcher not started; `key` None = anybody may use it, `gather_metrics` None = no replicas.
 
     Raises:
         AlitokError: the run is not a directory.
@@ -91,11 +79,7 @@ class Service:
         self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, "alitok-upload")
 
     async def read_image(self, data: bytes) -> Image.Image:
-        """Crop an uploaded file to the tokenizer's size; only a few are decoded at a time.
-
-        Raises:
-            ServiceError: as in `read_square`.
-        """
+        """Crop an uploaded file to the tokenizer's size as `read_square` does; only a few are decoded at a time."""
         size = self.model.pipeline.tokenizer.config.image_size
         return await asyncio.get_running_loop().run_in_executor(self._uploads, read_square, data, size, self.limits)
 

@@ -1,7 +1,4 @@
-"""Uploaded image files to square images of the tokenizer's size, and images to base64.
-
-Nothing is written to disk, and no file is decoded before its format and its header's size have been checked.
-"""
+"""Uploaded image files to square images, all in memory and checked before they are decoded, and images to base64."""
 
 from __future__ import annotations
 
@@ -32,9 +29,7 @@ _OPTIONS = {"png": _PNG, "webp": {"lossless": True, "method": 0}, "jpeg": {"qual
 
 
 def read_square(data: bytes, size: int, limits: ServiceLimits) -> Image.Image:
-    """The center crop of a PNG, JPEG, WebP, GIF or BMP file as in training, RGB, `size` x `size` px.
-
-    Of an animation the first frame is used.
+    """The center crop of an image file (or its first frame) as in training, RGB, `size` x `size` px.
 
     Raises:
         ServiceError: it is too large (413), of another format (415), or corrupt (422).
@@ -72,11 +67,7 @@ def _limit_aspect(image: Image.Image) -> Image.Image:
 
 
 def from_base64(text: str, limits: ServiceLimits) -> bytes:
-    """The bytes of an image inside JSON.
-
-    Raises:
-        ServiceError: it is too long, or not base64.
-    """
+    """The bytes of an image inside JSON; `ServiceError` if it is too long or not base64."""
     if len(text) > 4 * (limits.max_upload_bytes // 3 + 1):
         raise image_too_large(limits.max_upload_bytes)
     try:
