@@ -1,7 +1,4 @@
-"""The images of a job in numbered blocks, each sampled, read or measured as a whole by one process.
-
-Shapes: B images of a block, h image size.
-"""
+"""The images of a job in numbered blocks, each done as a whole by one process; B images of a block, h image size."""
 
 from __future__ import annotations
 
@@ -30,15 +27,9 @@ class Blocks:
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """One block with its images.
-
-    Attributes:
-        indices: of its images in the job.
-        labels: (B,) int64 class numbers; -1 if unknown.
-        images: (B, 3, h, h) uint8.
-    """
+    """One block with its images."""
 
     number: int
-    indices: range
-    labels: np.ndarray
-    images: np.ndarray
+    indices: range  # of its images in the job
+    labels: np.ndarray  # (B,) int64 class numbers; -1 if unknown
+    images: np.ndarray  # (B, 3, h, h) uint8

@@ -31,23 +31,16 @@ _PATIENCE = 30.0  # seconds without data, of a download
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Contents of a card.
-
-    Attributes:
-        data: what it was trained on.
-        steps: optimizer steps by stage.
-        licence: of the weights.
-        loader: the public class that reads the directory.
-    """
+    """Contents of a card."""
 
     title: str
     description: str = ""
-    data: str = "not stated"
-    steps: Mapping[str, int] = field(default_factory=dict)
+    data: str = "not stated"  # what it was trained on
+    steps: Mapping[str, int] = field(default_factory=dict)  # optimizer steps by stage
     metrics: Mapping[str, float] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    licence: str = "unknown"
-    loader: str = "Pipeline"
+    config: Mapping[str, Any] = field(default_factory=dict)  # by model
+    licence: str = "unknown"  # of the weights
+    loader: str = "Pipeline"  # the public class that reads the directory
 
     def to_markdown(self) -> str:
         """The text; values of the metadata are JSON, which is also valid YAML."""
@@ -73,11 +66,7 @@ def _line(text: str) -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors to one safetensors file, atomically.
-
-    Raises:
-        OSError: the file cannot be written, as on a full disk.
-    """
+    """Write tensors to one safetensors file, atomically; OSError where it cannot be written, as on a full disk."""
     with atomic_path(path) as part:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
@@ -87,11 +76,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> Tensors:
-    """Read a safetensors file into CPU tensors.
-
-    Raises:
-        AlitokError: the file is missing, truncated or not safetensors.
-    """
+    """Read a safetensors file into CPU tensors; AlitokError where it is missing, truncated or not safetensors."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
@@ -168,11 +153,7 @@ def save_model(
 
 
 def load_head(path: Path, kind: str, *keys: str) -> dict[str, Any]:
-    """Read the JSON file that describes a directory, such as the `config.json` of `save_model`.
-
-    Args:
-        kind: what it must describe.
-        keys: further keys that it must have.
+    """Read the JSON file that describes a directory, such as `config.json`; it must be of `kind` and have all `keys`.
 
     Raises:
         AlitokError: the file is missing, of another kind, or lacks a key.
@@ -216,14 +197,10 @@ def patience() -> Iterator[None]:
 
 
 def read_weights(path: Path, advice: str = "check the path") -> Tensors:
-    """The named tensors of a safetensors file, or of a pickle that contains nothing else.
-
-    Args:
-        path: `.safetensors`, else a pickle.
-        advice: what to do otherwise, without a period.
+    """The named tensors of a `.safetensors` file, else of a pickle that contains nothing else.
 
     Raises:
-        AlitokError: the file is missing, damaged, or holds other things.
+        AlitokError: the file is missing, damaged, or holds other things; `advice` ends the message.
     """
     if not path.is_file():
         raise AlitokError(f"{path} does not exist; {advice}.")

@@ -1,8 +1,4 @@
-"""Configuration: small frozen dataclasses in and out of TOML and JSON.
-
-A config class is declared with `@config` beside the code it configures. Unknown keys and wrong types are errors that
-name the key.
-"""
+"""Frozen dataclasses in and out of TOML and JSON; unknown keys and wrong types are errors that name the key."""
 
 from __future__ import annotations
 
@@ -29,11 +25,7 @@ def config(cls: type[T]) -> type[T]:
 
 
 def require_at_least(value: Any, least: float, *names: str) -> None:
-    """Check fields of a config, in its `__post_init__`.
-
-    Raises:
-        AlitokError: a field is below `least`.
-    """
+    """Check fields of a config, in its `__post_init__`; AlitokError where one is below `least`."""
     for name in names:
         found = getattr(value, name)
         if not found >= least:  # also rejects NaN
@@ -46,15 +38,11 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
-    """Build the config `cls` from a mapping.
-
-    Args:
-        data: nested mappings, from JSON or TOML.
-        source: where the data came from, for the error.
+    """Build the config `cls` from nested mappings, as of JSON or TOML.
 
     Raises:
         AlitokError: an unknown key (with the nearest known one), a missing key, a wrong type, or a value that
-            `__post_init__` rejects.
+            `__post_init__` rejects; the message begins with `source`.
     """
     import pydantic  # lazily: 0.1 s
 
@@ -75,11 +63,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str) -> T:
 
 
 def _first_fault(cls: type, faults: Sequence[Any]) -> tuple[Any, list[str | int]]:
-    """The first of pydantic's faults, and the keys that lead to it.
-
-    A union of config classes yields faults for each, with the class in the path; those of the class that knows most of
-    the keys count.
-    """
+    """The first of pydantic's faults and its keys; of a union, a fault of the class that knows most of the keys."""
     classes, first = set(_alternatives(cls)), faults[0]
     place = next((index for index, part in enumerate(first["loc"]) if part in classes), None)
     if place is not None:
@@ -146,11 +130,7 @@ def _fields(cls: Any) -> Iterable[tuple[str, list[Any]]]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        AlitokError: the file is missing or is not TOML.
-    """
+    """Read a TOML file; AlitokError where it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -177,11 +157,8 @@ def merge(base: Any, over: Any, source: str) -> Any:
     A list replaces a list, but each of its items is merged with the item of the same `name`, or at the same index if it
     has no name. A mapping over a list changes the items that its keys name.
 
-    Args:
-        source: where `over` came from, for the error.
-
     Raises:
-        AlitokError: a key names no item of a list.
+        AlitokError: a key names no item of a list; the message begins with `source`.
     """
     if isinstance(over, dict) and isinstance(base, dict):
         return base | {key: merge(base.get(key), value, source) for key, value in over.items()}

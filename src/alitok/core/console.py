@@ -59,11 +59,8 @@ def print_table(
 ) -> None:
     """Print a table without borders: the widest form that fits the console, else the narrowest, uncut.
 
-    Args:
-        heads: column heads, in which a line break marks where they may be broken; a hyphen before it goes otherwise.
-        rows: text for each head, or fewer.
-        left: heads of columns aligned left, as the first one is; others are aligned right.
-        total: a last row in bold.
+    A line break in a head marks where it may be broken; a hyphen before it goes otherwise. The first column and those
+    with heads in `left` are aligned left, others right. `total` is a last row in bold.
     """
     rows, left = list(rows), tuple(left)
 
@@ -89,13 +86,12 @@ def _width(table: Table, console: Console) -> int:
 
 
 class _Uncut:
-    """A table as wide as it must be, whatever the console's width is."""
+    """A table as wide as it must be, whatever the width of the console, which must not crop it."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render it; the console must not crop."""
         yield from console.render(self.table, options.update(width=_width(self.table, console)))
 
 

@@ -14,11 +14,7 @@ from alitok.core.errors import AlitokError
 
 
 def choose_device(name: DeviceName = "auto") -> torch.device:
-    """The requested device; `auto` takes the first available of cuda, mps and cpu.
-
-    Raises:
-        AlitokError: the requested device is not available on this machine.
-    """
+    """The device, `auto` being the first available of cuda, mps and cpu; AlitokError where it is not available."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     working = [candidate for candidate, works in available.items() if works]
     chosen = working[0] if name == "auto" else name
@@ -62,10 +58,6 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def seed_step(seed: int, purpose: str, step: int) -> None:
-    """Seed torch's global generators as a function of (seed, purpose, step).
-
-    Called before every step, it makes dropout and other random numbers independent of how the run got there, so a
-    resumed run needs no stored generator state to equal an uninterrupted one.
-    """
+    """Seed torch's global generators by (seed, purpose, step), before every step: resuming needs no stored state."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))

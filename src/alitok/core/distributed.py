@@ -1,8 +1,4 @@
-"""The processes of one run, and their collective operations.
-
-`join` reads the environment of `torchrun` and yields a `World`, which is passed to whatever must agree across
-processes. A single process needs no launcher, and every operation is then the identity.
-"""
+"""The processes of one run, as `torchrun` starts them, and their collective operations; identities for one process."""
 
 from __future__ import annotations
 
@@ -30,8 +26,8 @@ _LOST = "Connection closed by peer", "Connection reset by peer", "Timed out wait
 class World:
     """This process among those of the run."""
 
-    device: torch.device
-    rank: int = 0
+    device: torch.device  # where this process computes
+    rank: int = 0  # of `size` processes
     size: int = 1
 
     @property
@@ -69,11 +65,7 @@ class World:
         return values
 
     def on_rank0(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0; every process gets its result.
-
-        Raises:
-            OtherRankError: on the other ranks, if `work` raised on rank 0, which raises the error itself.
-        """
+        """Do `work` on rank 0; every process gets its result, or OtherRankError where rank 0 raises an error itself."""
         if self.size == 1:
             return work()
         result, error = None, None
@@ -119,8 +111,7 @@ def join(device: DeviceName = "auto") -> Iterator[World]:
     """The world of this process, within the context.
 
     Raises:
-        AlitokError: the requested device is unavailable or cannot be shared, or there are too few; or another process
-            was lost within the context.
+        AlitokError: the device is unavailable or cannot be shared, there are too few, or another process was lost.
     """
     chosen = choose_device(device)
     if not launched():

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 
 class AlitokError(ValueError):
-    """A mistake that the user can fix.
-
-    The message says in one or two sentences what happened, where, and what to do. The command line prints it without a
-    traceback and exits with status 2.
-    """
+    """A mistake that the user can fix; the command line prints the message without a traceback and exits with 2."""
 
 
 class OtherRankError(AlitokError):

@@ -24,10 +24,9 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems withou
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the name `path`, on any error it is removed.
+    """Yield a temporary path beside `path`, for a file or directory; on success it is renamed, on any error removed.
 
-    What is written may be a file or a directory. What already stands at `path` stays until the new one is whole, and
-    is put back if the last step fails.
+    What already stands at `path` stays until the new one is whole, and is put back if the last step fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{_mine()}{_PART}")
@@ -121,11 +120,7 @@ def finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        AlitokError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; AlitokError where it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -9,10 +9,9 @@ from alitok.core.errors import AlitokError, error_text
 
 
 def locate(path_or_name: str | Path, *, offline: bool = False, part: str | None = None) -> Path:
-    """The local directory of a saved model.
+    """The local directory of a saved model; one of the hub, `owner/name`, is downloaded to the hub's own cache.
 
     Args:
-        path_or_name: a directory, or `owner/name` of a hub repository, which is downloaded to the hub's own cache.
         offline: use only the hub's cache, as with the variable HF_HUB_OFFLINE.
         part: `tokenizer` or `generator`: the subdirectory to return, if this is a saved pipeline.
 

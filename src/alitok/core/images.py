@@ -1,7 +1,4 @@
-"""The only place for pixel ranges, PNG bytes and grids of images.
-
-Models see float images (B, 3, h, w) in [0, 1]; files and arrays at rest are uint8. Rounding, never truncation.
-"""
+"""The only place for pixel ranges, PNG bytes and grids: models see float (B, 3, h, w) in [0, 1], files hold uint8."""
 
 from __future__ import annotations
 
@@ -31,11 +28,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: np.ndarray, columns: int, pad: int = 1) -> np.ndarray:
-    """Lay images (N, 3, h, w) uint8 out in rows of `columns`, with `pad` white pixels between and around them.
-
-    Returns:
-        (3, rows * (h + pad) + pad, columns * (w + pad) + pad) uint8.
-    """
+    """Rows of (N, 3, h, w) uint8, `pad` white px around -> (3, rows * (h + pad) + pad, columns * (w + pad) + pad)."""
     n, c, h, w = images.shape
     rows = math.ceil(n / columns)
     sheet = np.full((c, rows * (h + pad) + pad, columns * (w + pad) + pad), 255, np.uint8)

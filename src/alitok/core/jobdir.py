@@ -5,9 +5,8 @@
     with job.lock(world):
         ...  # write outputs below `job.root` with `core.files`
 
-`begin` creates or resumes the job and returns the stored settings. Foreign files, another kind of job and conflicting
-settings are rejected. Settings that the first start chooses, such as a batch size, are listed in `decided`: read them
-with `job.read()`, which is None for a new job, pass what was found or chosen to `begin`, and use what it returns.
+Settings that the first start chooses, such as a batch size, are listed in `decided`: read them with `job.read()`, pass
+what was found or chosen to `begin`, and use what it returns.
 """
 
 from __future__ import annotations
@@ -37,28 +36,16 @@ _RESTART = "choose another directory with --out, or start over with --fresh"
 
 @dataclass(frozen=True)
 class JobDir:
-    """A directory that one job writes.
+    """A directory that one job writes; `--fresh` deletes its outputs, its settings file and nothing else."""
 
-    Attributes:
-        root: the directory; created by `begin`.
-        file: name of the settings file in it, .toml or .json.
-        kind: for messages: "an alitok KIND directory".
-        outputs: all that the job writes, relative to `root`; a name with a `*` is a glob pattern. `--fresh` deletes
-            these, the settings file and nothing else.
-        marker: entries of the settings file that identify the kind of job; a None stands for any value.
-        decided: names of settings that the first start decides, and that later ones take over.
-        allowed: names in `root` that may exist before the job begins.
-        shared: `root` also holds files of others, so that only existing outputs are foreign.
-    """
-
-    root: Path
-    file: str
-    kind: str
-    outputs: tuple[str, ...] = ()
-    marker: Mapping[str, Any] = field(default_factory=dict)
-    decided: tuple[str, ...] = ()
-    allowed: tuple[str, ...] = ()
-    shared: bool = False
+    root: Path  # created by `begin`
+    file: str  # name of the settings file in it, .toml or .json
+    kind: str  # for messages: "an alitok KIND directory"
+    outputs: tuple[str, ...] = ()  # all that the job writes, relative to `root`; a name with a `*` is a glob pattern
+    marker: Mapping[str, Any] = field(default_factory=dict)  # settings that identify the kind of job; None: any value
+    decided: tuple[str, ...] = ()  # settings that the first start decides, and that later ones take over
+    allowed: tuple[str, ...] = ()  # names in `root` that may exist before the job begins
+    shared: bool = False  # `root` also holds files of others, so that only existing outputs are foreign
 
     @property
     def path(self) -> Path:
@@ -98,11 +85,9 @@ class JobDir:
         return any(name not in self.allowed and not name.startswith(".") for name in names)
 
     def begin(self, settings: Mapping[str, Any], world: World, *, fresh: bool = False) -> dict[str, Any]:
-        """Create the job, or resume it; rank 0 does, and every rank gets the stored settings.
+        """Create the job, or resume it, on rank 0; every rank calls this and gets the stored settings.
 
-        Args:
-            settings: everything that decides the outputs.
-            fresh: delete what an earlier job left first.
+        `settings` is everything that decides the outputs; `fresh` deletes what an earlier job left first.
 
         Raises:
             AlitokError: the directory cannot be used, holds a job with other settings, or another process uses it.
@@ -205,11 +190,7 @@ class JobDir:
         return self.root / LOCKS / self.file
 
     def require_idle(self, timeout: float | None = None) -> None:
-        """Check that no process is at work in `root`.
-
-        Raises:
-            AlitokError: one is.
-        """
+        """Raise AlitokError if a process is at work in `root`."""
         with ExitStack() as stack:
             for path in sorted(self._locks.glob("*")):
                 self._hold(stack, path, timeout)

@@ -1,7 +1,6 @@
 """File locks between processes, released when the holder ends.
 
-The library filelock (3.16) is not used: it waits forever on file systems without locks, and a forked process releases
-the lock of its parent.
+Not by the library filelock (3.16): on a disk without locks it waits forever, and a fork releases its parent's lock.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ _POLL = 0.2  # seconds
 def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     """Hold the lock of `path`, a file that is created for it and stays; without effect on a disk without locks.
 
-    The system releases it when the process and those that it forked have died.
-
-    Args:
-        timeout: seconds to wait for another holder; None = forever.
+    The system releases it when the process and those that it forked have died. `timeout` in seconds; None = forever.
 
     Raises:
         TimeoutError: another process holds it for longer.

@@ -1,8 +1,4 @@
-"""The run log: scalars as JSON lines and for TensorBoard, images and curves.
-
-Writes `metrics.jsonl`, `images/NAME-STEP.png`, `curves/NAME-STEP.json` and
-`tensorboard/`, if that package is installed.
-"""
+"""The run log: `metrics.jsonl`, `images/NAME-STEP.png`, `curves/NAME-STEP.json`, and `tensorboard/` if installed."""
 
 from __future__ import annotations
 
@@ -21,8 +17,7 @@ from alitok.core.files import finite, write_bytes, write_json
 class RunLog:
     """Writes one run's numbers and images; use as a context manager.
 
-    Args:
-        resume_step: records after this step are dropped: an interrupted run wrote them after its last checkpoint.
+    Records after `resume_step` are dropped: an interrupted run wrote them after its last checkpoint.
     """
 
     def __init__(self, directory: Path, resume_step: int = 0) -> None:
@@ -83,10 +78,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, oldest first; a last line cut short by a crash is left out.
-
-    None stands for a number that was not finite.
-    """
+    """Records of a `metrics.jsonl`, oldest first, without a last line cut short by a crash; None = not finite."""
     if not path.exists():
         return []
     records = []

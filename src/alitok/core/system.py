@@ -32,14 +32,10 @@ def peak_memory() -> int:
 
 
 def require_libraries(what: str, extra: str, *modules: str) -> None:
-    """Check before hours of work that the libraries needed at their end are installed.
-
-    Args:
-        what: begins the message, such as "An evaluation".
-        extra: the extra of this package that brings all the modules.
+    """Check before hours of work that the modules needed at their end, all of one extra, are installed.
 
     Raises:
-        AlitokError: one is missing.
+        AlitokError: one is missing; the message begins with `what`, such as "An evaluation".
     """
     missing = [_PACKAGES.get(name, name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
@@ -54,10 +50,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` while the context lasts, so that half-written files are removed on the way out.
-
-    The training loop has its own handler, which saves a checkpoint.
-    """
+    """SIGTERM raises `Terminated` here, so that half-written files are removed; training has its own handler."""
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield
         return

@@ -75,8 +75,7 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator, scale: 
 def five_crops(image: Image.Image, size: int, scale: float = 1.1) -> list[Image.Image]:
     """Resize the short side to round(scale * size) and cut size x size pixels out of the corners and the centre.
 
-    The order is top left, top right, bottom left, bottom right, centre. A half pixel is rounded to even, as in
-    torchvision.
+    Order: top left, top right, bottom left, bottom right, centre. Half pixels are rounded to even, as in torchvision.
     """
     image = _resize_short_side(image, round(scale * size))
     right, bottom = image.width - size, image.height - size

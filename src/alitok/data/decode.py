@@ -29,12 +29,7 @@ _STARTS_PROGRAMS = ("EPS",)  # Ghostscript, also for a .jpg that holds EPS
 
 
 class BrokenImageError(AlitokError):
-    """One image cannot be used.
-
-    Attributes:
-        key: which.
-        reason: as in `Broken`.
-    """
+    """One image cannot be used; `reason` as in `Broken`."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)  # both, so that a worker can pickle it
@@ -64,12 +59,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def read_image(images: EncodedImages, index: int) -> Image.Image:
-    """One image, RGB and upright.
-
-    Raises:
-        BrokenImageError: it cannot be read or decoded.
-        AlitokError: no image can be read.
-    """
+    """One image, RGB and upright; BrokenImageError where it cannot be decoded, AlitokError where no image can be."""
     try:
         return decode(images.encoded(index))
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
@@ -87,15 +77,11 @@ def header_size(images: EncodedImages, index: int) -> tuple[int, int] | None:
 
 
 def reason(error: Exception) -> str:
-    """What reading or decoding one image raised, as the end of a sentence that begins with the image.
-
-    Raises:
-        AlitokError: `error` is one, so not about this image.
-    """
+    """What reading an image raised, as the end of a sentence that begins with it; an AlitokError is raised again."""
     match error:
         case BrokenImageError():
             return error.reason
-        case AlitokError():
+        case AlitokError():  # not about this image
             raise error
         case FileNotFoundError():
             return "does not exist"
@@ -118,10 +104,7 @@ def too_small(width: int, height: int, size: int) -> str | None:
 
 @contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Suppress Pillow's warnings on odd files; real problems raise.
-
-    Warning filters belong to the whole process: around threads this is entered once, outside.
-    """
+    """Suppress Pillow's warnings on odd files; around threads enter it once, as filters belong to the whole process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -111,8 +111,7 @@ class Batches(Dataset[Batch | AlitokError]):
 
     Args:
         batch_size: B over all ranks; it may exceed the number of images.
-        seed: of the order and of the crops.
-        start_step: the step of the first batch; starting at k equals skipping k batches.
+        start_step: of the first batch; starting at k equals skipping k batches.
         workers: processes that read ahead; the batches do not depend on their number.
         part: rank and world size; each rank gets a contiguous part of B / W images.
 
@@ -151,15 +150,9 @@ class Batches(Dataset[Batch | AlitokError]):
 
 
 class CodeBatches:
-    """Endless batches of codes (B, T) int64 and labels (B,) int64, in the order of `Batches`.
+    """Endless batches of codes (B, T) int64 and labels (B,) int64; order and arguments as in `Batches`.
 
-    Of a store with several crops per image, each epoch draws one crop per image.
-
-    Args:
-        batch_size: B over all ranks; it may exceed the number of images.
-        seed: of the order and of the choice of crops.
-        start_step: the step of the first batch; starting at k equals skipping k batches.
-        part: rank and world size; each rank gets a contiguous part of B / W rows.
+    Of a store with several crops per image, each epoch draws one crop per image by the seed.
 
     Raises:
         AlitokError: the batch is not divisible by the world size.
@@ -183,16 +176,9 @@ class CodeBatches:
 
 
 def read_ahead(items: Dataset[Item | AlitokError], numbers: Iterable[int], workers: int) -> Generator[Item, None, None]:
-    """The items `numbers` in that order, read ahead by other processes.
+    """The items `numbers`, which may be endless, in that order, read ahead by `workers` processes; 0 = when needed.
 
-    Args:
-        items: items by number. Errors are returned as items: raised in a worker, one would reach the user wrapped in
-            the worker's traceback.
-        numbers: may be endless.
-        workers: number of processes; with 0, an item is read when it is needed.
-
-    Raises:
-        AlitokError: while iterating, an item that is an error.
+    An item that is an AlitokError is raised here: raised in a worker, it would come wrapped in the worker's traceback.
     """
     results: Iterator[Item | AlitokError] = map(items.__getitem__, numbers)
     if workers:
@@ -223,10 +209,9 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _init_worker(ending: Flag, worker: int) -> None:
-    """Ctrl-C and SIGTERM reach all processes of a run; the parent decides when its workers end.
+    """The parent decides when its workers end, as Ctrl-C and SIGTERM reach all processes of a run.
 
-    A parent that exits without having closed its items sends SIGTERM and waits for the worker to end. Only this signal
-    is obeyed, which `ending` marks.
+    Only the SIGTERM of a parent that exits with items open, and waits for the worker, is obeyed; `ending` marks it.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:

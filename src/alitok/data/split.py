@@ -25,7 +25,7 @@ class Splits:
         name: the built-in set, or where the data is.
         contents: a hash that changes when images are added, removed, renamed, relabelled or of another size on disk;
             independent of `without`.
-        notes: sentences for the user on what was found and is not used.
+        notes: for the user, on what was found and is not used.
     """
 
     train: ImageSource
@@ -45,11 +45,7 @@ class Splits:
 def val_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Draw about `fraction` of each class for validation, at least one image and never a whole class.
 
-    Args:
-        labels: (N,) integers; the draw of a class depends only on its label and its number of images.
-
-    Returns:
-        (N,) bool, true for validation images; a class of one image has none.
+    Labels (N,) integers -> (N,) bool. The draw of a class depends only on its label and its number of images.
     """
     mask = np.zeros(len(labels), bool)
     by_class = np.argsort(labels, kind="stable")  # one sort: a comparison per class is slow with thousands of classes
@@ -109,11 +105,7 @@ def joined(splits: Splits, recipe: CropRecipe) -> ImageSource:
 
 
 def check_broken(broken: Sequence[Broken], splits: Splits) -> None:
-    """Decide whether training may go on without its broken images.
-
-    Args:
-        broken: all that `verify` of both sources found, over all ranks.
-        splits: the images as they were opened, broken ones included.
+    """Decide whether training may go on without all images that `verify` found to be broken, over all ranks.
 
     Raises:
         AlitokError: more than 1 % of all images are broken, or without them a class has no training image or the

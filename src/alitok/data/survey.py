@@ -1,7 +1,4 @@
-"""What a data set holds: a preview from the headers of some images, or a survey that decodes every image.
-
-N images, training images first.
-"""
+"""What a data set holds: a preview from some headers, or a survey that decodes all N images, training images first."""
 
 from __future__ import annotations
 
@@ -29,23 +26,14 @@ _PREVIEWED, _PREVIEWED_GROUPS = 256, 4  # images whose headers a preview reads, 
 
 @dataclass(frozen=True)
 class Preview:
-    """What the listing and some headers of a data set show.
+    """What the listing and some headers of a data set show."""
 
-    Attributes:
-        image_size: px that most images can fill.
-        images: number of training images.
-    """
-
-    image_size: int
-    images: int
+    image_size: int  # px that most images can fill
+    images: int  # in the training split
 
 
 def preview(data: str, log: Reporter | None = None) -> Preview:
-    """List a data set and read the headers of some of its images.
-
-    Raises:
-        AlitokError: there is no such data set, or its images cannot be used.
-    """
+    """List a data set and read some headers; AlitokError where it does not exist or cannot be used."""
     if data in BUILTIN:
         size = BUILTIN[data].size
         return Preview(size, len(open_splits(data, size).train))
@@ -85,20 +73,13 @@ def _short_sides(images: EncodedImages, data: str, log: Reporter | None) -> list
 
 
 class Facts(NamedTuple):
-    """What one image is.
+    """What one image is; if it has a problem, all else is empty."""
 
-    Attributes:
-        width, height: px, upright.
-        kinds: how it differs from an 8-bit RGB image of one frame, such as `grey`, `CMYK` or `turned by EXIF`.
-        digest: equal for images of the same decoded pixels.
-        problem: why it cannot be decoded, or None; the others are then empty.
-    """
-
-    width: int = 0
-    height: int = 0
-    kinds: tuple[str, ...] = ()
-    digest: bytes = b""
-    problem: str | None = None
+    width: int = 0  # px, upright
+    height: int = 0  # px
+    kinds: tuple[str, ...] = ()  # such as `grey`, `CMYK` or `turned by EXIF`: how it differs from 8-bit RGB
+    digest: bytes = b""  # equal for images of the same decoded pixels
+    problem: str | None = None  # why it cannot be decoded
 
 
 def examine(read: Callable[[], bytes]) -> Facts:
@@ -142,24 +123,15 @@ def _kinds(image: Image.Image) -> Iterator[str]:
 
 @dataclass
 class Survey:
-    """What was found.
-
-    Attributes:
-        source: all images.
-        val: (N,) bool.
-        sizes: (N, 2) int32 width and height, upright; 0 where an image cannot be decoded.
-        digests: (N, 16) uint8, equal where the pixels are; 0 where an image cannot be decoded.
-        kinds: how many images are of each kind, and the key of the first.
-        broken: images that cannot be decoded, and what listing could not use.
-    """
+    """What was found."""
 
     splits: Splits
-    source: JoinedSource
-    val: np.ndarray
-    sizes: np.ndarray
-    digests: np.ndarray
-    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-    broken: list[Broken] = field(default_factory=list)
+    source: JoinedSource  # all images
+    val: np.ndarray  # (N,) bool
+    sizes: np.ndarray  # (N, 2) int32 width and height, upright; 0 where an image cannot be decoded
+    digests: np.ndarray  # (N, 16) uint8, equal where the pixels are; 0 where an image cannot be decoded
+    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)  # how many images, and the key of the first
+    broken: list[Broken] = field(default_factory=list)  # images that cannot be decoded, or listed
 
     @property
     def usable(self) -> np.ndarray:
@@ -168,10 +140,7 @@ class Survey:
 
 
 def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Survey:
-    """Read and decode every image once, several at a time.
-
-    Args:
-        progress: called with the number of images done after each image.
+    """Read and decode every image once, several at a time; `progress` gets the number of images done.
 
     Raises:
         AlitokError: no image can be read, as when the network is down.
@@ -211,19 +180,12 @@ def survey(splits: Splits, progress: Callable[[int], None] | None = None) -> Sur
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Images of the same pixels.
+    """Images of the same pixels."""
 
-    Attributes:
-        surplus: images that could be removed without losing any content.
-        groups: indices of the images of each group, in order.
-        across_classes: numbers of the groups whose images are of different classes.
-        across_splits: numbers of the groups that are in both splits.
-    """
-
-    surplus: int
-    groups: list[np.ndarray]
-    across_classes: list[int]
-    across_splits: list[int]
+    surplus: int  # images that could be removed without losing any content
+    groups: list[np.ndarray]  # indices of the images of each group, in order
+    across_classes: list[int]  # numbers of the groups whose images are of different classes
+    across_splits: list[int]  # numbers of the groups that are in both splits
 
 
 def duplicates(found: Survey) -> Duplicates:

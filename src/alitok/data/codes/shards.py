@@ -46,40 +46,24 @@ _FORMAT_2 = {"pictures": "images", "shard_pictures": "shard_images"}  # keys and
 
 @config
 class StoreHead:
-    """The settings of a whole store.
-
-    Attributes:
-        length: T, codes per sequence.
-        recipe: which views of an image were encoded.
-        crops: the name of each view, in the order of the rows.
-        tokenizer: fingerprint of the tokenizer.
-        tokenizer_path: where it was; it may have moved since.
-        source: the data.
-        contents: its hash, as in `Splits.contents`.
-        split: which of its images: train, val or all.
-        image_size: px that were encoded.
-        listing: hash of all keys and labels, in order.
-        left_out: key and reason of each image that could not be used.
-        batch_size: views encoded at a time; another size may round a feature differently.
-        shard_images: images per shard; the last one may hold fewer.
-    """
+    """The settings of a whole store."""
 
     images: int
-    length: int
+    length: int  # T, codes per sequence
     codebook_size: int
-    recipe: str
-    crops: tuple[str, ...]
+    recipe: str  # which views of an image were encoded
+    crops: tuple[str, ...]  # the name of each view, in the order of the rows
     classes: tuple[str, ...]
-    tokenizer: str
-    tokenizer_path: str = ""
-    source: str = ""
-    contents: str = ""
-    split: str = ""
-    image_size: int = 0
-    listing: str = ""
-    left_out: tuple[tuple[str, str], ...] = ()
-    batch_size: int = 0
-    shard_images: int
+    tokenizer: str  # its fingerprint
+    tokenizer_path: str = ""  # where it was; it may have moved since
+    source: str = ""  # the data
+    contents: str = ""  # its hash, as in `Splits.contents`
+    split: str = ""  # which of its images: train, val or all
+    image_size: int = 0  # px that were encoded
+    listing: str = ""  # hash of all keys and labels, in order
+    left_out: tuple[tuple[str, str], ...] = ()  # key and reason of each image that could not be used
+    batch_size: int = 0  # views encoded at a time; another size may round a feature differently
+    shard_images: int  # per shard; the last one may hold fewer
 
     @property
     def shards(self) -> int:
@@ -122,11 +106,9 @@ def shard_images(images: int, crops: int) -> int:
 
 
 def crop_names(recipe: str, count: int, *, drawn: bool = False) -> tuple[str, ...]:
-    """The names of the views of an image, in order.
+    """The names of the `count` views of an image, in order; a source may have no mirror images, or only the fixed view.
 
-    Args:
-        count: views per image; the source may have no mirror images, or only the fixed view.
-        drawn: whether positions are random, as from a source that has no whole images.
+    `drawn`: positions are random, as from a source that has no whole images.
     """
     corners = ("top left", "top right", "bottom left", "bottom right", "centre")
     places = tuple(f"place {number}" for number in range(1, 6)) if drawn else corners
@@ -149,10 +131,7 @@ class StoreWriter:
         self.path, self.head = path, head
 
     def prepare(self, fresh: bool = False) -> list[int]:
-        """Create the directory, or resume an unfinished store; `fresh` deletes an existing one first.
-
-        Returns:
-            The numbers of the unfinished shards.
+        """Create the directory, or resume a store, which `fresh` deletes first; returns the unfinished shards' numbers.
 
         Raises:
             AlitokError: the codes cannot be stored, or the directory holds anything but this store.
@@ -180,12 +159,7 @@ class StoreWriter:
         return [] if self._whole() else unfinished  # checked last: whoever finishes removes the sidecars
 
     def write(self, number: int, codes: np.ndarray, labels: np.ndarray, keys: Sequence[str]) -> None:
-        """Write one shard: its files, then the sidecar that marks it as finished.
-
-        Args:
-            codes: (rows, T) of 0 <= code < codebook_size.
-            labels: (images,) indices into the classes.
-        """
+        """Write a shard, codes (rows, T) and labels (images,), then the sidecar that marks it as finished."""
         head, images = self.head, self.head.shard(number)
         assert codes.shape == (len(images) * len(head.crops), head.length), codes.shape
         assert labels.shape == (len(images),), labels.shape
@@ -319,13 +293,10 @@ def require_store(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete the store at `path`, finished or not, of any format; other files beside it stay.
+    """Delete the store at `path`, finished or not, of any format; AlitokError where it is something else.
 
-    Its job file stays until another one is written over it: an interrupted removal leaves an unfinished store, not a
-    directory of unknown files.
-
-    Raises:
-        AlitokError: `path` is something else than a store.
+    Other files stay, and its job file until another is written over it: an interrupted removal leaves an unfinished
+    store, not a directory of unknown files.
     """
     require_store(path)
     if (path / MANIFEST).exists():

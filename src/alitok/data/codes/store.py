@@ -20,21 +20,10 @@ from alitok.data.codes.shards import ENCODE_AGAIN, JOB, KINDS, MANIFEST, StoreHe
 
 
 class CodeStore:
-    """A finished store opened for reading.
-
-    Attributes:
-        image_labels: (N,) uint16 or int32.
-        length: T.
-        crops: C, rows per image.
-        images: N.
-        tokenizer: fingerprint of the tokenizer.
-    """
+    """A finished store opened for reading: N `images`, C `crops`, T `length`, `image_labels` (N,) uint16 or int32."""
 
     def __init__(self, path: Path, tokenizer: str | None = None) -> None:
-        """Open a store; sizes are checked, checksums only by `verify`.
-
-        Args:
-            tokenizer: fingerprint of the tokenizer in use; None accepts codes of any.
+        """Open a store; sizes are checked, checksums only by `verify`. `tokenizer` is a fingerprint; None accepts any.
 
         Raises:
             AlitokError: the store is missing, unfinished or damaged, or its codes were made with another tokenizer.
@@ -103,11 +92,7 @@ class CodeStore:
         return self.head.crops[row % self.crops]
 
     def verify(self) -> None:
-        """Read all files once and compare them with their checksums.
-
-        Raises:
-            AlitokError: a file is damaged; the message names it.
-        """
+        """Read all files once and compare them with their checksums; the AlitokError names a damaged one."""
         for entry in self._entries:
             for kind in KINDS:
                 path = self.path / entry[kind]["file"]

@@ -34,17 +34,11 @@ _MOST_LOGGED = 100  # lines of progress while listing
 
 @dataclass(frozen=True)
 class Shard:
-    """One archive.
+    """One archive."""
 
-    Attributes:
-        name: unique among the archives of a source.
-        place: a path, or the URL of an archive that never changes.
-        cache: where it is fetched to.
-    """
-
-    name: str
-    place: Path | str
-    cache: Cache
+    name: str  # unique among the archives of a source
+    place: Path | str  # a path, or the URL of an archive that never changes
+    cache: Cache  # where it is fetched to
 
     def open(self) -> ArchiveFile:
         """Open it, fetching it first if necessary; OSError where it cannot be read, AlitokError where not fetched."""
@@ -90,20 +84,13 @@ class OpenShards:
 
 @dataclass(eq=False, kw_only=True)
 class ArchiveImages(EncodedImages):
-    """Images in archives.
-
-    Attributes:
-        members: (N,) names of members.
-        shard_of: (N,) int32 numbers of archives.
-        offsets: (N,) int64.
-        sizes: (N,) int64.
-    """
+    """Images in archives."""
 
     shards: tuple[Shard, ...]
-    members: Strings
-    shard_of: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    members: Strings  # (N,) names
+    shard_of: np.ndarray  # (N,) int32 numbers of archives
+    offsets: np.ndarray  # (N,) int64
+    sizes: np.ndarray  # (N,) int64
     files: OpenShards
 
     def key(self, index: int) -> str:
@@ -134,9 +121,8 @@ def open_archives(
 
     Args:
         val: archives of validation images, where the split is given.
-        notes: on what finding the archives met.
         only_class: the class of images without labels and folders; `name` unless given.
-        classes: the order of the classes, where it is given.
+        classes: their order, where it is given.
 
     Raises:
         AlitokError: an archive cannot be read, or there are no images.

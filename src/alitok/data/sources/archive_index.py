@@ -54,25 +54,15 @@ class ArchiveFile:
 
 @dataclass
 class ArchiveIndex:
-    """Where the images of one archive are.
+    """Where the images of one archive are."""
 
-    Attributes:
-        keys: (n,) names of members.
-        labels: (n,) the class that the archive itself gives; empty where it gives none.
-        offsets: (n,) int64 of the first byte.
-        sizes: (n,) int64 in bytes.
-        problems: what cannot be used, by name of member, or by an empty name for the archive itself.
-        surplus: how many images are not used because another one of their sample is.
-        example: the name of the first of these; empty without any.
-    """
-
-    keys: Strings
-    labels: Strings
-    offsets: np.ndarray
-    sizes: np.ndarray
-    problems: tuple[Broken, ...] = ()
-    surplus: int = 0
-    example: str = ""
+    keys: Strings  # (n,) names of members
+    labels: Strings  # (n,) the class that the archive itself gives; empty where it gives none
+    offsets: np.ndarray  # (n,) int64 of the first byte
+    sizes: np.ndarray  # (n,) int64 in bytes
+    problems: tuple[Broken, ...] = ()  # by name of member, or an empty name for the archive itself
+    surplus: int = 0  # images that are not used because another one of their sample is
+    example: str = ""  # the name of the first of these
 
     def __len__(self) -> int:
         return len(self.keys)

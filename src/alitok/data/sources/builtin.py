@@ -66,7 +66,6 @@ class _InMemory(ABC):
         return len(self.labels)
 
     def key(self, index: int) -> str:
-        """The source and the number of the image in it."""
         return f"{self.name} {self.numbers[index]}"
 
     @abstractmethod
@@ -78,11 +77,9 @@ class _InMemory(ABC):
         return self.read(index, None)[None]
 
     def verify(self, progress: Callable[[int], None] | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
-        """Nothing: the images are in memory."""
         return []
 
     def without(self, keys: Collection[str]) -> Self:
-        """See `ImageSource`."""
         rows = np.array([row for row in range(len(self)) if self.key(row) not in keys], np.int64)
         rest = copy(self)
         rest.labels, rest.numbers = self.labels[rows], self.numbers[rows]
@@ -134,10 +131,7 @@ class _PhotoSource(_InMemory):
 
 
 class PhotoTrainSource(_PhotoSource):
-    """Random crops of the training region of each photograph, TRAINING_CROPS of each in an epoch.
-
-    The fixed view of an index is one such crop, always the same and not flipped.
-    """
+    """Random crops of the training region of each photograph; the fixed view is one of them, not flipped."""
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
         """(3, size, size) uint8."""
@@ -146,10 +140,7 @@ class PhotoTrainSource(_PhotoSource):
         return np.ascontiguousarray(crop[:, :, ::-1] if mirrored else crop)
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """(C, 3, size, size) uint8: the fixed view; with `ten` the next four random crops.
-
-        Not the corners of the region, which would be the same for all images of a photograph.
-        """
+        """(C, 3, size, size) uint8: the fixed view; `ten` adds four random crops, as corners would be alike for all."""
         draw = np.random.default_rng(self.numbers[index])
         crops = [self._cut(index, draw) for _ in range(5 if recipe == "ten" else 1)]
         return stack_views(crops, self.flip and recipe != "centre")
@@ -200,11 +191,7 @@ def open_photos(size: int, seed: int) -> tuple[PhotoTrainSource, PhotoValSource]
 
 
 def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTrainSource, PhotoValSource]:
-    """Cut each photograph into a training and a validation region and shrink both by the same factor.
-
-    Args:
-        photos: RGB images by class name.
-        size: px of the crops.
+    """Cut each RGB photograph into a training and a validation region; shrink both alike, for crops of `size` px.
 
     Raises:
         AlitokError: `size` is below 8, or so large that a photograph would have to be enlarged.
@@ -223,10 +210,7 @@ def photo_sources(photos: Mapping[str, Image.Image], size: int) -> tuple[PhotoTr
 
 
 def _cut_and_shrink(photo: Image.Image, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first three quarters of the longer side and the last quarter, each (3, h, w) uint8.
-
-    Cut before shrinking: resampling would mix pixels across the border.
-    """
+    """The first three quarters of the long side and the last, (3, h, w) uint8; cut first: resampling mixes pixels."""
     width, height = photo.size
     scale = PHOTO_SCALE * size / min(width, height)
     right, bottom = (width * 3 // 4, height) if width >= height else (width, height * 3 // 4)

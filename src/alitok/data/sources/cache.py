@@ -34,16 +34,11 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # our own disk 
 
 @dataclass(frozen=True)
 class Cache:
-    """One cache folder, created on first use.
-
-    Attributes:
-        limit: bytes that fetched archives may take.
-        pause: seconds before the first retry of a download, doubled each time.
-    """
+    """One cache folder, created on first use."""
 
     root: Path
-    limit: int
-    pause: float = 1.0
+    limit: int  # bytes that fetched archives may take
+    pause: float = 1.0  # seconds before the first retry of a download, doubled each time
 
     def index(self, *identity: object) -> Path:
         """Where the index of what `identity` names is saved."""

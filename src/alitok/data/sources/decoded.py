@@ -1,7 +1,4 @@
-"""Square training images, decoded and cropped each time they are read.
-
-N images, C views of an image.
-"""
+"""Square training images, decoded and cropped each time they are read: N images, C views of an image."""
 
 from __future__ import annotations
 
@@ -24,12 +21,10 @@ class ImageSource(Protocol):
 
     Attributes:
         name: for messages, such as "digits train".
-        classes: the class names; a label is an index into them.
-        labels: (N,) int64.
+        labels: (N,) int64, indices into `classes`.
         size: px.
         flip: whether a mirrored image still belongs to its class.
-        groups: (N,) integers, equal for images that should be read at about the same time; None where any order is
-            equally fast.
+        groups: (N,) integers, equal for images best read at about the same time; None where any order is equally fast.
     """
 
     name: str
@@ -46,45 +41,30 @@ class ImageSource(Protocol):
         """The name of an image: unique, and independent of which other images are excluded."""
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """One image.
-
-        Args:
-            index: 0 <= index < N.
-            rng: draws the random crop and flip of training; None gives the fixed view.
-
-        Returns:
-            (3, size, size) uint8, contiguous.
+        """One image (3, size, size) uint8, contiguous; `rng` draws the crop and flip of training, None: the fixed view.
 
         Raises:
             AlitokError: the image cannot be read.
         """
 
     def views(self, index: int, recipe: CropRecipe) -> np.ndarray:
-        """The views of one image whose codes are stored, the same at every call.
+        """The views of one image whose codes are stored, (C, 3, size, size) uint8, contiguous, the same at every call.
 
-        Args:
-            index: 0 <= index < N.
-            recipe: `centre` is the fixed view of `read`; `flip` adds its mirror image; `ten` is four corners and the
-                centre at 1.1 x, or five positions drawn once where a source has no whole image, and then the same five
-                mirrored. No mirror images where `flip` is false; a source whose `read` does not use `rng` has its
-                fixed view only.
-
-        Returns:
-            (C, 3, size, size) uint8, contiguous; C is the same for all images, see `crops_per_image`.
+        C is the same for all images, see `crops_per_image`. `centre` is the fixed view of `read`; `flip` adds its
+        mirror image; `ten` is four corners and the centre at 1.1 x, or five positions drawn once where a source has no
+        whole image, and then the same five mirrored. No mirror images where `flip` is false; a source whose `read` does
+        not use `rng` has its fixed view only.
 
         Raises:
             AlitokError: the image cannot be read.
         """
 
     def verify(self, progress: Progress | None = None, part: tuple[int, int] = (0, 1)) -> list[Broken]:
-        """Read every image once, where one can be broken.
+        """Read every image once, where one can be broken; returns the unusable ones, which `check_broken` may allow.
 
         Args:
             progress: called with the number of images done after each image.
-            part: rank and world size; each rank reads its part.
-
-        Returns:
-            The unusable images of this rank's part; `check_broken` decides whether they are too many.
+            part: rank and world size; each rank reads and reports its part.
 
         Raises:
             AlitokError: no image can be read, as when the network is down.
@@ -96,19 +76,14 @@ class ImageSource(Protocol):
 
 @dataclass(eq=False)
 class DecodedSource:
-    """The `ImageSource` over all images that are decoded from files.
-
-    Attributes:
-        rows: (N,) int64, the rows of `images` that are read, ascending.
-        left_out: broken images without a row; `verify` returns them with those it finds.
-    """
+    """The `ImageSource` over all images that are decoded from files."""
 
     name: str
     images: EncodedImages
-    rows: np.ndarray
+    rows: np.ndarray  # (N,) int64, the rows of `images` that are read, ascending
     size: int
     flip: bool = True
-    left_out: tuple[Broken, ...] = ()
+    left_out: tuple[Broken, ...] = ()  # broken images without a row; `verify` returns them with those it finds
 
     def __post_init__(self) -> None:
         self.classes = self.images.classes
@@ -223,11 +198,7 @@ class JoinedSource:
 
 
 def fixed_views(source: ImageSource, rows: Iterable[int]) -> np.ndarray:
-    """The fixed views (n, 3, size, size) uint8 of some images, several read at a time.
-
-    Raises:
-        AlitokError: one cannot be read.
-    """
+    """Fixed views (n, 3, size, size) uint8, several read at a time; AlitokError where an image cannot be read."""
     wanted = [int(row) for row in rows]
     views = np.empty((len(wanted), 3, source.size, source.size), np.uint8)
     with silence_pillow():
@@ -239,9 +210,5 @@ def fixed_views(source: ImageSource, rows: Iterable[int]) -> np.ndarray:
 
 
 def crops_per_image(source: ImageSource, recipe: CropRecipe) -> int:
-    """C, the number of views that a recipe makes of each image; reads the first image.
-
-    Raises:
-        AlitokError: the first image cannot be read.
-    """
+    """C, the number of views that a recipe makes of each image; AlitokError where the first cannot be read."""
     return len(source.views(0, recipe))

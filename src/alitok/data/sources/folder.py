@@ -1,7 +1,6 @@
 """Folders of images: class folders, one flat folder, a labels file, and folders split into train and val.
 
-Files are listed when a folder is opened and read when they are needed. Listing uses `os.scandir`: a data set library
-takes hours for the million files that this lists in seconds.
+Listed with `os.scandir`: a data set library takes hours for the million files that this lists in seconds.
 """
 
 from __future__ import annotations
@@ -56,15 +55,10 @@ class FileImages(EncodedImages):
 
 
 def open_folder(root: Path) -> FileImages:
-    """List a folder of images.
+    """List a folder of images, hidden ones ignored; AlitokError says why it cannot be used.
 
-    Args:
-        root: one folder per class; or images with a file that labels them; or images only, one class; or a folder
-            `train` and one of `val`, `valid`, `validation` and `test` of any of these forms. Hidden files and folders
-            are ignored.
-
-    Raises:
-        AlitokError: the folder cannot be used; the message says why.
+    It has one folder per class; or images with a file that labels them; or images only, one class; or a folder `train`
+    and one of `val`, `valid`, `validation` and `test` of any of these forms.
     """
     if not root.is_dir():
         raise AlitokError(f"{root} is a file; give a folder of images.")

@@ -28,27 +28,16 @@ class Broken(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class EncodedImages(ABC):
-    """A fixed number of labelled, encoded images in a fixed order. Picklable, because loader workers may be spawned.
-
-    Attributes:
-        name: for messages.
-        classes: the class names; a label is an index into them.
-        labels: (N,) int64.
-        contents: a hash that changes when images are added, removed, renamed, relabelled or of another size.
-        val: (N,) bool where the data brings its own split, true for validation images; else None.
-        groups: (N,) int32, equal for images that lie together, where reading far apart is slow; else None.
-        left_out: what listing met and could not use.
-        notes: sentences for the user on what was found and is not used.
-    """
+    """A fixed number of labelled, encoded images in a fixed order. Picklable, because loader workers may be spawned."""
 
     name: str
     classes: tuple[str, ...]
-    labels: np.ndarray
-    contents: str
-    val: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    left_out: tuple[Broken, ...] = ()
-    notes: tuple[str, ...] = ()
+    labels: np.ndarray  # (N,) int64, indices into `classes`
+    contents: str  # a hash that changes when images are added, removed, renamed, relabelled or of another size
+    val: np.ndarray | None = None  # (N,) bool where the data brings its own split, true for validation images
+    groups: np.ndarray | None = None  # (N,) int32, equal for images that lie together, if reading far apart is slow
+    left_out: tuple[Broken, ...] = ()  # what listing met and could not use
+    notes: tuple[str, ...] = ()  # for the user, on what was found and is not used
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,12 +48,7 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The image file.
-
-        Raises:
-            OSError: this image cannot be read.
-            AlitokError: no image can be read, as without a network.
-        """
+        """The image file; OSError where it cannot be read, AlitokError where no image can be, as without a network."""
 
 
 class Strings:

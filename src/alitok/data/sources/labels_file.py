@@ -41,10 +41,7 @@ def find_labels(folder: Path) -> Path | None:
 
 
 def read_labels(path: Path, optional: bool = False) -> dict[str, str]:
-    """Class by file name, with `/` normalized, in the order of the file.
-
-    Args:
-        optional: a file in which no column holds labels gives an empty table instead of an error.
+    """Class by file name, with `/` normalized, in the order of the file; none if it is `optional` and has no labels.
 
     Raises:
         AlitokError: the file cannot be read, has another form, or gives an image two different classes.
@@ -69,10 +66,7 @@ def read_labels(path: Path, optional: bool = False) -> dict[str, str]:
 
 
 def label_name(label: Any) -> str | None:
-    """The class of a label: a name, or an integer as text; None if it is neither.
-
-    A table with gaps turns 3 into 3.0.
-    """
+    """The class of a label: a name, or an integer as text, also 3.0, as tables with gaps have; None for neither."""
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, str | int):

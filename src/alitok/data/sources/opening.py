@@ -56,12 +56,9 @@ from alitok.data.split import Splits, split_images
 
 
 def open_splits(data: str, size: int, seed: int = 0, log: Reporter | None = None) -> Splits:
-    """Open a data set: list its images without reading them.
+    """List the images of a data set, in any of the forms above, without reading them; `size` in px of their squares.
 
-    Args:
-        data: what the user wrote; the forms are listed above.
-        size: px of the square training images.
-        seed: draws the validation images, unless the data brings a split.
+    `seed` draws the validation images, unless the data brings a split.
 
     Raises:
         AlitokError: there is no such data set, or its images cannot be used.
@@ -72,11 +69,7 @@ def open_splits(data: str, size: int, seed: int = 0, log: Reporter | None = None
 
 
 def open_images(data: str, log: Reporter | None = None) -> EncodedImages:
-    """List the images of anything but the built-in sets.
-
-    Raises:
-        AlitokError: there is no such data set, or it cannot be listed.
-    """
+    """List the images of anything but the built-in sets; AlitokError where they cannot be listed."""
     if not data:
         raise AlitokError("The name of the data is empty; give digits, photos or a folder.")
     name, options = _with_options(data)
@@ -113,11 +106,7 @@ def full_name(data: str) -> str:
 
 
 def allows_flip(data: str) -> bool:
-    """Whether a mirrored image still belongs to its class; false with the option `mirror=0`.
-
-    Raises:
-        AlitokError: the option is neither 1 nor 0.
-    """
+    """Whether a mirrored image still belongs to its class; false with `mirror=0`. AlitokError for other than 1 or 0."""
     return is_on("mirror", _with_options(data)[1].get("mirror", "1"))
 
 

@@ -21,12 +21,9 @@ _MOST = 100_000  # names that braces may stand for
 
 
 def with_options(data: str, keys: str = "|".join(OPTIONS)) -> tuple[str, dict[str, str]]:
-    """Separate a name from its options, as in `NAME?key=value&key=value`.
+    """Separate a name from its options, as in `NAME?key=value&key=value`; AlitokError for one given twice.
 
     A `?` before anything but a known option, matched by the pattern `keys`, is part of the name, as in a glob or a URL.
-
-    Raises:
-        AlitokError: an option is given twice.
     """
     option = f"(?:{keys})=[^&]*"
     match = re.fullmatch(rf"(.*?)\?({option}(?:&{option})*)", data)
@@ -69,11 +66,7 @@ def is_pattern(name: str) -> bool:
 
 
 def expand_braces(name: str) -> list[str]:
-    """`a{1,2}` is a1 and a2; `{08..10}` is 08, 09 and 10, padded as the first number is; several multiply.
-
-    Raises:
-        AlitokError: they stand for too many names.
-    """
+    """`a{1,2}` is a1 and a2; `{08..10}` is 08, 09 and 10; several multiply. AlitokError for too many names."""
     pieces = _BRACES.split(name)
     choices = [[piece] if place % 2 == 0 else _choices(piece) for place, piece in enumerate(pieces)]
     if (count := prod(map(len, choices))) > _MOST:
@@ -120,11 +113,7 @@ def expand_paths(name: str) -> list[Path]:
 
 
 def divide(paths: Iterable[Path]) -> tuple[list[Path], list[Path] | None, tuple[str, ...]]:
-    """Files by the split that their names begin with, such as `train-00000.tar` and `val-00000.tar`.
-
-    Returns:
-        Those for training; those for validation, None where names do not tell; and notes on the others.
-    """
+    """Files for training, for validation (None where names as `val-00000.tar` do not tell), and notes on the rest."""
     paths = list(paths)
     parts = {path: (match[1].lower() if (match := _PART.match(path.name)) else "") for path in paths}
     val = val_name(parts.values())

@@ -18,17 +18,11 @@ _LABEL_NAMES = ("label", "labels", "class", "cls", "category", "target")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold images and labels.
-
-    Attributes:
-        image: the column of images.
-        label: the column of labels; None where all images are one class.
-        names: class names by number, where the data set gives them.
-    """
+    """Which columns of a data set hold images and labels."""
 
     image: str
-    label: str | None
-    names: tuple[str, ...] | None
+    label: str | None  # None where all images are one class
+    names: tuple[str, ...] | None  # of classes by number, where the data set gives them
 
     def class_of(self, value: Any) -> str | None:
         """The class of a value of the label column, or None."""
@@ -49,9 +43,6 @@ class Columns:
 
 def find_columns(features: Mapping[str, Any], options: Mapping[str, str], name: str) -> Columns:
     """The columns that the user named, else those of an unambiguous type, else those with a usual name.
-
-    Args:
-        features: feature by column, as in `datasets`.
 
     Raises:
         AlitokError: the choice is ambiguous.
@@ -110,11 +101,7 @@ def without_decoding(data: Any, column: str) -> Any:
 
 
 def encoded_image(value: Any) -> bytes:
-    """The image file of a row: bytes, a path, or a dictionary of both; empty where the row has no image.
-
-    Raises:
-        FileNotFoundError: the named file does not exist.
-    """
+    """An image from a row: bytes, a path or a dictionary of both; empty if none; FileNotFoundError if missing."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, str):
@@ -127,21 +114,13 @@ def encoded_image(value: Any) -> bytes:
 
 @dataclass(eq=False, kw_only=True)
 class TableImages(EncodedImages):
-    """Images in tables.
+    """Images in tables."""
 
-    Attributes:
-        column: of the images.
-        splits: names of the parts, for keys.
-        tables: the data set of each part.
-        part_of: (N,) int32, which part.
-        row_of: (N,) int64, which row of it.
-    """
-
-    column: str
-    splits: tuple[str, ...]
-    tables: tuple[Any, ...]
-    part_of: np.ndarray
-    row_of: np.ndarray
+    column: str  # of the images
+    splits: tuple[str, ...]  # names of the parts, for keys
+    tables: tuple[Any, ...]  # the data set of each part
+    part_of: np.ndarray  # (N,) int32
+    row_of: np.ndarray  # (N,) int64, which row of it
 
     def key(self, index: int) -> str:
         """The split and the row."""
@@ -153,10 +132,7 @@ class TableImages(EncodedImages):
 
 
 def from_tables(name: str, parts: Mapping[str, Any], options: Mapping[str, str]) -> TableImages:
-    """Map-style data sets as `EncodedImages`.
-
-    Args:
-        parts: data sets by split, training first and then, where there is one, validation.
+    """Map-style data sets by split, training first and then, where there is one, validation, as `EncodedImages`.
 
     Raises:
         AlitokError: the choice of columns is ambiguous, or there are no labelled images.
