@@ -17,10 +17,7 @@ def rotary_table(prefix: int, grid: int, head_size: int) -> torch.Tensor:
 
     The class token's entry is all zeros, so its rotated query and key are zero. Prefix position `i` rotates all pairs
     by angles of `i`; grid cell `(r, c)` rotates the first half of the pairs by `prefix + r` and the second half by
-    `prefix + c`.
-
-    Raises:
-        AlitokError: `head_size` is not divisible by 4.
+    `prefix + c`. `AlitokError` if `head_size` is not divisible by 4.
     """
     if head_size % 4:
         raise AlitokError(f"The head size must be divisible by 4 for 2D rotary positions, not {head_size}.")

@@ -118,11 +118,7 @@ ABLATION_PRESETS = {
 
 
 def cell_recipe(preset: AblationPreset, arm: Arm, codebook_size: int, *, image_size: int, classes: int) -> Recipe:
-    """The recipe of one cell for `image_size` px, a multiple of the grid; samples are split evenly over the classes.
-
-    Raises:
-        AlitokError: inconsistent sizes.
-    """
+    """The recipe of one cell for `image_size` px, a multiple of the grid; `AlitokError` if sizes are inconsistent."""
     factor = preset.longer if arm.longer else 1.0
     generator_loop = LoopConfig(batch_size=preset.generator_batch_size, optimizer=GENERATOR_ADAMW, evaluate_every=200)
     return Recipe(

@@ -188,11 +188,7 @@ class Batcher:
         self.accepting = False
 
     def close(self, timeout: float | None = None) -> None:
-        """Finish accepted work and end the thread.
-
-        Args:
-            timeout: seconds after which the running batch is abandoned between two rows; None = never.
-        """
+        """Finish accepted work and end the thread; after `timeout` s (None = never), abandon the running batch."""
         self.stop_accepting()
         for abandoned in (False, True):
             self._abandoned = abandoned

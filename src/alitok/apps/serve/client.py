@@ -74,10 +74,8 @@ class Reconstruction:
 class Client:
     """Calls the service at `url`, such as `http://127.0.0.1:8000`; keeps no connection, so threads may share it.
 
-    `timeout` is the seconds of silence after which a call fails. All methods raise `ResponseError`.
-
-    Raises:
-        AlitokError: the URL is invalid.
+    `timeout` is the seconds of silence after which a call fails. Raises `AlitokError` if the URL is invalid; all
+    methods raise `ResponseError`.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 180.0) -> None:

@@ -162,11 +162,7 @@ def _last_line(error: Exception) -> str:
 def resources_per_replica(
     nodes: Sequence[Mapping[str, float]], replicas: int, gpus: float | None
 ) -> tuple[float, float]:
-    """CPUs and GPUs of each replica, by the `CPU` and `GPU` of each machine; `gpus` None = one if there are any.
-
-    Raises:
-        AlitokError: there are not enough GPUs, or no machine has a CPU.
-    """
+    """CPUs and GPUs per replica; `gpus` None = one if there are any; `AlitokError` if the `nodes` have too few."""
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
     usable = [node for node in nodes if node.get("CPU")]

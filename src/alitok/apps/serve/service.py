@@ -50,11 +50,7 @@ class ServiceMetrics:
 
 
 class Service:
-    """One service, its batcher not started; `key` None = anybody may use it, `gather_metrics` None = no replicas.
-
-    Raises:
-        AlitokError: the run is not a directory.
-    """
+    """One service, its batcher not started; `key` None = for anybody; `AlitokError` if the run is not a directory."""
 
     def __init__(
         self, model: ServedModel, options: ServeOptions, *, key: AccessKey | None = None, page: Path = PAGE
@@ -62,7 +58,7 @@ class Service:
         self.model, self.limits, self.hosts = model, options.limits, options.accepted_hosts
         self.key, self.page = key, page
         self.metrics = ServiceMetrics()
-        self.gather_metrics: Callable[[], Awaitable[bytes]] | None = None
+        self.gather_metrics: Callable[[], Awaitable[bytes]] | None = None  # of all replicas, if there are several
         self.run = None if options.run is None else RunView(options.run)
         self.batcher = Batcher(
             model,
