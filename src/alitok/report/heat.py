@@ -16,8 +16,8 @@ from alitok.report.html import needs_libraries
 from alitok.report.images import COLOUR_MAP, InlineImage, coloured, png_address
 from alitok.report.model import Axis, HeatMap
 
-_OWN = "#35d0e8"  # unlike every colour of the map
-_ROOT = 0.5  # colours follow this power of a value, so that weak influence is visible beside strong
+_OWN = "#35d0e8"  # unlike every color of the map
+_ROOT = 0.5  # colors follow this power of a value, so that weak influence is visible beside strong
 _INCHES, _DPI = 5.6, 160  # of a panel, and of the file
 _CSS_DPI = 92  # in a page
 _MOST_TICKS = 16  # rows of patches that an axis names
@@ -28,11 +28,7 @@ _CELL = 12  # pixels of one patch in the image of a single code
 
 @needs_libraries()
 def draw_maps(maps: Sequence[HeatMap]) -> bytes:
-    """Panels side by side as a PNG file; a dashed line marks each code's own patch.
-
-    Raises:
-        AlitokError: matplotlib is missing.
-    """
+    """Panels side by side as a PNG file; a dashed line marks each code's own patch. AlitokError without matplotlib."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -69,7 +65,6 @@ def _panel(figure: Any, axes: Any, shown: HeatMap) -> None:
 
 
 def _mark_own(axes: Any, shown: HeatMap) -> None:
-    """A line through each code's own patch, and one where the prefix ends."""
     raster = shown.raster
     width = min(0.9, _LINE * _INCHES * 72 / max(shown.values.shape))  # thinner than a cell, which it must not hide
     style = {"color": _OWN, "linewidth": width, "linestyle": (0, (3 / width, 2 / width))}
@@ -86,7 +81,6 @@ def _mark_own(axes: Any, shown: HeatMap) -> None:
 
 
 def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
-    """Where each row of patches begins."""
     first = raster.prefix if kind == "code" else 0
     rows = range(0, raster.grid, -(-raster.grid // _MOST_TICKS))
     places, names = [first + row * raster.grid for row in rows], [f"row {row}" for row in rows]
@@ -96,9 +90,9 @@ def _ticks(raster: Raster, kind: Axis) -> tuple[list[int], list[str]]:
 
 
 def image_of_code(values: np.ndarray, own: int, grid: int, top: float) -> np.ndarray:
-    """How much each patch (P,) changes one code, laid out as the image is; a frame marks the code's own patch.
+    """How much each patch (P,) changes one code, as an image (3, h, h) uint8 whose brightest color is `top`.
 
-    The image is (3, h, h) uint8, in the colours of a map whose brightest is `top`.
+    A frame marks the code's own patch.
     """
     brightness = (np.nan_to_num(values) / top).clip(0, 1) ** _ROOT
     large = coloured(brightness.reshape(grid, grid)).repeat(_CELL, 1).repeat(_CELL, 2)

@@ -27,8 +27,7 @@ def needs_libraries() -> Iterator[None]:
 def write_html(path: Path, report: Report) -> None:
     """Write `report`, whole or not at all; the same report gives the same file.
 
-    Raises:
-        AlitokError: jinja2 or matplotlib is missing.
+    AlitokError without jinja2 or matplotlib.
     """
     import jinja2
 

@@ -22,7 +22,7 @@ _NEIGHBOURS, _NEIGHBOUR_WIDTH = 5, 80
 # Mean absolute error of a pixel, where black to white is 1, from which on an error map is brightest. It is the same for
 # all images, so that maps compare; a reconstruction of 25 dB errs by about 0.04.
 ERROR_LIMIT = 0.25
-COLOUR_MAP = "magma"  # brightness grows evenly: readable for the colour-blind and on grey printers
+COLOUR_MAP = "magma"  # brightness grows evenly: readable for the color-blind and on gray printers
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def inline_sheet(sheet: ImageSheet) -> InlineImage | None:
 
 @needs_libraries()
 def coloured(values: np.ndarray) -> np.ndarray:
-    """Numbers (h, w), clipped to 0 to 1 -> colours (3, h, w) uint8."""
+    """Numbers (h, w), clipped to 0 to 1 -> colors (3, h, w) uint8."""
     import matplotlib as mpl
 
     table = np.round(mpl.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -61,17 +61,14 @@ def coloured(values: np.ndarray) -> np.ndarray:
 
 
 def error_map(original: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Each pixel's absolute error, averaged over the channels, as a colour: black is 0, the brightest `ERROR_LIMIT`.
-
-    Both images and the map are (3, h, w) uint8.
-    """
+    """Absolute error, averaged over channels, as a color: 0 is black, `ERROR_LIMIT` brightest; all (3, h, w) uint8."""
     assert original.shape == reconstruction.shape, (original.shape, reconstruction.shape)
     errors = np.abs(original.astype(np.int16) - reconstruction).mean(0) / 255
     return coloured(errors / ERROR_LIMIT)
 
 
 def error_scale() -> ImageSheet:
-    """The colours of `error_map` as a strip."""
+    """The colors of `error_map` as a strip."""
     strip = coloured(np.tile(np.linspace(0, 1, 256), (12, 1)))
     caption = f"Absolute error of a pixel: 0 (left) to {ERROR_LIMIT:g} or more (right), where 1 is black to white"
     alt = f"colours of errors, from 0 to {ERROR_LIMIT:g}"
@@ -102,9 +99,7 @@ def samples_by_class(samples: Mapping[str, np.ndarray], note: str = "") -> Secti
 def nearest_neighbours(samples: np.ndarray, nearest: np.ndarray, distances: np.ndarray, note: str = "") -> Section:
     """Samples above the training image nearest to each, to see whether they are copies.
 
-    Args:
-        distances: (N,) root-mean-square difference of the pixels, where black to white is 1.
-        note: what to compare the distances with.
+    `distances` (N,): root-mean-square difference of pixels, black to white is 1; `note`: what to compare them with.
     """
     sheets = []
     for start in range(0, len(samples), _NEIGHBOURS):

@@ -1,13 +1,5 @@
 """One report for every command: sections of tables, images, curves and heat maps. It knows no application.
 
-    metrics = Table(("value",), (Row("gFID", (Cell("4.57", "4.31 to 4.83"),), key="gfid"),))
-    sheet = ImageSheet(images, alt="samples", columns=5)
-    sections = (Section("Metrics", (metrics,)), Section("Samples", (Images((sheet,)),), note="The first 10."))
-    report = Report("alitok: digits", "2,000 samples.", "alitok eval ...", sections, warnings=("Only 2,000 samples.",))
-    write_html(root / "report.html", report)       # alitok.report.html: one file that opens without a network
-    write_bytes(root / "report.md", markdown(report).encode())  # alitok.report.markdown: the same without images
-    print_table(console, table)                    # alitok.report.terminal
-
 A section without blocks, and a block without content, is left out. All texts are plain and escaped by the writers.
 Images are (N, 3, h, w) uint8.
 """
@@ -40,14 +32,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """One row of a table; a `strong` one is bold, and an empty cell is a dash.
 
-    Attributes:
-        name: what is measured, or what was measured.
-        cells: one for each column of the table; an empty one is shown as a dash.
-        key: small below the name, such as the number's key in a JSON file.
-        meaning: what the numbers are and which direction is better, shown in a last column.
-        strong: shown in bold.
+    `key` is small below the name, such as the number's key in a JSON file; `meaning`, which direction is better, is in
+    a last column.
     """
 
     name: str
@@ -64,13 +52,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in rows and columns.
+    """Numbers in rows and columns; `row_head` stands above the names of the rows.
 
-    Attributes:
-        columns: heads of all columns but that of the rows' names, which is `row_head`.
-        caption: above the table, where a section has several.
-        footnote: below it: what an interval is, over how many seeds.
-        folded: the HTML page shows the table only on demand, under this text.
+    `footnote` says what an interval is, over how many seeds; the HTML page shows a `folded` table only on demand, under
+    that text.
     """
 
     columns: tuple[str, ...]
@@ -81,7 +66,6 @@ class Table:
     folded: str = ""
 
     def __post_init__(self) -> None:
-        """A cell for each column."""
         for row in self.rows:
             assert len(row.cells) == len(self.columns), row
 
@@ -120,9 +104,7 @@ class ImageSheet:
 
     Attributes:
         images: (N, 3, h, w) uint8; if empty, the page prints that.
-        columns: images in a row.
         labels: one for each column.
-        labels_below: below the sheet and not above it.
         min_width: CSS pixels of each image; smaller ones are enlarged by the smallest whole factor that reaches it.
         pad: white pixels between and around images.
     """
@@ -146,15 +128,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Curve:
-    """One panel of lines.
+    """One panel of lines: (x values, y values) by name; labels and scattered points are by the same names.
 
     Attributes:
-        lines: (x values, y values) by name.
-        log_y: a logarithmic y axis.
         markers: every point is marked, and its numbers stand in a table below the panel.
-        labels: texts beside the points of a line, by its name.
+        labels: texts beside the points of a line.
         label_name: what these texts are, such as "guidance scale".
-        scatter: more points of a line, faint and not joined, by its name.
+        scatter: more points of a line, faint and not joined.
         wide: a larger panel with its legend below, for long names.
         file: name of an SVG file of the panel beside the report, to which the Markdown then refers.
     """
@@ -181,14 +161,12 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """A matrix over codes and patches.
+    """A matrix over codes and patches; its colors mean `meaning`.
 
     Attributes:
-        values: (rows, columns), at least 0; NaN is shown grey.
-        rows, columns: what they index.
-        meaning: of a colour.
+        values: (rows, columns), at least 0; NaN is shown gray.
         raster: where codes and patches stand.
-        limit: value of the brightest colour; None = the largest value.
+        limit: value of the brightest color; None = the largest value.
     """
 
     title: str
@@ -203,7 +181,7 @@ class HeatMap:
 
     @property
     def top(self) -> float:
-        """Value of the brightest colour."""
+        """Value of the brightest color."""
         if self.limit is not None:
             return self.limit
         finite = self.values[np.isfinite(self.values)]

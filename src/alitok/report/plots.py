@@ -12,8 +12,8 @@ from typing import Any
 from alitok.report.html import needs_libraries
 from alitok.report.model import Curve, Row, Table
 
-# Okabe and Ito's colours, distinguishable for the colour-blind, without the yellow, which vanishes on a light card;
-# the markers distinguish the lines without any colour.
+# Okabe and Ito's colors, distinguishable for the color-blind, without the yellow, which vanishes on a light card;
+# the markers distinguish the lines without any color.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07800", "#3a9bd1", "#555555", "#000000", "#882255")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "h")
 _LETTERS = 8.0  # points, of the labels
@@ -25,13 +25,9 @@ _PLACES[4:4] = [(0, 8), (0, -8), (9, 0), (-9, 0)]
 
 @needs_libraries()
 def curve_svg(curve: Curve, salt: str = "curve") -> str:
-    """The panel as the text of an SVG file with a white ground; points that are not finite are left out.
+    """The panel as an SVG file on white, without points that are not finite; AlitokError without matplotlib.
 
-    Args:
-        salt: of the identifiers inside, to differ between the curves of one page.
-
-    Raises:
-        AlitokError: matplotlib is missing.
+    Its identifiers depend on `salt`, to differ between the curves of one page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -63,9 +59,9 @@ def curve_svg(curve: Curve, salt: str = "curve") -> str:
 
 
 def inline_svg(svg: str) -> str:
-    """The svg element alone, as HTML takes it: no name spaces and no addresses in it.
+    """The svg element alone, as HTML takes it, without name spaces and addresses.
 
-    Identifiers that nothing refers to are left out, as the next figure of the page would have the same.
+    Ids that nothing refers to are left out: the next figure of the page would have the same.
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element)
@@ -84,7 +80,6 @@ def points(curve: Curve) -> Table:
 
 
 def _labels(curve: Curve, name: str) -> list[str]:
-    """The text beside each point of a line, empty where it has none."""
     return curve.labels.get(name) or [""] * len(curve.lines[name][0])
 
 
@@ -148,12 +143,11 @@ def _label(axes: Any, curve: Curve) -> None:
 
 
 def _box(x: float, y: float, width: float, side: float) -> _Box:
-    """Of a label to the right, to the left or in the middle of x."""
+    """`side` > 0: right of x; < 0: left of it; 0: in the middle."""
     left = x if side > 0 else x - width if side < 0 else x - width / 2
     return left, y - _LETTERS / 2, left + width, y + _LETTERS / 2
 
 
 def _overlap(one: _Box, other: _Box) -> float:
-    """Area in common."""
     width, height = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, height)

@@ -1,11 +1,6 @@
-"""Runs an ablation: its cells in worker processes, and the report of the finished ones.
+"""Runs an ablation: its cells in worker processes, and the report of the finished ones, rewritten after each.
 
-    ablation.toml         settings of all cells
-    cells/NAME/           one run each, see `alitok.apps.ablate.cell`, and its log NAME.log
-    cells/features/       with a perceptual term: the feature network of all cells
-    ablation.json, table.md, plot.svg, report.html
-
-The report is rewritten whenever a cell is finished, so an interrupted ablation has one too.
+`cells/NAME/` holds one run each, with its log beside it, and `cells/features/` the feature network of all cells.
 """
 
 from __future__ import annotations
@@ -49,9 +44,8 @@ _OUTPUTS = ("cells", "ablation.json", "table.md", "plot.svg", "report.html")
 def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
     """Run or resume an ablation and write its report.
 
-    Raises:
-        AlitokError: unusable options or data, a missing library, a directory of another ablation, or failed cells; the
-            others are finished and in the report then.
+    AlitokError where options, data or directory cannot be used, a library is missing, or cells failed; the others are
+    finished and in the report then.
     """
     require_libraries("An ablation", "eval", "scipy", "torchmetrics", "jinja2", "matplotlib")
     if launched():
@@ -105,8 +99,7 @@ def run_ablation(options: AblateOptions, *, command: str) -> Ablation:
 def cells_of(options: AblateOptions, preset: AblationPreset) -> list[Cell]:
     """The requested cells, seed by seed, so that a whole table is finished early.
 
-    Raises:
-        AlitokError: an unknown arm or a number out of range.
+    AlitokError for an unknown arm or a number out of range.
     """
     unknown = [arm for arm in options.arms if arm not in ARMS]
     if unknown:
@@ -165,7 +158,6 @@ class _Progress:
         return {cell: numbers for cell, numbers in found.items() if numbers is not None}
 
     def job_ended(self, job: Job) -> None:
-        """Print the numbers of its finished cells and the time left, and rewrite the report."""
         finished = self.finished()
         for cell in job:
             if (numbers := finished.get(cell)) is not None:
@@ -181,7 +173,6 @@ class _Progress:
             self.write()
 
     def write(self) -> tuple[Ablation, Report]:
-        """Write the report of the finished cells."""
         preset, finished = self.shared.preset, self.finished()
         ablation = Ablation(
             data=self.splits.name,

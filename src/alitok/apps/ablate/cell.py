@@ -1,9 +1,6 @@
 """One cell of the ablation: trains a tokenizer of one arm and a generator over its codes, and measures both.
 
-Its directory is that of a run (`alitok.run.run`) with two more files:
-
-    cell.json        its numbers, written last
-    preview.npz      validation images and their reconstructions
+Its directory is that of a run with two more files: `preview.npz`, and `cell.json`, its numbers, written last.
 """
 
 from __future__ import annotations
@@ -84,11 +81,7 @@ class Shared:
 
 
 def read_finished(directory: Path) -> CellNumbers | None:
-    """The numbers of a cell; None unless it is finished.
-
-    Raises:
-        AlitokError: the file is damaged.
-    """
+    """The numbers of a cell; None unless it is finished; AlitokError where the file is damaged."""
     path = directory / _NUMBERS
     return read_cell(path) if path.exists() else None
 
@@ -100,13 +93,10 @@ def read_preview(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: Console) -> CellNumbers:
-    """Train and measure a cell, or resume it.
+    """Train and measure a cell, or resume it; an arm that shares the codes of another needs that one's finished cell.
 
-    An arm that shares the codes of another needs the other's cell to be finished. `world` is of one process.
-
-    Raises:
-        AlitokError: the directory holds a cell of other settings, or a training failed.
-        Interrupted: asked to stop; the same call resumes.
+    `world` is of one process. AlitokError where the directory holds other settings, or a training failed; Interrupted
+    where asked to stop: the same call resumes.
     """
     directory, arm, recipe = shared.directory(cell), ARMS[cell.arm], _recipe(cell, shared, splits)
     run = _run(directory, recipe, shared, splits, cell.seed, world, console)
@@ -125,9 +115,7 @@ def run_cell(cell: Cell, shared: Shared, splits: Splits, world: World, console: 
 def train_features(shared: Shared, splits: Splits, world: World, console: Console) -> None:
     """Train the feature network of all cells, if the preset has a perceptual term; before the first cell.
 
-    Raises:
-        AlitokError: the directory holds features of other settings, or the training failed.
-        Interrupted: asked to stop; the same call resumes.
+    AlitokError where the directory holds other settings, or the training failed; Interrupted as in `run_cell`.
     """
     recipe = _recipe(Cell("A", shared.preset.codebook_size, SPLIT_SEED), shared, splits)
     if needs_features(recipe):
@@ -149,14 +137,13 @@ def _recipe(cell: Cell, shared: Shared, splits: Splits) -> Recipe:
 def _run(
     directory: Path, recipe: Recipe, shared: Shared, splits: Splits, seed: int, world: World, console: Console
 ) -> Run:
-    """A run in its directory; the images were checked once for all cells."""
+    """The images were checked once for all cells."""
     run_dir = RunDir(directory, settings(recipe, splits, seed), console=console, world=world)
     run_dir.step("check", STEPS["check"].title, lambda: {"broken": shared.broken})
     return Run(recipe, splits, world, run_dir, seed)
 
 
 def _copy_steps(source: Path, directory: Path, *steps: str) -> None:
-    """Copy the products and markers of another run's steps."""
     for name in steps:
         for path in (*STEPS[name].products, marker(name)):
             if not (directory / path).exists() and (source / path).exists():
@@ -165,7 +152,6 @@ def _copy_steps(source: Path, directory: Path, *steps: str) -> None:
 
 
 def _measure(cell: Cell, run: Run, console: Console) -> CellNumbers:
-    """All numbers of a trained cell; also writes its preview."""
     stage: Stage = "stage2" if ARMS[cell.arm].stage2 else "stage1"
     device, splits = run.world.device, run.splits
     classifier = open_classifier(splits, run.world, console)

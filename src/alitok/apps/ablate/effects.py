@@ -144,7 +144,6 @@ def _row(effect: Effect) -> Row:
 
 
 def _change(effect: Effect, metric: str) -> Cell:
-    """The change with its standard deviation, and its interval below."""
     shown = METRICS[metric]
     bounds, factor = change_interval(effect.cells, metric), 100 if shown.percent else 1
     value = mean_cell(effect.change(metric), shown, signed=True)

@@ -33,13 +33,10 @@ _APART_FOOTNOTE = (
 
 @dataclass(frozen=True)
 class MatchedArms:
-    """Two arms at equal PSNR.
+    """Two arms at equal PSNR; `ranges` are their PSNR, `comparison` the second's bits minus the first's.
 
-    Attributes:
-        comparison: the second's bits minus the first's.
-        ranges: PSNR of both arms.
-        beyond: if they have no PSNR in common: the arm with higher PSNR for fewer bits in every seed, and the mean
-            number of bits saved.
+    `beyond`, if they have no PSNR in common: the arm with higher PSNR for fewer bits in every seed, and how many fewer
+    on average.
     """
 
     first: str
@@ -69,8 +66,7 @@ def rd_curves(ablation: Ablation, arm: str) -> dict[int, RDCurve]:
 def matched_arms(ablation: Ablation) -> list[MatchedArms]:
     """Compare arms at equal PSNR if at least one of two has several codebook sizes.
 
-    Raises:
-        AlitokError: cells that were measured on different images.
+    AlitokError where cells were measured on different images.
     """
     pairs = [(first, second) for first, others in _AGAINST.items() for second in others]
     found = []

@@ -26,11 +26,9 @@ class CellNumbers:
     """Metrics of one tokenizer and the generator over its codes, on validation images unless noted.
 
     Attributes:
-        accuracy: top-1 accuracy of the generator on the codes, in [0, 1].
-        grid_accuracy: of the grid codes alone.
-        bits: per image, the cross-entropy of its codes under the generator.
-        grid_bits: of the grid codes alone.
-        train_bits: `bits` of training images; far below `bits` if the generator overfits.
+        accuracy: top-1 accuracy of the generator on the codes, in [0, 1]; `grid_accuracy` of the grid codes alone.
+        bits: per image, the cross-entropy of its codes under the generator; `grid_bits` of the grid codes alone.
+        train_bits: of training images; far below `bits` if the generator overfits.
         psnr: dB, the mean over images.
         ssim: the mean over images, in [-1, 1].
         feature_distance: squared distance between a classifier's features of an image and its reconstruction, over
@@ -39,7 +37,6 @@ class CellNumbers:
         codebook_perplexity: of their codes, in [1, V].
         sample_distance: Frechet distance between samples and training images in the classifier's features.
         sample_accuracy: fraction of samples classified as their class, in [0, 1].
-        tokenizer_seconds, generator_seconds: of their trainings.
         influence_future: fraction of the influence on grid codes that later patches have, in [0, 1]; None = unknown.
         image_psnr: (N,) dB.
         image_bits: (N,) bits.
@@ -67,7 +64,6 @@ class CellNumbers:
     image_bits: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Reject inconsistent numbers."""
         require_at_least(self, 1, "codebook_size")
         if len(self.image_psnr) != len(self.image_bits):
             raise AlitokError(
@@ -105,13 +101,12 @@ def mean_std(values: Iterable[float | None]) -> MeanStd | None:
 
 @config
 class Ablation:
-    """The finished cells and what they share.
+    """The finished cells and what they share; images and patches in px.
 
     Attributes:
-        image_size, patch_size: px.
         codebook_size: of the main table.
         arms: title of each arm by its key, in the order of the table.
-        cells: the finished ones, unique in arm, codebook size and seed.
+        cells: unique in arm, codebook size and seed.
         settings: whatever else the numbers depend on, as JSON.
         planned: arm, codebook size and seed of all requested cells; empty = every seed of any arm for every arm.
     """
@@ -127,7 +122,6 @@ class Ablation:
     planned: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject ambiguous cells and cells of unknown arms."""
         require_at_least(self, 1, "image_size", "patch_size", "codebook_size")
         keys = [cell.key for cell in self.cells]
         twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
@@ -181,11 +175,7 @@ def write_numbers(path: Path, numbers: CellNumbers | Ablation) -> None:
 
 
 def read_cell(path: Path) -> CellNumbers:
-    """Read a single cell.
-
-    Raises:
-        AlitokError: the file is missing or damaged.
-    """
+    """Read a single cell; AlitokError where the file is missing or damaged."""
     return from_dict(CellNumbers, _from_json(read_json(path)), str(path))
 
 

@@ -33,13 +33,9 @@ _ORDER_FOOTNOTE = (
 
 
 class Question(NamedTuple):
-    """A number of ours and the paper's closest counterpart.
+    """A number of ours, `metric`, and its closest counterpart of the paper, a field of `published.Ablated`.
 
-    Attributes:
-        metric: of `CellNumbers`.
-        paper: of `published.Ablated`.
-        sign, paper_sign: 1 where larger is more, here and in the paper; else -1.
-        arms: that have numbers of their own in both.
+    A sign is 1 where larger is more, here and in the paper, else -1; `arms` have numbers of their own in both.
     """
 
     name: str
@@ -63,13 +59,10 @@ _Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Order:
-    """How the arms are ranked here and in the paper.
+    """How the arms that both have are ranked here and in the paper, from lowest to highest.
 
-    Attributes:
-        here, paper: arms from lowest to highest, of those that both have.
-        same, reversed: pairs in the paper's order, and in the opposite one.
-        undecided: pairs within seed variance, or equal here.
-        single: number of pairs with a single seed.
+    `same` and `reversed` are pairs in the paper's order and in the opposite one, `undecided` those within seed variance
+    or equal here; `single` is the number of pairs with a single seed.
     """
 
     question: Question
@@ -155,6 +148,5 @@ def orders_table(orders: Sequence[Order]) -> Table:
 
 
 def _pairs(pairs: _Pairs) -> str:
-    """How many, and which."""
     named = ", ".join(f"{first}-{second}" for first, second in pairs)
     return f"{len(pairs)}: {named}" if pairs else "0"

@@ -43,14 +43,9 @@ _READING = (
 def write_report(
     root: Path, ablation: Ablation, *, command: str, reconstructions: Mapping[str, np.ndarray] | None = None
 ) -> Report:
-    """Write all four files, each whole or not at all.
+    """Write all four files, each whole or not at all; AlitokError without jinja2 or matplotlib, or as `make_report`.
 
-    Args:
-        ablation: what is finished; may be nothing.
-        reconstructions: (n, 3, h, w) uint8 by arm, and the images themselves as `originals`.
-
-    Raises:
-        AlitokError: jinja2 or matplotlib is missing, or cells were measured on different images.
+    `reconstructions` are (n, 3, h, w) uint8 by arm, with the images themselves as `originals`.
     """
     report = make_report(ablation, command, reconstructions or {})
     write_numbers(root / "ablation.json", ablation)
@@ -62,11 +57,7 @@ def write_report(
 
 
 def make_report(ablation: Ablation, command: str, reconstructions: Mapping[str, np.ndarray]) -> Report:
-    """All numbers, comparisons and warnings.
-
-    Raises:
-        AlitokError: cells were measured on different images.
-    """
+    """All numbers, comparisons and warnings; AlitokError where cells were measured on different images."""
     effects, matched = effects_of(ablation), matched_arms(ablation)
     shared = {"data": ablation.data, "preset": ablation.preset, "image size": f"{ablation.image_size} px"}
     sizes = {"patch size": f"{ablation.patch_size} px", "codebook size": ablation.codebook_size}
@@ -149,7 +140,6 @@ def print_report(console: Console, ablation: Ablation, report: Report) -> None:
 
 
 def _sheets(ablation: Ablation, reconstructions: Mapping[str, np.ndarray]) -> list[ImageSheet]:
-    """A sheet for each arm, after one of the images themselves."""
     titles = {ORIGINALS: "Validation images", **{arm: f"{arm}: {title}" for arm, title in ablation.arms.items()}}
     shown = {name: reconstructions[name] for name in titles if len(reconstructions.get(name, ()))}
     return [

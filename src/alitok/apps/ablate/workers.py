@@ -38,18 +38,9 @@ def run_jobs(
     parallel: int,
     on_end: Callable[[Job], None],
 ) -> dict[str, str]:
-    """Run all jobs; one that fails does not stop the others.
+    """Run jobs in order, `parallel` at a time, even after one failed; returns the error messages by the job's name.
 
-    Args:
-        jobs: in the order in which they start.
-        parallel: jobs at a time.
-        on_end: called with each job that has ended.
-
-    Returns:
-        The error message of each failed job by its name.
-
-    Raises:
-        KeyboardInterrupt: asked to stop; all workers have saved their state.
+    KeyboardInterrupt where asked to stop; all workers have saved their state then.
     """
     waiting, failures = list(jobs), {}
     running: dict[int, tuple[Job, SpawnProcess, Connection]] = {}
@@ -108,7 +99,7 @@ def _failure(process: SpawnProcess, answer: Connection) -> str | None:
 def _work(
     job: Job, shared: Shared, data: str, device: DeviceName, gpu: int | None, threads: int, answer: Connection
 ) -> None:
-    """Run a job on one GPU or some threads; its output goes to a log, an error message also to the parent."""
+    """Output goes to a log, an error message also to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent stops the others
     signal.signal(signal.SIGTERM, _exit)  # except in a training, which saves its state first
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -139,7 +130,6 @@ def _exit(number: int, frame: object) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent to end, and end with it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

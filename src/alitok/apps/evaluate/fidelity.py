@@ -1,12 +1,7 @@
-"""How close a tokenizer's reconstructions are to the originals: block by block, by all of its decoders at once.
+"""How close a tokenizer's reconstructions, rounded to 8 bits as in a file, are to the originals, block by block.
 
-Reconstructions are rounded to 8 bits before anything is measured, as in a file. A block's arrays:
-
-    labels                         (B,)
-    code_counts                    (V,): how often each code occurs in its images
-    original/, stage1/, stage2/    each with pool, spatial and probabilities of the feature network
-    stage1/, stage2/               each with psnr, and with ssim and lpips if requested, (B,)
-
+A block has `labels` (B,), `code_counts` (V,), and below `original/` and each `stage*/` the features `pool`, `spatial`
+and `probabilities`; below each `stage*/` also `psnr`, and `ssim` and `lpips` if requested, (B,).
 N images, B of a block, T codes of each, V codebook size, h image size.
 """
 
@@ -33,13 +28,11 @@ ORIGINAL = "original/"  # prefix of the arrays of the originals
 
 @dataclass(frozen=True)
 class Instruments:
-    """The networks of an evaluation, all on `device` and in evaluation mode.
+    """The networks of an evaluation, on `device`, in evaluation mode; `lpips` None skips LPIPS.
 
     Attributes:
-        lpips: None skips LPIPS.
         ssim: whether to compute it; images must be large enough.
-        batch_size: images at a time within a block; another value changes float32 rounding, and with it a few pixels
-            by 1/255.
+        batch_size: within a block; another value changes float32 rounding, and with it a few pixels by 1/255.
     """
 
     tokenizer: Tokenizer
@@ -52,13 +45,9 @@ class Instruments:
 
 @torch.inference_mode()
 def rebuild(tools: Instruments, images: np.ndarray) -> tuple[np.ndarray, dict[Stage, np.ndarray]]:
-    """Encode images (B, 3, h, h) uint8 once, and decode them with each decoder, in float32.
+    """Images (B, 3, h, h) uint8 -> codes (B, T) int64, and reconstructions (B, 3, h, h) uint8 by stage, in float32.
 
-    Returns:
-        Codes (B, T) int64, and reconstructions (B, 3, h, h) uint8 by the decoder's stage.
-
-    Raises:
-        AlitokError: a pixel is not finite.
+    AlitokError where a pixel is not finite.
     """
     codes: list[torch.Tensor] = []
     made: dict[Stage, list[torch.Tensor]] = {stage: [] for stage in tools.tokenizer.stages}
@@ -78,11 +67,7 @@ def rebuild(tools: Instruments, images: np.ndarray) -> tuple[np.ndarray, dict[St
 
 
 def measure(tools: Instruments, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of a block, without its labels, from its images (B, 3, h, h) uint8.
-
-    Raises:
-        AlitokError: the tokenizer is broken.
-    """
+    """The arrays of a block, but its labels, of images (B, 3, h, h) uint8; AlitokError where a pixel is not finite."""
     codes, rebuilt = rebuild(tools, images)
     usage = CodeUsage(tools.tokenizer.config.codebook_size)
     usage.update(torch.from_numpy(codes))
@@ -115,10 +100,7 @@ def _metrics(tools: Instruments, images: np.ndarray, made: np.ndarray) -> dict[s
 def fidelity_of(files: FeatureFiles, stage: Stage) -> dict[str, np.ndarray]:
     """`psnr`, and `ssim` and `lpips` if computed, of all images in order, (N,) float32, by the decoder of `stage`.
 
-    PSNR is in dB, and infinite where no pixel differs.
-
-    Raises:
-        AlitokError: a block is missing or damaged.
+    PSNR is in dB, and infinite where no pixel differs. AlitokError where a block is missing or damaged.
     """
     names = [name for name in ("psnr", "ssim", "lpips") if files.read(0, f"{stage}/{name}")]
     return {name: files.column(f"{stage}/{name}") for name in names}

@@ -45,17 +45,9 @@ _RESERVE = 3 << 30  # bytes for the feature network and the statistics
 
 
 def run_eval_generation(samples: str, options: GenerationOptions, command: str = "") -> dict[str, float]:
-    """Evaluate samples; every process of a run calls this.
+    """Metrics by name of a saved model, a source of images, or an npz file; every process calls this, and gets them.
 
-    Args:
-        samples: a saved model, a source of images, or an npz file.
-        command: for the report.
-
-    Returns:
-        The metrics by name, on every process.
-
-    Raises:
-        AlitokError: images, reference, data or weights cannot be used, or do not go together.
+    AlitokError where images, reference, data or weights cannot be used, or do not go together.
     """
     if options.reference is None and options.data is None:
         raise AlitokError("There is nothing to compare with; give --reference, or --data for its training images.")
@@ -158,14 +150,13 @@ def _network_classes(work: Work, images: ImageSet) -> np.ndarray | None:
 
 
 def _with_sampling(images: ModelImages, settings: Mapping[str, Any], count: int | None = None) -> ModelImages:
-    """The same model with other guidance, and another number of images."""
     job = images.job
     job = replace(job, sampling=replace(job.sampling, **settings), count=count or job.count)
     return ModelImages(images.pipeline, job, images.batch_size, images.name)
 
 
 def _combinations(sweep: Mapping[str, tuple[float, ...]], images: ModelImages) -> list[dict[str, float]]:
-    """All combinations of the values to try, as fields of `SamplingConfig`."""
+    """Fields of `SamplingConfig`."""
     own = images.job.sampling
     if "power" in sweep and "scale" not in sweep and not own.guided:
         raise AlitokError("Without guidance its power has no effect; sweep the scale too, or give --guidance-scale.")
@@ -185,7 +176,6 @@ def _sweep(
     images: ModelImages,
     reference: Reference,
 ) -> list[SweepPoint]:
-    """Evaluate each combination on a smaller number of images."""
     combinations = _combinations(sweep, images)
     count = min(options.sweep_num or _SWEEP_COUNT, images.job.count)
     points = []

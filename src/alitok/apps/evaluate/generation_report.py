@@ -37,19 +37,15 @@ from alitok.run.classifier import ClassifierFeatures
 
 SHOWN = 48  # the first images of a job, saved for the report
 _NEIGHBOURS = 10
-_SEARCHED = 10_000  # training images among which neighbours are searched
+_SEARCHED = 10_000  # training images among which neighbors are searched
 _BLOCK = 256  # of them in memory at a time
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One combination of a sweep.
+    """One combination of a sweep: fields of `SamplingConfig`, number of samples, and squared Frechet distance.
 
-    Attributes:
-        settings: fields of `SamplingConfig`.
-        count: samples.
-        distance: squared Frechet distance.
-        quality: Inception Score, or a classifier's accuracy; None without either.
+    `quality` is the Inception Score, or a classifier's accuracy; None without either.
     """
 
     settings: dict[str, float]
@@ -60,13 +56,9 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What an evaluation of samples found.
+    """What an evaluation of samples found; `sweep` are the combinations tried before, `data` is as the user named it.
 
-    Attributes:
-        files: the features, and the first images.
-        sweep: the combinations tried before.
-        splits: the data among whose training images neighbours are searched; None if unknown.
-        data: as the user named it.
+    Neighbors are searched among the training images of `splits`; None if they are unknown.
     """
 
     command: str
@@ -157,7 +149,6 @@ def _protocol(result: GenerationResult, work: Work) -> dict[str, Any]:
 
 
 def _published(metrics: dict[str, float], result: GenerationResult, work: Work) -> Published | None:
-    """The papers' table, if these samples are of its kind."""
     evaluated, adm = result.evaluated, result.reference.about.get("adm", False)
     classes = IMAGENET_CLASSES if adm else len(evaluated.classes)
     if not applies(classes=classes, image_size=evaluated.size, network=work.extractor.name):

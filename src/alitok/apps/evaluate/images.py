@@ -76,16 +76,13 @@ class ModelImages:
 
 @dataclass
 class StoredImages:
-    """Images in files, all of one size.
+    """Images in files, all of one `size` in pixels; `notes` are warnings for a reader of the metrics.
 
     Attributes:
-        count: N.
-        size: image size in pixels.
         classes: class names, by number; empty if unknown.
         settings: all that decides the images, and nothing that does not.
         read: a range of the images, (B, 3, size, size) uint8.
         labels: (N,) int64; None if classes are unknown.
-        notes: warnings for a reader of the metrics.
         block: images in a block.
     """
 
@@ -117,11 +114,7 @@ ImageSet = ModelImages | StoredImages
 
 
 def npz_images(path: Path) -> StoredImages:
-    """The images of an npz file as `alitok sample` and ADM write it: `arr_0` (N, h, h, 3), and class numbers `arr_1`.
-
-    Raises:
-        AlitokError: the file is missing, damaged, or holds something else.
-    """
+    """Images `arr_0` (N, h, h, 3), labels `arr_1`, of `alitok sample` or ADM; AlitokError for any other or no file."""
     images = NpzImages(path)
     settings, labels = {"images": images.fingerprint(), "count": images.count}, images.labels
     notes: tuple[str, ...] = ()
@@ -136,8 +129,7 @@ def npz_images(path: Path) -> StoredImages:
 def folder_images(data: str, console: Console) -> StoredImages:
     """All images of a source as they are, neither cropped nor resized, which would change the metrics.
 
-    Raises:
-        AlitokError: the source does not exist, an image cannot be read, or they are not all squares of one size.
+    AlitokError where the source does not exist, an image cannot be read, or they are not all squares of one size.
     """
     if data in BUILTIN:
         raise AlitokError(f"{data} holds real images, not samples; give a model, or samples in a folder or npz file.")
@@ -164,7 +156,6 @@ def folder_images(data: str, console: Console) -> StoredImages:
 
 
 def _common_size(images: EncodedImages) -> int:
-    """Image size of all images in pixels, read from their headers."""
     side = 0
     with silence_pillow():
         sizes = in_threads(lambda row: header_size(images, row), range(len(images)))
@@ -186,18 +177,12 @@ def _common_size(images: EncodedImages) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """Images by number.
-
-    Attributes:
-        sources: numbered one after the other.
-        rows: (N,) which of their images, ascending.
-    """
+    """Images by number, ascending: `rows` (N,) of the `sources`, which are numbered one after the other."""
 
     sources: tuple[ImageSource, ...]
     rows: np.ndarray
 
     def __len__(self) -> int:
-        """N."""
         return len(self.rows)
 
     @property
@@ -229,11 +214,7 @@ class Originals:
         return source.key(row)
 
     def read(self, numbers: Iterable[int]) -> np.ndarray:
-        """Images (B, 3, h, h) uint8, center-cropped.
-
-        Raises:
-            AlitokError: one cannot be read.
-        """
+        """Images (B, 3, h, h) uint8, center-cropped; AlitokError where one cannot be read."""
 
         def read(number: int) -> np.ndarray:
             source, row = self._place(number)
@@ -263,10 +244,9 @@ class Originals:
 
 
 def choose(splits: Splits, split: SplitName, num: int | None, seed: int) -> Originals:
-    """The images of a split, or a random subset of `num`, which with the same seed includes every smaller one.
+    """A split's images, or `num` random ones, which with the same seed include every smaller subset.
 
-    Raises:
-        AlitokError: there are fewer, or fewer than two.
+    AlitokError where there are fewer, or fewer than two.
     """
     sources = {"all": (splits.train, splits.val), "train": (splits.train,), "val": (splits.val,)}[split]
     count = sum(map(len, sources))
@@ -289,8 +269,7 @@ def usable_images(
 ) -> tuple[Splits, list[Broken]]:
     """The data without the broken images of a split, and those, which are reported.
 
-    Raises:
-        AlitokError: the data cannot be used, or too many images are broken.
+    AlitokError where the data cannot be used, or too many images are broken.
     """
     splits = open_images(data, size, seed, console)
     broken = verify_images(splits, split, world, console)

@@ -1,10 +1,7 @@
 """What the evaluations share: their directory, the feature network, and features that are computed once.
 
-OUT/evaluation.json       all metrics and what they depend on, written last
-OUT/report.html           the same for people, with images
-OUT/features/             features of the images, by blocks; 20 kB an image with Inception
-OUT/reference/            the same of the reference, if that is images
-OUT/sweep/                the same of each combination of a sweep
+Features of the images are in `features/` (20 kB an image with Inception); `reference/`, and each combination in
+`sweep/`, are jobs of their own. `evaluation.json` is written last.
 """
 
 from __future__ import annotations
@@ -57,11 +54,7 @@ def job_dir(root: Path) -> JobDir:
 
 
 def discard_tree(root: Path) -> None:
-    """Delete what evaluations left in a directory and below it, and nothing else.
-
-    Raises:
-        AlitokError: a job there was not written by an evaluation.
-    """
+    """Delete what evaluations left in a directory and below it; AlitokError where a job is not of an evaluation."""
     for job in sorted(root.rglob("job.json"), reverse=True):  # the deepest first
         job_dir(job.parent).discard()
     for folder in (*(root / name for name in _BESIDE), root):
@@ -72,14 +65,9 @@ def discard_tree(root: Path) -> None:
 def open_extractor(
     name: FeaturesName, weights: Path | None, splits: Splits | None, world: World, console: Console
 ) -> FeatureExtractor:
-    """The feature network, on the device of this process; rank 0 downloads or trains it.
+    """The feature network on this process's device; rank 0 downloads it, or trains it on `splits` as a classifier.
 
-    Args:
-        weights: Inception's file; None = the cache, or a download.
-        splits: the data that a classifier is trained on, and saved for.
-
-    Raises:
-        AlitokError: it is not available.
+    `weights` None = Inception's cached file, or a download; AlitokError where it is not available.
     """
     if name == "classifier":
         if splits is None:
@@ -93,11 +81,7 @@ def open_extractor(
 
 
 def begin_images(work: Work, images: ImageSet, root: Path) -> FeatureFiles:
-    """Begin or resume the job of these images in `root`; all processes call this.
-
-    Raises:
-        AlitokError: the directory holds another job.
-    """
+    """Begin or resume the job of these images; all processes call this. AlitokError where `root` holds another job."""
     job = job_dir(root)
     before = None if work.fresh else work.world.on_rank0(job.read)
     settings = {**images.settings, "features": work.extractor.name, "alitok": __version__}
@@ -107,13 +91,9 @@ def begin_images(work: Work, images: ImageSet, root: Path) -> FeatureFiles:
 
 
 def write_features(work: Work, files: FeatureFiles, images: ImageSet, title: str, shown: int = 0) -> FeatureFiles:
-    """Compute the features that `files` misses, and return `files`; all processes call this after `begin_images`.
+    """Compute the features that `files` misses, and return it; all processes call this after `begin_images`.
 
-    Args:
-        shown: images to save for the report; see `extract`.
-
-    Raises:
-        AlitokError: an image cannot be made or read.
+    The first `shown` images are saved for the report. AlitokError where an image cannot be made or read.
     """
     world = work.world
     missing = world.on_rank0(files.missing)

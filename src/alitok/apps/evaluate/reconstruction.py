@@ -55,17 +55,9 @@ _SAME_MEAN = 1e-6  # squared distance of two means, as a fraction of the varianc
 def run_eval_reconstruction(
     tokenizer: Path, options: ReconstructionOptions, command: str = ""
 ) -> dict[Stage, dict[str, float]]:
-    """Evaluate a tokenizer; every process of a run calls this.
+    """Metrics of a saved tokenizer or model by decoder, `stage1` and `stage2`; every process calls this, and gets them.
 
-    Args:
-        tokenizer: directory of a saved tokenizer or model.
-        command: for the report.
-
-    Returns:
-        The metrics by name for each of its decoders, `stage1` and `stage2`, on every process.
-
-    Raises:
-        AlitokError: tokenizer, data, reference or weights cannot be used, or do not go together.
+    AlitokError where tokenizer, data, reference or weights cannot be used, or do not go together.
     """
     if options.batch_size < 1:
         raise AlitokError(f"--batch-size must be at least 1, not {options.batch_size}.")
@@ -95,15 +87,9 @@ def run_eval_reconstruction(
 def open_lpips(
     weights: PerceptualWeights, size: int, world: World, *, download: bool
 ) -> tuple[LpipsVgg | None, str | None]:
-    """LPIPS on the device of this process, or why it is skipped; rank 0 downloads its weights.
+    """LPIPS on this process's device, or why it is skipped; rank 0 may `download` missing weights; `size` in pixels.
 
-    Args:
-        weights: files given by the user.
-        size: image size in pixels.
-        download: whether to download weights that are neither given nor cached.
-
-    Raises:
-        AlitokError: a file was given, and it cannot be used or images are too small for LPIPS.
+    AlitokError where a file was given, and it cannot be used or images are too small for LPIPS.
     """
     given = weights.vgg is not None or weights.lpips_heads is not None
     if size < VGG_MIN_SIZE:
@@ -183,11 +169,10 @@ def _conclude(
     settings: dict[str, Any],
     notes: tuple[str, ...],
 ) -> dict[Stage, dict[str, float]]:
-    """Merge the blocks, compare, and write the report.
+    """KID, precision, recall, density and coverage are left out: they compare sets without images in common.
 
-    KID, precision, recall, density and coverage are not computed: they compare sets without images in common. A
-    reconstruction lies near its own original, so that coverage is always about 1, and KID, unbiased for independent
-    sets, is negative.
+    A reconstruction lies near its own original, so coverage is always about 1, and KID, unbiased for independent sets,
+    is negative.
     """
     work, world, originals = job.work, job.work.world, job.originals
     network_classes = np.arange(len(originals.classes)) if isinstance(work.extractor, ClassifierFeatures) else None
@@ -211,10 +196,7 @@ def _conclude(
 
 
 def _compare(made: SetStatistics, originals: SetStatistics, target: Target, device: torch.device) -> Comparison:
-    """Compare; interval and bias are those of paired sets if the target is of the originals.
-
-    That is so without a reference, or with one computed from the originals.
-    """
+    """Interval and bias are those of paired sets without a reference, or with one computed from the originals."""
     own = originals.pool.total().gaussian()
     same = len(target.pool.mean) == len(own.mean) and bool(
         (own.mean - target.pool.mean).square().sum() <= _SAME_MEAN * own.covariance.trace()

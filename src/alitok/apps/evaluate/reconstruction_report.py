@@ -61,14 +61,10 @@ def write_reconstruction(
     settings: Mapping[str, Any],
     notes: tuple[str, ...],
 ) -> dict[Stage, dict[str, float]]:
-    """Write the report, on rank 0 only, and return the metrics by name, by stage.
+    """Write the report, on rank 0 only, and return the metrics by name, by stage; `reference` None = the originals.
 
-    Args:
-        fidelity: metrics of each reconstruction, (N,), by stage and name.
-        shared: metrics that do not depend on the decoder.
-        reference: None = the originals themselves.
-        settings: all that decides the metrics of each image.
-        notes: warnings that do not depend on the metrics.
+    `fidelity` are metrics of each reconstruction, (N,), by stage and name; `shared` do not depend on the decoder,
+    `settings` are all that decides the metrics of each image.
     """
     work, originals = job.work, job.originals
     metrics = {
@@ -162,7 +158,7 @@ def _warnings(
 
 
 def _published(job: ReconstructionJob, metrics: Mapping[Stage, Mapping[str, float]], *, own: bool) -> Published | None:
-    """The paper's table, if these images are of its kind; `own` = the reference is the originals themselves."""
+    """`own`: the reference is the originals themselves."""
     classes, count, size = len(job.originals.classes), len(job.originals), job.tools.tokenizer.config.image_size
     if not applies(classes=classes, image_size=size, network=job.work.extractor.name):
         return None
@@ -192,7 +188,6 @@ def _shown(job: ReconstructionJob, psnr: Mapping[Stage, np.ndarray]) -> list[Sec
 
 
 def _sheets(job: ReconstructionJob, psnr: Mapping[Stage, np.ndarray], rows: np.ndarray) -> list[ImageSheet]:
-    """For each image one row: the original, then each decoder's reconstruction and its error."""
     originals = job.originals.read(rows.tolist())
     rebuilt = {_LABELS[stage]: images for stage, images in rebuild(job.tools, originals)[1].items()}
     sheets = []

@@ -35,10 +35,9 @@ _KINDS: dict[SplitName, EvaluationKind] = {"train": "generation", "val": "recons
 
 
 def run_eval_reference(data: str, options: ReferenceOptions) -> None:
-    """Save the statistics of `data`; every process of a run calls this. An interrupted start is resumed.
+    """Save the statistics of `data`, or resume that; every process calls this.
 
-    Raises:
-        AlitokError: the data or the weights cannot be used, or an option is out of its range.
+    AlitokError where the data or the weights cannot be used, or an option is out of its range.
     """
     if options.out.suffix.lower() != ".npz":
         raise AlitokError(f"--out {options.out} must end in .npz.")
@@ -84,16 +83,10 @@ class Reference:
 
 
 def open_reference(name: str, kind: EvaluationKind, work: Work, size: int, dataset: str | None = None) -> Reference:
-    """The reference that the user gave; all processes call this.
+    """The reference: ADM's npz, saved statistics or any source of images, of `size` px; all processes call this.
 
-    Args:
-        name: ADM's npz, an npz of saved statistics, or any source of images.
-        kind: which question it must be for.
-        size: of the evaluated images, in pixels.
-        dataset: hash of the data that it must be of; None accepts any.
-
-    Raises:
-        AlitokError: it is missing, damaged, of other features or another size, or for the other question.
+    `dataset` is the hash of the data that it must be of; None accepts any. AlitokError where the file is missing,
+    damaged, of other features or another size, or for the other question.
     """
     path = Path(name).expanduser()
     if path.suffix.lower() != ".npz":
@@ -149,7 +142,6 @@ def _of_adm(path: Path, work: Work, size: int) -> Reference:
 
 
 def _of_images(data: str, work: Work, size: int) -> Reference:
-    """All images of a source, cropped as in training."""
     say = reporter(work.console)
     require_large(data, size, say)
     splits = open_splits(data, size, 0, say)
@@ -164,11 +156,7 @@ def of_splits(data: str, splits: Splits, split: SplitName, work: Work) -> Refere
 
 
 def require_large(data: str, size: int, say: Reporter | None = None) -> None:
-    """Reject reference images that would have to be enlarged, which blurs them.
-
-    Raises:
-        AlitokError: most images of the data are smaller than `size` pixels.
-    """
+    """AlitokError where most images are smaller than `size` pixels: enlarging blurs them."""
     if data not in BUILTIN and (side := short_side(data, say)) < size:
         raise AlitokError(
             f"Most images of {data} are about {side:.0f} px, smaller than the evaluated {size} px; give a reference of "

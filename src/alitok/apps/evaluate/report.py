@@ -86,12 +86,9 @@ def not_fid(extractor: FeatureExtractor) -> str:
 def metrics_table(
     columns: Mapping[str, Mapping[str, float]], intervals: Mapping[str, tuple[float, float] | None], distance: str
 ) -> Table:
-    """A row for every metric that some column has, in the order above, unknown ones last.
+    """A row for each metric of any column, in the order above, unknown ones last.
 
-    Args:
-        columns: metrics by name, by the column's name.
-        intervals: of the Frechet distance, by the column's name.
-        distance: the extractor's name of the Frechet distance.
+    Metrics and intervals are by the column's name; `distance` is the extractor's name of the Frechet distance.
     """
     names = {name for metrics in columns.values() for name in metrics}
     rows = []
@@ -125,12 +122,9 @@ def protocol_of(facts: Mapping[str, Any], work: Work, command: str) -> dict[str,
 
 
 def write_evaluation(work: Work, report: Report, table: Table, results: Mapping[str, Any]) -> None:
-    """Write both files and print the metrics and warnings; on rank 0 only.
+    """Write both files and print metrics and warnings, on rank 0 only.
 
-    Args:
-        report: for people, without its first and last sections: the metrics and the protocol.
-        table: the metrics.
-        results: for programs, with `protocol` and `reference`.
+    `report` lacks its first and last sections, metrics and protocol; `results` has `protocol` and `reference`.
     """
     page, results_file = work.root / "report.html", work.root / "evaluation.json"
     facts = results["protocol"] | {f"reference: {name}": value for name, value in results["reference"].items()}

@@ -1,8 +1,7 @@
-"""The tokenizer that is probed: a saved one of ours, or any other from a Python module.
+"""The tokenizer that is probed: a saved one of ours, or any other from a Python module, `package.module:name`.
 
-DIRECTORY, owner/name       a saved tokenizer, or a saved model with one
-package.module:name         an object with `encode` and `decode`, or a class or function without arguments that
-                            returns one; the module is imported, that is, its code is run
+That is an object with `encode` and `decode`, or a class or function without arguments that returns one; the module
+is imported, that is, its code is run.
 """
 
 from __future__ import annotations
@@ -34,15 +33,9 @@ _IN_MODULE = re.compile(r"([^\W\d][\w.]*):([^\W\d][\w.]*)")
 
 @dataclass(frozen=True, eq=False)
 class ProbedTokenizer:
-    """A tokenizer to probe.
+    """A tokenizer to probe, identified by `facts`; its `codec` decodes with the last decoder, `image_size` is in px.
 
-    Attributes:
-        name: as the user wrote it.
-        codec: decodes with its last decoder.
-        image_size: px.
-        grid: patches per side; None = all codes form a square.
-        codebook_size: None if unknown.
-        facts: what identifies it, by name.
+    `grid` is patches per side, None = all codes form a square; `codebook_size` None if unknown.
     """
 
     name: str
@@ -60,13 +53,8 @@ def open_tokenizer(
 ) -> Iterator[ProbedTokenizer]:
     """The tokenizer while the context lasts, in which modules are also imported from the current folder.
 
-    Args:
-        name: one of the forms above.
-        image_size, grid: of a tokenizer from a module without these attributes.
-        device: a tokenizer from a module is moved there if it is a torch module.
-
-    Raises:
-        AlitokError: it does not exist, cannot be loaded, or its image size is unknown.
+    `image_size` and `grid` are for a tokenizer from a module without them; a torch module is moved to `device`.
+    AlitokError where it does not exist, cannot be loaded, or its image size is unknown.
     """
     match = None if Path(name).exists() else _IN_MODULE.fullmatch(name)
     if match is None:
@@ -141,7 +129,6 @@ def _attribute(module: ModuleType, path: str) -> Any:
 
 
 def _instantiate(name: str, found: Any) -> Any:
-    """The object itself, or what a class or function returns."""
     if not isinstance(found, type) and hasattr(found, "encode"):
         return found
     if not callable(found):

@@ -23,13 +23,9 @@ from alitok.metrics.codec import Codec, encode
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Images of a split in a random order of the seed, and their codes; fewer are the first ones of more.
+    """Images of a split in a random order of the seed, without `broken` ones; fewer are the first ones of more.
 
-    Attributes:
-        images: (n, 3, h, h) uint8, the first ones.
-        codes: (N, T) int64.
-        labels: (N,) int64.
-        broken: images that were skipped.
+    `images` (n, 3, h, h) uint8 are the first ones; `codes` (N, T) and `labels` (N,) int64.
     """
 
     images: torch.Tensor
@@ -39,11 +35,7 @@ class EncodedImages:
 
 
 def first_images(source: ImageSource, seed: int, count: int) -> torch.Tensor:
-    """The first images (n, 3, h, h) uint8 in the order of the seed, n <= count.
-
-    Raises:
-        AlitokError: there are fewer than two.
-    """
+    """Images (n, 3, h, h) uint8 in the order of the seed, n <= count; AlitokError where there are fewer than two."""
     with closing(_readable(source, seed, [])) as readable:
         found = [image for _, image in islice(readable, count)]
     if len(found) < 2:
@@ -64,15 +56,9 @@ def encode_images(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> EncodedImages:
-    """Encode images.
+    """Encode up to `limit` images, and return up to `returned` of them; `progress` is given those done and their total.
 
-    Args:
-        limit: images to encode, if there are so many.
-        returned: images to return, of those.
-        progress: called with the images done and their total.
-
-    Raises:
-        AlitokError: no image is readable, or the codec fails.
+    AlitokError where no image is readable, or the codec fails.
     """
     broken: list[Broken] = []
     count, codes = min(limit, len(source)), []

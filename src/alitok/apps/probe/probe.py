@@ -1,10 +1,5 @@
 """`alitok probe`: how a tokenizer's codes depend on the image and on one another, and the image on them.
 
-    probe.json                    all numbers, their intervals, and what they depend on; written last
-    maps.npz                      all maps
-    influence.png, reach.png      the two main maps
-    report.html                   all of it
-
 Perturbed images and predicted codes are of the validation set. Training images are for the small generator that is
 trained to predict them, and for mutual information, which needs as many codes as there are.
 """
@@ -61,8 +56,6 @@ _DEFAULT_TRAINING = PredictabilityConfig()
 
 @dataclass(frozen=True, eq=False)
 class _Session:
-    """What is probed, on what, and with which settings."""
-
     options: ProbeOptions
     training: PredictabilityConfig
     tokenizer: ProbedTokenizer
@@ -87,8 +80,7 @@ def run_probe(
 ) -> dict[str, float]:
     """Probe a tokenizer; returns the numbers by name. `training` is of the small generator.
 
-    Raises:
-        AlitokError: tokenizer, data or generator cannot be used, or do not match.
+    AlitokError where tokenizer, data or generator cannot be used, or do not match.
     """
     _check(options)
     root = probe_directory(options)
@@ -125,7 +117,6 @@ def run_probe(
 
 
 def _check(options: ProbeOptions) -> None:
-    """Reject what could not be finished."""
     for name, value, least in (
         ("--images", options.images, 2),
         ("--per-position", options.per_position, 2),
@@ -267,7 +258,6 @@ def _warnings(
     predictions: CodePredictions,
     mutual: MutualInformation,
 ) -> Iterator[str]:
-    """What a reader must know before the numbers."""
     options, size = session.options, session.tokenizer.image_size
     if options.images is not None and influence.images < options.images:
         yield f"Only {influence.images:,} of the {options.images:,} requested validation images exist."
@@ -295,7 +285,6 @@ def _warnings(
 def _protocol(
     session: _Session, given: tuple[Generator, torch.Tensor] | None, train: EncodedImages, val: EncodedImages
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
     options, tokenizer = session.options, session.tokenizer
     facts: dict[str, Any] = {
         **probed(options),
@@ -326,8 +315,7 @@ def probed(options: ProbeOptions) -> dict[str, str]:
 def probe_directory(options: ProbeOptions) -> Path:
     """The directory, given or named after what is probed.
 
-    Raises:
-        AlitokError: it is a file, or holds other files or a probe of something else.
+    AlitokError where it is a file, or holds other files or a probe of something else.
     """
     root = options.out or default_out(options)
     # Allowed are the files of a probe that was stopped while it wrote them.

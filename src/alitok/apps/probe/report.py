@@ -96,10 +96,9 @@ _PREDICTION = {
 
 
 def write_probe(result: ProbeResult, root: Path, console: Console) -> None:
-    """Write all files into the directory `root`, each whole or not at all, and print the numbers.
+    """Write all files into `root`, each whole or not at all, and print the numbers.
 
-    Raises:
-        AlitokError: jinja2 or matplotlib is missing.
+    AlitokError without jinja2 or matplotlib.
     """
     arrays = io.BytesIO()
     np.savez_compressed(arrays, **result.arrays())  # type: ignore[arg-type]  # names of arrays, not of options
@@ -246,5 +245,5 @@ def _curves(result: ProbeResult) -> list[Curve]:
 
 
 def _percent(value: float) -> str:
-    """One digit after the point; an exact 0 has none."""
+    """An exact 0 has no digit after the point."""
     return "0" if value == 0 else f"{value:.1%}"

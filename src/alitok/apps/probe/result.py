@@ -21,12 +21,9 @@ from alitok.metrics.reach import Reach
 
 @dataclass(frozen=True, eq=False)
 class CodePredictions:
-    """How well a generator predicts validation codes.
+    """How well a generator predicts validation codes; `train_accuracy` is on the codes that it was trained on here.
 
-    Attributes:
-        generator: which one, for people.
-        nats, accuracy: (T,) mean cross-entropy and top-1 accuracy at each position.
-        train_accuracy: on its training codes, if it was trained for this probe.
+    `nats` and `accuracy` are the mean cross-entropy and the top-1 accuracy at each position, (T,).
     """
 
     generator: str
@@ -44,12 +41,9 @@ class CodePredictions:
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """Everything that the files of a probe are made of.
+    """All that the files of a probe are made of: `reach` by decoder, `seconds` by part.
 
-    Attributes:
-        reach: by decoder.
-        seconds: by part.
-        protocol: everything that the numbers depend on.
+    The numbers depend on all of `protocol`.
     """
 
     title: str
