@@ -1,10 +1,6 @@
 """A classifier of the images at hand as a feature extractor, where Inception's weights are missing or do not fit.
 
-It is trained once on the real images of a data set and cached for every evaluation of the same data:
-
-    classifiers/KEY/classifier/   the finished one
-    classifiers/KEY/training/     its metrics.jsonl, and checkpoints until it is finished
-
+Trained once on the real images of a data set, and cached in `classifiers/KEY/` for every evaluation of the same data.
 The Frechet distance in its features is not an FID: it is compared only with others in the same features.
 Shapes: B images (B, 3, h, h) uint8, D features, C classes.
 """
@@ -73,14 +69,8 @@ class _Saved:
 class ClassifierFeatures(nn.Module):
     """Features and class probabilities of a frozen classifier; always in evaluation mode and without gradients.
 
-    Args:
-        network: of an output for each class, trained on images downsampled by `seen`.
-        size: image size, px.
-        val_accuracy: on validation images; NaN until measured.
-
-    Attributes:
-        weights: a hash of all that decides its outputs, also in its `name`.
-        distance: what the Frechet distance in its features is called.
+    `network` was trained on images downsampled by `seen`; `size` is in px; `val_accuracy` is NaN until measured;
+    `weights` hashes all that decides its outputs, also in its `name`; `distance` names the Frechet distance in them.
     """
 
     distance = "Frechet distance in classifier features"
@@ -98,9 +88,7 @@ class ClassifierFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> Features:
-        """Images (B, 3, size, size) uint8, on the network's device, to the mean of the last stage's features.
-
-        Computed in float32 whatever surrounds the call: neither autocast nor TF32 reaches it.
+        """Images (B, 3, size, size) uint8 -> means of the last stage's features; float32 even under autocast or TF32.
 
         Raises:
             AlitokError: the images have another size.
@@ -169,10 +157,8 @@ def open_classifier(
 ) -> ClassifierFeatures:
     """The classifier of a data set, on the device: the cached one, or trained now on the training images.
 
-    Args:
-        splits: the images; those that cannot be read are left out of them.
-        seed: of its weights and of the order of the images.
-        training: of classes alone; `classifier_training` unless given.
+    Unreadable images are left out of `splits`; `seed` is of the weights and the order of the images; `training` is of
+    classes alone, None = `classifier_training`.
 
     Raises:
         AlitokError: the images are all of one class, the cache cannot be written, or a cached classifier is damaged.

@@ -50,8 +50,7 @@ def run_encode(options: EncodeOptions) -> None:
     """Write the store, or what is missing of it; every rank calls this.
 
     Raises:
-        AlitokError: the tokenizer or the data cannot be used, too many images are broken, or `out` holds something
-            else than this store.
+        AlitokError: tokenizer or data cannot be used, too many images are broken, or `out` is not this store.
     """
     began = time.monotonic()
     part = _part(options)
@@ -132,12 +131,9 @@ def _report(console: Console, options: EncodeOptions, encoded: Encoded, seconds:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where images and tokenizer are from, stored with the codes.
+    """Where images (their hash: `Splits.contents`) and tokenizer are from, stored with the codes.
 
-    Attributes:
-        contents: the hash of the data, as `Splits.contents`.
-        tokenizer: where the tokenizer was read from; a hint for people and for `alitok data show`.
-        left_out: key and reason of each image that could not be used.
+    `tokenizer` is a hint for people; `left_out` has key and reason of each image that could not be used.
     """
 
     source: str
@@ -171,18 +167,12 @@ def encode_store(
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Write the codes of all crops of all images, or resume where an earlier call stopped.
+    """Write the codes of all crops of all images, or resume; all ranks of `world` call this with the same arguments.
 
-    All ranks of `world` call this with the same arguments.
-
-    Args:
-        tokenizer: on `world.device` and in evaluation mode.
-        source: the images, of which broken ones have been left out.
-        part: number of this independent job and of all, each a call of its own.
-        batch_size: views encoded at a time, a whole number of images where they fit.
-        workers: processes that load images; codes do not depend on it.
-        images_per_shard: None chooses by the numbers of images and views.
-        progress: called with the numbers of images that this rank has encoded and has to encode.
+    `tokenizer` is on `world.device` in evaluation mode, and `source` has no broken images. `part` is the number of this
+    independent job and of all. `batch_size` is in views, a whole number of images where they fit; `images_per_shard`
+    None chooses by the numbers of images and views. Codes do not depend on `workers`. `progress` gets the numbers of
+    images that this rank has encoded and has to encode.
 
     Raises:
         AlitokError: the source is empty, an image cannot be read, or `out` holds something else than this store.
@@ -265,10 +255,7 @@ def _encode_shards(
 
 
 class _Views(Dataset[torch.Tensor | AlitokError]):
-    """Item k is the views of the k-th block of images (B, 3, size, size) uint8; no block crosses the edge of a shard.
-
-    `numbers` are the shards that are read, in order.
-    """
+    """Item k: the views (B, 3, size, size) uint8 of block k of the images in shards `numbers`; no block spans two."""
 
     def __init__(self, source: ImageSource, recipe: CropRecipe, head: StoreHead, numbers: list[int]) -> None:
         self._source, self._recipe, self._crops = source, recipe, len(head.crops)

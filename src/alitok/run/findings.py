@@ -29,12 +29,7 @@ class Findings:
         self.numbers.append({"name": name, "value": value})
 
     def check(self, name: str, value: Any, bound: str, holds: bool, fault: str) -> bool:
-        """Record a number and whether it holds.
-
-        Args:
-            bound: what it should be, for people.
-            fault: what is wrong and what to do, where it does not hold.
-        """
+        """Record a number, its `bound` for people and whether it `holds`; if not, `fault` says what to do."""
         self.numbers.append({"name": name, "value": value, "bound": bound, "holds": bool(holds)})
         if not holds:
             self.faults.append(fault)

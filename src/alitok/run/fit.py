@@ -1,12 +1,6 @@
 """`alitok fit`: from images to finished models and a report, in one command that can be stopped and changed.
 
-Writes what `alitok.run.run` describes, and:
-
-    run.toml             data, seed and the resolved recipe
-    samples/             samples.npz (all of them) and samples.png (a sheet)
-    metrics.json         the metrics
-    report.html          metrics, curves and images in one file
-    replaced/            what earlier settings had made, where settings were changed
+Writes, beside what `alitok.run.run` describes, `run.toml`, `samples/`, `metrics.json` and `report.html`.
 """
 
 from __future__ import annotations
@@ -50,14 +44,10 @@ _ENLARGED = 64  # px; smaller samples are shown at twice their size
 
 
 def run_fit(source: str, options: FitOptions, *, command: str) -> dict[str, Any]:
-    """Run or resume everything; returns the contents of `metrics.json`, with None for what is not finite.
+    """Run or resume everything; returns `metrics.json` with None for what is not finite; empty for a dry run.
 
     Settings that differ from those of the run in `options.out` are taken over: what depends on them is moved to
     `replaced/` and done again, everything else is reused.
-
-    Args:
-        options: recipe and directory; with `dry_run` nothing is changed and the result is empty.
-        command: as it was typed, for the report.
 
     Raises:
         AlitokError: a package is missing, the data cannot be used, or the run in `out` has other data.
@@ -102,11 +92,7 @@ def run_fit(source: str, options: FitOptions, *, command: str) -> dict[str, Any]
 
 
 def _standing(job: JobDir, values: Mapping[str, Any], *, fresh: bool) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Reports of the finished steps that a start would reuse, and the steps that it would redo.
-
-    Raises:
-        AlitokError: the start would be rejected.
-    """
+    """Reports of the finished steps that a start would reuse, and the steps to redo; AlitokError if it is rejected."""
     found = job.read()
     if fresh or found is None:
         return {}, list(STEPS)
@@ -179,7 +165,6 @@ def _measure(run: Run, data: str, command: str) -> dict[str, Any]:
 def _print_steps(
     console: Console, recipe: Recipe, done: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]
 ) -> None:
-    """The steps, their optimizer steps, and how long they took or will take."""
     tokenizer = recipe.tokenizer
     reporter(console)(
         f"{tokenizer.image_size} px in patches of {tokenizer.patch_size}: {tokenizer.sequence_length} codes per image "

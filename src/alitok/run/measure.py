@@ -54,14 +54,10 @@ def measure(
     seed: int,
     device: torch.device,
 ) -> Measured:
-    """Measure reconstructions on validation images, codebook use on training codes, and the samples.
+    """Measure reconstructions on validation images, codebook use on training codes, and samples (N, 3, h, h) uint8.
 
-    Args:
-        tokenizer: with both decoders, on `device`.
-        codes: of the training images.
-        samples: (N, 3, h, h) uint8.
-        labels: (N,) the requested classes.
-        seed: of the random subset of a large split.
+    `tokenizer` has both decoders, on `device`; `labels` (N,) are the requested classes; `seed` picks the random subset
+    of a large split.
     """
     train, train_labels = _images(splits.train, seed)
     val, val_labels = _images(splits.val, seed)

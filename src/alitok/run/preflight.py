@@ -1,14 +1,6 @@
 """Checks before days of training: images, labels and codes, and whether a few examples can be overfitted.
 
-Written to `preflight/STAGE/` of the run, and read by nothing else: `preflight.json` with every number and its bound,
-and contact sheets for people:
-
-    classes.png          images of the first classes beside their names; for the generator, from stored codes
-    batch.png            the first batch by class name, with the random crops of training
-    codes-train.png, codes-val.png
-                         for the generator: images above what their stored codes decode to
-    stage1.png           for stage 2: images above what the finished stage 1 makes of them
-    overfit.png          for a tokenizer's stage: images above their reconstructions after the overfit
+Written to `preflight/STAGE/`, and read by nothing else: `preflight.json` with every number and its bound, and sheets.
 """
 
 from __future__ import annotations
@@ -51,14 +43,9 @@ _REPORT = "this is a bug in alitok, please report it."
 
 
 def preflight(run: Run, stage: StageName, *, images: bool = True) -> Path:
-    """Check what a training starts from, and rehearse it; every rank calls this.
+    """Check what a training starts from, and rehearse it; every rank calls this. Returns the directory written.
 
-    Args:
-        run: its steps before the stage are done.
-        images: whether the run has images, or codes alone.
-
-    Returns:
-        The directory that was written.
+    The steps of `run` before the stage are done; without `images`, it has codes alone.
 
     Raises:
         AlitokError: something is wrong; the message has the first fault, `preflight.json` all.

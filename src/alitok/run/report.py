@@ -72,7 +72,6 @@ METRICS = {
 
 
 def _shown(metrics: Mapping[str, float | None]) -> Iterator[tuple[str, Metric, str]]:
-    """Name, description and printed value of each."""
     for name, value in metrics.items():
         metric = METRICS.get(name, Metric(name, "{:.4g}", ""))
         if value is None or not math.isfinite(value):
@@ -95,12 +94,7 @@ def write_report(
     steps: Mapping[str, Mapping[str, Any]],
     device: torch.device,
 ) -> None:
-    """Write `report.html` into the run directory.
-
-    Args:
-        command: as it was typed.
-        metrics: the contents of `metrics.json`.
-        steps: what each finished step reported.
+    """Write `report.html` into the run directory, with what each finished step of `steps` reported.
 
     Raises:
         AlitokError: jinja2 or matplotlib is missing.

@@ -35,12 +35,7 @@ class Resolved:
 
 
 def resolve(options: TrainOptions, report: Reporter | None = None, *, fresh: bool = False) -> Resolved:
-    """Data, seed and recipe: the options, over what the run in `out` has, over the preset.
-
-    Args:
-        options: data and seed are those of the run unless given.
-        report: prints what takes long where the images must be scanned first, as when archives are fetched.
-        fresh: ignore the run in `out`.
+    """Data, seed and recipe: the options, over what the run in `out` has (ignored if `fresh`), over the preset.
 
     Raises:
         AlitokError: no data is named anywhere, an unknown preset or key, or a value that does not fit.
@@ -84,11 +79,8 @@ def altered(
 ) -> Recipe:
     """A recipe changed by options, in this order.
 
-    Args:
-        size: a published generator, with its training and guidance.
-        config: a TOML file with recipe keys.
-        overrides: each `key.path=value`.
-        perceptual: the one feature network that takes all perceptual weight.
+    `size` is a published generator, with its training and guidance; `config` a TOML file of recipe keys; `overrides`
+    are `key.path=value`; `perceptual` is the one feature network that takes all perceptual weight.
 
     Raises:
         AlitokError: there is no such size or key, or a value does not fit.
@@ -142,12 +134,7 @@ def _stores(options: TrainOptions, stored: Mapping[str, Any]) -> Stores | None:
 def named_recipe(
     name: str, data: str, device: DeviceName = "auto", known: Preview | None = None, report: Reporter | None = None
 ) -> Recipe:
-    """A recipe by its name; `small` and `base` are fitted to the images.
-
-    Args:
-        name: of the preset, or auto.
-        device: for auto, which takes base on a GPU.
-        known: size and number of the images; None scans them and reports what takes long.
+    """A preset by name, or auto (base on a GPU); small and base are fitted to the images, scanned unless `known`.
 
     Raises:
         AlitokError: there is no such preset, or the images cannot be scanned.

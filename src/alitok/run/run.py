@@ -1,14 +1,7 @@
 """A run's steps from images to the finished pipeline, each resumable, each reading its inputs from the directory.
 
-    features/             where a phase has `losses.local`: the feature network trained on the images
-    stage1/ stage2/ generator/
-                          of each training: metrics.jsonl, images/, curves/, checkpoints/, tensorboard/
-    stage1/tokenizer/     the tokenizer after stage 1
-    codes/train/ codes/val/
-                          the images as codes
-    model/                the finished pipeline, for `alitok.Pipeline.from_pretrained`
-
-All ranks call the same steps; rank 0 writes the files.
+A training writes metrics.jsonl, images/, curves/, checkpoints/ and tensorboard/ to `features/`, `stage1/`, `stage2/` or
+`generator/`; `codes/` has the images as codes, `model/` the pipeline. All ranks call the same steps; rank 0 writes.
 """
 
 from __future__ import annotations
@@ -210,7 +203,6 @@ def _loaded(model: Model, weights: Tensors) -> Model:
 
 
 def _report(trained: Trained, module: nn.Module) -> dict[str, Any]:
-    """What a training step reports."""
     return {
         "earlier_seconds": trained.earlier_seconds,
         "step_seconds": trained.step_seconds,

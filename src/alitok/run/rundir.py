@@ -1,8 +1,4 @@
-"""The directory of a run and its steps: each is done once, marked as done, and skipped when the run is resumed.
-
-`run.toml` holds the settings, `done/STEP.json` what a finished step reported, with its `seconds`, and `replaced/` what
-earlier settings had made.
-"""
+"""The directory of a run: each step is done once, marked in `done/STEP.json`, and skipped when the run is resumed."""
 
 from __future__ import annotations
 
@@ -31,12 +27,10 @@ def run_job(root: Path) -> JobDir:
 
 
 class RunDir:
-    """The directory of one run.
+    """The directory of one run; `settings` is all that decides the results, for `run.toml`.
 
-    Args:
-        settings: all that decides the results, for `run.toml`.
-        on_change: given the key paths of changed settings, returns the names below `root` that no longer fit: these
-            are moved to `replaced/`, and the new settings are stored. None rejects any change.
+    `on_change` takes the key paths of changed settings and returns the names below `root` that no longer fit: these are
+    moved to `replaced/`, and the new settings are stored. None rejects any change.
 
     Raises:
         AlitokError: `root` is a file or not empty and not a run, or holds a run with other settings.
@@ -80,11 +74,9 @@ class RunDir:
     def step(
         self, name: str, title: str, work: Callable[[], dict[str, Any]], products: Iterable[str] = ()
     ) -> dict[str, Any]:
-        """Do a step unless it is done and all its products exist; returns what it reported.
+        """Do a step unless it is done and all its `products`, paths below the root, exist; returns what it reported.
 
-        Args:
-            work: does the step; may report `earlier_seconds`, spent on it in starts that were interrupted.
-            products: paths below the root that the step makes.
+        `work` may report `earlier_seconds`, spent on it in starts that were interrupted.
 
         Raises:
             AlitokError: another process is at the same step.
@@ -111,10 +103,7 @@ class RunDir:
 
 
 def finished_report(root: Path, name: str, products: Iterable[str] = ()) -> dict[str, Any] | None:
-    """What a step of the run in `root` reported, with `seconds`.
-
-    None where it is not finished, its marker is damaged, or a product is missing: the step is then done again.
-    """
+    """What a step reported, with `seconds`; None if it is not finished, its marker damaged, or a product missing."""
     path = root / marker(name)
     if not path.exists() or not all((root / product).exists() for product in products):
         return None

@@ -10,14 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
+    """One step; `products` and `outputs` are paths below the run's directory.
 
-    Attributes:
-        needs: the steps whose products it reads.
-        settings: key paths of `run.toml` that decide its results, each with all below it.
-        products: paths below the run's directory that are whole when the step is done.
-        parts: files of a model, which is the first product.
-        outputs: all that it writes there, finished or not.
+    Its results are decided by `settings`, key paths of `run.toml`, each with all below it. `parts` are the files of a
+    model, which is the first product; `outputs` is all that it writes, finished or not.
     """
 
     title: str

@@ -71,10 +71,7 @@ class Stores:
 
 
 def open_stores(train: Path, val: Path | None, tokenizer: Path | None) -> Stores:
-    """Open both stores and their tokenizer.
-
-    Args:
-        tokenizer: a saved tokenizer or pipeline; None takes the path in the store.
+    """Open both stores and their tokenizer: a saved one, a pipeline's, or None for the path in the store.
 
     Raises:
         AlitokError: one is missing, unfinished or damaged, or they do not belong together.
@@ -159,12 +156,7 @@ def tokenizer_of(codes: CodeStore, given: Path | None = None) -> Tokenizer:
 
 
 def check_codes(run: Run, findings: Findings, *, images: bool) -> None:
-    """Check the stores that a generator is about to be trained on, on one rank.
-
-    Args:
-        run: its codes are stored.
-        images: whether the run has the images of the codes.
-    """
+    """Check the stored codes that a generator is about to be trained on, and their `images` if any, on one rank."""
     tokenizer = run.load_tokenizer().eval()
     for name in ("train", "val"):
         try:

@@ -38,8 +38,7 @@ def run_training(stage: StageName, options: TrainOptions) -> None:
     """Train or resume one stage; every rank calls this.
 
     Raises:
-        AlitokError: the stage before is not finished, the run in `out` was begun with other settings, or the preflight
-            found a fault.
+        AlitokError: the stage before is not finished, the run has other settings, or the preflight found a fault.
     """
     out = options.out
     with join(options.device) as world, stoppable():

@@ -53,11 +53,7 @@ class AdversaryConfig:
 
 
 class Adversary:
-    """A discriminator and its running statistics.
-
-    Args:
-        last_layer: weight of the decoder's last layer, at which the adaptive weight compares gradients.
-    """
+    """A discriminator and its statistics; adaptive weighting compares gradients at the decoder weight `last_layer`."""
 
     def __init__(self, config: AdversaryConfig, last_layer: nn.Parameter) -> None:
         self.config, self._last_layer = config, last_layer
@@ -85,11 +81,9 @@ class Adversary:
         return self.config.turns == "both" or self.discriminator_only(phase_step)
 
     def decoder_loss(self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, weight: float) -> LossTerms:
-        """The decoder's adversarial term; the discriminator gets no gradients.
+        """The term for `rebuilt` images (B, 3, h, w), differentiable; the discriminator gets no gradients.
 
-        Args:
-            rebuilt: reconstructions (B, 3, h, w), differentiable.
-            reconstruction: the decoder's other image losses, for the adaptive weight.
+        `reconstruction` is the decoder's other image losses, for the adaptive weight.
         """
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         adversarial = hinge_generator(functional_call(self.discriminator, frozen, (rebuilt,)))
@@ -103,13 +97,7 @@ class Adversary:
     def discriminator_loss(
         self, discriminator: nn.Module, images: torch.Tensor, rebuilt: torch.Tensor, weights: LossWeights
     ) -> LossTerms:
-        """The discriminator's loss.
-
-        Args:
-            discriminator: wrapped for DDP.
-            images: (B, 3, h, w) in [0, 1].
-            rebuilt: their reconstructions, detached.
-        """
+        """Its loss on images (B, 3, h, w) in [0, 1] and on `rebuilt`, detached; `discriminator` is wrapped for DDP."""
         real, fake = discriminator(torch.cat([images, rebuilt])).float().chunk(2)
         hinge = hinge_discriminator(real, fake)
         lecam = self.lecam.regularization(real, fake)

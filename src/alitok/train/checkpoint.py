@@ -1,9 +1,6 @@
-"""Training checkpoints: `torch.distributed.checkpoint` with checksums, written and read by all ranks.
+"""Training checkpoints: `torch.distributed.checkpoint` with SHA-256 checksums, written and read by all ranks.
 
-step-00001000/           complete or absent; the last `keep` remain
-state.json           everything that is not a tensor
-checksums.json       SHA-256 of every other file
-.metadata, *.distcp  torch.distributed.checkpoint
+`step-00001000/` is complete or absent, and the last `keep` remain; its `state.json` has all that is not a tensor.
 """
 
 from __future__ import annotations
@@ -73,13 +70,7 @@ class Checkpoints:
             shutil.rmtree(self.path(old))
 
     def latest(self, keys: Iterable[str]) -> tuple[dict[str, Any] | None, list[str]]:
-        """State of the newest complete checkpoint, for `load`.
-
-        Args:
-            keys: what the state must contain.
-
-        Returns:
-            The state (None without checkpoints), and a message for each newer one that was skipped.
+        """State (with `keys`) of the newest complete checkpoint, or None, and a message for each newer one skipped.
 
         Raises:
             AlitokError: there are checkpoints, and all are damaged.

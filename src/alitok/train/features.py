@@ -43,12 +43,10 @@ class FeaturesTraining:
 
 
 class FeaturesTask(Task):
-    """Classification of classes and quarter turns as a task of the loop.
+    """Classification of classes and quarter turns; trains `network`, made with `outputs(classes, training.turns)`.
 
-    Args:
-        network: trained in place; made with `outputs(classes, training.turns)`.
-        batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
-        val: validation images (N, 3, h, h) uint8 and labels (N,).
+    `batches` maps a batch number to endless batches of uint8 images (B, 3, h, h) and labels; `val` is validation images
+    (N, 3, h, h) uint8 and labels (N,).
     """
 
     def __init__(

@@ -39,12 +39,10 @@ class GeneratorTraining:
 
 
 class GeneratorTask(Task):
-    """Next-code prediction as a task of the loop.
+    """Next-code prediction as a task of the loop; `preview` renders a sheet of samples (3, h, w) uint8.
 
-    Args:
-        batches: batch number -> endless batches of codes (B, T) int64 and classes (B,) int64.
-        val: validation codes (N, T) and classes (N,).
-        preview: renders a sheet of samples (3, h, w) uint8 with the current model.
+    `batches` maps a batch number to endless batches of codes (B, T) int64 and classes (B,) int64; `val` is validation
+    codes (N, T) and classes (N,).
     """
 
     name = "generator"

@@ -38,11 +38,7 @@ class Trained:
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM was received; the state has been saved.
-
-    Args:
-        terminated: whether the signal was SIGTERM.
-    """
+    """SIGINT, or SIGTERM if `terminated`, was received; the state has been saved."""
 
     def __init__(self, message: str, terminated: bool) -> None:
         super().__init__(message)
@@ -154,11 +150,7 @@ class _Run:
         self._print(*evaluation.notices)
 
     def _restore(self) -> None:
-        """Restore the last checkpoint and continue with the data after the failed batches.
-
-        Raises:
-            AlitokError: no checkpoint exists, or `max_restores` is used up.
-        """
+        """Restore a checkpoint and go on with later data; AlitokError without one, or past `max_restores`."""
         state, guard, next_batch = self.state, self.state.guard, self.state.batch_number
         failed_at = state.progress.step
         what = f"The loss or a gradient was not finite in {guard.in_a_row} consecutive steps, up to step {failed_at}"

@@ -53,10 +53,7 @@ GENERATOR_ADAMW = OptimizerConfig(betas=(0.9, 0.96), weight_decay=0.03)  # as pu
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters grouped by weight decay and sharding, without empty groups.
-
-    Only weights of linear layers and convolutions decay. Fused AdamW cannot mix sharded and whole tensors in a group.
-    """
+    """Groups by decay (linear and convolution weights alone) and sharding, which fused AdamW cannot mix in a group."""
     decaying = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in trainable(model):
@@ -73,10 +70,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters; the phases set its learning rate.
-
-    The moments are allocated now, so that checkpoints hold the same tensors at every step.
-    """
+    """Fused AdamW, its moments allocated now so that checkpoints hold the same tensors at every step."""
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=config.betas, fused=True)
     for group in optimizer.param_groups:
         for parameter in group["params"]:

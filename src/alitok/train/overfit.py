@@ -85,14 +85,10 @@ def overfit_one_batch(
     enough: Callable[[float, list[float]], bool],
     advance: Callable[[int, float], None] = lambda step, loss: None,
 ) -> OverfitCheck:
-    """Run the task's phases on one batch.
+    """Run the task's phases, from `overfit_phases`, on this rank's part of one batch; its modules are modified.
 
-    Args:
-        task: with phases from `overfit_phases`; its modules are modified.
-        batch: this rank's part.
-        measure: evaluates the model (in eval mode) on this rank's part; averaged over ranks.
-        enough: whether the first phase may end, given that value and the losses so far.
-        advance: progress callback: steps completed and loss.
+    `measure` evaluates the model (in eval mode) on this rank's part, averaged over ranks; `enough` says whether the
+    first phase may end, given that value and the losses so far; `advance` gets the steps completed and the loss.
     """
     state = TrainingState(task, config, engine, Path(), world)  # never saved, so the path is not used
     found, touched = OverfitCheck(before=_measure(state, measure)), _Touched(state)

@@ -23,12 +23,7 @@ from alitok.train.schedule import Phase, learning_rate
 
 
 class CodePredictions(NamedTuple):
-    """Per code of each image, on the CPU.
-
-    Attributes:
-        nats: (N, T) float64, cross-entropy.
-        correct: (N, T) bool, whether the code was the most likely one.
-    """
+    """Per code (N, T), on the CPU: cross-entropy in float64 nats, and whether it was the most likely one (bool)."""
 
     nats: torch.Tensor
     correct: torch.Tensor
@@ -44,13 +39,7 @@ class CodePredictions(NamedTuple):
 
 @torch.no_grad()
 def predict_codes(generator: Generator, codes: torch.Tensor, classes: torch.Tensor, batch_size: int) -> CodePredictions:
-    """Predict every code of some images from those before it (teacher forcing).
-
-    Args:
-        codes: (N, T) int64, N at least 1, on any device.
-        classes: (N,) int64.
-        batch_size: images per forward pass; affects only rounding.
-    """
+    """Predict codes (N, T) int64, N >= 1, of classes (N,) from those before; `batch_size` affects only rounding."""
     device = generator.embeddings.weight.device
     found = []
     for some, of in zip(codes.split(batch_size), classes.split(batch_size), strict=True):
@@ -113,15 +102,10 @@ class PredictabilityConfig:
 
 @dataclass(frozen=True)
 class Predictability:
-    """Results on validation codes.
+    """Results on validation codes; accuracies are top-1, bits the mean cross-entropy of a sequence.
 
-    Attributes:
-        accuracy: top-1 token accuracy.
-        bits_per_image: mean cross-entropy of a sequence, in bits.
-        grid_bits_per_image: the part of it due to the grid codes.
-        train_accuracy: top-1 accuracy on the training codes; far above `accuracy`, the model overfits.
-        nats: T numbers, mean cross-entropy by position.
-        accuracy_by_position: T numbers.
+    `grid_bits_per_image` is the part due to the grid codes; `train_accuracy` far above `accuracy`: the model overfits;
+    `nats` (mean cross-entropy) and `accuracy_by_position` are T numbers.
     """
 
     accuracy: float
@@ -143,15 +127,10 @@ def measure_predictability(
     device: torch.device,
     seed: int,
 ) -> Predictability:
-    """Train a small generator on `codes` and measure it on `val`.
+    """Train a small generator on codes (N, T) int64 in [0, V) and measure it on `val` (M, T), in float32 on `device`.
 
     Deterministic given its arguments (bit for bit on the CPU); independent of global random state and of the caller's
-    gradient and inference modes.
-
-    Args:
-        codes: (N, T) int64 in [0, V), on any device; all are used, regardless of `config.images`.
-        val: (M, T) int64 in [0, V).
-        device: where to compute, in float32.
+    gradient and inference modes. All codes are used, regardless of `config.images`.
     """
     assert codes.shape[1:] == val.shape[1:] == (prefix + grid**2,), (codes.shape, val.shape)
     assert min(len(codes), len(val)) > 0

@@ -76,11 +76,8 @@ def learning_rate(step: int, phase: Phase) -> float:
 class Progress:
     """Position of a run in its phases; its fields are all that resuming needs.
 
-    Attributes:
-        phase: index of the next step's phase; the number of phases when done.
-        phase_step: steps completed in that phase.
-        window_loss, window_steps: sum of losses and number of steps in the current convergence window.
-        last_window: mean loss of the previous window; None in the first.
+    `phase` is the index of the next step's phase, the number of phases when done. `window_loss` is the sum of the
+    losses in the current convergence window, `last_window` the mean of the previous one, None in the first.
     """
 
     phases: Sequence[Phase]
@@ -111,11 +108,7 @@ class Progress:
         return not self.done and self.phases[self.phase].converged is not None
 
     def advance(self, loss: float | None = None) -> str | None:
-        """Count a step and enter the next phase at the end of one; returns a message if it ended early.
-
-        Args:
-            loss: of the step over the whole batch; needed if `watches_loss`.
-        """
+        """Count a step (with its whole batch's loss if `watches_loss`); returns a message if a phase ended early."""
         phase = self.phases[self.phase]
         self.step, self.phase_step = self.step + 1, self.phase_step + 1
         ended = None

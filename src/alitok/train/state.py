@@ -36,13 +36,7 @@ class TrainedModule:
 
 @dataclass
 class NonFiniteGuard:
-    """Counters of steps that were skipped because the loss or a gradient was not finite.
-
-    Attributes:
-        in_a_row: steps skipped since the last good one.
-        restores: how often a checkpoint was restored for this reason.
-        shift: batches passed over by restoring: step s reads batch s + shift.
-    """
+    """Steps skipped as not finite: all, those since a good one; restores for it; step s reads batch s + `shift`."""
 
     skipped: int = 0
     in_a_row: int = 0
@@ -96,14 +90,9 @@ class TrainingState:
         return self.progress.step + self.guard.shift
 
     def advance(self, batch: Batch, stop: Callable[[], bool]) -> tuple[bool, list[str]]:
-        """One optimizer step on this rank's part of a batch; its losses are added to the window.
+        """One optimizer step on this rank's part of a batch, on any device; its losses are added to the window.
 
-        Args:
-            batch: on the CPU or the device.
-            stop: whether this rank was asked to stop; called late in the step.
-
-        Returns:
-            Whether any rank was asked to stop, and messages for the user.
+        Returns whether `stop`, called late in the step, was true on any rank, and messages for the user.
         """
         self.rate = self.progress.rate * self.config.optimizer.rate_factor(self.config.batch_size)
         self.task.begin()
@@ -249,10 +238,7 @@ class TrainingState:
         self.resume_clock()
 
     def restore(self) -> list[str] | None:
-        """Load the newest complete checkpoint.
-
-        Returns:
-            A message for each damaged one that was skipped; None if there is no checkpoint.
+        """Load the newest complete checkpoint; returns a message for each damaged one skipped, None if there is none.
 
         Raises:
             AlitokError: all are damaged, or the newest belongs to another training.

@@ -28,8 +28,7 @@ class LoopConfig:
         log_every: steps between log records; each is the mean over its window.
         evaluate_every: steps between evaluations on validation data.
         checkpoint_every: steps between checkpoints.
-        max_skips: consecutive steps that may be skipped because the loss or a gradient is not finite; then the last
-            checkpoint is restored and training continues with the data after them.
+        max_skips: consecutive non-finite steps to skip; then the last checkpoint is restored, with the data after them.
         max_restores: how often that may happen before training fails.
     """
 
@@ -100,14 +99,11 @@ class LossTerms(NamedTuple):
 
 
 class Task(ABC):
-    """One kind of training: what the loop needs of it. The class attributes are set by the constructor.
+    """One kind of training: what the loop needs of it. The constructor sets the class attributes.
 
-    Attributes:
-        name: of the run, in logs and checkpoints.
-        modules: by name; each with trainable parameters gets its own optimizer. `model` is the result, and the only one
-            with an EMA. All are saved in checkpoints, buffers included.
-        optimizers: configs of the trained modules other than `model`.
-        batches: batch number -> this rank's part of the endless stream of batches from there on, on the CPU.
+    Each of `modules` with trainable parameters gets its own optimizer, and all are saved in checkpoints, buffers
+    included. `model` is the result, and the only one with an EMA; `optimizers` has the configs of the others. `batches`
+    maps a batch number to this rank's part of the endless stream of batches from there on, on the CPU.
     """
 
     name: str
@@ -128,8 +124,7 @@ class Task(ABC):
     def losses(self, models: Mapping[str, nn.Module], batch: Batch, info: StepInfo) -> Iterator[LossTerms]:
         """Forward passes over one microbatch; the engine runs the backward pass of each before asking for the next.
 
-        Args:
-            models: the modules by name, wrapped for DDP; call these, not the modules.
+        `models` are the modules by name, wrapped for DDP; call these, not the modules.
         """
 
     def update(self, world: World) -> None:  # noqa: B027

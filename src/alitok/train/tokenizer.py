@@ -82,12 +82,9 @@ def freeze_codes(tokenizer: Tokenizer) -> None:
 class TokenizerTask(Task):
     """Stage 1 or stage 2 as a task of the loop.
 
-    Args:
-        tokenizer: trained in place; in stage 2 it has a stage-2 decoder, and all else is frozen.
-        batches: batch number -> endless batches of uint8 images (B, 3, h, h) and labels.
-        val: validation images (N, 3, h, h) uint8.
-        networks: those named by `training.networks()`.
-        predictability_images: training images (N, 3, h, h) uint8 for the predictability measurement.
+    `tokenizer` is trained in place; in stage 2 it has a stage-2 decoder, and all else is frozen. `batches` maps a batch
+    number to endless batches of uint8 images (B, 3, h, h) and labels; `val` and, from training, `predictability_images`
+    are (N, 3, h, h) uint8; `networks` are those named by `training.networks()`.
     """
 
     phases: tuple[TokenizerPhase, ...]
