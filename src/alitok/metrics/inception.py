@@ -32,7 +32,7 @@ POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
 OFFICIAL = "inception-2015-12-05"  # with the weights that published numbers use
 _CHANNELS = 7
 _HASH = "6726825d"  # the first digits of the official file's SHA-256
-_FILES = tuple(f"{library}-{OFFICIAL}-{_HASH}.pth" for library in ("pt", "weights"))  # pytorch-fid's name, its own
+_FILES = f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth"  # pytorch-fid's name, and its own
 
 
 class InceptionFeatures(nn.Module):
