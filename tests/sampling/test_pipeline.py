@@ -222,7 +222,7 @@ def test_bad_values_models_and_paths_are_rejected(pipeline, tmp_path):
     other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
     with pytest.raises(AlitokError, match="use models trained together"):
         Pipeline(pipeline.tokenizer, other)
-    with pytest.raises(AlitokError, match="no directory"):
+    with pytest.raises(AlitokError, match="not a directory"):
         Pipeline.from_pretrained(tmp_path / "none")
     write_json(tmp_path / "pipeline.json", {"kind": "tokenizer"})
     with pytest.raises(AlitokError, match="kind 'tokenizer', not 'pipeline'"):
@@ -233,7 +233,7 @@ def test_bad_values_models_and_paths_are_rejected(pipeline, tmp_path):
 
 
 def test_only_possible_names_are_looked_up_on_the_hub(tmp_path):
-    with pytest.raises(AlitokError, match="no directory with a saved model"):
+    with pytest.raises(AlitokError, match="not a directory with a saved model"):
         Pipeline.from_pretrained(str(tmp_path / "a" / "b" / "c"))
     with pytest.raises(AlitokError, match="hub"):
         Pipeline.from_pretrained("nobody/nothing-at-all", offline=True)
