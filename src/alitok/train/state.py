@@ -238,7 +238,7 @@ class TrainingState:
         self.resume_clock()
 
     def restore(self) -> list[str] | None:
-        """Load the newest complete checkpoint; returns a message for each damaged one skipped, None if there is none.
+        """Load the newest complete checkpoint; returns messages about damaged ones skipped, None without a checkpoint.
 
         Raises:
             AlitokError: all are damaged, or the newest belongs to another training.
