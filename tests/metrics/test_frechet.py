@@ -6,7 +6,7 @@ import torch
 
 from alitok.core.errors import AlitokError
 from alitok.metrics.frechet import frechet_bias, frechet_distance, frechet_interval, paired_bias, paired_interval
-from alitok.metrics.moments import BlockMoments, Gaussian, merged
+from alitok.metrics.moments import BlockMoments, Gaussian, Moments, merged
 
 
 def _gaussian(features):
@@ -227,3 +227,21 @@ def test_too_few_pairs_are_rejected():
         paired_interval(_blocks(made, 10), _blocks(originals, 10))
     with pytest.raises(AlitokError, match="at least two images in each half"):
         paired_bias(_blocks(made, 2), _blocks(originals, 2))
+
+
+def test_equal_to_torch_fidelity():
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    a, b = _gaussian(torch.randn(300, 30)), _gaussian(torch.randn(300, 30) * 1.5 + 0.2)
+    theirs = fid_statistics_to_metric(
+        {"mu": a.mean.numpy(), "sigma": a.covariance.numpy()},
+        {"mu": b.mean.numpy(), "sigma": b.covariance.numpy()},
+        verbose=False,
+    )
+    assert frechet_distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+def test_constant_features_are_accepted():
+    samples, same = Moments(3), torch.ones(5, 3)
+    samples.update(same)
+    assert frechet_distance(samples.gaussian(), Gaussian(torch.ones(3), torch.eye(3))) == pytest.approx(3)

@@ -56,3 +56,17 @@ def test_invalid_features_are_rejected():
     reference[3, 2] = torch.inf
     with pytest.raises(AlitokError, match="1 of 30 images are not finite"):
         kernel_distance(samples, reference, size=5)
+
+
+def test_equal_to_torch_fidelity():
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    samples, reference = torch.rand(120, 40).double(), torch.rand(150, 40).double() * 1.3
+    settings = {"kid_subsets": 1, "kid_subset_size": 120, "verbose": False}
+    theirs = kid_features_to_metric(samples, reference[:120], **settings)
+    found = kernel_distance(samples, reference[:120], subsets=1, size=120)
+    assert found.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    theirs = kid_features_to_metric(samples, reference, **settings | {"kid_subsets": 400, "kid_subset_size": 50})
+    found = kernel_distance(samples, reference, subsets=400, size=50)
+    assert found.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=0.05)  # of other subsets
+    assert found.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.2)

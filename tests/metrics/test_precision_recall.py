@@ -95,3 +95,13 @@ def test_invalid_features_are_rejected():
     samples[2] = torch.nan
     with pytest.raises(AlitokError, match="1 of 20 images are not finite"):
         manifold_scores(real, samples)
+
+
+def test_equal_to_torch_fidelity():
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    real, samples = torch.randn(150, 12).double(), (torch.randn(130, 12) * 0.9 + 0.2).double()
+    theirs = prc_features_to_metric(samples, real, prc_neighborhood=3, verbose=False)
+    found = manifold_scores(real, samples)
+    wanted = (theirs["precision"], theirs["recall"])  # float32 means
+    assert (found.precision, found.recall) == pytest.approx(wanted, abs=1e-6)
