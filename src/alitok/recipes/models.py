@@ -25,7 +25,7 @@ from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerC
 IMAGENET_CLASSES = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelRow:
     """One named model; None where a value does not apply or is not known.
 
@@ -44,11 +44,11 @@ class ModelRow:
     width: tuple[int, ...]
     heads: tuple[int, ...]
     prefix: int
-    buffer: int | None
-    reads_prefix: bool | None
+    buffer: int | None = None
+    reads_prefix: bool | None = None
     codes: int
-    guidance_scale: float | None
-    guidance_power: float | None
+    guidance_scale: float | None = None
+    guidance_power: float | None = None
     parameters: int
     training_parameters: int
     published_gfid: float | None = None
@@ -86,22 +86,19 @@ def _tokenizer_row(name: str, config: TokenizerConfig) -> ModelRow:
     assert isinstance(last, DecoderConfig)
     with torch.device("meta"):
         tokenizer = Tokenizer(config)
-    first = parameters(tokenizer.stage1)
     return ModelRow(
-        name,
-        "tokenizer",
-        config.image_size,
-        (encoder.layers, last.layers),
-        (encoder.width, last.width),
-        (encoder.heads, last.heads),
-        config.prefix_length,
-        last.extra_tokens,
-        last.reads_prefix,
-        config.sequence_length,
-        None,
-        None,
-        parameters(tokenizer) - first,
-        parameters(tokenizer),
+        name=name,
+        kind="tokenizer",
+        image_size=config.image_size,
+        layers=(encoder.layers, last.layers),
+        width=(encoder.width, last.width),
+        heads=(encoder.heads, last.heads),
+        prefix=config.prefix_length,
+        buffer=last.extra_tokens,
+        reads_prefix=last.reads_prefix,
+        codes=config.sequence_length,
+        parameters=parameters(tokenizer) - parameters(tokenizer.stage1),
+        training_parameters=parameters(tokenizer),
     )
 
 
@@ -111,20 +108,18 @@ def _generator_row(
     with torch.device("meta"):
         count = parameters(Generator(size.config(tokenizer, classes)))
     return ModelRow(
-        name,
-        "generator",
-        tokenizer.image_size,
-        (size.layers,),
-        (size.width,),
-        (size.heads,),
-        tokenizer.prefix_length,
-        None,
-        None,
-        tokenizer.sequence_length,
-        sampling.guidance_scale,
-        sampling.guidance_power,
-        count,
-        count,
-        PUBLISHED_GFID.get(name),
-        MEASURED_GFID.get(name),
+        name=name,
+        kind="generator",
+        image_size=tokenizer.image_size,
+        layers=(size.layers,),
+        width=(size.width,),
+        heads=(size.heads,),
+        prefix=tokenizer.prefix_length,
+        codes=tokenizer.sequence_length,
+        guidance_scale=sampling.guidance_scale,
+        guidance_power=sampling.guidance_power,
+        parameters=count,
+        training_parameters=count,
+        published_gfid=PUBLISHED_GFID.get(name),
+        measured_gfid=MEASURED_GFID.get(name),
     )

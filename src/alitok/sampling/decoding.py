@@ -27,10 +27,7 @@ class PixelDecoder:
 
     Args:
         tokenizer: in evaluation mode.
-        precision: `auto` tries both on the first images, on a GPU with bf16 arithmetic.
-
-    Attributes:
-        precision: the one in use, `fp32` or `bf16`; `auto` until it is decided.
+        precision: `auto` tries both on the first images, on a GPU with bf16 arithmetic; then the one in use.
 
     Raises:
         AlitokError: the tokenizer has no decoder, or the precision is unknown.

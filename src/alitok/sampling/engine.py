@@ -11,8 +11,7 @@ import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +20,13 @@ from alitok.generator.model import Generator
 from alitok.sampling.guidance import RowSettings, next_codes, soft_weights
 from alitok.sampling.kernels import KERNELS, row_class
 from alitok.sampling.noise import ImageNoise
-from alitok.sampling.runner import Runner, StepRunner, Where
+from alitok.sampling.runner import Runner, Where
 from alitok.sampling.settings import EnginePrecision, SampleRequest
+
+if TYPE_CHECKING:
+    from alitok.sampling.fused import FusedRunner
+
+    StepRunner = Runner | FusedRunner
 
 NOISE_AHEAD = 16  # positions whose noise is drawn at a time
 READ_AT_ONCE = 32  # given codes that are read at a time
@@ -72,7 +76,7 @@ class Engine:
         if kernel not in (None, "fused", *KERNELS):
             raise AlitokError(f"Unknown kernel {kernel!r}; choose fused, {', '.join(KERNELS)}.")
         self._kernel = kernel
-        self._fused: StepRunner | None = None
+        self._fused: FusedRunner | None = None
         if kernel == "fused" and not self._may_fuse():
             raise AlitokError("The kernel fused needs a CPU, no graphs, and Numba: pip install 'alitok[cpu]'.")
         self._fuses: dict[int, bool] = {}  # by the class of rows
@@ -107,7 +111,7 @@ class Engine:
                 raise AlitokError(f"Class {request.label} does not exist; classes are 0 to {config.classes - 1}.")
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
         starts = [*([0] if config.prefix else []), *range(config.prefix, config.sequence_length, config.grid)]
-        with self._session_for(len(requests), rows) as session:
+        with self._session_for(rows) as session:
             position = session.begin(requests, rows)
             for start, stop in zip(starts, [*starts[1:], config.sequence_length], strict=True):
                 while position < stop:
@@ -120,7 +124,7 @@ class Engine:
         """Seconds of one step at a position, after a warm-up step; the contents of the cache do not matter."""
         config = self.generator.config
         rows = RowSettings.of(requests, config.sequence_length, config.codebook_size, self.device)
-        with self._session_for(len(requests), rows) as session:
+        with self._session_for(rows) as session:
             session.begin(requests, rows)
             session.advance(position)
             self._wait()
@@ -134,14 +138,13 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     @contextmanager
-    def _session_for(self, batch: int, rows: RowSettings) -> Iterator[Session]:
+    def _session_for(self, rows: RowSettings) -> Iterator[Session]:
         """The previous batch's buffers if this batch is of the same kind and that one has ended, else new ones."""
-        kind = Kind(batch, rows.guided, rows.filtered, rows.softened, rows.random)
         session, self._session = self._session, None
-        if session is None or session.kind != kind:
+        if session is None or session.rows.kind != rows.kind:
             del session  # frees its memory first
-            self._choose_kernels(kind.rows)
-            session = Session(self.generator, self._step, self._reader, kind, self.cache_dtype, self._graphs)
+            self._choose_kernels(rows.rows)
+            session = Session(self.generator, self._step, self._reader, rows, self.cache_dtype, self._graphs)
         try:
             yield session
         finally:
@@ -173,7 +176,7 @@ class Engine:
     def _may_fuse(self) -> bool:
         return self.device.type == "cpu" and not self._graphs and has_numba()
 
-    def _fused_runner(self) -> StepRunner:
+    def _fused_runner(self) -> FusedRunner:
         from alitok.sampling.fused import FusedRunner  # imports Numba, which may be missing
 
         self._fused = self._fused or FusedRunner(self.generator, self.precision)
@@ -204,31 +207,13 @@ class Engine:
         return torch.bfloat16 if self.precision == "bf16" and self.device.type != "cpu" else torch.float32
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What two batches must have in common to share buffers and graphs."""
-
-    batch: int
-    guided: bool
-    filtered: bool
-    softened: bool
-    random: bool
-
-    @property
-    def rows(self) -> int:
-        """R."""
-        return self.batch * (2 if self.guided else 1)
-
-
 class Session:
     """The buffers of a running batch and the step over them, which touches nothing else, so that it can be replayed.
 
     Args:
-        generator: for its sizes and tokens.
         step: runs one token of each row.
         reader: runs many tokens of each row, where codes are given.
-        kind: of the batches that use these buffers.
-        cache_dtype: of keys and values.
+        rows: settings of the first batch; those of later ones of the same kind replace them.
         graphs: whether steps are recorded.
     """
 
@@ -237,29 +222,30 @@ class Session:
         generator: Generator,
         step: StepRunner,
         reader: StepRunner,
-        kind: Kind,
+        rows: RowSettings,
         cache_dtype: torch.dtype,
         graphs: bool,
     ) -> None:
         config, device = generator.config, generator.embeddings.weight.device
-        self.kind, self._generator, self._run, self._reader = kind, generator, step, reader
-        length, size = config.sequence_length, config.codebook_size
-        self._cache = new_cache(generator, kind.rows, cache_dtype)
-        self.tokens = torch.zeros(kind.rows, dtype=torch.int64, device=device)
-        self.codes = torch.zeros(kind.batch, length, dtype=torch.int64, device=device)
-        self._confidence = torch.zeros(kind.batch, length, device=device)
-        self._noise = torch.zeros(kind.batch, NOISE_AHEAD, size if kind.random else 0, device=device)
-        self._rows: RowSettings | None = None
+        self.rows, self._generator, self._run, self._reader = rows, generator, step, reader
+        self._cache = new_cache(generator, rows.rows, cache_dtype)
+        self.tokens = torch.zeros(rows.rows, dtype=torch.int64, device=device)
+        self.codes = torch.zeros_like(rows.given)
+        self._confidence = torch.zeros_like(rows.scales)
+        size = config.codebook_size if rows.random else 0
+        self._noise = torch.zeros(len(self.codes), NOISE_AHEAD, size, device=device)
         self._random: ImageNoise | None = None
         self._graphs = _Graphs(self, device) if graphs else None
 
     def begin(self, requests: Sequence[SampleRequest], rows: RowSettings) -> int:
         """Start new images: run the codes that all of them give; returns the first position to sample."""
         device = self.codes.device
-        self._rows = rows if self._rows is None else _copied(self._rows, rows)
+        for name, value in vars(rows).items():  # in place, as recorded graphs read these tensors
+            if isinstance(value, torch.Tensor):
+                getattr(self.rows, name).copy_(value)
         self._random = ImageNoise([(request.seed, request.index) for request in requests], device)
         classes = torch.tensor([request.label for request in requests], device=device)
-        if self.kind.guided:
+        if rows.guided:
             classes = torch.cat([classes, torch.full_like(classes, self._generator.null_class)])
         tokens = self._generator.class_tokens(classes)
         # SoftCFG's weights differ from step to step, so its given codes are run one by one, like sampled ones.
@@ -267,10 +253,11 @@ class Session:
         if known:
             given = rows.given[:, :known]
             self.codes[:, :known] = given
-            given = torch.cat([given, given]) if self.kind.guided else given
+            given = torch.cat([given, given]) if rows.guided else given
             logits = self._read(torch.cat([tokens[:, None], given], dim=1))
             self._refill_noise(known)
-            self._choose(logits, slice(known, known + 1), slice(known % NOISE_AHEAD, known % NOISE_AHEAD + 1))
+            slot = known % NOISE_AHEAD
+            self._choose(logits, slice(known, known + 1), slice(slot, slot + 1))
             return known + 1
         self.tokens.copy_(tokens)
         return 0
@@ -292,8 +279,8 @@ class Session:
         if self._graphs is not None:
             self._graphs.replay(position)
             return
-        here, slot = position, position % NOISE_AHEAD
-        self.step(slice(here, here + 1), slice(slot, slot + 1), position + 1, None)
+        slot = position % NOISE_AHEAD
+        self.step(slice(position, position + 1), slice(slot, slot + 1), position + 1, None)
 
     def step(self, where: Where, slot: Where, filled: int, hidden: torch.Tensor | None) -> None:
         """Run the token before a position and choose its code.
@@ -304,37 +291,34 @@ class Session:
             filled: number of cached positions that attention sees.
             hidden: which of them are not filled yet.
         """
-        assert self._rows is not None
-        weights = self._value_weights(where, filled) if self.kind.softened else None
+        weights = self._value_weights(where, filled) if self.rows.softened else None
         logits = self._run(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
         self._choose(logits, where, slot)
 
     def _choose(self, logits: torch.Tensor, where: Where, slot: Where) -> None:
-        rows, batch = self._rows, self.kind.batch
-        assert rows is not None
-        conditional, unconditional = (logits[:batch], logits[batch:]) if self.kind.guided else (logits, None)
-        noise = self._noise[:, slot].flatten(1) if self.kind.random else None
+        rows, batch = self.rows, len(self.codes)
+        conditional, unconditional = (logits[:batch], logits[batch:]) if rows.guided else (logits, None)
+        noise = self._noise[:, slot].flatten(1) if rows.random else None
         chosen = next_codes(conditional, unconditional, rows.scales[:, where], noise, rows)
         given = rows.given[:, where].flatten()
         chosen = torch.where(given >= 0, given, chosen)
         self.codes[:, where] = chosen[:, None]
-        if self.kind.softened:
+        if rows.softened:
             self._confidence[:, where] = conditional.softmax(-1).amax(-1, keepdim=True)
-        self.tokens.copy_(torch.cat([chosen, chosen]) if self.kind.guided else chosen)
+        self.tokens.copy_(torch.cat([chosen, chosen]) if rows.guided else chosen)
 
     def _value_weights(self, where: Where, filled: int) -> torch.Tensor:
         """(R, filled): SoftCFG on the unconditional rows that use it, 1 elsewhere."""
-        assert self._rows is not None
         sure = self._confidence[:, : filled - 1]
         if isinstance(where, torch.Tensor):  # after this position the buffer holds an earlier batch's numbers
             sure = sure.masked_fill(torch.arange(filled - 1, device=sure.device) >= where, 0.0)
         weights = torch.ones(2, len(sure), filled, device=sure.device)
         if filled > 1:
-            weights[1, :, 1:] = torch.where(self._rows.soft, soft_weights(sure), 1.0)
+            weights[1, :, 1:] = torch.where(self.rows.soft, soft_weights(sure), 1.0)
         return weights.flatten(0, 1)
 
     def _refill_noise(self, position: int) -> None:
-        if self.kind.random:
+        if self.rows.random:
             assert self._random is not None
             first = position - position % NOISE_AHEAD
             self._noise.copy_(self._random.gumbel(first, NOISE_AHEAD, self._noise.shape[-1]))
@@ -345,13 +329,6 @@ def new_cache(generator: Generator, rows: int, dtype: torch.dtype) -> torch.Tens
     config, device = generator.config, generator.embeddings.weight.device
     shape = config.layers, 2, rows, config.heads, config.sequence_length, config.width // config.heads
     return torch.zeros(shape, device=device, dtype=dtype)
-
-
-def _copied(into: RowSettings, new: RowSettings) -> RowSettings:
-    """Write the tensors of `new` into those of `into`, where recorded graphs read them."""
-    for name in ("scales", "temperature", "greedy", "top_k", "top_p", "min_p", "soft", "given"):
-        getattr(into, name).copy_(getattr(new, name))
-    return into
 
 
 class _Graphs:

@@ -32,11 +32,6 @@ ALONE = threading.Lock()  # without OpenMP or TBB, Numba ends the program when t
 SET, ADD, GATE = 0, 1, 2  # a result replaces `out`, is added to it, or multiplied by its SiLU
 
 
-def use_threads(count: int) -> None:
-    """Use as many threads as PyTorch, whose number several processes of a machine have divided."""
-    set_num_threads(min(count, vars(config)["NUMBA_NUM_THREADS"]))
-
-
 def tiles(weight: np.ndarray) -> np.ndarray:
     """Weights (N, K) in the order in which `linear_tiled` reads them: (N / 32, K, 32), padded with zeros."""
     outputs, inputs = weight.shape
@@ -211,12 +206,7 @@ class _Layer:
 
 
 class FusedRunner:
-    """A generator on a CPU, ready to run one token of each row.
-
-    Args:
-        generator: in evaluation mode.
-        precision: of the weights, which it copies in its own layout.
-    """
+    """A generator on a CPU in evaluation mode, ready to run one token of each row; it copies all weights."""
 
     def __init__(self, generator: Generator, precision: EnginePrecision) -> None:
         self._embeddings = generator.embeddings.weight.detach().float().numpy()
@@ -250,38 +240,30 @@ class FusedRunner:
         """
         assert isinstance(where, slice)
         assert hidden is None
-        with ALONE:
-            return self._run(tokens, cache, where, filled, value_weights)
-
-    def _run(
-        self,
-        tokens: torch.Tensor,
-        cache: torch.Tensor,
-        where: slice,
-        filled: int,
-        value_weights: torch.Tensor | None,
-    ) -> torch.Tensor:
-        use_threads(torch.get_num_threads())
-        position, rows = where.start, len(tokens)
-        assert filled == position + 1
+        assert filled == where.start + 1
         x = self._embeddings[tokens[:, 0].numpy()]  # a copy, which the blocks add to
-        weights = np.empty((rows, 0), np.float32) if value_weights is None else value_weights.contiguous().numpy()
-        space = _Buffers(rows, x.shape[1], self._layers[0])
-        rotation = self._rotary[position]
-        for layer, store in zip(self._layers, cache.numpy(), strict=True):
+        weights = np.empty((len(x), 0), np.float32) if value_weights is None else value_weights.contiguous().numpy()
+        with ALONE:
+            # As many as PyTorch, whose number several processes of a machine have divided.
+            set_num_threads(min(torch.get_num_threads(), vars(config)["NUMBA_NUM_THREADS"]))
+            return torch.from_numpy(self._logits(x, cache.numpy(), where.start, weights))
+
+    def _logits(self, x: np.ndarray, cache: np.ndarray, position: int, weights: np.ndarray) -> np.ndarray:
+        space = _Buffers(len(x), x.shape[1], self._layers[0])
+        for layer, store in zip(self._layers, cache, strict=True):
             parts = layer.linears
             rms_norm(x, layer.attention_norm, space.normed)
             space.apply(parts["qkv"], space.normed, space.qkv)
-            attend(space.qkv, layer.head_norms, rotation, store, position, weights, space.attended)
+            attend(space.qkv, layer.head_norms, self._rotary[position], store, position, weights, space.attended)
             space.apply(parts["out"], space.attended, x, ADD)
             rms_norm(x, layer.mlp_norm, space.normed)
             space.apply(parts["gate"], space.normed, space.inner)
             space.apply(parts["up"], space.normed, space.inner, GATE)
             space.apply(parts["down"], space.inner, x, ADD)
         rms_norm(x, self._norm, space.normed)
-        logits = np.empty((rows, len(self._output.bias)), np.float32)
+        logits = np.empty((len(x), len(self._output.bias)), np.float32)
         space.apply(self._output, space.normed, logits)
-        return torch.from_numpy(logits)
+        return logits
 
 
 class _Buffers:
@@ -295,7 +277,6 @@ class _Buffers:
         self._scale = np.empty(rows, np.float32)
 
     def apply(self, linear: _Linear, x: np.ndarray, out: np.ndarray, how: int = SET) -> None:
-        """A linear layer; `how` its result goes into `out`."""
         if linear.scale is None:
             linear_tiled(linear.weight, linear.bias, x, out, how)
             return

@@ -17,27 +17,23 @@ from alitok.core.errors import AlitokError
 from alitok.sampling.settings import SampleRequest, SamplingConfig
 
 
-def guidance_scales(
-    length: int, *, scale: float, power: float, schedule: str, interval: tuple[float, float]
-) -> list[float]:
+def guidance_scales(config: SamplingConfig, length: int) -> list[float]:
     """The scale at each of T = `length` positions s; 1 (no guidance) outside the interval.
 
     `constant`: g. `linear`: `1 + (g - 1) * s / T`. `cosine`: `1 + (g - 1) * (1 - cos(pi * (s / T)^power)) / 2`.
     """
-    start, stop = interval
-
-    def at(position: int) -> float:
-        done = position / length
-        if not start <= done < stop:
-            return 1.0
+    if not config.guided:
+        return [1.0] * length
+    power, start, stop = config.guidance_power, config.guidance_start, config.guidance_stop
+    scales = []
+    for done in (position / length for position in range(length)):
         bend = {
             "constant": 1.0,
             "linear": done,
             "cosine": (1 - math.cos(math.pi * done**power)) / 2,
-        }[schedule]
-        return 1 + (scale - 1) * bend
-
-    return [at(position) for position in range(length)]
+        }[config.guidance_schedule]
+        scales.append(1 + (config.guidance_scale - 1) * bend if start <= done < stop else 1.0)
+    return scales
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -100,14 +96,19 @@ class RowSettings:
         configs = [request.sampling for request in requests]
         given = torch.full((len(requests), length), -1, dtype=torch.int64)
         for row, request in enumerate(requests):
-            _check_given(request.given, length, codebook_size)
+            if len(request.given) > length:
+                raise AlitokError(f"{len(request.given)} codes are given, but an image has {length}.")
+            if request.given and not 0 <= min(request.given) <= max(request.given) < codebook_size:
+                raise AlitokError(f"Given codes must be within 0 to {codebook_size - 1}.")
             given[row, : len(request.given)] = torch.tensor(request.given, dtype=torch.int64)
 
         def column(values: list[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype)[:, None].to(device)
 
         return cls(
-            scales=torch.tensor([_scales(config, length) for config in configs], dtype=torch.float32).to(device),
+            scales=torch.tensor([guidance_scales(config, length) for config in configs], dtype=torch.float32).to(
+                device
+            ),
             temperature=column([config.temperature or 1.0 for config in configs]),
             greedy=column([config.temperature == 0 for config in configs], torch.bool),
             top_k=column([min(config.top_k or codebook_size, codebook_size) for config in configs], torch.int64),
@@ -122,24 +123,15 @@ class RowSettings:
             common=min(len(request.given) for request in requests),
         )
 
+    @property
+    def rows(self) -> int:
+        """R: two per image where any is guided."""
+        return len(self.given) * (2 if self.guided else 1)
 
-def _check_given(given: tuple[int, ...], length: int, codebook_size: int) -> None:
-    if len(given) > length:
-        raise AlitokError(f"{len(given)} codes are given, but an image has {length}.")
-    if given and not 0 <= min(given) <= max(given) < codebook_size:
-        raise AlitokError(f"Given codes must be within 0 to {codebook_size - 1}.")
-
-
-def _scales(config: SamplingConfig, length: int) -> list[float]:
-    if not config.guided:
-        return [1.0] * length
-    return guidance_scales(
-        length,
-        scale=config.guidance_scale,
-        power=config.guidance_power,
-        schedule=config.guidance_schedule,
-        interval=(config.guidance_start, config.guidance_stop),
-    )
+    @property
+    def kind(self) -> tuple[int, bool, bool, bool, bool]:
+        """What two batches must have in common to share buffers and graphs."""
+        return len(self.given), self.guided, self.filtered, self.softened, self.random
 
 
 def next_codes(
@@ -156,7 +148,6 @@ def next_codes(
         unconditional: logits (B, V) of the branch without; None if no row is guided.
         scales: (B, 1) guidance at this position.
         noise: Gumbel (B, V); None if every row is greedy.
-        rows: the rest of the settings.
     """
     logits = conditional.float()
     if unconditional is not None:

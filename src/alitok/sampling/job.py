@@ -45,7 +45,6 @@ class SamplingJob:
         classes: C class numbers, used in turn.
         count: images in all; if not a multiple of C, the first classes get one more.
         seed: of the job; images differ by their numbers.
-        sampling: guidance and filters.
     """
 
     classes: tuple[int, ...]
@@ -134,8 +133,6 @@ def sample_blocks(
     """This process's blocks of a job, in order; all processes call this with the same arguments.
 
     Args:
-        pipeline: on this process's device.
-        job: what to sample.
         world: the processes; each takes every n-th block.
         batch_size: images whose codes are sampled at a time, as from `fitting_batch`.
         pixels: precision of the decoder, as from `pixel_precision`.
@@ -199,8 +196,6 @@ def fitting_batch(
     """How many images to sample at a time; all processes call this and get the same number.
 
     Args:
-        pipeline: on this process's device.
-        job: what is sampled.
         world: the processes; those of one machine share its memory.
         requested: None = 256 on a GPU, 64 elsewhere, or fewer if those do not fit.
         reserve: bytes that something else needs beside the sampling.

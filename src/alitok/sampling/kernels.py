@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +29,7 @@ class Weight(NamedTuple):
     bias: torch.Tensor  # (N,), zeros where the layer has none
 
 
-class Kernel(Protocol):
-    """One linear layer, ready to run."""
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(M, K) float32, contiguous -> (M, N) float32, in any layout."""
-        ...
-
-
+Kernel = Callable[[torch.Tensor], torch.Tensor]  # (M, K) float32, contiguous -> (M, N) float32, in any layout
 Maker = Callable[[Weight], Kernel]
 
 
@@ -130,7 +123,6 @@ class Kernels:
     """The linear layers of one shape, with any kernel.
 
     Args:
-        linears: the layers.
         precision: of weights and inputs.
         only: the one kernel to use, where it works; None = the fastest.
 

@@ -22,11 +22,8 @@ def philox(counter: Words, key: Words) -> Words:
     """Four 32-bit words for each counter.
 
     Args:
-        counter: four int64 tensors of 32-bit words, broadcast against each other and the key.
+        counter: four int64 tensors of 32-bit words, broadcast against each other and the key; so is the result.
         key: two such tensors.
-
-    Returns:
-        Four int64 tensors of values in [0, 2^32).
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -48,7 +45,6 @@ class ImageNoise:
 
     Args:
         keys: (seed, image) of each row; any integers, taken modulo 2^64.
-        device: of the noise.
     """
 
     def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:

@@ -45,7 +45,6 @@ class Pipeline:
         tokenizer: in evaluation mode.
         generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
         sampling: the default guidance and filters.
-        precision: of the engine that samples the codes.
     """
 
     tokenizer: Tokenizer
@@ -191,11 +190,7 @@ class Pipeline:
             seed: one for all images, which then differ by their index, or one per image, which then does not depend
                 on its index. The same seeds, classes and settings give the same images.
             sampling: all settings at once, for all images or for each; None = the pipeline's default.
-            guidance_scale: replaces the default's; see `SamplingOverrides`, also for the four below.
-            guidance_power: see above.
-            temperature: see above.
-            top_k: see above.
-            top_p: see above.
+            guidance_scale, guidance_power, temperature, top_k, top_p: replace the default's; see `SamplingOverrides`.
             batch_size: images sampled at a time; it changes no image. None = 64, or as many as fit into memory.
 
         Returns:
@@ -232,10 +227,7 @@ class Pipeline:
         Args:
             image: of any size; resized and center-cropped as in training.
             rows: rows of patches to keep, out of `tokenizer.config.grid`.
-            classes: one entry per completion.
-            seed: as in `__call__`.
-            sampling: as in `__call__`.
-            batch_size: as in `__call__`.
+            classes: one entry per completion; this and the rest as in `__call__`.
 
         Returns:
             Pillow images. The first rows are the tokenizer's reconstruction; the stage-2 decoder sees all codes, so the

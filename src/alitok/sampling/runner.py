@@ -7,7 +7,6 @@ Shapes: R rows (both guidance branches), n new tokens, P positions of the cache,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,23 +19,6 @@ from alitok.sampling.kernels import Kernel, Kernels, Weight
 from alitok.sampling.settings import EnginePrecision
 
 Where = slice | torch.Tensor  # of the new tokens: known to the host, or only to the device
-
-
-class StepRunner(Protocol):
-    """Runs the tokens that follow those in the cache; see `Runner.__call__`."""
-
-    def __call__(
-        self,
-        tokens: torch.Tensor,
-        cache: torch.Tensor,
-        where: Where,
-        filled: int,
-        *,
-        hidden: torch.Tensor | None = None,
-        value_weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Tokens (R, n) -> logits (R, V) after the last."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,7 @@ class SampleRequest:
 
     Attributes:
         label: class number in [0, classes]; the last means no class.
-        seed: of the image's random numbers.
         index: number of the image in its job; images of one seed differ by it.
-        sampling: guidance and filters.
         given: the first codes, where they are not to be sampled.
     """
 

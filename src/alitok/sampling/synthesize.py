@@ -33,10 +33,7 @@ def synthesize(
     An image is a function of its own request, whatever the batch size and whatever else is sampled.
 
     Args:
-        engine: of the generator.
-        decoder: of the tokenizer, on the same device.
         requests: consumed as needed, so there may be any number.
-        batch_size: images sampled at a time.
 
     Yields:
         (B, 3, h, h) uint8, in the order of the requests.
@@ -101,17 +98,11 @@ def stream_rows(
 ) -> Iterator[ImageRows]:
     """Images in one batch, strip of patches by strip of patches, then whole.
 
-    Args:
-        engine: of the generator.
-        tokenizer: with a causal stage-1 decoder, on the engine's device.
-        decoder: of the tokenizer.
-        requests: one per image.
-
     Yields:
         G strips, each as soon as its codes are sampled, then the finished images.
 
     Raises:
-        AlitokError: a request does not fit, or the tokenizer has no causal decoder.
+        AlitokError: a request does not fit, or the tokenizer has no causal stage-1 decoder.
     """
     rows = RowDecoder(tokenizer, len(requests))
     parts, top = [], 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import sys
 import time
@@ -128,6 +129,7 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
         _time_batch(engine, decoder, _requests(pipeline, sampling, batch, seed), probe)
         for seed in range(1, options.rounds + 1)
     ]
+    codes_seconds, decode_seconds, reads = zip(*rounds, strict=True)
     most = peak.read()
     after = bandwidth(device, options.bandwidth_bytes)
     slow = _oracle_seconds(pipeline.generator, _requests(pipeline, sampling, batch, 1)) if options.oracle else None
@@ -147,15 +149,15 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
         torch=torch.__version__,
         kernels=engine.kernel_names,
         prepare_seconds=prepare,
-        codes_seconds_each=tuple(one.codes_seconds for one in rounds),
-        decode_seconds_each=tuple(one.decode_seconds for one in rounds),
+        codes_seconds_each=codes_seconds,
+        decode_seconds_each=decode_seconds,
         decode_precision=decoder.precision,
         weight_bytes=step_weight_bytes(config, options.precision, rows),
         cache_bytes_per_step=cache * (length + 1) / (2 * length),
         flops_per_step=rows * sampling_flops(config) / length,
         bandwidth_before=before,
         bandwidth_after=after,
-        reads_between=tuple(read for one in rounds for read in one.reads),
+        reads_between=tuple(itertools.chain(*reads)),
         matmul_tflops=rate,
         kv_cache_bytes=cache,
         peak_memory_bytes=most,
@@ -212,16 +214,10 @@ def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleReq
     return time.perf_counter() - began
 
 
-@dataclasses.dataclass(frozen=True)
-class _Round:
-    """One batch: seconds for its codes, and for its pixels until the host has them; GB/s between its rows."""
-
-    codes_seconds: float
-    decode_seconds: float
-    reads: tuple[float, ...]
-
-
-def _time_batch(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest], probe: ReadProbe) -> _Round:
+def _time_batch(
+    engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest], probe: ReadProbe
+) -> tuple[float, float, list[float]]:
+    """Seconds for a batch's codes, and for its pixels until the host has them; GB/s between its rows."""
     parts, reads, seconds = [], [], 0.0
     began = time.perf_counter()
     for row in engine.stream(requests):
@@ -232,7 +228,7 @@ def _time_batch(engine: Engine, decoder: PixelDecoder, requests: Sequence[Sample
         began = time.perf_counter()
     began = time.perf_counter()
     decoder(torch.cat(parts, dim=1)).cpu()
-    return _Round(seconds, time.perf_counter() - began, tuple(reads))
+    return seconds, time.perf_counter() - began, reads
 
 
 def _oracle_seconds(generator: Generator, requests: Sequence[SampleRequest]) -> float:

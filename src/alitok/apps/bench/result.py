@@ -19,18 +19,14 @@ class BenchResult:
     """One case: a model, a batch and a precision on a machine.
 
     Attributes:
-        preset: name of a model with random weights; None for a saved one.
-        model: the saved one.
+        preset, model: a model with random weights, or a saved one; the other is None.
         image_size: px.
         codes: T, per image.
         batch: images sampled at a time.
-        guided, soft_guidance: whether there is guidance, and whether it is SoftCFG.
         dtype: of the generator's weights in the engine.
-        device, threads, torch: the machine, its CPU threads, and the version of PyTorch.
         kernels: of the linear layers.
         prepare_seconds: before the first batch.
         codes_seconds_each, decode_seconds_each: of a batch, round by round.
-        decode_precision: of the pixels.
         weight_bytes: of the model, read in each step.
         cache_bytes_per_step: keys and values read, averaged over the sequence.
         flops_per_step: averaged over the sequence.

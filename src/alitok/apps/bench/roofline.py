@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,6 @@ def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
     """The best of several passes over a buffer, which is summed or multiplied by a vector, whichever is faster.
 
     Args:
-        device: whose memory is measured.
         size: bytes of the buffer; None = 1 GiB, or a quarter of what is free where that is less.
     """
     free = free_memory(device)
@@ -64,7 +64,6 @@ class ReadProbe:
     """A short measurement of read bandwidth, to be taken between the parts of other work.
 
     Args:
-        device: whose memory is measured.
         size: bytes that are read; None = 256 MiB.
     """
 
@@ -145,18 +144,16 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        try:
+        with suppress(OSError):
             (_PROC / "self" / "clear_refs").write_text("5")
             self._reset = True
-        except OSError:
-            pass
 
     def read(self) -> int:
         """In bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        peak = _number(_PROC / "self" / "status", r"VmHWM:\s+(\d+) kB") if self._reset else None
-        return peak_memory() if peak is None else peak * 1024
+        peak = re.search(r"VmHWM:\s+(\d+) kB", _text(_PROC / "self" / "status")) if self._reset else None
+        return peak_memory() if peak is None else int(peak[1]) * 1024
 
 
 def device_name(device: torch.device) -> str:
@@ -166,11 +163,6 @@ def device_name(device: torch.device) -> str:
     text = _text(_PROC / "cpuinfo")
     named = re.search(r"model name\s*:\s*(.+)", text)
     return f"{device.type}, {named[1].strip() if named else os.uname().machine}"
-
-
-def _number(path: Path, pattern: str) -> int | None:
-    found = re.search(pattern, _text(path))
-    return int(found[1]) if found else None
 
 
 def _text(path: Path) -> str:

@@ -6,10 +6,10 @@ data sheet's rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from alitok.apps.plan.hardware import Gpu, HalfOrFull
-from alitok.apps.plan.stage_cost import Choice, Footprint, StageCost
+from alitok.apps.plan.stage_cost import LAYOUTS, Choice, Footprint, StageCost
 from alitok.apps.plan.traffic import Assumptions, StepTime
 from alitok.core.config import config, require_at_least
 from alitok.core.console import Reporter
@@ -34,7 +34,6 @@ class PlanRequest:
         gpus: number of GPUs of each training.
         precision: of the trainings' forward passes.
         images: size of the training set.
-        classes: number of classes.
         image_bytes: of an image as it is read, encoded or not, on average.
         in_memory: whether images are held uncompressed, so that no CPU core decodes them.
         decoded_per_core: images that one CPU core reads, decodes and crops per second.
@@ -64,7 +63,6 @@ class PhaseBudget:
     """One phase of a training.
 
     Attributes:
-        name: of the phase.
         steps: at most.
         flops: model FLOPs of one image.
         loss_flops: of its feature networks and discriminator.
@@ -96,10 +94,8 @@ class StageBudget:
     """One training.
 
     Attributes:
-        name: of the stage.
         trained: trained parameters, without the discriminator.
         batch_size: images of a step.
-        phases: in order.
         footprints: one per layout, in the heaviest phase.
         choice: the fastest layout that fits into memory; None if none does.
         read_bytes: total read, images or codes.
@@ -140,7 +136,6 @@ class JobBudget:
     """Work beside training.
 
     Attributes:
-        name: of the job.
         flops: of one image.
         hours: over all GPUs.
         written_bytes: of its output.
@@ -166,7 +161,7 @@ class Budget:
     request: PlanRequest
     assumed: Assumptions
     stages: tuple[StageBudget, ...]
-    jobs: tuple[JobBudget, ...] = field(default=())
+    jobs: tuple[JobBudget, ...] = ()
 
     @property
     def hours(self) -> float:
@@ -185,11 +180,6 @@ def make_budget(
     """Plan a run.
 
     Args:
-        recipe: to train.
-        gpu: kind of GPU.
-        request: number of GPUs, and the images.
-        assumed: what is not known.
-        stages: to plan.
         report: called with what is being traced.
 
     Raises:
@@ -198,9 +188,8 @@ def make_budget(
     budgets = []
     for stage in stages:
         report(f"one step of {stage}")
-        budgets.append(
-            _stage(StageCost(recipe, stage, request.classes, request.precision == "bf16"), gpu, request, assumed)
-        )
+        cost = StageCost(recipe, stage, request.classes, request.precision == "bf16")
+        budgets.append(_stage(cost, gpu, request, assumed))
     jobs = (_encoding(recipe, gpu, request, assumed), _sampling(recipe, gpu, request, assumed))
     return Budget(gpu, request, assumed, tuple(budgets), jobs)
 
@@ -216,9 +205,10 @@ def _stage(cost: StageCost, gpu: Gpu, request: PlanRequest, assumed: Assumptions
     room, rate = request.memory_fraction * gpu.memory, gpu.rate(request.precision)
     footprints = cost.footprints(batch // gpus, gpus, room)
     choice = cost.choose(gpus, gpu, room, rate, assumed)
+    unlimited = Choice(LAYOUTS[0], 1, batch // gpus)  # if memory were
     phases = []
     for index, phase in enumerate(cost.training.phases):
-        time = cost.time(index, choice or cost.fallback(gpus), gpus, gpu, rate, assumed)
+        time = cost.time(index, choice or unlimited, gpus, gpu, rate, assumed)
         model, losses = cost.flops(index)
         phases.append(PhaseBudget(phase.name, phase.steps, model, losses, time, phase.steps * time.seconds / _HOUR))
     images = sum(phase.steps for phase in phases) * batch

@@ -48,8 +48,7 @@ def run_plan(options: PlanOptions) -> None:
     if options.json:
         sys.stdout.write(json.dumps(to_json(budget), indent=2) + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-        _show(budget, console)
+        _show(budget, Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False))
 
 
 def _request(options: PlanOptions) -> PlanRequest:
@@ -115,38 +114,31 @@ def _show(budget: Budget, console: Console) -> None:
         f"Assumed, not measured: {assumed.mfu:.0%} of {budget.gpu.rate(request.precision) / 1e12:,.0f} TFLOP/s, "
         f"{assumed.launch_seconds * 1e6:g} µs from kernel to kernel, {assumed.link_fraction:.0%} of links, "
         f"{assumed.wait_seconds * 1e6:g} µs a message.",
-        highlight=False,
     )
     for stage in budget.stages:
         _show_stage(stage, budget, console)
     console.print()
     _show_jobs(budget, console)
-    console.print(
-        f"\nEverything in sequence: {_hours(budget.hours)}, {budget.hours * request.gpus:,.0f} GPU-hours.",
-        highlight=False,
-    )
+    console.print(f"\nEverything in sequence: {_hours(budget.hours)}, {budget.hours * request.gpus:,.0f} GPU-hours.")
 
 
 def _show_stage(stage: StageBudget, budget: Budget, console: Console) -> None:
-    gpus = budget.request.gpus
     console.rule(f"{stage.name}: {stage.trained:,} trained parameters, batch {stage.batch_size:,}", align="left")
-    _show_phases(stage, gpus, console)
+    _show_phases(stage, budget.request.gpus, console)
     _show_memory(stage, budget, console)
     if stage.choice is None:
         console.print(
             "No layout fits, however small the microbatch; the hours are those of DDP as if it did.",
-            highlight=False,
         )
     else:
-        console.print(f"Fastest that fits: --set {stage.choice.options}", highlight=False)
+        console.print(f"Fastest that fits: --set {stage.choice.options}")
     console.print(
         f"Reads {size(stage.read_bytes)} at up to {size(stage.read_rate)}/s over all GPUs"
         + (f", {stage.cores:.1f} CPU cores per GPU to decode" if stage.cores else "")
         + f"; a checkpoint takes {size(stage.checkpoint_bytes)}, {stage.checkpoints} are kept.",
-        highlight=False,
     )
     _show_scaling(stage, console)
-    console.print(_where_it_ends(stage), highlight=False)
+    console.print(_where_it_ends(stage))
 
 
 def _show_phases(stage: StageBudget, gpus: int, console: Console) -> None:
@@ -190,7 +182,7 @@ def _show_scaling(stage: StageBudget, console: Console) -> None:
         if scale.why_not is not None:
             without.setdefault(scale.why_not, []).append(f"{scale.gpus:,}")
     for why_not, gpus in without.items():
-        console.print(f"On {listed(gpus)} {'GPU' if gpus == ['1'] else 'GPUs'}: {why_not}.", highlight=False)
+        console.print(f"On {listed(gpus)} {'GPU' if gpus == ['1'] else 'GPUs'}: {why_not}.")
 
 
 def _scale_row(scale: Scale) -> tuple[str, ...] | None:
@@ -244,7 +236,7 @@ def _show_jobs(budget: Budget, console: Console) -> None:
     print_table(console, heads, rows)
     names = " and ".join(job.name for job in budget.jobs)
     rate = f"{budget.gpu.rate(JOBS_PRECISION) / 1e12:g} TFLOP/s"
-    console.print(f"{names} in {JOBS_PRECISION}, {rate} at most, whatever the training's precision.", highlight=False)
+    console.print(f"{names} in {JOBS_PRECISION}, {rate} at most, whatever the training's precision.")
 
 
 def to_json(budget: Budget) -> dict[str, Any]:

@@ -18,7 +18,6 @@ class Gpu:
     """One kind of GPU, in the machine it usually comes in.
 
     Attributes:
-        name: as it is sold.
         memory: bytes.
         bandwidth: bytes/s of its memory.
         bf16, fp32: FLOP/s of matrix products with float32 sums; fp32 without TF32.
@@ -41,13 +40,11 @@ class Gpu:
         return self.bf16 if precision == "bf16" else self.fp32
 
 
-_GB, _TFLOP = 1e9, 1e12
-_GIGABIT = 1e9 / 8
-_PCIE4 = 32e9
+_PCIE4 = 32  # GB/s
 
 
 def _gpu(name: str, gb: float, tb_s: float, bf16: float, fp32: float, link: float, gigabits: float) -> Gpu:
-    return Gpu(name, gb * _GB, tb_s * 1e12, bf16 * _TFLOP, fp32 * _TFLOP, link * 1e9, gigabits * _GIGABIT)
+    return Gpu(name, gb * 1e9, tb_s * 1e12, bf16 * 1e12, fp32 * 1e12, link * 1e9, gigabits * 1e9 / 8)
 
 
 GPUS = {
@@ -58,8 +55,8 @@ GPUS = {
     "h800": _gpu("H800 80 GB SXM", 80, 3.35, 989, 67, 200, 8 * 400),
     "h200": _gpu("H200 141 GB SXM", 141, 4.8, 989, 67, 450, 8 * 400),
     "b200": _gpu("B200 180 GB SXM", 180, 7.7, 2250, 75, 900, 8 * 400),
-    "l40s": _gpu("L40S 48 GB PCIe", 48, 0.864, 362, 91.6, _PCIE4 / 1e9, 2 * 200),
-    "4090": _gpu("GeForce RTX 4090", 24, 1.008, 165, 82.6, _PCIE4 / 1e9, 100),
+    "l40s": _gpu("L40S 48 GB PCIe", 48, 0.864, 362, 91.6, _PCIE4, 2 * 200),
+    "4090": _gpu("GeForce RTX 4090", 24, 1.008, 165, 82.6, _PCIE4, 100),
 }
 
 

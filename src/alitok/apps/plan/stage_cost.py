@@ -38,7 +38,6 @@ class Footprint:
     """Peak bytes of one process in a step.
 
     Attributes:
-        layout: of the training.
         images: of a microbatch.
         weights: trained and frozen, float32.
         gradients: float32.
@@ -112,9 +111,6 @@ class StageCost:
     """What one stage costs.
 
     Args:
-        recipe: of the run.
-        stage: of the recipe.
-        classes: number of image classes.
         half: whether forward passes are in bf16.
 
     Raises:
@@ -219,10 +215,6 @@ class StageCost:
                 fitting.append(Choice(found.layout, fits[0], images // fits[0]))
         times = {choice: self.time(self.longest, choice, processes, gpu, rate, assumed).seconds for choice in fitting}
         return min(fitting, key=lambda choice: times[choice], default=None)
-
-    def fallback(self, processes: int) -> Choice:
-        """The choice if memory were unlimited."""
-        return Choice(LAYOUTS[0], 1, self.training.loop.batch_size // processes)
 
     def time(self, phase: int, choice: Choice, processes: int, gpu: Gpu, rate: float, assumed: Assumptions) -> StepTime:
         """Of a step of a phase."""

@@ -79,9 +79,6 @@ class Rehearsal:
     """A stage's task on fake tensors.
 
     Args:
-        recipe: of the run.
-        stage: of the recipe.
-        classes: number of image classes.
         losses: whether there are feature networks and a discriminator.
 
     Raises:
@@ -133,15 +130,17 @@ class Rehearsal:
         """Trace one microbatch.
 
         Args:
-            images: in it.
             phase: index of the training's phase.
             half: whether forward passes are in bf16.
-            activation_checkpointing: of transformer blocks.
             accumulating: whether gradients exist before it, as with microbatches or several processes.
             fused_attention: whether attention with dropout saves no probabilities, as on a GPU but not on a CPU.
         """
         parameters = [parameter for module in self._task.modules.values() for parameter in trainable(module)]
-        self._set(activation_checkpointing, fused_attention)
+        self._model.train()
+        checkpoint_activations(self._model, activation_checkpointing)
+        for part in self._model.modules():
+            if isinstance(part, Attention):
+                part.dropout = 0.0 if fused_attention else self._dropout  # with dropout the CPU does not fuse it
         with self._mode:
             for parameter in parameters:
                 parameter.grad = torch.empty_like(parameter) if accumulating else None
@@ -153,13 +152,6 @@ class Rehearsal:
             gradients = 0 if accumulating else sum(p.grad.nbytes for p in parameters if p.grad is not None)
             self._task.begin()
         return StepTrace(max(0, seen.most - gradients), seen.kernels, seen.flops)
-
-    def _set(self, activation_checkpointing: bool, fused_attention: bool) -> None:
-        self._model.train()
-        checkpoint_activations(self._model, activation_checkpointing)
-        for part in self._model.modules():
-            if isinstance(part, Attention):
-                part.dropout = 0.0 if fused_attention else self._dropout  # with dropout the CPU does not fuse it
 
     def _batch(self, images: int) -> Batch:
         labels = torch.zeros(images, dtype=torch.int64)
@@ -234,21 +226,18 @@ class _Tracer(TorchDispatchMode):
         given = {storage._cdata for storage in _storages((args, kwargs))}
         made = [storage for storage in _storages(result) if storage._cdata not in given]
         for storage in made:  # not views and in-place results
-            self._track(storage)
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._alive:
+                self._alive[key] = size
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._freed, key)
         schema = getattr(function, "_schema", None)
         self.kernels += bool(made) or bool(schema is not None and schema.is_mutable)
         counted = flop_registry.get(getattr(function, "overloadpacket", None))
         if counted is not None:
             self.flops += counted(*args, **(kwargs or {}), out_val=result)
         return result
-
-    def _track(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._alive:
-            self._alive[key] = size
-            self.now += size
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._freed, key)
 
     def _freed(self, key: int) -> None:
         self.now -= self._alive.pop(key, 0)

@@ -169,10 +169,6 @@ def step_time(
         kernels: of one microbatch.
         microbatches: in the step; gradients are sent with the last.
         rate: FLOP/s of the data sheet.
-        messages: of the step.
-        parallel: how weights are distributed.
-        ring: of all processes.
-        assumed: what is not known.
     """
     arithmetic = flops / (rate * assumed.mfu)
     launches = kernels * microbatches * assumed.launch_seconds

@@ -16,10 +16,10 @@ import glob
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -50,12 +50,7 @@ class SampleHead:
         model: hash of the weights.
         alitok: version of this package.
         classes: class numbers in turn.
-        count: images in all.
-        seed: of the job.
-        sampling: guidance and filters.
-        precision: of the engine.
         pixels: precision of the decoder; decided by the first start.
-        format: of the files.
         image_size: px.
         folders: name of each class's folder.
         block: images per block; decided by the first start.
@@ -177,25 +172,11 @@ def to_head(manifest: Mapping[str, Any], path: Path) -> SampleHead:
 
 
 class ImageFiles:
-    """One file per image; `write` returns before they are written.
+    """One file per image, written by the threads of `pool`; `write` returns before they are written."""
 
-    Args:
-        place: of the job.
-        head: of the job.
-    """
-
-    def __init__(self, place: SamplePlace, head: SampleHead) -> None:
-        self._root, self._head = place.root, head
-        self._pool = ThreadPoolExecutor(_WRITERS)
+    def __init__(self, place: SamplePlace, head: SampleHead, pool: ThreadPoolExecutor) -> None:
+        self._root, self._head, self._pool = place.root, head, pool
         self._under_way: list[Future[None]] = []
-
-    def __enter__(self) -> ImageFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
 
     def missing(self) -> list[int]:
         """The numbers of blocks with a missing image."""
@@ -239,23 +220,10 @@ def _write_image(path: Path, image: np.ndarray, file_format: str) -> None:
 
 
 class ArchiveFile:
-    """One npz file, assembled from parts when all are there.
-
-    Args:
-        place: of the job.
-        head: of the job.
-    """
+    """One npz file, assembled from parts when all are there."""
 
     def __init__(self, place: SamplePlace, head: SampleHead) -> None:
         self._place, self._head = place, head
-
-    def __enter__(self) -> ArchiveFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     def missing(self) -> list[int]:
         """The numbers of blocks without a part, unless the archive exists."""
@@ -291,22 +259,18 @@ class ArchiveFile:
         head, side = self._head, self._head.image_size
         with _member(archive, "arr_0.npy", (head.count, side, side, 3), "|u1") as member:
             for number in range(len(head.blocks)):
-                images = _load_part(self._part(number))
-                if images is None or images.shape != (len(head.blocks[number]), side, side, 3):
-                    raise AlitokError(f"{self._part(number)} is damaged; delete it and rerun the same command.")
-                member.write(images.tobytes())
+                member.write(self._load_part(number).tobytes())
         labels = np.array(head.classes, "<i8")[np.arange(head.count) % len(head.classes)]
         with _member(archive, "arr_1.npy", labels.shape, "<i8") as member:
             member.write(labels.tobytes())
 
-
-def _load_part(path: Path) -> np.ndarray | None:
-    """Images (B, h, h, 3) uint8, or None if the file is damaged."""
-    try:
-        images = np.load(path)
-    except (ValueError, EOFError):
-        return None
-    return images if images.dtype == np.uint8 else None
+    def _load_part(self, number: int) -> np.ndarray:
+        path, side = self._part(number), self._head.image_size
+        with suppress(ValueError, EOFError):
+            images = np.load(path)
+            if images.dtype == np.uint8 and images.shape == (len(self._head.blocks[number]), side, side, 3):
+                return images
+        raise AlitokError(f"{path} is damaged; delete it and rerun the same command.")
 
 
 def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> IO[bytes]:
@@ -317,6 +281,12 @@ def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: s
     return member
 
 
-def open_files(place: SamplePlace, head: SampleHead) -> ImageFiles | ArchiveFile:
-    """The writer of a job's files."""
-    return ArchiveFile(place, head) if head.format == "npz" else ImageFiles(place, head)
+@contextmanager
+def open_files(place: SamplePlace, head: SampleHead) -> Iterator[ImageFiles | ArchiveFile]:
+    """The writer of a job's files; after an error, nothing more is written."""
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        try:
+            yield ArchiveFile(place, head) if head.format == "npz" else ImageFiles(place, head, pool)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
