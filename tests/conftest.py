@@ -16,6 +16,10 @@ from PIL import Image
 
 from alitok.core.distributed import join
 from alitok.data.codes.shards import StoreHead, StoreWriter
+from alitok.generator import Generator, GeneratorConfig
+from alitok.sampling import SamplingConfig
+from alitok.sampling.pipeline import Pipeline
+from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 torch.set_num_threads(1)  # for fixtures of whole modules too, which are made before those of a test
 # Autograd chooses its threads at its first backward pass; after a fake tensor it would count a GPU, and break in forks.
@@ -26,6 +30,31 @@ torch.ones((), requires_grad=True).backward()
 def _one_thread_and_seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_pipeline():
+    """Makes a pipeline of a few thousand random weights; takes class names and fields of the tokenizer's config."""
+    return _pipeline
+
+
+def _pipeline(names=(), classes=3, sampling=None, seed=0, **tokenizer):
+    size = {"width": 16, "layers": 1, "heads": 2}
+    parts = {
+        "encoder": EncoderConfig(**size),
+        "stage1": DecoderConfig(**size, causal=True, extra_tokens=1, prefix_head=True),
+        "stage2": DecoderConfig(**size, extra_tokens=2),
+    }
+    shape = {"image_size": 6, "patch_size": 2, "codebook_size": 20, "code_width": 4}
+    config = TokenizerConfig(**{**shape, **parts, **tokenizer})
+    sequence = {"grid": config.grid, "prefix": config.prefix_length, "codebook_size": config.codebook_size}
+    torch.manual_seed(seed)
+    generator = Generator(GeneratorConfig(**sequence, **size, classes=classes), names).eval()
+    tokenizer = Tokenizer(config).eval()
+    for model in (generator, tokenizer):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return Pipeline(tokenizer, generator, sampling or SamplingConfig(guidance_scale=2.0))
 
 
 @pytest.fixture

@@ -5,31 +5,16 @@ from alitok.core import images as pixels
 from alitok.core.errors import AlitokError
 from alitok.sampling import decoding
 from alitok.sampling.decoding import PixelDecoder
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-
-LENGTH = 12
 
 
 @pytest.fixture
-def tokenizer():
-    config = TokenizerConfig(
-        image_size=6,
-        patch_size=2,
-        codebook_size=20,
-        code_width=4,
-        encoder=EncoderConfig(width=16, layers=1, heads=2),
-        stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-        stage2=DecoderConfig(width=16, layers=2, heads=2, extra_tokens=2),
-    )
-    model = Tokenizer(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+def tokenizer(pipeline):
+    return pipeline.tokenizer
 
 
 @pytest.fixture
 def codes():
-    return torch.randint(20, (5, LENGTH))
+    return torch.randint(20, (5, 12))
 
 
 @pytest.fixture

@@ -211,10 +211,7 @@ def test_bad_requests_are_rejected(generator):
 def test_a_batch_needs_what_any_row_needs():
     rows = RowSettings.of(requests(CONFIGS), 12, 20, torch.device("cpu"))
     assert rows.scales.shape == (7, 12)
-    assert rows.guided
-    assert rows.filtered
-    assert rows.softened
-    assert rows.random
+    assert rows.kind == (7, True, True, True, True)
 
 
 def test_kernels_are_chosen_once_for_each_class_of_rows(generator, monkeypatch):

@@ -12,12 +12,12 @@ from alitok.sampling.settings import SampleRequest, SamplingConfig
 CPU = torch.device("cpu")
 
 
-def scales(length, scale, power=1.0, schedule="cosine", interval=(0.0, 1.0)):
-    return guidance_scales(length, scale=scale, power=power, schedule=schedule, interval=interval)
+def scales(length, scale, schedule="cosine", **options):
+    return guidance_scales(SamplingConfig(guidance_scale=scale, guidance_schedule=schedule, **options), length)
 
 
 def test_the_cosine_starts_at_one_and_bends_with_the_power():
-    values = scales(273, 6.0, 0.7)
+    values = scales(273, 6.0, guidance_power=0.7)
     assert values[0] == 1
     assert all(later > earlier for earlier, later in itertools.pairwise(values))
     assert values[100] == pytest.approx(1 + 5 * (1 - math.cos(math.pi * (100 / 273) ** 0.7)) / 2)
@@ -30,7 +30,7 @@ def test_constant_and_linear_schedules():
 
 
 def test_outside_the_interval_nothing_is_guided():
-    assert scales(10, 3.0, schedule="constant", interval=(0.3, 0.7)) == [1.0] * 3 + [3.0] * 4 + [1.0] * 3
+    assert scales(10, 3.0, "constant", guidance_start=0.3, guidance_stop=0.7) == [1.0] * 3 + [3.0] * 4 + [1.0] * 3
 
 
 def test_guidance_is_linear_between_the_branches():
@@ -109,11 +109,11 @@ def test_draws_follow_the_softmax_and_never_give_a_filtered_code():
     assert torch.allclose(share, expected, atol=0.012)
 
 
-def test_a_scale_of_zero_or_one_disables_guidance():
-    for scale in (0.0, 1.0):
-        rows = settings(SamplingConfig(guidance_scale=scale))
-        assert not rows.guided
-        assert rows.scales.tolist() == [[1.0] * 4]
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_scale_of_zero_or_one_disables_guidance(scale):
+    rows = settings(SamplingConfig(guidance_scale=scale))
+    assert not rows.guided
+    assert rows.scales.tolist() == [[1.0] * 4]
 
 
 def test_given_codes_are_laid_out_and_checked():

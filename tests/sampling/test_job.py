@@ -7,38 +7,15 @@ import torch
 from alitok.core.blocks import Blocks
 from alitok.core.distributed import World
 from alitok.core.errors import AlitokError
-from alitok.generator import Generator, GeneratorConfig
 from alitok.sampling import SamplingConfig, decoding
 from alitok.sampling import job as sampling
 from alitok.sampling.engine import Engine
 from alitok.sampling.job import SamplingJob, blocks_of, fitting_batch, pixel_precision, sample_blocks
 from alitok.sampling.memory import codes_bytes, decoder_bytes
 from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=6,
-    patch_size=2,
-    codebook_size=20,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(**SMALL, extra_tokens=2),
-)
-GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2)
 WORLD = World(torch.device("cpu"))
 JOB = SamplingJob((2, 0), 75, 4, SamplingConfig(guidance_scale=2.0))
-
-
-@pytest.fixture
-def pipeline():
-    torch.manual_seed(0)
-    generator, tokenizer = Generator(GENERATOR, ["golden retriever", "tench", "7"]).eval(), Tokenizer(TOKENIZER).eval()
-    for model in (generator, tokenizer):
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return Pipeline(tokenizer, generator)
 
 
 def drawn(pipeline, world=WORLD, **options):
@@ -82,11 +59,6 @@ def test_the_images_equal_those_of_one_call(pipeline):
     called = pipeline(labels.tolist(), seed=4, sampling=JOB.sampling)
     assert np.array_equal(images(blocks), np.stack([np.asarray(image) for image in called]).transpose(0, 3, 1, 2))
     assert len({image.tobytes() for image in images(blocks)}) > 60
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 20, 64, 500])
-def test_the_batch_size_changes_no_image(pipeline, batch_size):
-    assert np.array_equal(images(drawn(pipeline, batch_size=batch_size)), images(drawn(pipeline)))
 
 
 def test_pixels_are_computed_in_groups_that_the_batch_does_not_change(pipeline, monkeypatch):

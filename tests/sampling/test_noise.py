@@ -57,12 +57,6 @@ def test_noise_is_a_function_of_seed_image_position_and_code():
                 assert noise[row, position, code].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_noise_does_not_depend_on_the_batch():
-    together = ImageNoise([(1, index) for index in range(5)], CPU).gumbel(0, 8, 20)
-    alone = ImageNoise([(1, 3)], CPU).gumbel(5, 1, 20)
-    assert torch.equal(together[3, 5], alone[0, 0])
-
-
 def test_noise_has_the_gumbel_distribution():
     noise = ImageNoise([(0, 0)], CPU).gumbel(0, 25, 4096).flatten().sort().values
     assert torch.isfinite(noise).all()

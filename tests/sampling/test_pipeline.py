@@ -11,33 +11,12 @@ from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
 from alitok.core.images import to_float, to_uint8
 from alitok.data.crops import centre_crop
-from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import SampleRequest, SamplingConfig, SamplingOverrides
+from alitok.generator import Generator
+from alitok.sampling import SampleRequest, SamplingOverrides, memory
+from alitok.sampling import pipeline as module
 from alitok.sampling.pipeline import Pipeline
 from alitok.sampling.synthesize import first_rows, stream_rows
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
-
-TOKENIZER = TokenizerConfig(
-    image_size=6,
-    patch_size=2,
-    codebook_size=20,
-    code_width=4,
-    encoder=EncoderConfig(width=16, layers=1, heads=2),
-    stage1=DecoderConfig(width=16, layers=1, heads=2, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(width=16, layers=1, heads=2, extra_tokens=2),
-)
-GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2)
-
-
-@pytest.fixture
-def pipeline():
-    torch.manual_seed(0)
-    generator = Generator(GENERATOR, ["golden retriever", "tench", "7"]).eval()
-    tokenizer = Tokenizer(TOKENIZER).eval()
-    for model in (generator, tokenizer):
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0))
+from alitok.tokenizer import Tokenizer
 
 
 def array(images):
@@ -126,7 +105,7 @@ def test_a_saved_and_loaded_pipeline_gives_the_same_images(pipeline, tmp_path):
 
 def test_each_model_can_be_loaded_out_of_a_saved_pair(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "m")
-    assert Tokenizer.from_pretrained(tmp_path / "m").config == TOKENIZER
+    assert Tokenizer.from_pretrained(tmp_path / "m").config == pipeline.tokenizer.config
     assert Generator.from_pretrained(str(tmp_path / "m")).class_names == pipeline.generator.class_names
 
 
@@ -161,7 +140,7 @@ def test_an_unknown_class_is_rejected_with_near_ones(pipeline, name, words):
 
 
 def test_many_classes_are_not_all_named(pipeline):
-    config = replace(GENERATOR, classes=13)
+    config = replace(pipeline.generator.config, classes=13)
     tokenizer, names = pipeline.tokenizer, [f"class number {number}" for number in range(13)]
     for generator in (Generator(config, names), Generator(config)):
         with pytest.raises(AlitokError, match="no class 'xyz'; its classes have the numbers 0 to 12"):
@@ -174,14 +153,14 @@ def test_a_class_whose_name_is_a_number_is_found_by_name(pipeline):
 
 
 def test_exact_names_come_before_folded_ones_and_ambiguous_ones_are_rejected(pipeline):
-    generator = Generator(GENERATOR, ["Cardigan", "cardigan", "golden retriever"]).eval()
-    pipeline = Pipeline(pipeline.tokenizer, generator)
+    config = pipeline.generator.config
+    pipeline = Pipeline(pipeline.tokenizer, Generator(config, ["Cardigan", "cardigan", "golden retriever"]).eval())
     assert [pipeline.class_number(name) for name in ("Cardigan", "cardigan", "Golden_Retriever")] == [0, 1, 2]
     with pytest.raises(AlitokError, match=r"more than one class 'CARDIGAN'; near: Cardigan \(0\), cardigan \(1\)"):
         pipeline.class_number("CARDIGAN")
     assert len(pipeline("cardigan")) == len(pipeline(1)) == 1
     with pytest.raises(AlitokError, match="2 class names for 3 classes"):
-        Generator(GENERATOR, ["a", "b"])
+        Generator(config, ["a", "b"])
 
 
 def test_saving_takes_a_string_and_touches_nothing_that_is_not_a_models(pipeline, tmp_path):
@@ -219,7 +198,7 @@ def test_bad_values_models_and_paths_are_rejected(pipeline, tmp_path):
         pipeline([0], guidance_scale=float("inf"))
     with pytest.raises(AlitokError, match="batch_size must be at least 1"):
         pipeline([0], batch_size=0)
-    other = Generator(GeneratorConfig(grid=4, prefix=3, codebook_size=20, classes=3, layers=1, width=16, heads=2))
+    other = Generator(replace(pipeline.generator.config, grid=4))
     with pytest.raises(AlitokError, match="use models trained together"):
         Pipeline(pipeline.tokenizer, other)
     with pytest.raises(AlitokError, match="not a directory"):
@@ -237,3 +216,25 @@ def test_only_possible_names_are_looked_up_on_the_hub(tmp_path):
         Pipeline.from_pretrained(str(tmp_path / "a" / "b" / "c"))
     with pytest.raises(AlitokError, match="hub"):
         Pipeline.from_pretrained("nobody/nothing-at-all", offline=True)
+
+
+def test_the_batch_of_a_call_fits_into_memory(pipeline, monkeypatch):
+    sizes = []
+
+    def watch(engine, decoder, requests, *, batch_size):
+        sizes.append(batch_size)
+        return iter(())
+
+    monkeypatch.setattr(module, "synthesize", watch)
+    weights = sum(parameter.nbytes for parameter in pipeline.generator.parameters())
+    one = memory.codes_bytes(pipeline.engine, 1, guided=True) + memory.decoder_bytes(pipeline.tokenizer)
+    for free, wanted in (((2 * weights + 7.5 * one) / 0.95, 7), (weights, 1), (1 << 50, 64), (None, 64)):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: None if free is None else int(free))
+        pipeline([0, 1])
+        assert sizes.pop() == wanted
+    pipeline([0, 1], batch_size=3)
+    assert sizes == [3]
+    # Without guidance an image takes one row.
+    monkeypatch.setattr(memory, "free_memory", lambda device: int((2 * weights + 7.5 * one) / 0.95))
+    pipeline([0], guidance_scale=1.0)
+    assert sizes.pop() > 7

@@ -44,8 +44,3 @@ def test_overrides_replace_what_is_given_and_are_checked():
 def test_values_outside_their_ranges_are_rejected(change, words):
     with pytest.raises(AlitokError, match=words):
         SamplingConfig(**change)
-
-
-def test_unknown_options_are_errors():
-    with pytest.raises(TypeError):
-        SamplingConfig(topk=3)

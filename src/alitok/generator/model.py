@@ -30,7 +30,6 @@ class GeneratorConfig:
         grid: G.
         prefix: K.
         codebook_size: V.
-        classes: number of classes.
         layers, width, heads: of the transformer; width / heads divisible by 4.
         dropout: on token embeddings, attention weights and residuals while training.
     """

@@ -20,8 +20,7 @@ _WEIGHT_BYTES: dict[EnginePrecision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 def _blocks(layers: int, width: int, length: int, mlp_weights: int) -> int:
     """`layers` blocks over L positions: four D x D projections, the MLP's weights, and two products of L x L x D."""
     projections = 2 * length * (4 * width * width + mlp_weights)
-    attention = 2 * 2 * length * length * width
-    return layers * (projections + attention)
+    return layers * (projections + 2 * 2 * length * length * width)
 
 
 def _vit(layers: int, width: int, length: int) -> int:
@@ -34,14 +33,11 @@ def _convolution(before: int, after: int, side: int) -> int:
 
 
 def _levels(config: TokenizerConfig, part: ConvolutionalEncoderConfig | ConvolutionalDecoderConfig) -> int:
-    sizes, total = widths(part.channels, config.patch_size), 0
+    sizes = widths(part.channels, config.patch_size)
     sides = [config.image_size >> halvings for halvings in range(len(sizes))]
-    for size, side in zip(sizes, sides, strict=True):
-        total += part.blocks * 2 * _convolution(size, size, side)
+    blocks = part.blocks * 2 * sum(map(_convolution, sizes, sizes, sides))
     down = isinstance(part, ConvolutionalEncoderConfig)
-    for finer, coarser, side in zip(sizes, sizes[1:], sides[1:] if down else sides, strict=False):
-        total += _convolution(finer, coarser, side)
-    return total
+    return blocks + sum(map(_convolution, sizes, sizes[1:], sides[1:] if down else sides))
 
 
 def encoder_flops(config: TokenizerConfig) -> int:

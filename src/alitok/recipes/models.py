@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class ModelRow:
     """
 
     name: str
-    kind: str
+    kind: Literal["tokenizer", "generator"]
     image_size: int
     layers: tuple[int, ...]
     width: tuple[int, ...]

@@ -35,15 +35,6 @@ _FUSED_ROWS = 16  # with more, arithmetic is the limit, and PyTorch's products a
 _MEASURED_STEPS = 4
 
 
-def has_numba() -> bool:
-    """Whether steps can be compiled: Numba is installed and can write its cache."""
-    try:
-        importlib.import_module("alitok.sampling.fused")
-    except (ImportError, RuntimeError):
-        return False
-    return True
-
-
 class Engine:
     """Samples codes with one generator; make it once and use it for many batches.
 
@@ -174,7 +165,13 @@ class Engine:
         return self._seconds(self._fused_runner(), rows) < self._seconds(self._runner, rows)
 
     def _may_fuse(self) -> bool:
-        return self.device.type == "cpu" and not self._graphs and has_numba()
+        if self.device.type != "cpu" or self._graphs:
+            return False
+        try:  # Numba may be missing, or have no place for its cache
+            importlib.import_module("alitok.sampling.fused")
+        except (ImportError, RuntimeError):
+            return False
+        return True
 
     def _fused_runner(self) -> FusedRunner:
         from alitok.sampling.fused import FusedRunner  # imports Numba, which may be missing

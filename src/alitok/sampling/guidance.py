@@ -106,9 +106,7 @@ class RowSettings:
             return torch.tensor(values, dtype=dtype)[:, None].to(device)
 
         return cls(
-            scales=torch.tensor([guidance_scales(config, length) for config in configs], dtype=torch.float32).to(
-                device
-            ),
+            scales=torch.tensor([guidance_scales(config, length) for config in configs]).to(device),
             temperature=column([config.temperature or 1.0 for config in configs]),
             greedy=column([config.temperature == 0 for config in configs], torch.bool),
             top_k=column([min(config.top_k or codebook_size, codebook_size) for config in configs], torch.int64),

@@ -11,37 +11,19 @@ from alitok.apps.sample.complete import run_complete
 from alitok.apps.sample.options import CompleteOptions
 from alitok.core.errors import AlitokError
 from alitok.data.crops import centre_crop
-from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import SamplingOverrides
-from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
+from alitok.sampling import SamplingConfig, SamplingOverrides
 
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=40,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=None,
-)
-GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
-
-
-def pair(names=("ant", "bee", "cow"), classes=3):
-    torch.manual_seed(0)
-    config = GeneratorConfig(**{**vars(GENERATOR), "classes": classes})
-    generator, tokenizer = Generator(config, names).eval(), Tokenizer(TOKENIZER).eval()
-    for model in (generator, tokenizer):
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return Pipeline(tokenizer, generator)
+TOKENIZER = {"image_size": 16, "patch_size": 4, "codebook_size": 40, "stage2": None}
 
 
 @pytest.fixture
-def ask(tmp_path):
-    pair().save_pretrained(tmp_path / "model")
+def pipeline(make_pipeline):
+    return make_pipeline(("ant", "bee", "cow"), sampling=SamplingConfig(), **TOKENIZER)
+
+
+@pytest.fixture
+def ask(tmp_path, pipeline):
+    pipeline.save_pretrained(tmp_path / "model")
     (tmp_path / "bee").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 34, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "bee" / "x.png")
@@ -67,9 +49,8 @@ def tiles(path, count):
     return np.stack(found)
 
 
-def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, capsys, tmp_path):
+def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, pipeline, capsys, tmp_path):
     shown = tiles(ask(count=9, seed=3, sampling=SamplingOverrides(top_k=5)), 11)
-    pipeline = pair()
     with Image.open(tmp_path / "bee" / "x.png") as image:
         original = image.convert("RGB")
     crop = centre_crop(original, 16)
@@ -87,23 +68,23 @@ def test_the_sheet_shows_the_crop_its_reconstruction_and_the_completions(ask, ca
     assert "2 of 4 rows of" in capsys.readouterr().out
 
 
-def test_all_rows_give_the_reconstruction_and_none_a_sample(ask):
+def test_all_rows_give_the_reconstruction_and_none_a_sample(ask, pipeline):
     shown = tiles(ask(rows=4, count=2), 4)
     assert np.array_equal(shown[2], shown[1])
     assert np.array_equal(shown[3], shown[1])
     free = tiles(ask(rows=0, count=2, class_name="cow"), 4)
-    drawn = pair()([2, 2])
+    drawn = pipeline([2, 2])
     assert np.array_equal(free[2:], np.stack([np.asarray(each) for each in drawn]))
 
 
-def test_the_class_is_that_of_the_folder_or_of_the_option(ask, capsys, tmp_path):
+def test_the_class_is_that_of_the_folder_or_of_the_option(ask, make_pipeline, capsys, tmp_path):
     for changes, said in (({}, "bee (1)"), ({"class_name": "ANT"}, "ant (0)"), ({"class_name": "2"}, "cow (2)")):
         ask(**changes, count=1)
         assert f"1 completion as {said}" in capsys.readouterr().out
     (tmp_path / "y.png").write_bytes((tmp_path / "bee" / "x.png").read_bytes())
     with pytest.raises(AlitokError, match=r"y\.png is not in a folder that is named after a class .* give --class"):
         ask(image=tmp_path / "y.png")
-    pair((), 1).save_pretrained(tmp_path / "alone")
+    make_pipeline(classes=1, **TOKENIZER).save_pretrained(tmp_path / "alone")
     ask(model=str(tmp_path / "alone"), image=tmp_path / "y.png", out=tmp_path / "one.png")
     assert "as 0: " in capsys.readouterr().out
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from alitok.apps.sample import job as workflow
@@ -20,39 +19,27 @@ from alitok.apps.sample.options import SampleOptions
 from alitok.core.errors import AlitokError
 from alitok.core.files import write_json
 from alitok.data.sources.opening import open_splits
-from alitok.generator import Generator, GeneratorConfig
-from alitok.sampling import SamplingConfig, SamplingOverrides
+from alitok.generator import Generator
+from alitok.sampling import SamplingOverrides
 from alitok.sampling.job import SamplingJob
 from alitok.sampling.pipeline import Pipeline
-from alitok.tokenizer import DecoderConfig, EncoderConfig, Tokenizer, TokenizerConfig
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-SMALL = {"width": 16, "layers": 1, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=16,
-    patch_size=4,
-    codebook_size=40,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=None,
-)
-GENERATOR = GeneratorConfig(grid=4, prefix=4, codebook_size=40, classes=3, layers=1, width=16, heads=2)
-
-
-def save_pair(path, names=("ant", "bee", "sea cow"), seed=0):
-    torch.manual_seed(seed)
-    generator, tokenizer = Generator(GENERATOR, names).eval(), Tokenizer(TOKENIZER).eval()
-    for model in (generator, tokenizer):
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    Pipeline(tokenizer, generator, SamplingConfig(guidance_scale=2.0)).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_pair(tmp_path_factory.mktemp("pair") / "model")
+def save_model(make_pipeline):
+    def save(path, seed=0):
+        tokenizer = {"image_size": 16, "patch_size": 4, "codebook_size": 40, "stage2": None}
+        make_pipeline(("ant", "bee", "sea cow"), seed=seed, **tokenizer).save_pretrained(path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def model(save_model, tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("pipeline") / "model")
 
 
 @pytest.fixture
@@ -161,10 +148,10 @@ def test_the_batch_size_changes_no_byte(ask, tmp_path, changes):
     assert first == second
 
 
-def test_another_job_is_rejected_by_its_differences_and_replaced_with_fresh(ask, model, tmp_path):
+def test_another_job_is_rejected_by_its_differences_and_replaced_with_fresh(ask, save_model, tmp_path):
     out = ask()
     before = files(out)
-    other = save_pair(tmp_path / "other", seed=1)
+    other = save_model(tmp_path / "other", seed=1)
     for changes, said in (
         ({"seed": 6}, r"seed \(5, now 6\); choose another .* start over with --fresh"),
         ({"num": 36}, r"count \(37, now 36\)"),
@@ -294,7 +281,7 @@ def test_bad_jobs_are_rejected_before_anything_is_written(ask, tmp_path, changes
 
 def test_number_of_images(ask, model):
     pipeline = Pipeline.from_pretrained(model, device="cpu")
-    many = Pipeline(pipeline.tokenizer, Generator(GeneratorConfig(**{**vars(GENERATOR), "classes": 1000})))
+    many = Pipeline(pipeline.tokenizer, Generator(replace(pipeline.generator.config, classes=1000)))
     for pair, changes, count in (
         (pipeline, {}, 3),
         (many, {}, 64),

@@ -132,7 +132,11 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
     codes_seconds, decode_seconds, reads = zip(*rounds, strict=True)
     most = peak.read()
     after = bandwidth(device, options.bandwidth_bytes)
-    slow = _oracle_seconds(pipeline.generator, _requests(pipeline, sampling, batch, 1)) if options.oracle else None
+    slow = None
+    if options.oracle:
+        began = time.perf_counter()
+        oracle.sample(pipeline.generator, _requests(pipeline, sampling, batch, 1)).cpu()
+        slow = (time.perf_counter() - began) / batch
     rows, length = batch * (2 if sampling.guided else 1), config.sequence_length
     cache = cache_bytes(engine, batch, guided=sampling.guided)
     return BenchResult(
@@ -162,7 +166,7 @@ def bench(pipeline: Pipeline, options: BenchOptions, name: str) -> BenchResult:
         kv_cache_bytes=cache,
         peak_memory_bytes=most,
         largest_batch=largest,
-        oracle_seconds_per_image=None if slow is None else slow / batch,
+        oracle_seconds_per_image=slow,
     )
 
 
@@ -229,9 +233,3 @@ def _time_batch(
     began = time.perf_counter()
     decoder(torch.cat(parts, dim=1)).cpu()
     return seconds, time.perf_counter() - began, reads
-
-
-def _oracle_seconds(generator: Generator, requests: Sequence[SampleRequest]) -> float:
-    began = time.perf_counter()
-    oracle.sample(generator, requests).cpu()
-    return time.perf_counter() - began

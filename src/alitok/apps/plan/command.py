@@ -127,9 +127,7 @@ def _show_stage(stage: StageBudget, budget: Budget, console: Console) -> None:
     _show_phases(stage, budget.request.gpus, console)
     _show_memory(stage, budget, console)
     if stage.choice is None:
-        console.print(
-            "No layout fits, however small the microbatch; the hours are those of DDP as if it did.",
-        )
+        console.print("No layout fits, however small the microbatch; the hours are those of DDP as if it did.")
     else:
         console.print(f"Fastest that fits: --set {stage.choice.options}")
     console.print(

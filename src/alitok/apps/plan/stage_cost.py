@@ -189,20 +189,17 @@ class StageCost:
         return bool(self.training.loop.optimizer.ema_decay)
 
     def footprints(self, images: int, processes: int, room: float) -> tuple[Footprint, ...]:
-        """Memory of each layout if each process takes `images` at once."""
-        return tuple(
-            self._footprint(layout, images, processes, room)
-            for layout in LAYOUTS
-            if processes > 1 or layout.parallel == "ddp"
-        )
-
-    def _footprint(self, layout: Layout, images: int, processes: int, room: float) -> Footprint:
-        """What one process holds with `images` in a microbatch, on a GPU with `room` bytes."""
-        weights, gradients, optimizer = static_bytes(self.rehearsal.weights, layout, processes, ema=self._ema)
-        gathered = _GATHERED * self.rehearsal.largest_block if layout.parallel == "fsdp" else 0
-        line = self._lines[layout.activation_checkpointing]
-        largest = line.most(room - (weights + gradients + optimizer + gathered))
-        return Footprint(layout, images, weights, gradients, optimizer, line.at(images) + gathered, largest)
+        """Memory of each layout if each process takes `images` at once, on a GPU with `room` bytes."""
+        found = []
+        for layout in LAYOUTS:
+            if layout.parallel == "fsdp" and processes == 1:
+                continue
+            static = static_bytes(self.rehearsal.weights, layout, processes, ema=self._ema)
+            gathered = _GATHERED * self.rehearsal.largest_block if layout.parallel == "fsdp" else 0
+            line = self._lines[layout.activation_checkpointing]
+            largest = line.most(room - (sum(static) + gathered))
+            found.append(Footprint(layout, images, *static, line.at(images) + gathered, largest))
+        return tuple(found)
 
     def choose(self, processes: int, gpu: Gpu, room: float, rate: float, assumed: Assumptions) -> Choice | None:
         """The fastest layout that fits, with as few microbatches as possible; None if none fits."""

@@ -48,7 +48,9 @@ def run_complete(model: str, path: Path, options: CompleteOptions) -> None:
     name = (pipeline.generator.class_names or {number: str(number)})[number]
     crop = centre_crop(original, pipeline.tokenizer.config.image_size)
     scale = max(1, -(-_MIN_SIZE // crop.width))
-    shown = [_enlarged(image, scale) for image in (crop, _rebuilt(pipeline, crop), *completions)]
+    size = crop.width * scale, crop.height * scale
+    images = (crop, _rebuilt(pipeline, crop), *completions)
+    shown = [image.resize(size, Image.Resampling.NEAREST) for image in images]
     captions = ["image", "reconstruction", *[name] * options.count]
     write_bytes(options.out, captioned_sheet(shown, captions, min(_COLUMNS, len(shown))))
     shown_class = name if name == str(number) else f"{name} ({number})"
@@ -82,7 +84,3 @@ def _rebuilt(pipeline: Pipeline, crop: Image.Image) -> Image.Image:
     with torch.inference_mode():
         image = pixels.to_float(torch.from_numpy(to_array(crop)))[None].to(device)
         return pixels.to_pil(pixels.to_uint8(tokenizer.reconstruct(image))[0].cpu().numpy())
-
-
-def _enlarged(image: Image.Image, scale: int) -> Image.Image:
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
