@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,27 +23,17 @@ from alitok.recipes.presets import SAMPLING
 from alitok.sampling import SampleRequest, SamplingConfig, memory
 from alitok.sampling.engine import Engine
 from alitok.sampling.memory import image_bytes
-from alitok.tokenizer import DecoderConfig, EncoderConfig, TokenizerConfig
 
 MIB = 1 << 20
-SMALL = {"width": 16, "layers": 2, "heads": 2}
-TOKENIZER = TokenizerConfig(
-    image_size=12,
-    patch_size=4,
-    codebook_size=24,
-    code_width=4,
-    encoder=EncoderConfig(**SMALL),
-    stage1=DecoderConfig(**SMALL, causal=True, extra_tokens=1, prefix_head=True),
-    stage2=DecoderConfig(**SMALL, extra_tokens=2),
-)
 GENERATOR = GeneratorConfig(grid=3, prefix=3, codebook_size=24, classes=5, layers=2, width=32, heads=2)
 GUIDED = SamplingConfig(guidance_scale=3.0)
 QUICK = {"device": "cpu", "bandwidth_bytes": 4 * MIB, "matmul_side": 32}
 
 
 @pytest.fixture
-def pipeline():
-    return random_pipeline(TOKENIZER, GENERATOR, GUIDED, "cpu")
+def pipeline(make_pipeline):
+    tokenizer = make_pipeline(image_size=12, patch_size=4, codebook_size=24).tokenizer
+    return random_pipeline(tokenizer.config, GENERATOR, GUIDED, "cpu")
 
 
 @pytest.fixture
@@ -225,8 +216,8 @@ def test_options_without_meaning_are_rejected(options, sentence):
         BenchOptions(**options)
 
 
-def test_softening_no_guidance_is_rejected():
-    plain = random_pipeline(TOKENIZER, GENERATOR, SamplingConfig(), "cpu")
+def test_softening_no_guidance_is_rejected(pipeline):
+    plain = replace(pipeline, sampling=SamplingConfig())
     with pytest.raises(AlitokError, match="soft guidance has no effect"):
         bench(plain, BenchOptions(**QUICK, soft_guidance=True), "name")
 

@@ -67,19 +67,14 @@ class Ring:
         slowest = gpu.link if processes <= gpu.per_machine else min(gpu.link, gpu.network)
         return cls(processes, slowest * assumed.link_fraction, assumed.wait_seconds)
 
-    @property
-    def _waits(self) -> float:
-        return math.ceil(math.log2(self.processes)) * self.wait if self.processes > 1 else 0.0
-
     def reduce(self, size: float, messages: int = 1) -> float:
         """Seconds of an all-reduce."""
-        others = (self.processes - 1) / self.processes
-        return 2 * others * size / self.bytes_per_second + 2 * messages * self._waits
+        return 2 * self.gather(size, messages)
 
     def gather(self, size: float, messages: int = 1) -> float:
         """Seconds of an all-gather or reduce-scatter of `size` bytes in total."""
-        others = (self.processes - 1) / self.processes
-        return others * size / self.bytes_per_second + messages * self._waits
+        others, doublings = (self.processes - 1) / self.processes, math.ceil(math.log2(self.processes))
+        return others * size / self.bytes_per_second + messages * (doublings * self.wait)
 
 
 @dataclass(frozen=True)
