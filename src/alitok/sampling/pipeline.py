@@ -122,7 +122,10 @@ class Pipeline:
         if name in names:
             return names.index(str(name))
         if not isinstance(name, str) or name.isdecimal():
-            number = _whole_number(name)
+            try:
+                number = int(name) if isinstance(name, str) else operator.index(name)
+            except TypeError:
+                raise AlitokError(f"A class is a name or a whole number, not {name!r}.") from None
             if not 0 <= number < count:
                 raise AlitokError(f"Class {number} does not exist; classes are 0 to {count - 1}.")
             return number
@@ -269,10 +272,3 @@ class Pipeline:
 
 def _fold(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _whole_number(value: str | int) -> int:
-    try:
-        return int(value) if isinstance(value, str) else operator.index(value)
-    except TypeError:
-        raise AlitokError(f"A class is a name or a whole number, not {value!r}.") from None

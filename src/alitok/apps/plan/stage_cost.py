@@ -122,6 +122,7 @@ class StageCost:
         self.sequence_length = recipe.tokenizer.sequence_length
         self.rehearsal = Rehearsal(recipe, stage, classes)
         self._recipe, self._classes = recipe, classes
+        self._ema = bool(self.training.loop.optimizer.ema_decay)
         self._traces = self._trace()
 
     def _trace(self) -> list[StepTrace]:
@@ -183,10 +184,6 @@ class StageCost:
             return generator_step_flops(recipe.generator_size.config(recipe.tokenizer, self._classes)), 0
         model = tokenizer_step_flops(recipe.tokenizer, self.stage)
         return model, (self._traces[phase].flops - self._bare.flops) // _TRACED
-
-    @property
-    def _ema(self) -> bool:
-        return bool(self.training.loop.optimizer.ema_decay)
 
     def footprints(self, images: int, processes: int, room: float) -> tuple[Footprint, ...]:
         """Memory of each layout if each process takes `images` at once, on a GPU with `room` bytes."""
