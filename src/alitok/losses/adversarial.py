@@ -61,8 +61,8 @@ class AdaptiveWeight(nn.Module):
 
     The gradient norm of the reconstruction terms at the decoder's last layer over that of the adversarial term + 1e-4
     (as in VQGAN's code), at most 1e4. VQGAN measures it on the images it is applied to, so the result depends on how a
-    batch is split; here each step uses the value measured on the whole previous batch, and the first step has no
-    adversarial term. `weight` is a buffer, so checkpoints hold it.
+    batch is split; here each step uses the value of the whole previous batch, and the first step has no adversarial
+    term. `weight` is a buffer, so checkpoints hold it.
     """
 
     weight: torch.Tensor

@@ -72,19 +72,12 @@ class Objective(nn.Module):
         prefix_strip: torch.Tensor | None = None,
         quantizer_loss: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The unweighted terms of one batch, and their sums.
+        """The unweighted terms of one batch, and the weighted sums `loss` and `reconstruction`.
 
-        Args:
-            images: (B, 3, h, h) in [0, 1].
-            weights: terms of weight 0 are still computed, except those of a network.
-            prefix_strip: (B, 3, f, K * f), in stage 1 with a prefix.
-            quantizer_loss: scalar, in stage 1.
-
-        Returns:
-            `loss`, the weighted sum of all terms here; `reconstruction`, that of `mse` and the perceptual terms; `mse`;
-                each network's distance by name; `quantizer` and `auxiliary` if given. `auxiliary` is the MSE of the
-                first row plus, if the weights select them, the weighted perceptual terms of the image from
-                `compose_first_row`.
+        Images are (B, 3, h, h) in [0, 1]; `prefix_strip` (B, 3, f, K * f) and the scalar `quantizer_loss` are given in
+        stage 1 only, and add `auxiliary` and `quantizer`. Terms of weight 0 are computed too, except those of a
+        network. `reconstruction` sums `mse` and the networks' distances; `auxiliary` is the MSE of the first row plus,
+        if the weights select them, the weighted perceptual terms of the image from `compose_first_row`.
         """
         names = weights.networks()
         candidates = [reconstruction]
@@ -136,8 +129,7 @@ def compose_first_row(reconstruction: torch.Tensor, prefix_strip: torch.Tensor, 
 def auxiliary_mse(images: torch.Tensor, prefix_strip: torch.Tensor, patch_size: int) -> torch.Tensor:
     """MSE between the strip decoded from the prefix codes and the image's first row of patches.
 
-    The strip (B, 3, f, K * f) covers the row's first K patches; with K > G its first K - G patches repeat the top-left
-    one (the released layout).
+    The strip covers the row as in `compose_first_row`.
     """
     row = images[:, :, :patch_size]  # (B, 3, f, h)
     copies = (prefix_strip.shape[-1] - row.shape[-1]) // patch_size

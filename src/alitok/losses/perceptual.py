@@ -1,8 +1,7 @@
 """The feature networks of the perceptual loss, pretrained or trained on the dataset itself.
 
-Pretrained are ConvNeXt, whose logits are compared as in AliTok, and LPIPS 0.1 on VGG (Zhang et al. 2018): torchvision's
-weights (ImageNet) and the heads of the `lpips` package, from files or from torchvision's cache. `LocalFeatures` is a
-small classifier that needs no download; its distance is LPIPS with uniform weights.
+ConvNeXt, whose logits are compared as in AliTok; LPIPS 0.1 on VGG (Zhang et al. 2018); and `LocalFeatures`, a small
+classifier that needs no download and whose distance is LPIPS with uniform weights.
 """
 
 from __future__ import annotations
@@ -87,10 +86,7 @@ class FeatureNetwork(nn.Module, ABC):
 
 
 def unit_difference(features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared difference (B, C, h, w) float32 of features normalized over channels.
-
-    Features that are 0 in all channels stay 0 and get a finite gradient.
-    """
+    """Squared difference (B, C, h, w) float32 of features normalized over channels; all 0 has a finite gradient."""
     return (F.normalize(features.float(), dim=1, eps=1e-10) - F.normalize(target.float(), dim=1, eps=1e-10)).square()
 
 
@@ -206,7 +202,6 @@ def _in_cache(file: str) -> str:
 
 @contextmanager
 def _with_advice(name: str, wanted: str, key: str) -> Iterator[None]:
-    """Turns any failure into one message with advice."""
     try:
         yield
     except Exception as error:  # no network, a broken torchvision, a damaged file: each raises something else
@@ -221,7 +216,6 @@ def _with_advice(name: str, wanted: str, key: str) -> Iterator[None]:
 
 
 def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Tensors, Path]:
-    """The tensors of torchvision's ImageNet weights, and their file."""
     if path is not None:
         return read_weights(Path(path)), Path(path)
     from torchvision import models
@@ -233,7 +227,7 @@ def _torchvision_weights(weights: str, file: str, path: str | None) -> tuple[Ten
 
 
 def _installed_heads() -> Path:
-    """Where the lpips package keeps its heads, found without importing it, which takes seconds."""
+    """Found without importing the package, which takes seconds."""
     spec = importlib.util.find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("the package lpips is not installed")
@@ -260,8 +254,6 @@ class LocalFeaturesConfig:
 
 @config
 class _Saved:
-    """The fields of `config.json` beside its kind."""
-
     config: LocalFeaturesConfig
     outputs: int
 

@@ -33,14 +33,10 @@ _SKIP = 1 << 20  # bytes decompressed at a time on the way to a block
 
 
 class NpzImages:
-    """The images of an npz file of any size, read lazily and in any order.
+    """The images of an npz file of any size, read lazily; in any order if the file is uncompressed.
 
-    An uncompressed file allows random access. A compressed one is decompressed up to the block, so reading forward is
-    cheap and going back is not.
-
-    Attributes:
-        side: px.
-        labels: (N,) int64; None if the file has none.
+    A compressed file is decompressed up to the block, so reading forward is cheap and going back is not. `side` is in
+    px; `labels` (N,) int64, None if the file has none.
 
     Raises:
         AlitokError: the file is missing or damaged, or its `arr_0` is not N square RGB images.
@@ -69,7 +65,6 @@ class NpzImages:
 
     @property
     def _bytes(self) -> int:
-        """Per image."""
         return self.side * self.side * 3
 
     def fingerprint(self) -> str:
@@ -184,7 +179,6 @@ def _head(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtyp
 
 
 def _require_images(shape: tuple[int, ...], fortran: bool, dtype: np.dtype, path: Path) -> None:
-    """Check that `arr_0` holds N square RGB images in uint8."""
     found = None
     if dtype.hasobject:
         found = "Python objects, which are not loaded for safety"

@@ -1,7 +1,6 @@
-"""A small classifier that checks generated images as a person would: does this sample look like its class?
+"""A small classifier for small images and few classes: do generated images look like their class?
 
-For small images and few classes. Its accuracy is reported under its own name, beside that on real validation images;
-it is not comparable to Inception-based metrics.
+Its accuracy is reported beside that on real images, and is not comparable to Inception-based metrics.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ class ImageClassifier:
 
     @classmethod
     def fit(cls, images: np.ndarray, labels: np.ndarray) -> ImageClassifier:
-        """Fit on real images.
-
-        Args:
-            images: (N, 3, h, w) uint8. If all are grayscale, later images are read as grayscale too.
-            labels: (N,), of at least two classes.
+        """Fit on real images (N, 3, h, w) uint8 with labels (N,); if all are gray, later images are read as gray too.
 
         Raises:
             AlitokError: scikit-learn is not installed, or all labels are the same.

@@ -109,18 +109,12 @@ def decode(codec: Codec, codes: torch.Tensor, image_size: int) -> torch.Tensor:
 
 
 def check_codec(codec: Codec, images: torch.Tensor, *, grid: int | None = None) -> tuple[int, int]:
-    """Try a codec on some images (B, 3, h, h), at least 2, and find the layout of its codes.
+    """Find grid side and prefix length of a codec's codes, from at least 2 images (B, 3, h, h) float32 in [0, 1].
 
-    Args:
-        images: float32 in [0, 1].
-        grid: G; None = all codes form a square grid.
-
-    Returns:
-        Grid side and prefix length.
+    Without `grid`, all codes form a square grid.
 
     Raises:
-        AlitokError: it lacks a method, returns something else than codes and images, returns other codes when called
-            again, or its codes do not fit the grid.
+        AlitokError: a method is missing, inconsistent or returns something else, or the codes do not fit the grid.
     """
     for name in ("encode", "decode"):
         if not callable(getattr(codec, name, None)):

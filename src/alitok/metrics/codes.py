@@ -58,10 +58,8 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
 class UsageWindow(nn.Module):
     """Codebook use and perplexity over windows of a fixed number of steps, without host-device syncs.
 
-    Use depends on how many codes are counted, so only windows of equal length can be compared.
-
-    Args:
-        alarm: fraction of the highest use so far below which `fallen` warns.
+    Use depends on how many codes are counted, so only windows of equal length can be compared. `fallen` warns below the
+    fraction `alarm` of the highest use so far.
     """
 
     counts: torch.Tensor
@@ -116,9 +114,7 @@ class UsageWindow(nn.Module):
 def code_losses(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats (B, T) float32, and whether each code has the largest logit (B, T) bool.
 
-    Args:
-        logits: (B, T, V) of any float type; position t depends only on the codes before t.
-        codes: (B, T) integers in [0, V).
+    Logits (B, T, V) at position t depend only on the codes (B, T) before t.
     """
     assert logits.shape[:2] == codes.shape, (logits.shape, codes.shape)
     nats = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view(codes.shape)
@@ -126,12 +122,7 @@ def code_losses(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor
 
 
 def bits_per_image(nats: torch.Tensor, prefix: int) -> tuple[float, float]:
-    """Code length under the model: bits of all codes, and of the grid codes alone.
-
-    Args:
-        nats: (T,) mean cross-entropy at each position, prefix first.
-        prefix: K, with 0 <= K <= T.
-    """
+    """Code length, of all codes and of the grid codes alone, from the mean cross-entropy (T,) of each position."""
     assert 0 <= prefix <= len(nats)
     bits = nats.double() / math.log(2)
     return float(bits.sum()), float(bits[prefix:].sum())

@@ -43,8 +43,8 @@ class Raster:
     def cells(self) -> np.ndarray:
         """(T,) the patch that each code stands for.
 
-        A grid code stands for its own patch; prefix code i for patch i of the first row, where a prefix longer than a
-        row repeats the first patch, as in the causal encoder.
+        Prefix code i stands for patch i of the first row, where a prefix longer than a row repeats the first patch, as
+        in the causal encoder.
         """
         prefix = (np.arange(self.prefix) - max(self.prefix - self.grid, 0)).clip(min=0)
         return np.concatenate([prefix, np.arange(self.patches)])
@@ -63,12 +63,9 @@ class Raster:
 
 
 class Fraction(NamedTuple):
-    """A fraction of all change.
+    """A fraction of all change in [0, 1], NaN if nothing changed, with a 95 % bootstrap interval over images.
 
-    Attributes:
-        value: in [0, 1]; NaN if nothing changed at all.
-        low, high: 95 % bootstrap interval over images.
-        uniform: its value if every code changed, or were changed by, all patches equally.
+    `uniform` is its value if every code changed, or were changed by, all patches equally.
     """
 
     value: float
@@ -87,12 +84,9 @@ class Fractions(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dependency:
-    """Mean changes over images.
+    """Mean changes over images, (codes, patches) or (patches, codes) float64, and the standard error of each.
 
-    Attributes:
-        mean: float64, one row per code and one column per patch (T, P), or the transpose (P, T).
-        error: standard error of each, of the same shape.
-        fractions: of all codes, of the grid codes, and of the prefix codes if there are any.
+    `fractions` are those of all codes, of the grid codes, and of the prefix codes if there are any.
     """
 
     mean: np.ndarray
@@ -102,13 +96,9 @@ class Dependency:
 
 @dataclass(frozen=True, eq=False)
 class Perturbations:
-    """Which position of which image is replaced, and by what.
+    """At `positions` (M,) in [0, S) of `images` (M,), ascending, the content is replaced by that of `donors` (M,).
 
-    Attributes:
-        images: (M,) ascending.
-        positions: (M,) in [0, S).
-        donors: (M,) the other image that the replacement is taken from.
-        exact: whether every position is perturbed in every image.
+    `exact` if every position is perturbed in every image.
     """
 
     images: np.ndarray
@@ -119,7 +109,6 @@ class Perturbations:
     exact: bool
 
     def __len__(self) -> int:
-        """M."""
         return len(self.images)
 
     def per_position(self) -> np.ndarray:
@@ -128,14 +117,10 @@ class Perturbations:
 
 
 def choose_perturbations(images: int, positions: int, per_position: int | None, seed: int) -> Perturbations:
-    """Perturb each position in all images or in a random subset, with one donor for each.
+    """Perturb each position in all of N images or in a random subset of `per_position`, with one donor for each.
 
-    A smaller `per_position` gives a subset of a larger one.
-
-    Args:
-        images: N, at least 2.
-        per_position: images in which each position is perturbed, at least 2; None takes all for up to `MAX_EXACT`
-            positions, and `SAMPLED` for more.
+    A smaller `per_position` gives a subset of a larger one; None takes all for up to `MAX_EXACT` positions, and
+    `SAMPLED` for more.
 
     Raises:
         AlitokError: N or `per_position` is less than 2.
@@ -155,14 +140,9 @@ def choose_perturbations(images: int, positions: int, per_position: int | None, 
 
 
 class PerturbationBatch(NamedTuple):
-    """Perturbations and the unperturbed images they are compared with.
+    """B perturbations (`rows`) and the b unperturbed images (`bases`) that they are compared with by `base_of` (B,).
 
     Both go through a model in one call, so that rounding that depends on the batch size is not mistaken for a change.
-
-    Attributes:
-        rows: (B,) indices of the perturbations.
-        bases: (b,) the images that they perturb.
-        base_of: (B,) index into `bases` of each perturbation.
     """
 
     rows: np.ndarray
@@ -189,9 +169,8 @@ def perturbation_batches(
 class Tally:
     """Sums of changes by position and response and, for the intervals, by image.
 
-    Args:
-        directions: (S, R) direction of each response relative to its position: `OWN`, `PAST` or `FUTURE`.
-        of_prefix: (S, R) whether the position or the response is a prefix code.
+    `directions` (S, R) of each response relative to its position are `OWN`, `PAST` or `FUTURE`; `of_prefix` (S, R) says
+    whether the position or the response is a prefix code.
     """
 
     def __init__(self, perturbations: Perturbations, directions: np.ndarray, of_prefix: np.ndarray) -> None:

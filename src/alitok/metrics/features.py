@@ -22,12 +22,7 @@ class Features(NamedTuple):
 
 
 class FeatureExtractor(Protocol):
-    """A frozen feature network.
-
-    Attributes:
-        name: identifies network and weights; statistics with different names are never compared.
-        distance: what the Frechet distance in its features is called, such as "FID".
-    """
+    """A frozen feature network; `distance` is what the Frechet distance in its features is called, such as "FID"."""
 
     name: str
     weights: str

@@ -3,9 +3,9 @@
 |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), for the mean and covariance of each set's features; with Inception's
 features it is FID. Shapes: D features, R rank of a covariance, K blocks.
 
-`frechet_interval` and `frechet_bias` are for generated samples, where the reference is taken as exact.
-`paired_interval` and `paired_bias` are for reconstructions: the sampling noise of the images is in both sets and mostly
-cancels (perfect reconstructions have distance 0 for any number of images), so both sets are resampled together.
+`frechet_interval` and `frechet_bias` take the reference as exact. `paired_interval` and `paired_bias` are for
+reconstructions: the sampling noise of the images is in both sets and mostly cancels (perfect reconstructions have
+distance 0 for any number of images), so both sets are resampled together.
 
 Sources: Heusel et al. 2017; resampling: Efron and Tibshirani 1993; bias: Chong and Forsyth 2020.
 """
@@ -38,13 +38,10 @@ class Interval(NamedTuple):
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """The squared Frechet distance of two Gaussians, also for fewer images than features.
+    """The squared Frechet distance of two Gaussians, >= 0, also for fewer images than features.
 
     S1 S2 has the eigenvalues of F S2 F^T for any F with F^T F = S1. Those of a symmetric matrix are stable, so no
-    square root of a product is needed; eigenvalues that rounding made negative count as zero.
-
-    Returns:
-        A number >= 0 in squared feature units; 0 for equal Gaussians, up to about 1e-7 of the traces.
+    square root of a product is needed. Equal Gaussians give 0 up to about 1e-7 of the traces.
 
     Raises:
         AlitokError: different D, or NaN or infinity.
@@ -57,15 +54,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_bias(samples: BlockMoments, reference: Gaussian) -> float:
     """How much larger this distance is expected to be than that of infinitely many samples.
 
-    N samples are too far away by about c / N on average, because the covariance of few images is too narrow in most
-    directions. Half of them have twice that bias, so the mean distance of two halves exceeds that of all by about
-    c / N. With fewer samples than features the bias grows more slowly, and the result is a lower bound.
-
-    Args:
-        samples: K blocks; every other one forms a half.
-
-    Returns:
-        In the units of `frechet_distance`; near zero it can be negative by chance.
+    N samples are too far away by about c / N, because the covariance of few images is too narrow in most directions.
+    Half of them have twice that bias, so the mean distance of two halves (every other block) exceeds that of all by
+    about c / N. With fewer samples than features this is a lower bound; near zero it can be negative by chance.
 
     Raises:
         AlitokError: different D, NaN or infinity, or a half of fewer than two images.
@@ -93,15 +84,11 @@ def paired_bias(made: BlockMoments, originals: BlockMoments) -> float:
 def frechet_interval(
     samples: BlockMoments, reference: Gaussian, *, resamples: int = 40, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The distance with a bootstrap interval over blocks of the samples.
+    """The distance with a bootstrap interval of coverage `level` in (0, 1) over blocks of at least two samples.
 
     A resample holds fewer distinct images than the samples do, so its distance is larger on average; only the spread of
-    the resamples is used, around the distance of all samples. The small-sample bias stays in.
-
-    Args:
-        samples: K blocks of at least two images; the std itself is known to about 1 / sqrt(2 K).
-        resamples: computed on the blocks' device; each takes about 3 s for 2048 features on a CPU core.
-        level: coverage, in (0, 1).
+    the resamples is used, around the distance of all samples. The small-sample bias stays in, and the std itself is
+    known to about 1 / sqrt(2 K). A resample takes about 3 s for 2048 features on a CPU core.
 
     Raises:
         AlitokError: different D, NaN or infinity, or blocks of fewer than two images.
@@ -149,10 +136,7 @@ def _extrapolated(halves: Sequence[float], whole: float, counts: Sequence[int]) 
 def _bootstrap(
     value: float, blocks: int, resampled: Callable[[list[int]], float], resamples: int, level: float, seed: int
 ) -> Interval:
-    """A normal interval around `value`, as wide as the spread of its resamples and cut at 0.
-
-    `resampled` is the estimate with each of the K blocks counted so many times; they sum to K.
-    """
+    """A normal interval around `value`, as wide as the spread of its resamples and cut at 0."""
     random = np.random.default_rng(seed)
     picks = (random.integers(blocks, size=blocks) for _ in range(resamples))
     estimates = [resampled(np.bincount(picked, minlength=blocks).tolist()) for picked in picks]
@@ -162,14 +146,12 @@ def _bootstrap(
 
 
 def _distance(a: Gaussian, b: Gaussian, factor: torch.Tensor) -> float:
-    """The distance, given the `_factor` of the first covariance."""
     shared = _trace_of_root(factor @ b.covariance @ factor.T)
     apart = (a.mean - b.mean).square().sum()
     return max(0.0, float(apart + a.covariance.trace() + b.covariance.trace()) - 2 * shared)
 
 
 def _resampled(blocks: list[Moments], projected: list[Moments], times: list[int], reference: Gaussian) -> float:
-    """The distance with each block counted so many times; `projected` are the blocks in the reference's factor."""
     counts = torch.tensor([block.count * repeats for block, repeats in zip(blocks, times, strict=True)])
     means = torch.stack([block.mean for block in blocks])
     counts = counts.to(means)
@@ -193,10 +175,7 @@ def _paired_distance(pairs: Sequence[_Pair], times: Sequence[int] | None = None)
 
 
 def _factor(covariance: torch.Tensor) -> torch.Tensor:
-    """F (R, D) with F^T F = covariance, by pivoted Cholesky, which stops where only rounding is left.
-
-    Much faster than eigenvectors, above all for fewer images than features.
-    """
+    """F (R, D) with F^T F = covariance, by pivoted Cholesky: much faster than eigenvectors, and stops at rounding."""
     try:
         from scipy.linalg.lapack import dpstrf
     except ImportError:

@@ -38,10 +38,8 @@ _FILES = f"pt_{OFFICIAL}-{_HASH}.pth", f"weights-{OFFICIAL}-{_HASH}.pth"  # pyto
 class InceptionFeatures(nn.Module):
     """Inception-v3, always in evaluation mode and without gradients; made by `load`.
 
-    Attributes:
-        name: `OFFICIAL` for the official weights, else with a hash of the weights.
-        weights: SHA-256 of the weights file.
-        distance: "FID" with the official weights only.
+    `name` is `OFFICIAL` for the official weights, else it ends with a hash of the weights, whose SHA-256 is `weights`;
+    `distance` is "FID" with the official weights only.
     """
 
     def __init__(self, network: nn.Module, name: str, weights: str) -> None:
@@ -52,10 +50,7 @@ class InceptionFeatures(nn.Module):
 
     @classmethod
     def load(cls, weights: Path | None = None) -> Self:
-        """Load the network on the CPU.
-
-        Args:
-            weights: .pth or safetensors; None = PyTorch's cache, downloaded if need be.
+        """Load on the CPU a .pth or safetensors file; None = PyTorch's cache, downloaded if need be.
 
         Raises:
             AlitokError: torch-fidelity is not installed, or the weights are unavailable or do not fit.
@@ -100,7 +95,6 @@ class InceptionFeatures(nn.Module):
 
 
 def _find(url: str) -> Path:
-    """The official weights in PyTorch's cache, downloaded if need be."""
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for file in _FILES:
         if (cache / file).is_file():

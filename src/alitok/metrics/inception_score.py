@@ -23,7 +23,7 @@ class Score(NamedTuple):
 
 
 class InceptionScore:
-    """Accumulates the count, the sum of p, and the sum of p log p of each split, on any number of processes.
+    """The count, the sum of p, and the sum of p log p of each split, on any number of processes.
 
     mean KL(p || q) = mean(sum p log p) - sum q log q with q the mean of p, so no probabilities are stored.
     """
@@ -36,11 +36,7 @@ class InceptionScore:
         self._sums = torch.zeros(0, classes, dtype=torch.float64)
 
     def update(self, probabilities: torch.Tensor, numbers: torch.Tensor | None = None) -> None:
-        """Add samples.
-
-        Args:
-            probabilities: (B, C), rows of sum 1, any float type and device.
-            numbers: (B,) sample numbers from 0, which decide the splits; None continues after the last ones.
+        """Add probabilities (B, C), rows of sum 1; `numbers` (B,) of the samples decide the splits, None continues.
 
         Raises:
             AlitokError: a probability is NaN or infinite; nothing is added.

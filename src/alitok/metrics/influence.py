@@ -37,10 +37,9 @@ class Influence:
     changes, and a patch that is the same in both images changes nothing (see `patch_changed`).
 
     All influence on a group of codes is split by where the patch lies relative to the code's cell in raster order:
-    before it (past), after it (future), or the cell itself (own). A generator that predicts codes left to right has
-    seen nothing of the future. A tokenizer of independent patches has an own fraction of 1; a causal encoder has a
-    future fraction of 0. Influence is summed over the codes before it is split, so codes that nothing changes have no
-    weight. Prefix codes stand for the first row, which most of an image comes after: compare grid codes.
+    before it (past), after it (future), or the cell itself (own). A causal encoder has a future fraction of 0.
+    Influence is summed over the codes before it is split, so codes that nothing changes have no weight. Prefix codes
+    stand for the first row, which most of an image comes after: compare grid codes.
 
     Attributes:
         codes: (T, P) fraction of images in which code i changes.
@@ -51,7 +50,6 @@ class Influence:
             feature to all codebook vectors and m the mean squared distance from a feature to its code over all images:
             isotropic Gaussians around the codes with the maximum-likelihood variance m / D.
         patch_changed: (P,) fraction of perturbations whose replacement patch differs.
-        perturbations: number of replaced patches.
         exact: whether each patch was replaced in each image.
     """
 
@@ -86,17 +84,10 @@ def influence_of(
     per_patch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Influence:
-    """Replace patches of images one at a time and measure which codes change.
+    """Replace patches of at least 2 images (N, 3, h, h) in [0, 1] one at a time and measure which codes change.
 
-    A perturbed image and the image itself go through the encoder in one call.
-
-    Args:
-        images: (N, 3, h, h) float32 in [0, 1], at least 2, on any device.
-        grid: G, which divides h.
-        prefix: K.
-        batch_size: images of a call, at least 2; changes nothing but rounding.
-        per_patch: images in which each patch is replaced; None = all for up to 100 patches (exact), 16 for more.
-        progress: called with the perturbations done and their total.
+    `batch_size` >= 2 changes nothing but rounding; `per_patch` is the number of images in which each patch is replaced
+    (None = all for up to 100 patches, 16 for more); `progress` gets the perturbations done and their total.
 
     Raises:
         AlitokError: too few images, or the codec fails or returns something else than codes.
@@ -168,8 +159,6 @@ def _split(encoded: Encoded, bases: int, base_of: np.ndarray) -> tuple[Encoded, 
 
 
 class _Scale(NamedTuple):
-    """Units of the changes."""
-
     apart: torch.Tensor | None  # (T,) mean feature distance between two images; None without features
     codebook: torch.Tensor | None  # (V, D); None without probabilities
     temperature: float  # divides squared distances

@@ -32,13 +32,9 @@ def kernel_distance(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> KernelDistance:
-    """Kernel distance over random subsets drawn without replacement, in float64.
+    """Kernel distance of (N, D) and (M, D) over random subsets of `size` >= 2, drawn without replacement, in float64.
 
-    Args:
-        samples: (N, D) float, N at least `size`.
-        reference: (M, D) float, M at least `size`.
-        size: images per subset, from each set; at least 2.
-        device: None = that of `samples`; the CPU instead of `mps`, which has no float64.
+    `device` None = that of `samples`; the CPU instead of `mps`, which has no float64.
 
     Raises:
         AlitokError: a set is smaller than `size`, or the features differ in number or are not finite.

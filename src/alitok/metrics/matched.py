@@ -39,11 +39,9 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RDPoint:
-    """One tokenizer and the generator over its codes.
+    """Mean PSNR (dB) and bits per image of one tokenizer and the generator over its codes.
 
-    Attributes:
-        psnr, bits: in dB and bits per image, means over images.
-        image_psnr, image_bits: (N,) of each image; N = 0 if unknown.
+    `image_psnr` and `image_bits` (N,) are those of each image; N = 0 if unknown.
 
     Raises:
         AlitokError: a mean that is not that of its images.
@@ -75,14 +73,11 @@ class RDPoint:
 class RDCurve:
     """Bits over PSNR of one tokenizer, trained with one seed and codebooks of several sizes.
 
-    The curve joins the points on the Pareto frontier by straight lines. A larger codebook may take more bits and yet
-    reconstruct worse, because a training went badly or only part of the codebook is in use. A line through such a
-    point would turn back and give two values of bits for one PSNR, and dropping the seed would drop just the variance
-    that a comparison should show. The price: the best of several noisy points is picked, which favors an arm with more
-    points or more noise, so compared arms should have the same sizes and `dominated` should be reported.
-
-    Attributes:
-        points: in any order; those that are not finite are left out.
+    The curve joins the finite points on the Pareto frontier by straight lines. A larger codebook may take more bits and
+    yet reconstruct worse, because a training went badly or only part of the codebook is in use. A line through such a
+    point would give two values of bits for one PSNR, and dropping the seed would drop just the variance that a
+    comparison should show. The price: an arm with more points or more noise is favored, so compared arms should have
+    the same sizes and `dominated` should be reported.
     """
 
     points: tuple[RDPoint, ...]
@@ -102,9 +97,9 @@ class RDCurve:
         return tuple(point for point in self.points if point not in self.frontier)
 
     def bits_saved_beyond(self, other: RDCurve) -> float:
-        """Bits saved against the other's highest PSNR by this curve's first point above it.
+        """Bits saved against the other's highest PSNR by this curve's first point above it; NaN without such a point.
 
-        NaN without such a point. If positive, it would also take fewer bits at equal PSNR, as curves rise.
+        If positive, it would also take fewer bits at equal PSNR, as curves rise.
         """
         if not other.frontier:
             return math.nan
@@ -115,11 +110,9 @@ class RDCurve:
 class RateDelta(NamedTuple):
     """The difference of two curves of one seed where both exist; all NaN without a common range of PSNR.
 
-    Attributes:
-        low, high: dB, the common range; equal if one of them is a single point.
-        difference: the second's bits per image minus the first's, the mean over that range.
-        relative: the same as a fraction of the first's mean bits over it.
-        middle: the difference at the middle of the range, in bits per image.
+    `low` to `high` is that range in dB, equal if a curve is a single point. `difference` is the second's bits per image
+    minus the first's, the mean over it; `relative` the same as a fraction of the first's mean bits over it; `middle`
+    the difference at the middle of the range, in bits per image.
     """
 
     low: float
@@ -130,14 +123,11 @@ class RateDelta(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A difference over all seeds.
+    """A difference over all seeds: `value` is their mean.
 
     Attributes:
-        value: the mean over the seeds.
-        trainings: Student's interval over the seeds: it covers the variance of training, taken as normal, but not the
-            choice of validation images or codebook sizes. None with a single seed.
-        images: bootstrap over the validation images: it covers their choice, but not the variance of training, which
-            is often larger. None if unknown.
+        trainings: Student's interval over the seeds, for the variance of training alone; None with a single seed.
+        images: bootstrap over the validation images, without the (often larger) variance of training; None if unknown.
     """
 
     value: float
@@ -147,12 +137,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two tokenizers at equal PSNR, over the seeds that both have.
-
-    Attributes:
-        by_seed: each seed by itself.
-        difference, relative, middle: means over the seeds with a common range, as in `RateDelta`; None without any.
-    """
+    """Two tokenizers at equal PSNR: means over the seeds with a common range, as in `RateDelta`; None without any."""
 
     by_seed: Mapping[int, RateDelta]
     difference: Estimate | None = None
@@ -204,13 +189,10 @@ def compare_at_matched_psnr(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two tokenizers over all seeds that both were trained with.
+    """Compare two tokenizers, each a curve by training seed, over all seeds that both were trained with.
 
-    Args:
-        first, second: curve by training seed.
-        level: coverage of the intervals, in (0, 1).
-        resamples: of the images, with replacement; each is the same for all points of both curves, whose images are
-            equally hard, and the frontiers are recomputed in each.
+    Intervals have coverage `level` in (0, 1). Each resample of the images is the same for all points of both curves,
+    whose images are equally hard, and the frontiers are recomputed in it.
 
     Raises:
         AlitokError: points that were measured on different numbers of images.
@@ -236,13 +218,7 @@ def _means(curve: RDCurve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled(pairs: Sequence[tuple[RDCurve, RDCurve]], resamples: int, seed: int) -> np.ndarray:
-    """Difference, relative and middle of R resamples of the images, the mean over pairs of curves: (3, R).
-
-    R = 0 if images are unknown or too few. NaN without a common range.
-
-    Raises:
-        AlitokError: different numbers of images.
-    """
+    """Means over pairs of `difference`, `relative` and `middle` in resamples, (3, R); R = 0 without enough images."""
     used = [[[point for point in curve.points if point.finite] for curve in pair] for pair in pairs]
     counts = {len(point.image_psnr) for pair in used for points in pair for point in points}
     if len(counts - {0}) > 1:
@@ -274,10 +250,7 @@ def _percentiles(values: np.ndarray, level: float) -> Bounds | None:
 
 
 def _compare(psnr: np.ndarray, bits: np.ndarray, other_psnr: np.ndarray, other_bits: np.ndarray) -> np.ndarray:
-    """The fields of `RateDelta` for R times two curves, (5, R).
-
-    `psnr` and `bits` are (R, P) of the first's points, the others (R, Q) of the second's.
-    """
+    """The fields of `RateDelta` (5, R) for R pairs of curves, of points (R, P) and (R, Q)."""
     if psnr.shape[1] == 0 or other_psnr.shape[1] == 0:
         return np.full((5, len(psnr)), math.nan)
     first, second = _frontiers(psnr, bits), _frontiers(other_psnr, other_bits)

@@ -1,9 +1,7 @@
-"""Mean and covariance of features, accumulated from a stream in float64.
+"""Mean and covariance of features from a stream, in float64; batches and processes change them by about 1e-12.
 
-However images are divided into batches and processes, the results agree to about 1e-12.
-Shapes: N images of a batch, D features, K blocks.
-
-Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+Shapes: N images of a batch, D features, K blocks. Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise
+algorithm for computing sample variances" (1979).
 """
 
 from __future__ import annotations
@@ -123,10 +121,9 @@ class Moments:
 
 
 class BlockMoments:
-    """Moments of K >= 2 random blocks of the images, which `frechet_interval` resamples.
+    """Moments of K >= 2 random blocks of the images, which `frechet_interval` resamples; takes 8 K D^2 bytes.
 
-    The block is a hash of the image's number, so blocks are alike in whatever order images come and on any number of
-    processes. Takes K · D² · 8 bytes: 670 MB for 20 blocks of 2048 features.
+    The block is a hash of the image's number, so it depends neither on the order of images nor on processes.
     """
 
     def __init__(self, dimensions: int, blocks: int = 20, device: torch.device = _CPU) -> None:
@@ -158,12 +155,7 @@ class BlockMoments:
 
 
 def merged(parts: Sequence[Moments], weights: Sequence[int] | None = None) -> Moments:
-    """The moments of all images of the parts, on the first one's device.
-
-    Args:
-        parts: at least one, of equal D.
-        weights: how often each part counts; None = once.
-    """
+    """The moments of all images of the parts, on the first one's device, each counted `weights` times (None = once)."""
     times = [1] * len(parts) if weights is None else list(weights)
     whole = Moments(parts[0].dimensions, parts[0].mean.device)
     for part, repeats in zip(parts, times, strict=True):

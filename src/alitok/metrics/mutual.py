@@ -21,14 +21,11 @@ _MAX_CHANCE = 0.5  # fraction of the plug-in estimate that chance may make up
 
 @dataclass(frozen=True, eq=False)
 class MutualInformation:
-    """Information between codes at positions i and j.
+    """Information in bits between codes at positions i and j; `exact` if all pairs were measured.
 
-    Attributes:
-        bits: (T, T) symmetric float64, plug-in minus `chance`, so that it may be slightly negative; NaN on the
-            diagonal and for pairs that were left out.
-        chance: (T, T) the estimate for shuffled images.
-        entropy: (T,) plug-in entropy of each position, in bits.
-        exact: whether all pairs were measured.
+    `bits` (T, T) is symmetric float64, plug-in minus `chance` (T, T) for shuffled images, so that it may be slightly
+    negative; NaN on the diagonal and for pairs that were left out. `entropy` (T,) is the plug-in entropy of each
+    position.
     """
 
     bits: np.ndarray
@@ -74,14 +71,10 @@ def mutual_information(
     max_pairs: int = 20_000,
     block_values: int = _BLOCK_VALUES,
 ) -> MutualInformation:
-    """Measure all pairs of positions, or a random sample of them.
+    """Measure all pairs of positions of codes (N >= 2, T), or a random sample of `max_pairs` of them.
 
-    Args:
-        codes: (N, T) non-negative integers; N at least 2.
-        shuffles: how often chance is measured, at least 1.
-        lags: distances in the sequence whose pairs are always measured.
-        max_pairs: of positions; those of `lags` first, the others are drawn at random.
-        block_values: numbers in memory at a time; changes nothing.
+    Pairs at the distances `lags` are always measured, chance `shuffles` >= 1 times; `block_values` (numbers in memory
+    at a time) changes nothing.
     """
     count, length = codes.shape
     assert count >= 2

@@ -10,19 +10,10 @@ _MAX_VALUES = 2**24  # pixel values of one block in float64: 128 MB
 
 
 def nearest_distance(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of each query, by RMS pixel difference (black to white is 1).
+    """RMS pixel differences (N,) in [0, 1] to the nearest of M >= 1 references, and its index (N,), the first if equal.
 
-    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r on pixel values 0..255 in float64, where every term is an integer below 2^53:
-    nothing is rounded, an exact copy has distance 0, and neither `block` nor summation order changes the result. Of
-    equally near references, the first wins.
-
-    Args:
-        queries: (N, 3, h, w) uint8.
-        references: (M, 3, h, w) uint8, M at least 1.
-        block: images compared at a time, fewer if they are large.
-
-    Returns:
-        Distances (N,) float64 in [0, 1] and indices into `references` (N,) int64.
+    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r on uint8 pixel values in float64, where every term is an integer below 2^53:
+    nothing is rounded, an exact copy has distance 0, and neither `block` nor summation order changes the result.
 
     Raises:
         AlitokError: no references, or references of another size.

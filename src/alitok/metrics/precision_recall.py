@@ -41,19 +41,12 @@ def manifold_scores(
     device: torch.device | None = None,
     max_values: int = _MAX_VALUES,
 ) -> Manifold:
-    """Precision, recall, density and coverage.
+    """Precision and recall (k = `neighbors`), density and coverage of (M, D) samples against (N, D) real features.
 
     Distances are exact: features are rounded to multiples of a step, about 2^-20 of the largest range for 2048
     features, so that |x|^2 + |y|^2 - 2 x.y is a sum of integers that float64 represents. Copies have distance 0, and
-    neither device nor block size changes a result. (ADM's evaluator rounds distances to float16 where they fit, which
-    moves images near the surface of a ball.)
-
-    Args:
-        real: (N, D) float, N above both numbers of neighbors.
-        samples: (M, D) float, M above `neighbors`.
-        neighbors: k of precision and recall.
-        density_neighbors: k of density and coverage.
-        device: None = that of `real`; the CPU instead of `mps`, which has no float64.
+    neither device nor block size changes a result. (ADM's evaluator rounds to float16, which moves images near the
+    surface of a ball.) `device` None = that of `real`; the CPU instead of `mps`, which has no float64.
 
     Raises:
         AlitokError: too few images, features that differ in number, NaN or infinity.
@@ -85,8 +78,7 @@ def manifold_scores(
 class _Lattice:
     """Features as whole multiples of a step, and their exact squared distances in its square.
 
-    With q bits for a coordinate, |x|^2 + |y|^2 - 2 x.y of D coordinates needs at most 2 q + log2 D + 2 bits. The step
-    is a power of two, and the centre is the middle of each feature's range: both are the same for any device.
+    With q bits for a coordinate, |x|^2 + |y|^2 - 2 x.y of D coordinates needs at most 2 q + log2 D + 2 bits.
     """
 
     def __init__(self, first: torch.Tensor, second: torch.Tensor, device: torch.device, max_values: int) -> None:

@@ -30,13 +30,11 @@ class Reach:
 
     Code i is replaced by that of another image. All change that a group of codes makes is split in the order in which
     codes are generated: patches before the code (past), its own, and those after it (future). A causal decoder has a
-    past fraction of exactly 0: what it has decoded is final. Prefix codes come before all patches and have no past.
+    past fraction of exactly 0. Prefix codes come before all patches and have no past.
 
-    Attributes:
-        pixels: (P, T) mean absolute change of the pixels of patch j by code i, where black to white is 1.
-        code_changed: (T,) fraction of perturbations whose replacement code differs.
-        perturbations: number of replaced codes.
-        exact: whether each code was replaced in each image.
+    `pixels` (P, T) is the mean absolute change of the pixels of patch j by code i, where black to white is 1;
+    `code_changed` (T,) the fraction of perturbations whose replacement code differs; `exact` if every code was replaced
+    in each image.
     """
 
     raster: Raster
@@ -64,16 +62,10 @@ def reach_of(
     per_code: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reach:
-    """Replace codes one at a time and measure which patches change.
+    """Replace codes (N, T) of at least 2 images one at a time and measure which patches change; G divides h.
 
-    Args:
-        codes: (N, T) int64 of at least 2 images, on any device.
-        image_size: h, divisible by G.
-        grid: G.
-        prefix: K.
-        batch_size: images of a call, at least 2; changes nothing but rounding.
-        per_code: images in which each code is replaced; None = all for up to 100 codes (exact), 16 for more.
-        progress: called with the perturbations done and their total.
+    `batch_size` >= 2 changes nothing but rounding; `per_code` is the number of images in which each code is replaced
+    (None = all for up to 100 codes, 16 for more); `progress` gets the perturbations done and their total.
 
     Raises:
         AlitokError: too few images, or the codec fails or returns something else than images.

@@ -11,10 +11,9 @@ SSIM_WINDOW, _SIGMA = 11, 1.5  # px; smaller images have no SSIM
 
 
 def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,) float32, for a peak of 1: -10 log10 of its MSE.
+    """Peak signal-to-noise ratio of each image in dB, (B,) float32, for a peak of 1; inf if perfect.
 
-    The PSNR of a set is the mean of these; the PSNR of the mean error would be lower. A perfect reconstruction gives
-    inf, and so does the mean of a set that contains one.
+    The PSNR of a set is the mean of these; the PSNR of the mean error would be lower.
     """
     _require_pair(images, reconstructions)
     error = (images.float() - reconstructions.float()).square().flatten(1).mean(1)
@@ -22,16 +21,13 @@ def psnr(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(images: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each image, (B,) float32 in [-1, 1]: torchmetrics' with a Gaussian window.
+    """Structural similarity of each image, (B,) float32 in [-1, 1], by torchmetrics (Wang et al. 2004).
 
-    Window 11 x 11 with sigma 1.5, constants (0.01)^2 and (0.03)^2, biased moments, mean over channels and all pixels.
-    Edges are mirrored (without repeating the edge pixel); scikit-image with the same window leaves out the 5 px at the
-    edge instead, so its numbers differ slightly.
+    Gaussian window 11 x 11 with sigma 1.5, constants (0.01)^2 and (0.03)^2, biased moments, mean over channels and all
+    pixels. Edges are mirrored; scikit-image leaves out the 5 px at the edge instead, so its numbers differ slightly.
 
     Raises:
         AlitokError: torchmetrics is not installed, or the images are smaller than the window.
-
-    Source: Wang et al. 2004.
     """
     _require_pair(images, reconstructions)
     if min(images.shape[-2:]) < SSIM_WINDOW:

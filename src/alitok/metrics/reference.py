@@ -29,14 +29,12 @@ _MEANING = {
 
 @config
 class Provenance:
-    """What statistics were computed from.
+    """What statistics were computed from; the two kinds answer different questions and are never interchanged.
 
     Attributes:
-        kind: the two answer different questions and are never interchanged.
         network: name of the feature network, with a hash of its weights where there are several.
         resolution: px, before the network resizes.
-        dataset: hash of the dataset; empty if unknown.
-        images: hash of the subset of its images; likewise.
+        dataset, images: hashes of the dataset and of the subset of its images; empty if unknown.
     """
 
     kind: Kind
@@ -141,7 +139,6 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _fit(features: np.ndarray, count: int, dimensions: int) -> bool:
-    """Whether these can be features (M, D) of some of the images."""
     right = features.ndim == 2 and features.dtype == np.float32 and features.shape[1] == dimensions
     return right and 0 < len(features) <= min(count, MAX_FEATURES) and bool(np.isfinite(features).all())
 

@@ -1,7 +1,6 @@
 """From images to published metrics: features on disk block by block, statistics of a set, and distances of two sets.
 
-Images come from anywhere (a sampler, files, a tokenizer) and are not saved.
-N images, B of a block, D features, h image size.
+The images are not saved. N images, B of a block, D features, h image size.
 """
 
 from __future__ import annotations
@@ -43,13 +42,9 @@ def extract(
     shown: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the features of blocks as they come.
+    """Write the features of the blocks that `files` misses (or this process's part of them) as they come.
 
-    Args:
-        blocks: those that `files` misses, or this process's part of them.
-        device: of the extractor.
-        shown: how many of the job's first images are saved beside their features, for a report.
-        progress: called with the number of images done so far.
+    The job's first `shown` images are saved beside their features; `progress` gets the number of images done so far.
     """
     done = 0
     for block in blocks:
@@ -85,13 +80,10 @@ def saved_images(files: FeatureFiles) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class SetStatistics:
-    """Statistics of a set of N images.
+    """Statistics of a set of N images; `spatial` is None if the network has no such features.
 
-    Attributes:
-        pool: moments of the features, in random blocks.
-        spatial: moments of the spatial features; None if the network has none.
-        features: (M, D) float32 of all or some images in order, on rank 0; None elsewhere, and if not requested.
-        correct: images that the classifier assigns to their class; None if classes are unknown.
+    `features` (M, D) float32 are those of all or some images in order, on rank 0 (None elsewhere, or if not requested);
+    `correct` counts images that the classifier assigns to their class (None if classes are unknown).
     """
 
     count: int
@@ -117,13 +109,9 @@ def gather(
 ) -> SetStatistics:
     """Statistics of all images of a job, in bounded memory; all processes call this once all blocks are written.
 
-    Blocks are sharded across processes and the parts merged; any number of processes agrees to about 1e-12.
-
-    Args:
-        prefix: of the arrays' names, if a block holds several sets of images.
-        max_features: of how many random images to hold the features themselves, 4 D bytes each, which precision,
-            recall and the kernel distance need; None = all.
-        network_classes: (C,) the network's class of each label, -1 if it has none; None skips the accuracy.
+    Blocks are sharded across processes and the parts merged; any number of processes agrees to about 1e-12. `prefix`
+    starts the arrays' names; `max_features` bounds how many random images' features are held, 4 D bytes each (None =
+    all); `network_classes` (C,) is the network's class of each label, -1 if it has none (None skips the accuracy).
 
     Raises:
         AlitokError: a file is damaged, or a feature is not finite.
@@ -158,7 +146,6 @@ def gather(
 
 
 def _features(files: FeatureFiles, name: str, width: int, most: int) -> torch.Tensor:
-    """The features (M, D) of at most so many images, in their order."""
     rows = np.arange(files.blocks.count)
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:most])
@@ -171,13 +158,7 @@ def _features(files: FeatureFiles, name: str, width: int, most: int) -> torch.Te
 
 
 class Target(NamedTuple):
-    """What a set of images is compared with.
-
-    Attributes:
-        pool: mean (D,) and covariance (D, D).
-        spatial: the same of the spatial features; None if unknown.
-        features: (M, D) of some or all of its images; None if unknown.
-    """
+    """What a set of images is compared with; None is unknown. `features` (M, D) are those of some or all images."""
 
     pool: Gaussian
     spatial: Gaussian | None
@@ -187,12 +168,9 @@ class Target(NamedTuple):
 class Comparison(NamedTuple):
     """A set of images compared with its target; None is what could not be computed.
 
-    Attributes:
-        frechet: squared Frechet distance of the features, with its interval, whose ends are NaN if it was skipped.
-        bias: expected excess of the distance over that of infinitely many images.
-        spatial: squared Frechet distance of the spatial features.
-        score: Inception Score of the set alone.
-        accuracy: fraction of images that the classifier assigns to their class.
+    `frechet` has an interval, whose ends are NaN if it was skipped; `bias` is the expected excess of the distance over
+    that of infinitely many images; `score` is the Inception Score of the set alone; `accuracy` is the fraction of
+    images that the classifier assigns to their class.
     """
 
     frechet: Interval
@@ -210,11 +188,7 @@ def enough_for_interval(statistics: SetStatistics) -> bool:
 
 
 def compare(found: SetStatistics, target: Target, *, device: torch.device, interval: bool = True) -> Comparison:
-    """All metrics that the two sets allow; call it on rank 0 only.
-
-    Args:
-        device: where distances of many pairs are computed.
-        interval: whether to resample, which takes a minute with 2048 features.
+    """All metrics that the two sets allow, on rank 0 only; `interval` resamples, a minute for 2048 features.
 
     Raises:
         AlitokError: the features differ in number, or there are fewer than two images.

@@ -1,9 +1,7 @@
-"""A plain convolutional encoder and decoder, as a baseline for the transformers.
+"""A plain convolutional encoder and decoder, as a baseline for the transformers in a tokenizer without prefix codes.
 
-They replace `Encoder` and `Decoder` in a tokenizer without prefix codes. A convolution is local, so a code describes
-its patch and the patches around it; only the statistics in the norms carry global information.
-
-Shapes: B images, h image side, f patch side, G = h / f grid side, T = G * G codes, D code width, C channels.
+A code describes its patch and the patches around it; only the norms' statistics carry global information. Shapes: B
+images, h image side, f patch side, G = h / f grid side, T = G * G codes, D code width, C channels.
 
 Source: VQGAN (Esser, Rombach & Ommer, 2021) without its attention, with one downsampling for each factor of 2 in f.
 """
@@ -27,8 +25,6 @@ _WIDEST = 4  # times the channels at full resolution
 
 @config
 class _ConvolutionalConfig:
-    """The fields of both configs; two classes, so that neither is an instance of the other."""
-
     channels: int = 128
     blocks: int = 2
 

@@ -1,6 +1,5 @@
-"""The tokenizer: `encode(images) -> codes`, `decode(codes) -> images`.
+"""The tokenizer: `encode(images) -> codes`, `decode(codes) -> images`, with a decoder for each stage of training.
 
-One encoder, one quantizer, and up to two decoders, named by the stage that trains them.
 Shapes: B images, h image side, T codes per image, D code width, f patch side, K prefix.
 """
 
@@ -36,7 +35,7 @@ AnyDecoder = Decoder | ConvolutionalDecoder
 class TokenizerConfig:
     """Geometry, codebook, encoder and decoders; the defaults are the paper's 256-pixel layout.
 
-    Encoder and decoders are each a transformer or convolutional; in a file, their keys tell which. A convolutional part
+    Encoder and decoders are each a transformer or convolutional (told by their keys in a file); a convolutional part
     requires a tokenizer without prefix codes and a power of two as patch size.
 
     Attributes:
@@ -167,10 +166,7 @@ class Tokenizer(nn.Module):
         return self.decode(self.encode(images), stage)
 
     def forward(self, images: torch.Tensor, stage: Stage) -> Reconstruction:
-        """Encode, quantize straight-through, decode; for training.
-
-        In stage 2 the codes are frozen, so only the decoder gets gradients.
-        """
+        """Encode, quantize straight-through, decode, for training; in stage 2 only the decoder gets gradients."""
         with torch.set_grad_enabled(stage == "stage1" and torch.is_grad_enabled()):
             features = self.encoder(images)
             quantized = self.quantizer(features)
@@ -189,11 +185,9 @@ class Tokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path, *, offline: bool = False) -> Tokenizer:
-        """Read what `save_pretrained` wrote; the tokenizer is on the CPU, in evaluation mode.
+        """Read a directory of `save_pretrained`, or `owner/name` on the hub; on the CPU, in evaluation mode.
 
-        Args:
-            path_or_name: a directory, or `owner/name` on the hub.
-            offline: use the hub's cache only.
+        `offline` uses the hub's cache only.
 
         Raises:
             AlitokError: a file is missing, damaged, or not a tokenizer's.
@@ -221,11 +215,7 @@ class Tokenizer(nn.Module):
 
 
 class TokenizerCodec:
-    """A tokenizer in evaluation mode.
-
-    Args:
-        stage: of the decoder; None = the last one.
-    """
+    """A tokenizer in evaluation mode, with the decoder of `stage` (None = the last one)."""
 
     def __init__(self, tokenizer: Tokenizer, stage: Stage | None = None) -> None:
         self._tokenizer, self._stage = tokenizer, stage

@@ -35,8 +35,7 @@ class Quantized(NamedTuple):
 class Candidates:
     """For each code, how often it was the nearest to a feature, and the feature nearest to it.
 
-    All that online clustering needs of any number of features: microbatches and processes exchange V * (D + 2) numbers
-    and never a table of distances.
+    Microbatches and processes exchange these V * (D + 2) numbers and never a table of distances.
     """
 
     counts: torch.Tensor  # (V,) int64
@@ -128,10 +127,8 @@ class VectorQuantizer(nn.Module):
         """One step of online clustering: move codes that are hardly used onto features.
 
         With `p_k` the running usage of code k, `a_k = exp(-10 V p_k / 0.01 - 1e-3)` and `z*_k` the feature nearest to
-        code k: `e_k <- (1 - a_k) e_k + a_k z*_k`.
-
-        Args:
-            candidates: of all features of this step on all processes, from the codebook before this call.
+        code k: `e_k <- (1 - a_k) e_k + a_k z*_k`. The candidates are of all features of this step on all processes,
+        from the codebook before this call.
         """
         fraction = candidates.counts / candidates.counts.sum()
         self.usage.mul_(USAGE_DECAY).add_(fraction, alpha=1 - USAGE_DECAY)

@@ -1,6 +1,4 @@
-"""Decoding an image row by row as its codes arrive, with the causal stage-1 decoder.
-
-The rows equal those of `Tokenizer.decode(codes, "stage1")`. Each code passes through the transformer once.
+"""Decoding an image row by row as its codes arrive; equals `Tokenizer.decode(codes, "stage1")`.
 
 Shapes: B images, h image side, f patch side, G grid side, K prefix, T = K + G * G codes, W width of the decoder.
 """
@@ -40,13 +38,7 @@ class RowDecoder:
 
     @torch.inference_mode()
     def extend(self, codes: torch.Tensor) -> torch.Tensor:
-        """Add the next codes and return the rows that are now complete.
-
-        Args:
-            codes: (B, n) integers that continue those of earlier calls; the K prefix codes come first.
-
-        Returns:
-            (B, 3, r * f, h) in [0, 1], the next r rows of patches; r may be 0.
+        """Add codes (B, n), prefix first, and return the r >= 0 rows now complete, (B, 3, r * f, h) in [0, 1].
 
         Raises:
             AlitokError: codes of another shape or dtype, or more than are left.
@@ -65,7 +57,6 @@ class RowDecoder:
         return self._complete_rows()
 
     def _complete_rows(self) -> torch.Tensor:
-        """Decode the complete rows among the open positions."""
         grid, head = self._decoder.grid, self._decoder.head
         rows = self._open.shape[1] // grid
         if not rows:

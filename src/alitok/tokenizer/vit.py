@@ -1,8 +1,5 @@
 """The ViT encoder (images -> features) and the ViT decoder (code vectors -> images).
 
-The stage-1 decoder is causal, with a leading token and a second pixel head for the prefix; that of stage 2 is
-bidirectional, with buffer tokens.
-
 Shapes: B images, h = w image side, f patch side, G = h / f grid side, K prefix, T = K + G * G codes, D code width.
 """
 
@@ -170,15 +167,10 @@ class Decoder(nn.Module):
         return Decoded(images, self.prefix_head(x[:, : self.prefix], rows=1))
 
     def read(self, vectors: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        """Run the transformer over code vectors, without the prefix if it is not read.
+        """Run the transformer over code vectors (B, n, D), without the prefix if it is not read -> (B, n, W).
 
-        Args:
-            vectors: (B, n, D).
-            cache: from `new_cache`, for a causal decoder: `vectors` continue those of earlier calls, and the cache
-                grows. The extra tokens go in with the first.
-
-        Returns:
-            (B, n, W), the input of the pixel heads.
+        With a `cache` from `new_cache`, for a causal decoder, they continue those of earlier calls, and the cache
+        grows; the extra tokens go in with the first.
         """
         start = 0 if cache is None else cache.length
         x = self.from_vectors(vectors)

@@ -1,7 +1,7 @@
 """How fast images are sampled here, beside the limits of this machine, measured in the same run.
 
-A step of the sampler reads all weights and the filled part of the cache; its limit is its bytes at the machine's
-bandwidth or its operations at the rate of a large matrix product, whichever takes longer.
+A step reads all weights and the filled cache; its limit is the longer of its bytes at the machine's bandwidth and its
+operations at the rate of a large matrix product.
 """
 
 from __future__ import annotations
@@ -184,11 +184,7 @@ def _requests(pipeline: Pipeline, sampling: SamplingConfig, batch: int, seed: in
 
 
 def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
-    """The largest batch that fits; None if the free memory is unknown.
-
-    Raises:
-        AlitokError: `batch` is larger.
-    """
+    """The largest batch that fits; None if the free memory is unknown; AlitokError if `batch` is larger."""
     engine, tokenizer = pipeline.engine, pipeline.tokenizer
     largest = most_images(engine, tokenizer, guided=guided)
     if largest is not None and batch > largest:
@@ -202,10 +198,7 @@ def _fitting(pipeline: Pipeline, batch: int, *, guided: bool) -> int | None:
 
 
 def _prepare(engine: Engine, decoder: PixelDecoder, requests: Sequence[SampleRequest]) -> float:
-    """Seconds of what is done once: choosing kernels, recording graphs, trying the decoder's precisions.
-
-    A GPU samples a whole batch for it; elsewhere the first codes suffice.
-    """
+    """Seconds of what is done once, for which a GPU samples a whole batch; elsewhere the first codes suffice."""
     config, began = engine.generator.config, time.perf_counter()
     whole = engine.device.type == "cuda"
     if whole:

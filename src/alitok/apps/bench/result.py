@@ -21,19 +21,13 @@ class BenchResult:
     Attributes:
         preset, model: a model with random weights, or a saved one; the other is None.
         image_size: px.
-        codes: T, per image.
-        batch: images sampled at a time.
         dtype: of the generator's weights in the engine.
-        kernels: of the linear layers.
         prepare_seconds: before the first batch.
         codes_seconds_each, decode_seconds_each: of a batch, round by round.
-        weight_bytes: of the model, read in each step.
-        cache_bytes_per_step: keys and values read, averaged over the sequence.
-        flops_per_step: averaged over the sequence.
+        cache_bytes_per_step, flops_per_step: averaged over the sequence.
         bandwidth_before, bandwidth_after: of the machine, before and after sampling.
         reads_between: read GB/s after each row of codes, so that both are measured under the same load.
         matmul_tflops: rate of a large matrix product in `dtype` or in float32, whichever is faster.
-        kv_cache_bytes: memory of the cache.
         peak_memory_bytes: while sampling; on a GPU of all tensors, else of the process.
         largest_batch: the largest that fits into memory; None = unknown.
         oracle_seconds_per_image: of the codes by the slow sampler without a cache, in float32; None = not timed.

@@ -32,12 +32,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Memory bandwidth in GB/s.
-
-    Attributes:
-        read_gb_s: of reading a large buffer once.
-        copy_gb_s: of copying one half of it to the other; bytes read and bytes written count.
-    """
+    """Memory bandwidth in GB/s: of reading a large buffer once, and of copying (bytes read and written count)."""
 
     read_gb_s: float
     copy_gb_s: float
@@ -46,8 +41,7 @@ class Bandwidth:
 def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
     """The best of several passes over a buffer, which is summed or multiplied by a vector, whichever is faster.
 
-    Args:
-        size: bytes of the buffer; None = 1 GiB, or a quarter of what is free where that is less.
+    `size` is in bytes; None = 1 GiB, or a quarter of what is free where that is less.
     """
     free = free_memory(device)
     wanted = size or (_BUFFER if free is None else min(_BUFFER, free // 4))
@@ -61,11 +55,7 @@ def bandwidth(device: torch.device, size: int | None = None) -> Bandwidth:
 
 
 class ReadProbe:
-    """A short measurement of read bandwidth, to be taken between the parts of other work.
-
-    Args:
-        size: bytes that are read; None = 256 MiB.
-    """
+    """A short measurement of read bandwidth between the parts of other work; `size` in bytes, None = 256 MiB."""
 
     def __init__(self, device: torch.device, size: int | None = None) -> None:
         self._device = device
@@ -133,10 +123,7 @@ def wait(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """Peak memory since this was made: of a GPU's tensors, else of the whole process.
-
-    Only Linux can reset an earlier peak; elsewhere it counts from the start of the process.
-    """
+    """Peak memory since this was made (off Linux: since the process began), of a GPU's tensors, else of the process."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -46,14 +46,8 @@ _LONGEST = 120  # bytes of a folder's name
 class SampleHead:
     """All that decides the files of a job.
 
-    Attributes:
-        model: hash of the weights.
-        alitok: version of this package.
-        classes: class numbers in turn.
-        pixels: precision of the decoder; decided by the first start.
-        image_size: px.
-        folders: name of each class's folder.
-        block: images per block; decided by the first start.
+    `model` is the hash of the weights, `classes` the class numbers in turn, `folders` each class's folder, and
+    `image_size` in px. The first start decides `pixels`, the decoder's precision, and `block`, the images per block.
     """
 
     model: str
