@@ -1,9 +1,8 @@
 """Codes (B, T) to images (B, 3, h, h) uint8, in fp32 on a CPU and in the faster of fp32 and bf16 on a GPU.
 
-bf16 is used where it is faster and a trial on the first images stays within 1/255 of fp32, one step of a uint8 pixel.
-Machines, and processes of one job, may decide differently; their pixels may then differ by one step, codes never.
-On a CPU the timings are too close to decide the same way each time, and a seed should give the same images again, so it
-always uses fp32. `precision="fp32"` gives the same images everywhere, up to the last bits of float32.
+bf16 must also stay within 1/255 of fp32, one step of a uint8 pixel, on the first images. Machines and processes may
+decide differently: their pixels may then differ by one step, codes never. A CPU always uses fp32, because its timings
+are too close to decide the same way each time. `precision="fp32"` gives the same images everywhere, up to rounding.
 """
 
 from __future__ import annotations
@@ -23,14 +22,10 @@ _TOLERANCE = 1 / 255
 
 
 class PixelDecoder:
-    """Codes to uint8 images by a tokenizer's last decoder, in the faster of fp32 and bf16 that stays within 1/255.
+    """Codes to uint8 images by a tokenizer's last decoder; the tokenizer is in evaluation mode.
 
-    Args:
-        tokenizer: in evaluation mode.
-        precision: `auto` tries both on the first images, on a GPU with bf16 arithmetic; then the one in use.
-
-    Raises:
-        AlitokError: the tokenizer has no decoder, or the precision is unknown.
+    `precision` is `auto` until the first images decide, then the one in use. Raises AlitokError if it is unknown or the
+    tokenizer has no decoder.
     """
 
     def __init__(self, tokenizer: Tokenizer, precision: Precision = "auto") -> None:
@@ -42,18 +37,13 @@ class PixelDecoder:
 
     @torch.inference_mode()
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, T) on the tokenizer's device -> images (B, 3, h, h) uint8 on the same.
-
-        Raises:
-            AlitokError: codes of another shape.
-        """
+        """Codes (B, T) -> images (B, 3, h, h) uint8, on the tokenizer's device; AlitokError for another shape."""
         if self.precision == "auto" and len(codes):
             self.precision = _decide(self._tokenizer, codes[:_TRIAL])
         return pixels.to_uint8(_decode(self._tokenizer, codes, "bf16" if self.precision == "bf16" else "fp32"))
 
 
 def _decide(tokenizer: Tokenizer, codes: torch.Tensor) -> Precision:
-    """bf16 if it is faster on `codes` and close enough to fp32, else fp32."""
     if not _may_be_faster_in_half(codes.device):
         return "fp32"
     exact, fp32_seconds = _timed(tokenizer, codes, "fp32")
@@ -63,7 +53,6 @@ def _decide(tokenizer: Tokenizer, codes: torch.Tensor) -> Precision:
 
 
 def _may_be_faster_in_half(device: torch.device) -> bool:
-    """Whether a trial is worth its time: on a GPU with bf16 arithmetic."""
     return device.type != "cpu" and computes_in_half(device)
 
 

@@ -1,7 +1,6 @@
 """The fast sampler: the same codes as `alitok.sampling.oracle`, close to the limit of the hardware.
 
-Both guidance branches are rows of one batch over a cache of fixed size; a step reads every weight once, and nothing in
-the loop waits for a device. On a GPU a step is a replayed CUDA graph.
+Both guidance branches are rows of one batch over a cache of fixed size; nothing in the loop waits for a device.
 Shapes: B images, R rows (2 B where any image is guided), T codes, P = T cached positions, V codebook size.
 """
 
@@ -38,15 +37,13 @@ _MEASURED_STEPS = 4
 class Engine:
     """Samples codes with one generator; make it once and use it for many batches.
 
+    Raises AlitokError if no such kernel exists for the generator's device, or its weights are not float32.
+
     Args:
         generator: in evaluation mode; its parameters must not change while the engine is used.
         precision: `fp32` is exact, `bf16` and `int8` (on a CPU) are faster; docs/performance.md lists their errors.
-        kernel: of the linear layers, a name in `alitok.sampling.kernels` or `fused` (Numba, on a CPU); None = the
-            fastest by measurement.
+        kernel: a name in `alitok.sampling.kernels`, or `fused` (Numba, on a CPU); None = the fastest by measurement.
         graphs: whether steps are replayed as CUDA graphs; None = on a GPU.
-
-    Raises:
-        AlitokError: no such kernel exists for the generator's device, or its weights are not float32.
     """
 
     def __init__(
@@ -80,20 +77,12 @@ class Engine:
         self._session: Session | None = None
 
     def sample(self, requests: Sequence[SampleRequest]) -> torch.Tensor:
-        """Whole sequences (B, T) int64 on the generator's device.
-
-        Raises:
-            AlitokError: a request does not fit the generator.
-        """
+        """Whole sequences (B, T) int64 on the generator's device; AlitokError if a request does not fit it."""
         return torch.cat(list(self.stream(requests)), dim=1)
 
     @torch.inference_mode()
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[torch.Tensor]:
-        """The same codes as soon as they are sampled: the prefix (B, K) if there is one, then each grid row (B, G).
-
-        Raises:
-            AlitokError: a request does not fit the generator.
-        """
+        """The codes of `sample`, with its errors, as they come: the prefix (B, K) if any, then each grid row (B, G)."""
         config = self.generator.config
         if not requests:
             raise AlitokError("No images requested; give at least one.")
@@ -207,11 +196,7 @@ class Engine:
 class Session:
     """The buffers of a running batch and the step over them, which touches nothing else, so that it can be replayed.
 
-    Args:
-        step: runs one token of each row.
-        reader: runs many tokens of each row, where codes are given.
-        rows: settings of the first batch; those of later ones of the same kind replace them.
-        graphs: whether steps are recorded.
+    `step` runs one token of each row, `reader` many, where codes are given; later batches of the kind replace `rows`.
     """
 
     def __init__(
@@ -280,13 +265,11 @@ class Session:
         self.step(slice(position, position + 1), slice(slot, slot + 1), position + 1, None)
 
     def step(self, where: Where, slot: Where, filled: int, hidden: torch.Tensor | None) -> None:
-        """Run the token before a position and choose its code.
+        """Run the token before position `where` and choose its code.
 
         Args:
-            where: the position.
             slot: its place in the noise that was drawn ahead.
-            filled: number of cached positions that attention sees.
-            hidden: which of them are not filled yet.
+            filled: number of cached positions that attention sees; `hidden` masks those of them not filled yet.
         """
         weights = self._value_weights(where, filled) if self.rows.softened else None
         logits = self._run(self.tokens[:, None], self._cache, where, filled, hidden=hidden, value_weights=weights)
@@ -357,7 +340,7 @@ class _Graphs:
         self._session.step(self._position, self._slot, filled, hidden)
 
     def _record(self, filled: int) -> torch.cuda.CUDAGraph:
-        """Run once for the libraries to set themselves up, then record. The session's tokens are restored."""
+        """Run once for the libraries to set themselves up, then record; restores the session's tokens."""
         tokens = self._session.tokens
         before = tokens.clone()
         side = torch.cuda.Stream()

@@ -1,8 +1,7 @@
-"""A step of the generator in a handful of calls per block, compiled by Numba, for few images at a time on a CPU.
+"""A step of the generator in a handful of Numba calls per block, for few images at a time on a CPU; extra `cpu`.
 
-There a step is bound by reading the weights, and what PyTorch spends between its matrix products is about a fifth of
-the time. Every weight is read once, in float32, bf16 (as uint16) or int8; inputs and sums are float32. Arrays are
-numpy's, outputs are written in place, and Numba caches what it compiles on disk. Needs the extra `cpu`.
+There reading the weights is the limit, and PyTorch's time between its matrix products is about a fifth. Every weight is
+read once, in float32, bf16 (as uint16) or int8; inputs and sums are float32. Outputs are written in place.
 Shapes: R rows, D width, I inner width of the MLP, N heads, E head size, P cached positions, V codebook size.
 """
 
@@ -65,10 +64,7 @@ def _put(out: Any, row: int, n: int, value: Any, how: int) -> None:
 
 @njit(parallel=True, fastmath=True, nogil=True, cache=True)
 def linear_tiled(weight: Any, bias: Any, x: Any, out: Any, how: int) -> None:
-    """`x (R, K) @ weight.T + bias`, put into `out` (R, N) by `SET`, `ADD` or `GATE`.
-
-    The weights are `tiles` of float32, or of bf16 as uint16. Two rows of x share each read of a tile.
-    """
+    """`x (R, K) @ weight.T + bias` into `out` (R, N) by `SET`, `ADD` or `GATE`; tiles of float32, or bf16 as uint16."""
     rows, inputs = x.shape
     for tile in prange(weight.shape[0]):
         first, count = tile * LANES, min(LANES, out.shape[1] - tile * LANES)
@@ -234,10 +230,7 @@ class FusedRunner:
         hidden: torch.Tensor | None = None,
         value_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run tokens (R, 1); arguments as in `Runner.__call__`.
-
-        `where` is a slice, known to the host, and attention sees all positions up to it, so nothing is hidden.
-        """
+        """As `Runner.__call__` for tokens (R, 1); `where` is a slice that the host knows, so no position is hidden."""
         assert isinstance(where, slice)
         assert hidden is None
         assert filled == where.start + 1
@@ -267,8 +260,6 @@ class FusedRunner:
 
 
 class _Buffers:
-    """Intermediate results of a block, and linear layers over them."""
-
     def __init__(self, rows: int, width: int, layer: _Layer) -> None:
         inner = len(layer.linears["up"].bias)
         self.normed, self.attended = (np.empty((rows, width), np.float32) for _ in range(2))

@@ -1,7 +1,6 @@
 """From logits to codes: guidance and its schedule, SoftCFG, temperature and filters, for batches that mix settings.
 
-Pure functions of tensors; nothing waits for a device.
-Shapes: B images, T codes per image, V codebook size.
+Shapes: B images, T codes per image, V codebook size. Nothing waits for a device.
 Sources: the cosine-power schedule of AliTok; SoftCFG (ICLR 2026).
 """
 
@@ -42,14 +41,9 @@ def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: torch.T
 
 
 def soft_weights(confidence: torch.Tensor) -> torch.Tensor:
-    """SoftCFG with step normalisation: weights of the sampled codes' values in the unconditional branch.
+    """SoftCFG with step normalisation: (B, n) weights `w_i = 1 - c_i / sum_j c_j` of the codes' unconditional values.
 
-    Args:
-        confidence: (B, n) the conditional branch's largest probability when each of the n codes was sampled; 0 = not
-            sampled yet.
-
-    Returns:
-        (B, n): `w_i = 1 - c_i / sum_j c_j`; the reductions add up to 1.
+    `confidence` (B, n) is the conditional branch's largest probability when each code was sampled; 0 = not sampled yet.
     """
     return 1 - confidence / confidence.sum(-1, keepdim=True).clamp(min=1e-30)
 
@@ -60,11 +54,9 @@ class RowSettings:
 
     Attributes:
         scales: (B, T) guidance scale at each position.
-        temperature: (B, 1), 1 where greedy.
-        greedy: (B, 1) bool, takes the most likely code.
+        temperature, top_p, min_p: (B, 1); temperature 1 where greedy.
+        greedy, soft: (B, 1) bool; greedy takes the most likely code.
         top_k: (B, 1) int64, V = all.
-        top_p, min_p: (B, 1).
-        soft: (B, 1) bool.
         given: (B, T) int64, -1 where the code is to be sampled.
         guided, filtered, softened, random: whether any row needs it.
         common: number of leading codes that are given in every row.
@@ -88,11 +80,7 @@ class RowSettings:
     def of(
         cls, requests: Sequence[SampleRequest], length: int, codebook_size: int, device: torch.device
     ) -> RowSettings:
-        """The settings of these images of T = `length` codes.
-
-        Raises:
-            AlitokError: given codes that are too many or outside the codebook.
-        """
+        """The settings of images of `length` codes; AlitokError for given codes too many or outside the codebook."""
         configs = [request.sampling for request in requests]
         given = torch.full((len(requests), length), -1, dtype=torch.int64)
         for row, request in enumerate(requests):
@@ -139,13 +127,9 @@ def next_codes(
     noise: torch.Tensor | None,
     rows: RowSettings,
 ) -> torch.Tensor:
-    """Codes (B,) for one position.
+    """Codes (B,) for one position, from the logits (B, V) of both branches; None if no row is guided.
 
-    Args:
-        conditional: logits (B, V) of the branch with the class.
-        unconditional: logits (B, V) of the branch without; None if no row is guided.
-        scales: (B, 1) guidance at this position.
-        noise: Gumbel (B, V); None if every row is greedy.
+    `scales` (B, 1) is the guidance at this position, `noise` Gumbel (B, V); None if every row is greedy.
     """
     logits = conditional.float()
     if unconditional is not None:

@@ -1,9 +1,8 @@
 """Sampling jobs: many images of one model, sharded across processes; evaluation reads them without files in between.
 
-A job is cut into blocks, and each block is always computed from the same batches: codes in equal batches counted from
-its first image, pixels in groups of 16. So neither the number of processes nor what was sampled before changes an
-image. Another batch size, or another choice of kernels on a CPU, changes the rounding of the logits: with `fp32` this
-hardly ever changes a code, with `bf16` and `int8` it does.
+A job is cut into blocks, each always computed from the same batches (of codes, from its first image; of pixels, in
+groups of 16), so neither the number of processes nor earlier work changes an image. Another batch size, or other CPU
+kernels, changes the rounding of logits: with `fp32` this hardly ever changes a code, with `bf16` and `int8` it does.
 """
 
 from __future__ import annotations
@@ -39,13 +38,7 @@ _DEFAULT_IMAGES = 64
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What to sample. Image i has class `classes[i % C]`, so that every prefix of a job is balanced.
-
-    Attributes:
-        classes: C class numbers, used in turn.
-        count: images in all; if not a multiple of C, the first classes get one more.
-        seed: of the job; images differ by their numbers.
-    """
+    """What to sample: image i has class `classes[i % C]`, so every prefix of a job is balanced to within one image."""
 
     classes: tuple[int, ...]
     count: int
@@ -70,8 +63,7 @@ class SamplingJob:
     ) -> SamplingJob:
         """The job that a user's options mean for a model; no classes means all of them.
 
-        Raises:
-            AlitokError: a class is unknown or named twice, numbers do not agree, or a setting is out of its range.
+        Raises AlitokError if a class is unknown or named twice, numbers do not agree, or a setting is out of its range.
         """
         numbers = [pipeline.class_number(name) for name in classes] or list(range(pipeline.generator.config.classes))
         for place, name in enumerate(classes):
@@ -132,15 +124,13 @@ def sample_blocks(
 ) -> Iterator[ImageBlock]:
     """This process's blocks of a job, in order; all processes call this with the same arguments.
 
+    Raises AlitokError for a class or setting that the generator does not have, or an empty batch.
+
     Args:
         world: the processes; each takes every n-th block.
-        batch_size: images whose codes are sampled at a time, as from `fitting_batch`.
-        pixels: precision of the decoder, as from `pixel_precision`.
+        batch_size, pixels: as from `fitting_batch` and `pixel_precision`.
         blocks: of the job; None = cut by the batch size.
         wanted: the numbers of the blocks to sample; None = all.
-
-    Raises:
-        AlitokError: a class or setting that the generator does not have, or an empty batch.
     """
     if batch_size < 1:
         raise AlitokError(f"The batch size must be at least 1, not {batch_size}.")
@@ -156,8 +146,6 @@ def sample_blocks(
 
 
 class _FixedBatchEngine(Engine):
-    """An engine that samples in equal batches."""
-
     def __init__(self, generator: Generator, precision: EnginePrecision, batch_size: int) -> None:
         super().__init__(generator, precision)
         self._batch_size = batch_size
@@ -172,7 +160,7 @@ class _FixedBatchEngine(Engine):
 
 
 class _FixedGroupDecoder(PixelDecoder):
-    """A decoder that computes pixels in groups of one size, so that the batch size does not change their rounding."""
+    """Groups of one size, so that the batch size does not change the rounding of pixels."""
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         return torch.cat([PixelDecoder.__call__(self, group) for group in codes.split(_GROUP)])
@@ -193,15 +181,14 @@ def pixel_precision(pipeline: Pipeline, job: SamplingJob) -> Precision:
 def fitting_batch(
     pipeline: Pipeline, job: SamplingJob, world: World, requested: int | None = None, *, reserve: int = 0
 ) -> int:
-    """How many images to sample at a time; all processes call this and get the same number.
+    """How many images to sample at a time, the same for all processes, which all call this.
+
+    Raises AlitokError if fewer than 1 are requested, or more than fit into memory.
 
     Args:
         world: the processes; those of one machine share its memory.
         requested: None = 256 on a GPU, 64 elsewhere, or fewer if those do not fit.
         reserve: bytes that something else needs beside the sampling.
-
-    Raises:
-        AlitokError: fewer than 1 are requested, or more than fit into memory.
     """
     if requested is not None and requested < 1:
         raise AlitokError(f"The batch size must be at least 1, not {requested}.")

@@ -1,8 +1,4 @@
-"""Linear layers for few rows: several implementations, and the fastest of them by measurement.
-
-At best a step of the engine costs one read of each weight. Which call comes near that depends on the processor, the
-weight's shape and the number of rows, so they are timed on the weights themselves.
-"""
+"""Linear layers for few rows: which call is fastest depends on processor, shape and rows, so it is measured."""
 
 from __future__ import annotations
 
@@ -67,8 +63,6 @@ def _packed(dtype: torch.dtype) -> Maker:
 
 
 def _rounded(maker: Maker) -> Maker:
-    """A kernel on bf16 weights and inputs."""
-
     def make(linear: Weight) -> Kernel:
         run = maker(Weight(linear.weight.bfloat16(), linear.bias.bfloat16()))
         return lambda x: run(x.bfloat16()).float()
@@ -120,15 +114,7 @@ def row_class(rows: int) -> int:
 
 
 class Kernels:
-    """The linear layers of one shape, with any kernel.
-
-    Args:
-        precision: of weights and inputs.
-        only: the one kernel to use, where it works; None = the fastest.
-
-    Raises:
-        AlitokError: no kernel of this precision works here.
-    """
+    """The linear layers of one shape, with the kernel `only` (None = the fastest); AlitokError if none works here."""
 
     def __init__(self, linears: Sequence[Weight], precision: EnginePrecision, only: str | None = None) -> None:
         self._linears = linears
@@ -170,7 +156,6 @@ class Kernels:
 
 
 def _works(maker: Maker, linear: Weight) -> bool:
-    """Whether it runs on this machine, which only trying shows."""
     try:
         maker(linear)(linear.weight[:1].float() * 0)
     except (NotImplementedError, RuntimeError, AttributeError):

@@ -1,6 +1,5 @@
-"""Random numbers that belong to an image: a pure function of (seed, image, position, code).
+"""Random numbers that belong to an image: a pure function of (seed, image, position, code) on every device.
 
-The same on every device, in every batch and in every process, so that an image does not depend on its batch.
 Source: Philox-4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 """
 
@@ -19,12 +18,7 @@ Words = tuple[torch.Tensor, ...]
 
 
 def philox(counter: Words, key: Words) -> Words:
-    """Four 32-bit words for each counter.
-
-    Args:
-        counter: four int64 tensors of 32-bit words, broadcast against each other and the key; so is the result.
-        key: two such tensors.
-    """
+    """Four 32-bit words for each counter (four int64 tensors of such words) and key (two of them), all broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -41,11 +35,7 @@ def philox(counter: Words, key: Words) -> Words:
 
 
 class ImageNoise:
-    """Gumbel noise for a batch of images.
-
-    Args:
-        keys: (seed, image) of each row; any integers, taken modulo 2^64.
-    """
+    """Gumbel noise for a batch of images; `keys` are (seed, image) of each row, any integers, taken modulo 2^64."""
 
     def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:
         words = [[part >> shift & _WORD for part in key for shift in (0, 32)] for key in keys]
@@ -56,8 +46,7 @@ class ImageNoise:
     def gumbel(self, start: int, count: int, codebook_size: int) -> torch.Tensor:
         """Noise (B, count, V) float32 for the positions `start` to `start + count`.
 
-        The argmax of logits plus this noise is a draw from their softmax. It changes only when two sums are nearly
-        equal, so the rounding of another machine or batch size hardly ever changes it.
+        The argmax of logits plus noise is a draw from their softmax, which rounding hardly ever changes.
         """
         device = self._seed[0].device
         blocks = torch.arange(-(-codebook_size // 4), device=device)

@@ -39,13 +39,7 @@ _FEW_CLASSES = 12  # that one message lists
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A tokenizer, the generator of its codes, and how they are sampled by default.
-
-    Attributes:
-        tokenizer: in evaluation mode.
-        generator: in evaluation mode, on the same device; made for the codes of `tokenizer`.
-        sampling: the default guidance and filters.
-    """
+    """A tokenizer, the generator of its codes, both in evaluation mode on one device, and the default sampling."""
 
     tokenizer: Tokenizer
     generator: Generator
@@ -72,11 +66,7 @@ class Pipeline:
         precision: EnginePrecision = "fp32",
         offline: bool = False,
     ) -> Pipeline:
-        """Load a saved pipeline from a local directory or the hub.
-
-        Raises:
-            AlitokError: it is missing, damaged, or not a pipeline.
-        """
+        """Load from a local directory or the hub; AlitokError if it is missing, damaged, or not a pipeline."""
         directory = locate(path_or_name, offline=offline)
         head = load_head(directory / "pipeline.json", "pipeline", "sampling")
         sampling = from_dict(SamplingConfig, head["sampling"], str(directory / "pipeline.json"))
@@ -115,8 +105,7 @@ class Pipeline:
     def class_number(self, name: str | int) -> int:
         """The number of a class, given as a number or a name; case and underscores matter only if names differ in them.
 
-        Raises:
-            AlitokError: no such class, or several; the message suggests near names.
+        Raises AlitokError for no such class, or several, and suggests near names.
         """
         count, names = self.generator.config.classes, self.generator.class_names
         if name in names:
@@ -153,11 +142,7 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
     ) -> list[SampleRequest]:
-        """One request per entry of `classes`; the arguments are those of a call.
-
-        Raises:
-            AlitokError: an unknown class, or a list of another length.
-        """
+        """One request per entry of `classes`, as in a call; AlitokError for an unknown class or another length."""
         names = [classes] if isinstance(classes, str | int) else list(classes)
         if isinstance(seed, int | Integral):
             seeds = [(int(seed), index) for index in range(len(names))]
@@ -186,7 +171,9 @@ class Pipeline:
         top_p: float | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Generate one image per entry of `classes`.
+        """Generate one Pillow image per entry of `classes`.
+
+        Raises AlitokError for an unknown class, or a value outside its range.
 
         Args:
             classes: names or numbers, one per image; a single one for a single image.
@@ -195,12 +182,6 @@ class Pipeline:
             sampling: all settings at once, for all images or for each; None = the pipeline's default.
             guidance_scale, guidance_power, temperature, top_k, top_p: replace the default's; see `SamplingOverrides`.
             batch_size: images sampled at a time; it changes no image. None = 64, or as many as fit into memory.
-
-        Returns:
-            Pillow images.
-
-        Raises:
-            AlitokError: an unknown class, or a value outside its range.
         """
         overrides = SamplingOverrides(
             guidance_scale=guidance_scale,
@@ -225,19 +206,13 @@ class Pipeline:
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """Keep the first rows of an image and generate the rest.
+        """Keep the first rows of an image and generate the rest, once per entry of `classes`; else as `__call__`.
+
+        The first rows are the tokenizer's reconstruction; they may change slightly, as its stage 2 sees all codes.
 
         Args:
             image: of any size; resized and center-cropped as in training.
-            rows: rows of patches to keep, out of `tokenizer.config.grid`.
-            classes: one entry per completion; this and the rest as in `__call__`.
-
-        Returns:
-            Pillow images. The first rows are the tokenizer's reconstruction; the stage-2 decoder sees all codes, so the
-            rest may change them slightly.
-
-        Raises:
-            AlitokError: `rows` is out of range, or as for `__call__`.
+            rows: rows of patches to keep, out of `tokenizer.config.grid`; AlitokError if out of range.
         """
         given = first_rows(self.tokenizer, image, rows)
         wanted = self.requests(classes, seed=seed, sampling=sampling)
@@ -250,13 +225,9 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
     ) -> Iterator[ImageRows]:
-        """Generate images in one batch and yield their rows as they come; arguments as in `__call__`.
+        """Generate images in one batch; arguments and errors as in `__call__`.
 
-        Yields:
-            Strips of pixels by the causal decoder, top to bottom, then the finished images, those of `__call__`.
-
-        Raises:
-            AlitokError: as for `__call__`, or the tokenizer has no causal decoder.
+        Yields strips of pixels by the causal decoder (AlitokError without one), top to bottom, then the whole images.
         """
         wanted = self.requests(classes, seed=seed, sampling=sampling)
         return stream_rows(self.engine, self.tokenizer, self.decoder, wanted)

@@ -1,6 +1,5 @@
-"""The generator's weights, arranged for running one token of each row at a time over a key-value cache.
+"""The arithmetic of `Generator.forward`, arranged for one token of each row at a time over a key-value cache.
 
-The same arithmetic as `Generator.forward`, rewritten for speed and tested against `alitok.sampling.oracle`.
 Shapes: R rows (both guidance branches), n new tokens, P positions of the cache, N heads, E head size, D width.
 """
 
@@ -36,18 +35,10 @@ class _Layer:
 
 
 class Runner:
-    """A generator ready for sampling.
+    """A generator (in evaluation mode) ready for sampling; parameters are shared where no kernel needs its own copy.
 
-    Args:
-        generator: in evaluation mode; its parameters are shared where no kernel needs its own copy.
-        precision: of the linear layers' weights and inputs; sums, norms and softmax are float32.
-        kernel: the one kernel to use where it works; None = the fastest.
-
-    Attributes:
-        kernel_names: the kernels in use, by layer name; empty before `choose`.
-
-    Raises:
-        AlitokError: no kernel has this precision on the generator's device.
+    `precision` is of the linear layers' weights and inputs; sums, norms and softmax are float32. `kernel` None = the
+    fastest; `kernel_names` is empty before `choose`. Raises AlitokError if no kernel has this precision on the device.
     """
 
     def __init__(self, generator: Generator, precision: EnginePrecision, kernel: str | None = None) -> None:
@@ -98,9 +89,8 @@ class Runner:
         """Run tokens, write their keys and values, and return the logits (R, V) float32 after the last.
 
         Args:
-            tokens: (R, n) rows of the embedding table.
+            tokens: (R, n) rows of the embedding table, at the positions `where`.
             cache: (layers, 2, R, N, P, E), filled up to the tokens' own positions.
-            where: these positions.
             filled: number of positions that attention sees.
             hidden: bool, broadcast to (R * N, n, filled): positions that are masked out.
             value_weights: (R, filled) factors of the values; n is then 1.

@@ -95,11 +95,7 @@ class SamplingOverrides:
         return {name: value for name, value in values.items() if value is not None}
 
     def apply_to(self, config: SamplingConfig) -> SamplingConfig:
-        """`config` with these settings replaced.
-
-        Raises:
-            AlitokError: a value is out of range, or soft guidance is requested without guidance.
-        """
+        """`config` with these settings; AlitokError if one is out of range, or soft guidance is on without guidance."""
         try:
             chosen = replace(config, **self.given())
         except AlitokError as error:  # configs leave the full stop to the caller

@@ -28,18 +28,10 @@ if TYPE_CHECKING:
 def synthesize(
     engine: Engine, decoder: PixelDecoder, requests: Iterable[SampleRequest], *, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """One image per request; a GPU decodes the pixels of a batch while it samples the codes of the next.
+    """Images (B, 3, h, h) uint8 in the order of the requests; each depends on its own request only, not on its batch.
 
-    An image is a function of its own request, whatever the batch size and whatever else is sampled.
-
-    Args:
-        requests: consumed as needed, so there may be any number.
-
-    Yields:
-        (B, 3, h, h) uint8, in the order of the requests.
-
-    Raises:
-        AlitokError: a request does not fit the generator, or the batch size is below 1.
+    A GPU decodes the pixels of a batch while it samples the codes of the next. Requests are consumed as needed. Raises
+    AlitokError if a request does not fit the generator or the batch size is below 1.
     """
     if batch_size < 1:
         raise AlitokError(f"batch_size must be at least 1, not {batch_size}.")
@@ -96,13 +88,9 @@ class ImageRows:
 def stream_rows(
     engine: Engine, tokenizer: Tokenizer, decoder: PixelDecoder, requests: Sequence[SampleRequest]
 ) -> Iterator[ImageRows]:
-    """Images in one batch, strip of patches by strip of patches, then whole.
+    """One batch of images: G strips of patches, each as soon as its codes are sampled, then the finished images.
 
-    Yields:
-        G strips, each as soon as its codes are sampled, then the finished images.
-
-    Raises:
-        AlitokError: a request does not fit, or the tokenizer has no causal stage-1 decoder.
+    Raises AlitokError if a request does not fit or the tokenizer has no causal stage-1 decoder.
     """
     rows = RowDecoder(tokenizer, len(requests))
     parts, top = [], 0
@@ -117,15 +105,9 @@ def stream_rows(
 
 
 def first_rows(tokenizer: Tokenizer, image: Image, rows: int) -> tuple[int, ...]:
-    """The codes of an image's first rows of patches: its K prefix codes, then `rows` * G.
+    """The K prefix codes and `rows` * G codes of an image of any size and mode, cropped as in training; () for 0 rows.
 
-    Args:
-        tokenizer: encodes the image, resized and center-cropped as in training.
-        image: of any size and mode.
-        rows: rows of patches, 0 to G; with 0 there is no prefix either.
-
-    Raises:
-        AlitokError: `rows` is out of range.
+    Raises AlitokError if `rows` is not within 0 to G.
     """
     config = tokenizer.config
     if not 0 <= rows <= config.grid:

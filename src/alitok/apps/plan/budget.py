@@ -1,8 +1,4 @@
-"""What a run on many GPUs will take: operations, memory, data, hours, and how far it scales.
-
-Operations are those of `recipes.flops`, memory is that of `step_trace`; hours follow from the assumed fraction of the
-data sheet's rate.
-"""
+"""What a run on many GPUs will take: operations (`recipes.flops`), memory (`step_trace`), data, hours, and scaling."""
 
 from __future__ import annotations
 
@@ -60,15 +56,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class PhaseBudget:
-    """One phase of a training.
-
-    Attributes:
-        steps: at most.
-        flops: model FLOPs of one image.
-        loss_flops: of its feature networks and discriminator.
-        time: of a step.
-        hours: of all steps.
-    """
+    """One phase: most steps, FLOPs of one image without and of the losses' networks, time of a step, hours in total."""
 
     name: str
     steps: int
@@ -94,15 +82,13 @@ class StageBudget:
     """One training.
 
     Attributes:
-        trained: trained parameters, without the discriminator.
-        batch_size: images of a step.
+        trained: parameters, without the discriminator.
         footprints: one per layout, in the heaviest phase.
         choice: the fastest layout that fits into memory; None if none does.
-        read_bytes: total read, images or codes.
+        read_bytes: in all, images or codes.
         read_rate: bytes/s over all GPUs, in the fastest phase.
         cores: CPU cores that decode images for one GPU, in the fastest phase; 0 for codes or uncompressed images.
-        checkpoint_bytes: of one training state.
-        checkpoints: states that stay on disk.
+        checkpoint_bytes: of one of the `checkpoints` training states that stay on disk.
         scaling: the longest phase on 1 to 1,024 GPUs.
     """
 
@@ -133,16 +119,7 @@ class StageBudget:
 
 @dataclass(frozen=True)
 class JobBudget:
-    """Work beside training.
-
-    Attributes:
-        flops: of one image.
-        hours: over all GPUs.
-        written_bytes: of its output.
-        read_rate: bytes/s over all GPUs.
-        memory: bytes on one GPU: weights and cache.
-        precision: of the job, whatever that of the trainings.
-    """
+    """Work beside training: FLOPs of one image, hours and bytes/s read over all GPUs, memory in bytes on one GPU."""
 
     name: str
     flops: int
@@ -177,14 +154,7 @@ def make_budget(
     stages: tuple[StageName, ...] = STAGES,
     report: Reporter = lambda what: None,
 ) -> Budget:
-    """Plan a run.
-
-    Args:
-        report: called with what is being traced.
-
-    Raises:
-        AlitokError: a batch does not divide over the GPUs, or a feature network cannot be built.
-    """
+    """Plan a run, telling `report` what is traced; AlitokError if GPUs cannot share a batch or a network is missing."""
     budgets = []
     for stage in stages:
         report(f"one step of {stage}")
@@ -243,7 +213,6 @@ def _scale(cost: StageCost, gpus: int, gpu: Gpu, room: float, rate: float, assum
 
 
 def _encoding(recipe: Recipe, gpu: Gpu, request: PlanRequest, assumed: Assumptions) -> JobBudget:
-    """All views of all images to codes."""
     flops, views = encoder_flops(recipe.tokenizer), VIEWS[recipe.crops]
     seconds = request.images * views * flops / (gpu.rate(JOBS_PRECISION) * assumed.mfu * request.gpus)
     codes = request.images * views * recipe.tokenizer.sequence_length * _CODE_BYTES

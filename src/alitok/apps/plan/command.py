@@ -28,11 +28,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def run_plan(options: PlanOptions) -> None:
-    """Plan and print.
-
-    Raises:
-        AlitokError: an unknown name, a number out of range, or a batch that does not divide over the GPUs.
-    """
+    """Plan and print; AlitokError for an unknown name, a number out of range, or a batch that GPUs cannot share."""
     gpu = gpu_named(options.gpu)
     if options.network is not None:
         if options.network <= 0:
@@ -96,7 +92,6 @@ def size(value: float) -> str:
 
 
 def _hours(hours: float) -> str:
-    """Hours, or minutes below one."""
     return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
@@ -171,7 +166,6 @@ def _memory_row(found: Footprint, room: float) -> tuple[str, ...]:
 
 
 def _show_scaling(stage: StageBudget, console: Console) -> None:
-    """A row for each number of GPUs that the training can use, and a line for the others."""
     costs = ("ms per\nstep", "arith-\nmetic", "launches", "sent", "not\nhidden")
     heads = ("GPUs", "layout", "images\nper GPU", *costs, "images/s", "effi-\nciency")
     print_table(console, heads, filter(None, map(_scale_row, stage.scaling)), left=["layout"])
@@ -200,7 +194,6 @@ def _scale_row(scale: Scale) -> tuple[str, ...] | None:
 
 
 def _where_it_ends(stage: StageBudget) -> str:
-    """Where more GPUs stop helping, and why."""
     last = stage.ends
     if last is None:
         return "Less than half of each step is arithmetic at any number of GPUs."

@@ -18,12 +18,10 @@ class Gpu:
     """One kind of GPU, in the machine it usually comes in.
 
     Attributes:
-        memory: bytes.
-        bandwidth: bytes/s of its memory.
+        memory, bandwidth: bytes, and bytes/s.
         bf16, fp32: FLOP/s of matrix products with float32 sums; fp32 without TF32.
         link: bytes/s from one GPU to the others of its machine.
         network: bytes/s from one machine to the others, over all its cards together.
-        per_machine: GPUs in a machine.
     """
 
     name: str
@@ -61,11 +59,7 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name, in any case, with or without a leading RTX.
-
-    Raises:
-        AlitokError: it is not in the list.
-    """
+    """The GPU of that name, in any case, with or without a leading RTX; AlitokError if it is not in the list."""
     found = GPUS.get(name.strip().lower().removeprefix("rtx").strip())
     if found is None:
         raise AlitokError(f"Unknown GPU {name!r}; choose one of: {', '.join(GPUS)}.")

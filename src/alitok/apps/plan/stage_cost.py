@@ -38,12 +38,10 @@ class Footprint:
     """Peak bytes of one process in a step.
 
     Attributes:
-        images: of a microbatch.
+        images: of a microbatch; `largest` of the largest that fits, 0 = none.
         weights: trained and frozen, float32.
-        gradients: float32.
         optimizer: AdamW's moments, and the EMA of the weights.
         activations: all else that a step allocates: activations, bf16 copies of weights, temporaries.
-        largest: images of the largest microbatch that fits; 0 = none.
     """
 
     layout: Layout
@@ -108,14 +106,7 @@ class Choice:
 
 
 class StageCost:
-    """What one stage costs.
-
-    Args:
-        half: whether forward passes are in bf16.
-
-    Raises:
-        AlitokError: a feature network cannot be built.
-    """
+    """What one stage costs, with forward passes in bf16 if `half`; AlitokError if a feature network cannot be built."""
 
     def __init__(self, recipe: Recipe, stage: StageName, classes: int, half: bool) -> None:
         self.stage, self.training, self._half = stage, recipe.training(stage), half
@@ -145,7 +136,6 @@ class StageCost:
 
     @cached_property
     def _bare(self) -> StepTrace:
-        """A step without feature networks and discriminator."""
         if self.stage == "generator":
             return self._traces[0]
         bare = Rehearsal(self._recipe, self.stage, self._classes, losses=False)
@@ -153,7 +143,6 @@ class StageCost:
 
     @cached_property
     def _checkpointed(self) -> StepTrace:
-        """The heaviest phase with activation checkpointing."""
         return self._step(_TRACED, checkpointing=True)
 
     @cached_property
@@ -170,7 +159,6 @@ class StageCost:
 
     @property
     def _heaviest(self) -> int:
-        """Index of the phase that allocates most."""
         return max(range(len(self._traces)), key=lambda index: self._traces[index].held_bytes)
 
     def _step(self, images: int, checkpointing: bool) -> StepTrace:

@@ -1,7 +1,6 @@
-"""Memory, operations and kernels of one training step, traced on fake tensors without computing it.
+"""Memory, operations and kernels of one training step: the real task takes it on fake tensors, without computing.
 
-The real task takes the step, so nothing here repeats what a model does, and models of any size cost seconds. Memory is
-what PyTorch allocates, without workspaces inside kernels, fragmentation and the CUDA context.
+Memory is what PyTorch allocates, without workspaces inside kernels, fragmentation and the CUDA context.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ class Weights:
     """Bytes of float32 weights.
 
     Attributes:
-        blocks: of trained transformer blocks, which FSDP shards.
-        whole: of the model's other trained weights.
-        discriminator: trained by its own optimizer.
+        blocks: of trained transformer blocks, which FSDP shards; `whole` of the model's other trained weights.
         frozen: of feature networks and, in stage 2, encoder and stage-1 decoder.
         saved: of model and discriminator in a checkpoint, buffers included, moments and EMA not.
     """
@@ -76,13 +73,9 @@ class StepTrace:
 
 
 class Rehearsal:
-    """A stage's task on fake tensors.
+    """A stage's task on fake tensors, with feature networks and discriminator if `losses`.
 
-    Args:
-        losses: whether there are feature networks and a discriminator.
-
-    Raises:
-        AlitokError: a feature network needs a package that is not installed.
+    Raises AlitokError if a feature network needs a package that is not installed.
     """
 
     def __init__(self, recipe: Recipe, stage: StageName, classes: int, *, losses: bool = True) -> None:
@@ -127,11 +120,9 @@ class Rehearsal:
         accumulating: bool = True,
         fused_attention: bool = True,
     ) -> StepTrace:
-        """Trace one microbatch.
+        """Trace one microbatch, with forward passes in bf16 if `half`.
 
         Args:
-            phase: index of the training's phase.
-            half: whether forward passes are in bf16.
             accumulating: whether gradients exist before it, as with microbatches or several processes.
             fused_attention: whether attention with dropout saves no probabilities, as on a GPU but not on a CPU.
         """
@@ -209,10 +200,7 @@ def _network(recipe: Recipe, name: NetworkName, classes: int) -> FeatureNetwork:
 
 
 class _Tracer(TorchDispatchMode):
-    """Tracks every storage from its allocation until it is freed, and counts FLOPs as PyTorch's `FlopCounterMode`.
-
-    That mode itself also tracks modules, and keeps recomputed activations alive.
-    """
+    """Tracks storages and counts FLOPs; PyTorch's `FlopCounterMode` would keep recomputed activations alive."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Seconds of a training step over many GPUs: arithmetic, kernel launches, and communication.
+"""Seconds of a training step over many GPUs: arithmetic, kernel launches, and communication; nothing is measured.
 
-Nothing is measured: the formulas are those of NCCL's rings (twice the message, over the slowest link on the way) and
-trees (a wait for each doubling of the processes), with the links of data sheets.
+The formulas are those of NCCL's rings (twice the message, over the slowest link on the way) and trees (a wait for each
+doubling of the processes), with the links of data sheets.
 """
 
 from __future__ import annotations
@@ -49,13 +49,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Ring:
-    """Links between processes.
-
-    Attributes:
-        processes: one per GPU, filling machine after machine.
-        bytes_per_second: of the slowest link on the ring, which uses all network cards of a machine.
-        wait: for one message.
-    """
+    """Links between processes, one per GPU: bytes/s of the slowest, and the seconds that one message waits."""
 
     processes: int
     bytes_per_second: float
@@ -82,12 +76,9 @@ class Messages:
     """What one step sends.
 
     Attributes:
-        blocks: bytes of gradients of the transformer blocks.
+        blocks: bytes of gradients of all `count` transformer blocks; `block` of the largest.
         whole: bytes of all other gradients, the discriminator's among them.
-        block: bytes of the largest block.
-        count: of blocks.
         small: number of messages that the step waits for: clustering candidates, means, finiteness.
-        small_bytes: of these.
     """
 
     blocks: int
@@ -114,14 +105,7 @@ class Messages:
 
 @dataclass(frozen=True)
 class StepTime:
-    """One optimizer step.
-
-    Attributes:
-        arithmetic: seconds at the assumed fraction of the rate.
-        launches: seconds to launch all kernels.
-        sent: seconds of all communication.
-        exposed: of these, seconds that nothing hides.
-    """
+    """Seconds of one optimizer step; `exposed` is the part of the communication `sent` that nothing hides."""
 
     arithmetic: float
     launches: float
@@ -157,13 +141,9 @@ def step_time(
     ring: Ring,
     assumed: Assumptions,
 ) -> StepTime:
-    """The time of a step of one process.
+    """The time of a step of one process; gradients are sent with the last of its microbatches.
 
-    Args:
-        flops: of all its images.
-        kernels: of one microbatch.
-        microbatches: in the step; gradients are sent with the last.
-        rate: FLOP/s of the data sheet.
+    `flops` are of all its images, `kernels` of one microbatch, `rate` is the data sheet's FLOP/s.
     """
     arithmetic = flops / (rate * assumed.mfu)
     launches = kernels * microbatches * assumed.launch_seconds
