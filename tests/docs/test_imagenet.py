@@ -146,8 +146,7 @@ def test_hours_and_memory_match_the_printed_plan(pages):
         part = part[: part.index("Fastest that fits")]
         hours = [float(line.split()[-2]) for line in re.findall(r"^(?:start|main|gan) .*$", part, re.MULTILINE)]
         memory = [
-            re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0]
-            for layout in ("DDP  ", "DDP + activation_checkpointing")
+            re.search(rf"^{re.escape(layout)}.*$", part, re.MULTILINE)[0] for layout in ("DDP  ", "DDP + act. ckpt")
         ]
         printed_memory = [
             next(each for each in line.split("  ")[::-1] if each.strip().endswith("GB")).strip() for line in memory

@@ -180,7 +180,7 @@ def test_the_command_prints_tables_and_json(capsys):
     text = capsys.readouterr().out
     assert "2 x L40S 48 GB PCIe" in text
     assert "Assumed, not measured: 40%" in text
-    assert "FSDP + activation_checkpointing" in text
+    assert "FSDP + act. ckpt" in text
     assert "encode and sample in fp32, 91.6 TFLOP/s at most" in text
     plan("--gpus", "2", "--stage", "generator", "--json")
     found = json.loads(capsys.readouterr().out)

@@ -27,7 +27,7 @@ class Layout:
     @property
     def name(self) -> str:
         """For tables."""
-        return self.parallel.upper() + (" + activation_checkpointing" if self.activation_checkpointing else "")
+        return self.parallel.upper() + (" + act. ckpt" if self.activation_checkpointing else "")
 
 
 LAYOUTS = (Layout("ddp", False), Layout("ddp", True), Layout("fsdp", False), Layout("fsdp", True))
