@@ -195,11 +195,11 @@ def try_all(changes: Sequence[Change], jobs: int, verbose: bool) -> dict[Change,
 def passing(changes: Sequence[Change]) -> bool:
     """Whether all tests pass without any change."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        process = forked(list(dict.fromkeys(change.test for change in changes)), None, log)
+        output = Path(folder) / "log"
+        process = forked(list(dict.fromkeys(change.test for change in changes)), None, output)
         passed = os.waitpid(process, 0)[1] == 0
         if not passed:
-            log(f"These tests fail without any change:\n{log.read_text(encoding='utf-8')[-3000:]}")
+            log(f"These tests fail without any change:\n{output.read_text(encoding='utf-8')[-3000:]}")
     return passed
 
 
