@@ -101,7 +101,7 @@ def test_generation_on_a_small_generator(tmp_path):
     assert tables.splitlines()[-1] == made.splitlines()[-1]
     assert tables[tables.index("\nmatrix\n") :] == made[made.index("\nmatrix\n") :]
     assert [line.count("|") for line in tables.splitlines() if line.startswith("| digits-generator | 2 |")] == [11]
-    assert "images drawn at a time" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")
+    assert "images per batch" in (tmp_path / "growth.svg").read_text().replace("<!-- ", "")
 
 
 @pytest.mark.slow

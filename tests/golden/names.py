@@ -18,6 +18,8 @@ RENAMED: dict[str, str] = {
     "heldout": "val",
     "recompute": "activation_checkpointing",
     "limits.most_": "limits.max_",
+    "settings.most_side": "settings.max_image_size",
+    "second_steps": "stage2_steps",
 }
 
 RECIPE = (
@@ -39,7 +41,7 @@ COMMANDS = {
     f"--set {RECIPE} stage1.loop.checkpoint_every=10 stage1.loop.log_every=5",
     "plan": "plan --preset alitok-256 --generator L --gpus 32 --gpu a800 --json",
     "serve": "serve {model} --port 0 --batch-size 4 --device cpu",
-    "probe": "probe --tokenizer {model} --generator {model} --data digits --out {out} --images 4 --per-place 2 "
+    "probe": "probe --tokenizer {model} --generator {model} --data digits --out {out} --images 4 --per-position 2 "
     "--device cpu",
     "ablate": "ablate --data digits --out {out} --arms D --codebook-sizes 64 --parallel 1 --device cpu "
     "--set tokenizer_steps=10 generator_steps=10 samples=20 width=32 layers=1",
